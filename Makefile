@@ -1,0 +1,66 @@
+# Everything runs from here with python3 (3.11 or newer) and the package registry alone: no root, no Docker, no server
+# installed beforehand. Targets make .venv themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# One home for the servers that demo and bench use, inside this checkout; tests make their own.
+export HOLDFAST_HOME ?= $(CURDIR)/.holdfast
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types imports unit prove bench format clean
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: $(VENV)/.runtime ## set up, then replay the shipped swarm scenarios on two servers (the main job)
+	@"$(BIN)/holdfast" demo $(ARGS)
+
+test: lint types imports unit ## set up, then run lint, types, import contracts and all tests in their short form
+
+lint: $(VENV)/.dev
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+
+types: $(VENV)/.dev
+	"$(BIN)/mypy"
+
+imports: $(VENV)/.dev
+	"$(BIN)/lint-imports"
+
+unit: $(VENV)/.dev
+	"$(BIN)/python" -m pytest -m "not prove" -n 2 --dist loadgroup $(ARGS)
+
+# Parts, each under 10 minutes: late-fills, embedded. Without PART all of them run, one after the other.
+prove: $(VENV)/.dev ## run the long forms; PART=late-fills or PART=embedded runs one
+	"$(BIN)/python" -m pytest -m prove $(if $(PART),-k "prove_$(subst -,_,$(PART))") --timeout 600 $(ARGS)
+
+bench: $(VENV)/.dev ## run the benchmarks and write docs/reference/performance.md
+	"$(BIN)/python" -m benchmarks $(ARGS)
+
+format: $(VENV)/.dev ## put the code into form
+	"$(BIN)/ruff" check --fix .
+	"$(BIN)/ruff" format .
+
+clean: ## stop this checkout's servers and remove what the targets made
+	@if [ -x "$(BIN)/holdfast" ]; then "$(BIN)/holdfast" down; fi
+	rm -rf "$(CURDIR)/$(VENV)" "$(CURDIR)/.holdfast"
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Holdfast needs Python 3.11 or newer; set PYTHON=/path/to/one" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "python3 cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(PIP) install --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.python pyproject.toml
+	@echo "Setting up .venv (a minute or so, once) ..."
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "Setting up the development tools (once) ..."
+	@$(PIP) install --group dev
+	@touch $@

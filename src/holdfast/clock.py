@@ -1,0 +1,20 @@
+"""Time as a value passed in, so that whole servers run on a virtual clock."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """The two readings of time the package uses; nothing else in it reads a clock."""
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start; never goes back. For ages, TTLs and timeouts."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    monotonic = staticmethod(time.monotonic)

@@ -1,0 +1,116 @@
+"""Every error Holdfast raises, one tree.
+
+A missing key is not an error (`get` returns None). A tier that failed is one, and never looks like a missing key.
+"""
+
+from __future__ import annotations
+
+
+class HoldfastError(Exception):
+    """Base of all errors raised by Holdfast."""
+
+
+class SettingsError(HoldfastError):
+    """A setting has a value that cannot work; the message names the setting and what it takes."""
+
+
+class InvalidKey(HoldfastError, ValueError):
+    """An id or a kind's name breaks the rules of `holdfast.keys`."""
+
+
+class InvalidDocument(HoldfastError, ValueError):
+    """A document was refused before anything was written.
+
+    Attributes:
+        path: where the fault is, from the document's root, as in ``blackboard[3].value.price``; empty for the root.
+        reason: the fault in words.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        """Name the fault and its place."""
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path or 'document'}: {reason}")
+
+
+class DocumentTooLarge(InvalidDocument):
+    """The document's encoded size is over `document_bytes_max`."""
+
+
+class DocumentTooDeep(InvalidDocument):
+    """The document nests deeper than `document_depth_max`."""
+
+
+class CorruptDocument(HoldfastError):
+    """Stored bytes do not decode as the document they should hold (checksum, format or shape)."""
+
+
+class SchemaTooNew(HoldfastError):
+    """The stored document was written by a newer version of its schema; update this server. Not corruption.
+
+    Attributes:
+        found: the schema stored.
+        known: the newest schema that this server reads.
+    """
+
+    def __init__(self, what: str, *, found: int, known: int) -> None:
+        """Say which document, and both schema numbers."""
+        self.found = found
+        self.known = known
+        super().__init__(
+            f"{what} has schema {found}, this server reads up to {known}: update this server before it reads it"
+        )
+
+
+class NotFound(HoldfastError, LookupError):
+    """`update` was called without `default` on a key that does not exist."""
+
+
+class Conflict(HoldfastError):
+    """The row is not at the version the write expected; nothing was written.
+
+    Attributes:
+        expected: the version the write asked for; 0 means "must not exist".
+        actual: the version found; 0 means "does not exist", None "not known".
+    """
+
+    def __init__(self, key: object, *, expected: int, actual: int | None) -> None:
+        """Say which key, and both versions."""
+        self.key = key
+        self.expected = expected
+        self.actual = actual
+        found = {None: "another version", 0: "nothing"}.get(actual, f"version {actual}")
+        wanted = "nothing" if expected == 0 else f"version {expected}"
+        super().__init__(f"{key}: expected {wanted}, found {found}; read it again and decide anew")
+
+
+class AppendOnly(HoldfastError):
+    """The kind only takes new ids: its documents are history and cannot be changed or deleted."""
+
+
+class TierError(HoldfastError):
+    """A tier did not do what was asked. The cause is chained."""
+
+
+class TierUnavailable(TierError):
+    """A tier could not be reached, or did not answer within its timeout. Nothing is known to be written."""
+
+
+class Overloaded(TierError):
+    """A bounded queue is full; the call was refused at once and had no effect. Slow down and try again."""
+
+
+class OutcomeUnknown(TierError):
+    """The connection was lost after a write was sent: it may or may not be in effect. Read before repeating it."""
+
+
+class StorageNotReady(TierError):
+    """The database lacks Holdfast's schema, or holds another version of it: run `holdfast migrate`."""
+
+
+class ServerStartError(HoldfastError):
+    """An embedded server did not start; the message says which, why, and where its log is."""
+
+
+class Closed(HoldfastError):
+    """The state store is not open: it was not entered yet, or is already closed."""

@@ -1,0 +1,1 @@
+"""Keeping the caches from answering with the past: fences of committed writes."""

@@ -1,0 +1,61 @@
+"""Typed keys: a kind's name and an id. No text is ever split into a key."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from holdfast.errors import InvalidKey
+
+ID_BYTES_MAX = 512
+KIND_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
+
+# What has a meaning inside a Redis Cluster key ({ } choose the slot), in a pattern, or in a log line.
+_ESCAPED = re.compile(rb"[%{}*?\[\]\\\x00-\x20\x7f]")
+
+
+class Key(NamedTuple):
+    """`(kind, id)`: the name of one document."""
+
+    kind: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.id}"
+
+
+def check_id(identifier: object) -> str:
+    """Return the id unchanged if it can name a document.
+
+    Raises:
+        InvalidKey: it is not text, empty, over 512 bytes of UTF-8, holds NUL or is not valid Unicode.
+    """
+    if not isinstance(identifier, str):
+        raise InvalidKey(f"an id is text, not {type(identifier).__name__}: {identifier!r}")
+    if not identifier:
+        raise InvalidKey("an id must not be empty")
+    try:
+        size = len(identifier.encode())
+    except UnicodeEncodeError as fault:
+        raise InvalidKey(f"id {identifier!r} is not valid Unicode (position {fault.start})") from fault
+    if size > ID_BYTES_MAX:
+        raise InvalidKey(f"id {identifier[:40]!r}... has {size} bytes; at most {ID_BYTES_MAX}")
+    if "\0" in identifier:
+        raise InvalidKey(f"id {identifier!r} holds a NUL character, which PostgreSQL cannot store")
+    return identifier
+
+
+def check_kind_name(name: str) -> str:
+    """Return the name unchanged if it can name a kind.
+
+    Raises:
+        InvalidKey: not 1-40 of ``a-z 0-9 _`` beginning with a letter.
+    """
+    if not KIND_NAME.match(name):
+        raise InvalidKey(f"kind name {name!r}: use 1 to 40 of a-z, 0-9 and _, beginning with a letter")
+    return name
+
+
+def redis_key(prefix: bytes, key: Key) -> bytes:
+    """The key's name in L2: prefix, kind and percent-encoded id; an id can never choose its slot or form a pattern."""
+    return prefix + key.kind.encode() + b":" + _ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], key.id.encode())

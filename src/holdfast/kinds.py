@@ -1,0 +1,99 @@
+"""Kinds: sorts of state, each with its document, its table and its caching policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from holdfast.documents import Bot, Document, Routine, RunContextSnapshot, Swarm, Team
+from holdfast.errors import SettingsError
+from holdfast.keys import check_kind_name
+
+D = TypeVar("D", bound=Document)
+
+TABLE_NAME_BYTES_MAX: Final = 50
+"""PostgreSQL's 63, less what a monthly partition adds to the name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caching:
+    """How a kind is cached.
+
+    Attributes:
+        cache: the L1 cache it shares (`swarm`, `run` or `config`); None gives the kind a cache of its own.
+        l1_entries_max: size of its own L1 cache; not used with a shared one.
+        l1_ttl_seconds: TTL of its own L1 cache, from insertion; not used with a shared one.
+        l2_ttl_seconds: TTL in L2, from the read of L3; at least the lifetime of a fence (60 s).
+    """
+
+    cache: str | None = None
+    l1_entries_max: int = 1000
+    l1_ttl_seconds: float = 5 * 60.0
+    l2_ttl_seconds: float = 15 * 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[D]):
+    """A sort of state.
+
+    Attributes:
+        name: 1 to 40 of ``a-z 0-9 _``; it is part of keys and cannot change later.
+        document: the class of its documents.
+        table: its table in the schema `holdfast`; by default the name.
+        append_only: documents are history: new ids only, monthly partitions.
+    """
+
+    name: str
+    document: type[D]
+    table: str = ""
+    caching: Caching = Caching()
+    append_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what would fail late.
+
+        Raises:
+            InvalidKey: the name.
+            SettingsError: the document, the table or a limit, with what it takes.
+        """
+        check_kind_name(self.name)
+        if not (isinstance(self.document, type) and issubclass(self.document, Document)):
+            raise SettingsError(f"kind {self.name}: document must be a class derived from Document")
+        object.__setattr__(self, "table", self.table or self.name)
+        if not 0 < len(self.table.encode()) <= TABLE_NAME_BYTES_MAX or "\0" in self.table:
+            raise SettingsError(f"kind {self.name}: table names have 1 to {TABLE_NAME_BYTES_MAX} bytes")
+        caching = self.caching
+        if caching.l1_entries_max < 1 or caching.l1_ttl_seconds <= 0 or caching.l2_ttl_seconds <= 0:
+            raise SettingsError(f"kind {self.name}: cache sizes and TTLs must be positive")
+
+
+_CONFIG: Final = "config"
+SWARM: Final = Kind("swarm", Swarm, "Chat", Caching(cache="swarm", l2_ttl_seconds=15 * 60.0))
+BOT: Final = Kind("bot", Bot, "User", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0))
+TEAM: Final = Kind("team", Team, "Teams", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0))
+ROUTINE: Final = Kind("routine", Routine, "Routine", Caching(cache=_CONFIG, l2_ttl_seconds=60 * 60.0))
+RUN_SNAPSHOT: Final = Kind(
+    "run_snapshot",
+    RunContextSnapshot,
+    "RunContextSnapshot",
+    Caching(cache="run", l2_ttl_seconds=15 * 60.0),
+    append_only=True,
+)
+BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT)
+
+
+def register(own: Iterable[Kind[Any]]) -> dict[str, Kind[Any]]:
+    """The built-in kinds and the user's own, by name.
+
+    Raises:
+        SettingsError: two kinds have one name or one table.
+    """
+    kinds: dict[str, Kind[Any]] = {}
+    tables: dict[str, str] = {}
+    for kind in (*BUILT_IN, *own):
+        if kinds.setdefault(kind.name, kind) is not kind:
+            raise SettingsError(f"two kinds are named {kind.name}")
+        if tables.setdefault(kind.table, kind.name) != kind.name:
+            raise SettingsError(f"kinds {tables[kind.table]} and {kind.name} name the same table {kind.table}")
+    return kinds

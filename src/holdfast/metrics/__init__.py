@@ -1,0 +1,1 @@
+"""What the tiers did, as numbers."""

@@ -1,0 +1,324 @@
+"""One server: built from `Settings`, started and stopped in order. The only module that knows the adapters.
+
+Start: embedded servers if none are named, L3 (migrated, its identity read), L2 (lazily), the flows. Stop is the reverse, may
+come after a start that failed half-way, and may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from holdfast.clock import Clock, SystemClock
+from holdfast.documents import Limits
+from holdfast.errors import Closed, HoldfastError, SettingsError
+from holdfast.invalidation.fences import FenceSender
+from holdfast.kinds import Kind, register
+from holdfast.metrics.counters import Counters
+from holdfast.protocols import Coherence, SharedCache, Storage
+from holdfast.resolution import Resolver
+from holdfast.settings import Settings, load_settings
+from holdfast.store import Collection, StateStore, Writer
+from holdfast.tiers import l3_migrations
+from holdfast.tiers.codec import Codec
+from holdfast.tiers.l1_local import LocalCache
+from holdfast.tiers.l2_client import RedisConnection
+from holdfast.tiers.l2_redis import RedisCache
+from holdfast.tiers.l3_connect import PostgresConnector
+from holdfast.tiers.l3_connections import ConnectionPool
+from holdfast.tiers.l3_postgres import PostgresStorage
+
+UPDATE_BACKOFF_SECONDS = 0.002
+UPDATE_BACKOFF_MAX_SECONDS = 0.25
+
+
+class Flows:
+    """The flows over given tiers, real or in memory.
+
+    Args:
+        coherence: what L3 said when it was connected.
+        sleep: pauses, seconds.
+        random_: for jitter.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        kinds: Mapping[str, Kind[Any]],
+        *,
+        l2: SharedCache,
+        l3: Storage,
+        coherence: Coherence,
+        clock: Clock,
+        sleep: Callable[[float], Awaitable[object]],
+        random_: random.Random,
+    ) -> None:
+        self.counters = Counters()
+        self.caches = build_caches(settings, kinds, clock)
+        self.fences = FenceSender(l2, lambda: self.resolver.coherence, sleep=sleep)
+        self.resolver = Resolver(
+            kinds=kinds,
+            caches=self.caches,
+            l2=l2,
+            l3=l3,
+            fences=self.fences,
+            coherence=coherence,
+            clock=clock,
+            counters=self.counters,
+            l3_batches_max=max(1, settings.l3_connections_max // 2),
+        )
+        self.writer = Writer(
+            l3=l3,
+            resolver=self.resolver,
+            fences=self.fences,
+            caches=self.caches,
+            limits=Limits(settings.document_bytes_max, settings.document_depth_max),
+            backoff=lambda attempt: random_.uniform(
+                0, min(UPDATE_BACKOFF_MAX_SECONDS, UPDATE_BACKOFF_SECONDS * 2 ** min(attempt, 10))
+            ),
+            sleep=sleep,
+        )
+        self.store = StateStore(
+            {
+                name: Collection(kind, cache=self.caches[name], resolver=self.resolver, l3=l3, writer=self.writer)
+                for name, kind in kinds.items()
+            }
+        )
+
+    async def stop(self) -> None:
+        """Let writes and fills under way end, then stop repeating fences; may be called twice."""
+        await self.writer.drain()
+        await self.resolver.drain()
+        await self.fences.stop()
+
+
+def build_caches(settings: Settings, kinds: Mapping[str, Kind[Any]], clock: Clock) -> dict[str, LocalCache]:
+    """The L1 cache of each kind: the seed's three are shared, own kinds may have their own.
+
+    Raises:
+        SettingsError: a kind names a cache that does not exist, or its TTL in L2 is shorter than a fence's life.
+    """
+    shared = {
+        name: LocalCache(
+            entries_max=getattr(settings, f"l1_{name}_entries_max"),
+            ttl_seconds=getattr(settings, f"l1_{name}_ttl_seconds"),
+            clock=clock.monotonic,
+        )
+        for name in ("swarm", "run", "config")
+    }
+    caches = {}
+    for kind in kinds.values():
+        caching = kind.caching
+        if caching.cache is not None and caching.cache not in shared:
+            raise SettingsError(f"kind {kind.name}: there is no L1 cache {caching.cache}; use one of {sorted(shared)} or None")
+        if caching.l2_ttl_seconds < settings.l2_fence_lifetime_seconds:
+            raise SettingsError(
+                f"kind {kind.name}: l2_ttl_seconds {caching.l2_ttl_seconds:g} is below "
+                f"l2_fence_lifetime_seconds {settings.l2_fence_lifetime_seconds:g}"
+            )
+        caches[kind.name] = shared.get(caching.cache or "") or LocalCache(
+            entries_max=caching.l1_entries_max, ttl_seconds=caching.l1_ttl_seconds, clock=clock.monotonic
+        )
+    return caches
+
+
+class Node:
+    """One server's life.
+
+    Attributes:
+        flows: there once `start` has returned.
+    """
+
+    def __init__(self, settings: Settings, kinds: Iterable[Kind[Any]], *, progress: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.kinds = register(kinds)
+        self._clock = SystemClock()
+        build_caches(settings, self.kinds, self._clock)  # what cannot work is refused before anything connects
+        self.flows: Flows | None = None
+        self._progress = progress
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> StateStore:
+        """Connect the tiers and open the door. What was started is stopped again if a later step fails."""
+        try:
+            return await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop in reverse order; may be called twice."""
+        self.flows = None
+        stack, self._stack = self._stack, AsyncExitStack()
+        await stack.aclose()
+
+    async def _start(self) -> StateStore:
+        settings = await with_servers(self.settings, self._progress)
+        pool = connection_pool(settings)
+        self._stack.push_async_callback(pool.close)
+        l3 = PostgresStorage(pool, self.kinds)
+        await prepare(pool, self.kinds.values(), migrate=settings.migrate_on_connect, progress=self._progress)
+        coherence = (await l3.load([])).coherence
+        connection = redis_connection(settings, self._clock)
+        self._stack.push_async_callback(connection.close)
+        l2 = RedisCache(
+            connection,
+            Codec(
+                compress_above_bytes=settings.l2_compress_above_bytes, inflated_bytes_max=settings.inflated_bytes_max
+            ),
+            prefix=settings.key_prefix.encode(),
+            fence_lifetime_seconds=settings.l2_fence_lifetime_seconds,
+        )
+        flows = Flows(
+            settings,
+            self.kinds,
+            l2=l2,
+            l3=l3,
+            coherence=coherence,
+            clock=self._clock,
+            sleep=asyncio.sleep,
+            random_=random.Random(),  # noqa: S311 - jitter, nothing secret
+        )
+        self._stack.push_async_callback(flows.stop)
+        self.flows = flows
+        return flows.store
+
+
+async def with_servers(settings: Settings, progress: Callable[[str], None]) -> Settings:
+    """The settings with both servers named, the embedded ones started if none were."""
+    if not settings.embedded:
+        return settings
+    # Imported only here: with servers of your own, nothing embedded is even loaded.
+    from holdfast.embedded import EmbeddedOptions, default_home, ensure_running  # noqa: PLC0415
+
+    running = await ensure_running(
+        EmbeddedOptions(
+            home=Path(settings.home) if settings.home else default_home(),
+            replicas=settings.embedded_replicas,
+            postgres_version=settings.embedded_postgres_version,
+        ),
+        progress=progress,
+    )
+    return msgspec.structs.replace(settings, postgres_url=running.postgres_url, redis_urls=running.redis_urls)
+
+
+def connection_pool(settings: Settings) -> ConnectionPool:
+    """The held connections to L3; nothing is opened yet."""
+    connector = PostgresConnector(
+        settings.postgres_url,
+        connect_timeout_seconds=settings.l3_connect_timeout_seconds,
+        statement_timeout_seconds=settings.l3_statement_timeout_seconds,
+        ca_file=settings.postgres_ca_file or None,
+    )
+    return ConnectionPool(
+        connector.open,
+        size_max=settings.l3_connections_max,
+        queue_max=settings.l3_queue_max,
+        timeout_seconds=settings.l3_connect_timeout_seconds,
+    )
+
+
+def redis_connection(settings: Settings, clock: Clock) -> RedisConnection:
+    """The connection to L2; it is made when first needed."""
+    ca_pem = None
+    if settings.redis_ca_file:
+        try:
+            ca_pem = Path(settings.redis_ca_file).read_bytes()
+        except OSError as fault:
+            raise SettingsError(f"redis_ca_file: {settings.redis_ca_file}: {fault.strerror}") from fault
+    return RedisConnection(
+        settings.redis_urls,
+        request_timeout_seconds=settings.l2_request_timeout_seconds,
+        connect_timeout_seconds=settings.l2_connect_timeout_seconds,
+        monotonic=clock.monotonic,
+        ca_pem=ca_pem,
+    )
+
+
+async def prepare(
+    pool: ConnectionPool, kinds: Iterable[Kind[Any]], *, migrate: bool, progress: Callable[[str], None]
+) -> list[str]:
+    """Bring the database's schema up to date, or check that it is; returns what was applied."""
+    kinds = list(kinds)
+    async with pool.connection() as connection:
+        if migrate:
+            return await l3_migrations.migrate(connection, kinds, progress=progress)
+        await l3_migrations.check(connection, kinds)
+        return []
+
+
+class Connecting:
+    """What `connect()` returns: await it for an open store that you close, or enter it with `async with`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def __await__(self) -> Generator[Any, None, OpenStore]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> OpenStore:
+        return await self._open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._node.stop()
+
+    async def _open(self) -> OpenStore:
+        if self._node.flows is not None:
+            raise HoldfastError("this connection is open already; call connect() again for another server")
+        await self._node.start()
+        return OpenStore(self._node)
+
+
+class OpenStore(StateStore):
+    """An open door; `close()` shuts it and may be called twice."""
+
+    def __init__(self, node: Node) -> None:
+        if node.flows is None:
+            raise Closed("the server is not started")
+        super().__init__(node.flows.store.collections)
+        self._node = node
+
+    async def close(self) -> None:
+        """End what is under way, then disconnect."""
+        await self._node.stop()
+
+
+def connect(
+    settings: Settings | None = None,
+    *,
+    kinds: Iterable[Kind[Any]] = (),
+    config: Path | str | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    **arguments: Any,
+) -> Connecting:
+    """Connect one server to the tiers: ``async with holdfast.connect() as state:``, or ``state = await holdfast.connect()``.
+
+    With no settings the embedded PostgreSQL and Valkey cluster are started, or reused if they run.
+
+    Args:
+        settings: all settings; then neither environment nor file is read.
+        kinds: own kinds, beside the built-in ones.
+        config: a TOML file with settings.
+        progress: told in words what is being waited for.
+        arguments: single settings by name; they win over the environment and the file.
+
+    Raises:
+        SettingsError: at once, for a setting that cannot work.
+    """
+    if settings is not None and (arguments or config is not None):
+        raise SettingsError("connect: give either settings, or single settings and config, not both")
+    chosen = settings or load_settings(
+        environment=os.environ, file=Path(config) if config is not None else None, arguments=arguments
+    )
+    return Connecting(Node(chosen, kinds, progress=progress))
+

@@ -1,0 +1,161 @@
+"""Settings: arguments first, then ``HOLDFAST_*`` in the environment, then a TOML file.
+
+`Settings` is the reference: each field's text says what it means, its unit and its default; the environment variable is the
+field's name in capitals behind ``HOLDFAST_``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from holdfast.errors import SettingsError
+
+PREFIX: Final = "HOLDFAST_"
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400 * 366)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Meta(ge=1, le=1 << 30)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of one server.
+
+    Attributes:
+        postgres_url: L3, ``postgresql://user:password@host:port/database``; empty: the embedded PostgreSQL.
+        postgres_ca_file: certificates (PEM) to trust for L3; empty: the system's.
+        redis_urls: L2, any nodes of one cluster or one server, ``redis[s]://user:password@host:port``, separated by commas;
+            empty: the embedded Valkey cluster.
+        redis_ca_file: certificates (PEM) to trust for ``rediss`` URLs; empty: the system's.
+        key_prefix: of every key in L2.
+        home: directory of the embedded servers; empty: ``HOLDFAST_HOME``, else the user's data directory.
+        embedded_replicas: replicas of each embedded primary, 0 or 1.
+        embedded_postgres_version: 16 or 18.
+        migrate_on_connect: bring the database's schema up to date when connecting; otherwise `holdfast migrate` must.
+        l1_swarm_entries_max, l1_swarm_ttl_seconds: the seed's swarm cache: 1000 entries, 300 s.
+        l1_run_entries_max, l1_run_ttl_seconds: the seed's run cache: 500 entries, 600 s.
+        l1_config_entries_max, l1_config_ttl_seconds: the cache that bots, teams and routines share: 2000 entries, 900 s.
+        l2_request_timeout_seconds: after which L2 counts as failed for a request; 0.5 s.
+        l2_connect_timeout_seconds: for one connection to L2; 2 s.
+        l2_compress_above_bytes: documents larger than this are gzipped in L2; 1024 bytes.
+        l2_fence_lifetime_seconds: how long a fence stands in L2. A fill may come at most half of it after its read began. Every
+            kind's TTL in L2 must be at least this; 60 s.
+        l3_connections_max: connections to L3; 20.
+        l3_queue_max: calls that may wait for one of them; the next is refused with `Overloaded`; 1000.
+        l3_connect_timeout_seconds: the wait for a connection, opening included; 30 s.
+        l3_statement_timeout_seconds: after which the server gives up a statement; 30 s.
+        document_bytes_max: size of an encoded document; 1 MiB.
+        document_depth_max: nesting of a document; 64.
+        inflated_bytes_max: what an L2 entry may inflate to before it counts as corrupt; 8 MiB, at least `document_bytes_max`.
+    """
+
+    postgres_url: str = ""
+    postgres_ca_file: str = ""
+    redis_urls: tuple[str, ...] = ()
+    redis_ca_file: str = ""
+    key_prefix: Annotated[str, Meta(max_length=64, pattern=r"^[^{}\s]*$")] = "vrooli:"
+    home: str = ""
+    embedded_replicas: Annotated[int, Meta(ge=0, le=1)] = 0
+    embedded_postgres_version: Annotated[int, Meta(ge=16, le=18)] = 18
+    migrate_on_connect: bool = True
+    l1_swarm_entries_max: Count = 1000
+    l1_swarm_ttl_seconds: Seconds = 5 * 60.0
+    l1_run_entries_max: Count = 500
+    l1_run_ttl_seconds: Seconds = 10 * 60.0
+    l1_config_entries_max: Count = 2000
+    l1_config_ttl_seconds: Seconds = 15 * 60.0
+    l2_request_timeout_seconds: Seconds = 0.5
+    l2_connect_timeout_seconds: Seconds = 2.0
+    l2_compress_above_bytes: Annotated[int, Meta(ge=0, le=1 << 30)] = 1024
+    l2_fence_lifetime_seconds: Seconds = 60.0
+    l3_connections_max: Count = 20
+    l3_queue_max: Count = 1000
+    l3_connect_timeout_seconds: Seconds = 30.0
+    l3_statement_timeout_seconds: Seconds = 30.0
+    document_bytes_max: Bytes = 1024 * 1024
+    document_depth_max: Annotated[int, Meta(ge=1, le=200)] = 64
+    inflated_bytes_max: Bytes = 8 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        if self.inflated_bytes_max < self.document_bytes_max:
+            raise SettingsError("inflated_bytes_max must be at least document_bytes_max")
+        if bool(self.postgres_url) != bool(self.redis_urls):
+            given, other = ("postgres_url", "redis_urls") if self.postgres_url else ("redis_urls", "postgres_url")
+            raise SettingsError(f"{given} is set and {other} is not: name both servers, or neither for the embedded ones")
+
+    @property
+    def embedded(self) -> bool:
+        """No server is named: the embedded ones are used."""
+        return not self.postgres_url
+
+    def __repr__(self) -> str:
+        """Every setting, URLs without user and password."""
+        shown = (f"{name}={_redacted(getattr(self, name))!r}" for name in self.__struct_fields__)
+        return f"Settings({', '.join(shown)})"
+
+
+def load_settings(
+    *, environment: Mapping[str, str], file: Path | None = None, arguments: Mapping[str, Any] | None = None
+) -> Settings:
+    """Join the three sources.
+
+    Args:
+        environment: usually `os.environ`. ``HOLDFAST_CONFIG`` names the TOML file if `file` does not.
+        file: TOML, one key per setting.
+        arguments: settings by name; None counts as not given.
+
+    Raises:
+        SettingsError: an unknown setting, or a value that cannot work: which source, which setting, what it takes.
+    """
+    named = file or (Path(found) if (found := environment.get(PREFIX + "CONFIG")) else None)
+    values: dict[str, Any] = _checked(_read_file(named), f"{named}") if named else {}
+    values |= _checked(_from_environment(environment), "environment")
+    values |= _checked({name: value for name, value in (arguments or {}).items() if value is not None}, "arguments")
+    return Settings(**values)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise SettingsError(f"settings file {path} cannot be read: {fault.strerror}") from fault
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        raise SettingsError(f"settings file {path} is not TOML: {fault}") from fault
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in Settings.__struct_fields__:
+        if (text := environment.get(PREFIX + name.upper())) is not None:
+            found[name] = [url.strip() for url in text.split(",") if url.strip()] if name == "redis_urls" else text
+    return found
+
+
+def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The values in their types; each fault names its source and its setting."""
+    types = get_type_hints(Settings, include_extras=True)
+    checked = {}
+    for name, value in values.items():
+        if name not in types:
+            raise SettingsError(f"{source}: there is no setting {name}")
+        try:
+            checked[name] = msgspec.convert(value, types[name], strict=False)
+        except msgspec.ValidationError as fault:
+            raise SettingsError(f"{source}: {name}: {fault}") from fault
+    return checked
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_redacted(url) for url in value)
+    if isinstance(value, str) and "://" in value:
+        parts = urlsplit(value)
+        return f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return value

@@ -1,0 +1,335 @@
+"""The door: `StateStore` and its typed collections.
+
+Reads go to L1 first, without awaiting anything on a hit; the rest is `resolution`. Writes go to L3 first; after the commit
+the key is fenced in L1 and L2, in that order, and L1 takes the new value. That pair is shielded: a caller that is cancelled
+after its write was sent leaves no tier half told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Generic, TypeVar, cast
+
+from holdfast.documents import Document, Limits, encode
+from holdfast.entry import MISSING, Consistency, Durability, Entry, Receipt, Tier
+from holdfast.errors import Conflict, InvalidDocument, NotFound, OutcomeUnknown, SettingsError
+from holdfast.invalidation.fences import FenceSender
+from holdfast.key_locks import KeyLocks
+from holdfast.keys import Key, check_id
+from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
+from holdfast.protocols import Storage, Write
+from holdfast.resolution import Resolved, Resolver
+from holdfast.tiers.codec import ANY_VERSION
+from holdfast.tiers.l1_local import LocalCache
+
+D = TypeVar("D", bound=Document)
+Outcome = TypeVar("Outcome")
+
+UPDATE_ATTEMPTS_MAX: Final = 64
+PUT_MANY_BYTES_MAX: Final = 64 * 1024 * 1024
+PUT_MANY_DOCUMENTS_MAX: Final = 100_000
+SCAN_PAGE: Final = 200
+
+
+class Writer:
+    """Commits writes and tells the caches; one per server.
+
+    Args:
+        backoff: seconds to pause before the n-th attempt of an `update` that lost a race, n from 1.
+        sleep: pauses, seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        l3: Storage,
+        resolver: Resolver,
+        fences: FenceSender,
+        caches: Mapping[str, LocalCache],
+        limits: Limits,
+        backoff: Callable[[int], float],
+        sleep: Callable[[float], Awaitable[object]],
+    ) -> None:
+        self.limits = limits
+        self.backoff = backoff
+        self.sleep = sleep
+        self._l3 = l3
+        self._resolver = resolver
+        self._fences = fences
+        self._caches = caches
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
+        """Commit documents and tell the caches, whatever becomes of the caller."""
+        return await self._shielded(self._save(kind, writes))
+
+    async def delete(self, key: Key, expected: int | None) -> Receipt:
+        """Delete a row and tell the caches, whatever becomes of the caller."""
+        return await self._shielded(self._delete(key, expected))
+
+    async def drain(self) -> None:
+        """Wait for the writes that go on without their callers."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def _shielded(self, work: Any) -> Any:
+        task = asyncio.get_running_loop().create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
+        cache = self._caches[kind.name]
+        ticket, started = cache.ticket(), self._resolver.now()
+        try:
+            versions = await self._l3.save([write for write, _ in writes])
+        except OutcomeUnknown:
+            await self._forget([write.key for write, _ in writes])
+            raise
+        self._tell(versions)
+        for write, document in writes:
+            cache.fill(
+                write.key,
+                document,
+                versions[write.key],
+                ticket=ticket,
+                read_at=started,
+                ttl_seconds=kind.caching.l2_ttl_seconds,
+            )
+        await self._fences.send(versions)
+        return versions
+
+    async def _delete(self, key: Key, expected: int | None) -> Receipt:
+        try:
+            version, existed = await self._l3.delete(key, expected=expected)
+        except OutcomeUnknown:
+            await self._forget([key])
+            raise
+        if existed:
+            self._tell({key: version})
+            await self._fences.send({key: version})
+        return Receipt(version, existed=existed)
+
+    def _tell(self, versions: Mapping[Key, int]) -> None:
+        for key, version in versions.items():
+            self._caches[key.kind].fence(key, version)
+            self._resolver.detach(key)
+
+    async def _forget(self, keys: Iterable[Key]) -> None:
+        """The write may or may not be in effect, at a version nobody told us: refuse every older and younger value alike."""
+        unknown = dict.fromkeys(keys, ANY_VERSION)
+        self._tell(unknown)
+        await self._fences.send(unknown)
+
+
+class Collection(Generic[D]):
+    """The documents of one kind.
+
+    `peek(id)` is an attribute that is called: L1 only, synchronous, the live document or None. It is L1's own function, since
+    one more call would be a third of its cost.
+    """
+
+    def __init__(self, kind: Kind[D], *, cache: LocalCache, resolver: Resolver, l3: Storage, writer: Writer) -> None:
+        self.kind = kind
+        self._shelf = cache.shelf(kind.name)
+        self.peek: Callable[[str], D | None] = self._shelf.peek
+        self._resolver = resolver
+        self._l3 = l3
+        self._writer = writer
+        self._turns = KeyLocks()
+
+    async def get(self, identifier: str, *, consistency: Consistency = Consistency.BOUNDED) -> D | None:
+        """The document, or None if L3 has no such row.
+
+        Raises:
+            InvalidKey: the id.
+            TierError: L3 was needed and could not answer; never reported as missing.
+            CorruptDocument, SchemaTooNew: what is stored cannot be read by this server.
+        """
+        if consistency is Consistency.BOUNDED:
+            held = self.peek(identifier)
+            if held is not None:
+                return held
+        resolved = await self._resolve(identifier, consistency)
+        return None if resolved.value is MISSING else cast("D", resolved.value)
+
+    async def entry(
+        self, identifier: str, *, consistency: Consistency = Consistency.BOUNDED
+    ) -> Entry[D] | None:
+        """The document with its version, tier and age; None if there is no such row. Raises like `get`."""
+        if consistency is Consistency.BOUNDED:
+            self.peek(identifier)  # counts, and renews its place in the LRU order
+        resolved = await self._resolve(identifier, consistency)
+        if resolved.value is MISSING:
+            return None
+        age_seconds = max(0.0, self._resolver.now() - resolved.read_at)
+        return Entry(cast("D", resolved.value), resolved.version, resolved.tier, age_seconds)
+
+    async def get_many(
+        self, identifiers: Iterable[str], *, consistency: Consistency = Consistency.BOUNDED
+    ) -> dict[str, D]:
+        """The documents that exist, by id: one L2 round trip per node and one L3 query per 256 misses. Raises like `get`."""
+        found: dict[str, D] = {}
+        loads: dict[str, asyncio.Future[Resolved]] = {}
+        for identifier in dict.fromkeys(identifiers):
+            held = self.peek(identifier) if consistency is Consistency.BOUNDED else None
+            if held is not None:
+                found[identifier] = held
+            else:
+                loads[identifier] = self._load(identifier, consistency)
+        if loads:
+            # `wait` leaves the shared flights alone when this caller is cancelled.
+            await asyncio.wait(loads.values())
+        for identifier, load in loads.items():
+            resolved = load.result()
+            if resolved.value is not MISSING:
+                found[identifier] = cast("D", resolved.value)
+        return found
+
+    async def put(
+        self,
+        identifier: str,
+        document: D,
+        *,
+        expected_version: int | None = None,
+        durability: Durability = Durability.COMMITTED,
+    ) -> Receipt:
+        """Store a document.
+
+        Args:
+            expected_version: None to store whatever is there, 0 if it must not exist, else the version it must have.
+
+        Raises:
+            InvalidKey, InvalidDocument: refused, with the place of the fault; nothing was written.
+            Conflict: the row is at another version; nothing was written.
+            OutcomeUnknown: the connection was lost after sending; read before repeating.
+            TierError: L3 could not take it; nothing was written.
+        """
+        write = self._write(identifier, document, expected_version)
+        versions = await self._writer.save(self.kind, [(write, document)])
+        return Receipt(versions[write.key], durability)
+
+    async def put_many(self, documents: Mapping[str, D]) -> dict[str, Receipt]:
+        """Store documents, all or none, in one transaction. Raises like `put`."""
+        if len(documents) > PUT_MANY_DOCUMENTS_MAX:
+            raise InvalidDocument("", f"{len(documents)} documents in one put_many; at most {PUT_MANY_DOCUMENTS_MAX}")
+        writes = []
+        size = 0
+        for identifier, document in documents.items():
+            write = self._write(identifier, document, None)
+            size += len(write.body)
+            if size > PUT_MANY_BYTES_MAX:
+                raise InvalidDocument("", f"put_many: over {PUT_MANY_BYTES_MAX} bytes in one call; split it")
+            writes.append((write, document))
+        versions = await self._writer.save(self.kind, writes) if writes else {}
+        return {key.id: Receipt(version) for key, version in versions.items()}
+
+    async def update(self, identifier: str, change: Callable[[D], D], *, default: D | None = None) -> D:
+        """Change a document by a pure function, which runs again if another writer was faster; returns what was stored.
+
+        Args:
+            change: from the current document to the new one; synchronous, without effects.
+            default: what `change` gets when there is no row.
+
+        Raises:
+            NotFound: no row and no default.
+            Conflict: other writers were faster 64 times in a row.
+            InvalidDocument: `change` returned what cannot be stored, or no document. And whatever `change` raises.
+        """
+        key = Key(self.kind.name, check_id(identifier))
+        # Writers of this process take turns; only those of other processes can still make an attempt fail.
+        async with self._turns.turn(key):
+            return await self._update(key, change, default)
+
+    async def delete(self, identifier: str, *, expected_version: int | None = None) -> Receipt:
+        """Delete a document; the receipt's `existed` says whether there was one.
+
+        Raises:
+            Conflict: the row is not at the expected version.
+            AppendOnly: the kind keeps its documents.
+            OutcomeUnknown, TierError: as `put`.
+        """
+        return await self._writer.delete(Key(self.kind.name, check_id(identifier)), expected_version)
+
+    async def scan(self, *, after: str | None = None) -> AsyncIterator[tuple[str, D]]:
+        """Every document, from L3, in the byte order of ids; pages of 200, each from a snapshot of its own.
+
+        Args:
+            after: begin behind this id.
+
+        Raises:
+            CorruptDocument, SchemaTooNew: naming the id; go on with `after` it.
+        """
+        while page := await self._l3.scan(self.kind.name, after=after, limit=SCAN_PAGE):
+            for key, row in page:
+                yield key.id, self._resolver.decode(key, row)
+            after = page[-1][0].id
+
+    async def _resolve(self, identifier: str, consistency: Consistency) -> Resolved:
+        held = self._shelf.entry(identifier) if consistency is Consistency.BOUNDED else None
+        if held is not None:
+            return Resolved(held.value, held.version, Tier.L1, held.read_at)
+        return await asyncio.shield(self._load(identifier, consistency))
+
+    def _load(self, identifier: str, consistency: Consistency) -> asyncio.Future[Resolved]:
+        key = Key(self.kind.name, check_id(identifier))
+        if consistency is Consistency.STRONG:
+            return self._resolver.load_strong(key)
+        return self._resolver.load(key)
+
+    def _write(self, identifier: str, document: D, expected: int | None) -> Write:
+        key = Key(self.kind.name, check_id(identifier))
+        if not isinstance(document, self.kind.document):
+            raise InvalidDocument("", f"{key}: a {self.kind.document.__name__} is wanted, not a {type(document).__name__}")
+        if expected is not None and not 0 <= expected <= ANY_VERSION:
+            raise InvalidDocument("", f"{key}: expected_version {expected} is no version (0 to 2^63-1)")
+        return Write(key, document.SCHEMA, encode(document, self._writer.limits), expected)
+
+    async def _update(self, key: Key, change: Callable[[D], D], default: D | None) -> D:
+        conflict: Conflict | None = None
+        for attempt in range(UPDATE_ATTEMPTS_MAX):
+            if attempt:
+                await self._writer.sleep(self._writer.backoff(attempt))
+            resolved = await asyncio.shield(self._resolver.load_strong(key))
+            current = default if resolved.value is MISSING else cast("D", resolved.value)
+            if current is None:
+                raise NotFound(f"{key} does not exist; give update a default to create it")
+            changed = change(current)
+            try:
+                await self._writer.save(self.kind, [(self._write(key.id, changed, resolved.version), changed)])
+            except Conflict as fault:
+                conflict = fault
+            else:
+                return changed
+        raise cast("Conflict", conflict)
+
+
+class StateStore:
+    """The door to the state: one typed collection per kind.
+
+    Attributes:
+        collections: all of them, by the kind's name.
+        swarms, bots, teams, routines, run_snapshots: the built-in collections.
+    """
+
+    def __init__(self, collections: Mapping[str, Collection[Any]]) -> None:
+        self.collections = collections
+        self.swarms = self.collection(SWARM)
+        self.bots = self.collection(BOT)
+        self.teams = self.collection(TEAM)
+        self.routines = self.collection(ROUTINE)
+        self.run_snapshots = self.collection(RUN_SNAPSHOT)
+
+    def collection(self, kind: Kind[D]) -> Collection[D]:
+        """The collection of a kind that was given to `connect(kinds=[...])`, or of a built-in one.
+
+        Raises:
+            SettingsError: the kind is not known to this store.
+        """
+        collection = self.collections.get(kind.name)
+        if collection is None or collection.kind is not kind:
+            raise SettingsError(f"kind {kind.name} is not known here: connect(kinds=[...]) takes own kinds")
+        return collection
+
+

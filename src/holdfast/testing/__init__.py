@@ -1,0 +1,13 @@
+"""For tests of code that uses Holdfast: the same door over tiers in memory, a clock that is set by hand, and the suites that
+every tier must pass.
+
+Nothing in the package imports this.
+"""
+
+from holdfast.testing.clock import ManualClock
+from holdfast.testing.door import connect
+from holdfast.testing.memory_cache import MemoryCache
+from holdfast.testing.memory_storage import MemoryStorage
+from holdfast.testing.pauses import PausingCache, PausingStorage
+
+__all__ = ["ManualClock", "MemoryCache", "MemoryStorage", "PausingCache", "PausingStorage", "connect"]

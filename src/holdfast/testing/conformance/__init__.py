@@ -1,0 +1,22 @@
+"""What every tier must do, as suites to run on an implementation of your own.
+
+Each suite is a class of async checks named `check_*`; it is built on a harness that makes the tier and lets time pass. With pytest:
+
+    @pytest.mark.parametrize("check", checks(SharedCacheSuite), ids=lambda check: check.__name__)
+    async def test_my_cache(check): await check(SharedCacheSuite(my_cache, ...))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from holdfast.testing.conformance.shared_cache import SharedCacheSuite
+from holdfast.testing.conformance.storage import StorageSuite
+
+__all__ = ["SharedCacheSuite", "StorageSuite", "checks"]
+
+
+def checks(suite: type[Any]) -> list[Callable[[Any], Any]]:
+    """The checks of a suite, in order of their definition."""
+    return [member for name, member in vars(suite).items() if name.startswith("check_")]

@@ -1,0 +1,71 @@
+"""The door over tiers in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from holdfast.clock import Clock
+from holdfast.kinds import Kind, register
+from holdfast.node import Flows
+from holdfast.protocols import SharedCache, Storage
+from holdfast.settings import Settings
+from holdfast.store import StateStore
+from holdfast.testing.clock import ManualClock
+from holdfast.testing.memory_cache import MemoryCache
+from holdfast.testing.memory_storage import MemoryStorage
+
+
+@asynccontextmanager
+async def connect_flows(
+    *,
+    kinds: Iterable[Kind[Any]] = (),
+    l2: SharedCache | None = None,
+    l3: Storage | None = None,
+    clock: Clock | None = None,
+    settings: Settings | None = None,
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    seed: int = 0,
+) -> AsyncIterator[Flows]:
+    """A server's inside over the given tiers, for tests that look at caches and counters."""
+    registered = register(kinds)
+    clock = clock or ManualClock()
+    storage = l3 or MemoryStorage(registered.values(), seed=seed)
+    flows = Flows(
+        settings or Settings(),
+        registered,
+        l2=l2 or MemoryCache(clock),
+        l3=storage,
+        coherence=(await storage.load([])).coherence,
+        clock=clock,
+        sleep=sleep,
+        random_=random.Random(seed),  # noqa: S311 - jitter of a test must repeat
+    )
+    try:
+        yield flows
+    finally:
+        await flows.stop()
+
+
+@asynccontextmanager
+async def connect(
+    *,
+    kinds: Iterable[Kind[Any]] = (),
+    l2: SharedCache | None = None,
+    l3: Storage | None = None,
+    clock: Clock | None = None,
+    settings: Settings | None = None,
+    seed: int = 0,
+) -> AsyncIterator[StateStore]:
+    """A server over tiers in memory.
+
+    Args:
+        l2, l3: share them between several servers of one test; each server has its own L1 anyway.
+        clock: for TTLs and ages; by default one that stands still.
+        seed: of everything random.
+    """
+    async with connect_flows(kinds=kinds, l2=l2, l3=l3, clock=clock, settings=settings, seed=seed) as flows:
+        yield flows.store

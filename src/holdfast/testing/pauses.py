@@ -1,0 +1,97 @@
+"""Tiers that can be stopped at the moment a race needs: after the answer was made, before it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from holdfast.keys import Key
+from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill, Loaded, Row, SharedCache, Storage, Write
+
+
+class Pause:
+    """One stop: a call runs into it, the test sees that, does something meanwhile, and lets the call go on."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self._released = asyncio.Event()
+
+    def release(self) -> None:
+        """Let the stopped call go on."""
+        self._released.set()
+
+    async def here(self) -> None:
+        """Stop until released."""
+        self.reached.set()
+        await self._released.wait()
+
+
+class PausingStorage:
+    """`Storage` around another one; `pause_next_load` stops the next load between its answer and its arrival."""
+
+    def __init__(self, inner: Storage) -> None:
+        self._inner = inner
+        self._load_pause: Pause | None = None
+        self._save_pause: Pause | None = None
+
+    def pause_next_load(self) -> Pause:
+        """Stop the next load after it was answered."""
+        self._load_pause = Pause()
+        return self._load_pause
+
+    def pause_next_save(self) -> Pause:
+        """Stop the next save after it was committed."""
+        self._save_pause = Pause()
+        return self._save_pause
+
+    async def load(self, keys: Sequence[Key]) -> Loaded:
+        """Read rows; see `Storage.load`."""
+        pause, self._load_pause = self._load_pause, None
+        loaded = await self._inner.load(keys)
+        if pause is not None:
+            await pause.here()
+        return loaded
+
+    async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
+        """Write all or none; see `Storage.save`."""
+        pause, self._save_pause = self._save_pause, None
+        versions = await self._inner.save(writes)
+        if pause is not None:
+            await pause.here()
+        return versions
+
+    async def delete(self, key: Key, *, expected: int | None = None) -> tuple[int, bool]:
+        """Delete a row; see `Storage.delete`."""
+        return await self._inner.delete(key, expected=expected)
+
+    async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
+        """Rows in order of ids; see `Storage.scan`."""
+        return await self._inner.scan(kind, after=after, limit=limit)
+
+
+class PausingCache:
+    """`SharedCache` around another one; `pause_next_fill` stops the next fill before it arrives."""
+
+    def __init__(self, inner: SharedCache) -> None:
+        self._inner = inner
+        self._fill_pause: Pause | None = None
+
+    def pause_next_fill(self) -> Pause:
+        """Stop the next fill on its way."""
+        self._fill_pause = Pause()
+        return self._fill_pause
+
+    async def read(self, keys: Sequence[Key], coherence: Coherence) -> Mapping[Key, Cached | Absent | Failed]:
+        """Look keys up; see `SharedCache.read`."""
+        return await self._inner.read(keys, coherence)
+
+    async def fill(self, fills: Sequence[Fill], coherence: Coherence) -> int:
+        """Store entries; see `SharedCache.fill`."""
+        pause, self._fill_pause = self._fill_pause, None
+        if pause is not None:
+            await pause.here()
+        return await self._inner.fill(fills, coherence)
+
+    async def fence(self, versions: Mapping[Key, int], coherence: Coherence) -> Sequence[Key]:
+        """Raise fences; see `SharedCache.fence`."""
+        return await self._inner.fence(versions, coherence)

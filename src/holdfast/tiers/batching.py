@@ -1,0 +1,92 @@
+"""Batching: calls of the same moment become one round trip.
+
+A batch starts at the end of the event loop's tick that brought its first item, or when the batch before it ends, so that under
+load each round trip carries all that waited meanwhile. One that takes longer than `overlap_seconds` is not waited for: a
+slow answer must not hold up the ones behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Batcher(Generic[Item]):
+    """Collects items and hands them on in batches.
+
+    Args:
+        handle: takes one batch; it settles its items itself and must not raise.
+        items_max: in one batch.
+        batches_max: under way at once; further items wait for one of them to end.
+        overlap_seconds: how long a batch keeps the next one waiting.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[list[Item]], Awaitable[None]],
+        *,
+        items_max: int,
+        batches_max: int,
+        overlap_seconds: float,
+    ) -> None:
+        self._handle = handle
+        self._items_max = items_max
+        self._batches_max = batches_max
+        self._overlap_seconds = overlap_seconds
+        self._waiting: list[Item] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._holding: asyncio.Task[None] | None = None  # the batch that the next one waits for
+        self._scheduled = False
+
+    def add(self, item: Item) -> None:
+        """Put an item into the next batch."""
+        self._waiting.append(item)
+        self._schedule()
+
+    async def drain(self) -> None:
+        """Wait until nothing waits or runs."""
+        while self._running or self._waiting:
+            await asyncio.wait(self._running) if self._running else await asyncio.sleep(0)
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._holding is None and len(self._running) < self._batches_max:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._start)
+
+    def _start(self) -> None:
+        self._scheduled = False
+        if not self._waiting:
+            return
+        batch, self._waiting = self._waiting[: self._items_max], self._waiting[self._items_max :]
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._run(batch))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        if self._waiting:
+            self._schedule()  # more than one batch was waiting: they go side by side
+            return
+        self._holding = task
+        loop.call_later(self._overlap_seconds, self._release, task)
+
+    async def _run(self, batch: list[Item]) -> None:
+        await self._handle(batch)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._release(task)
+        if self._waiting:
+            self._schedule()
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            # A handler that raises has lost its items' callers: a fault of this package, shown as such.
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "holdfast: a batch handler raised", "exception": fault, "task": task}
+            )
+
+    def _release(self, task: asyncio.Task[None]) -> None:
+        if self._holding is task:
+            self._holding = None
+            if self._waiting:
+                self._schedule()

@@ -1,0 +1,142 @@
+"""The wire format of L2: one header of fixed offsets, then the document as L3 stores it, gzipped above a size.
+
+Format 1, big-endian:
+
+    ====== ==== ===========================================================
+    offset size field
+    ====== ==== ===========================================================
+    0      1    ``H``
+    1      1    format (1)
+    2      1    flags: 1 compressed, 2 encrypted, 4 fence
+    3      1    zero
+    4      4    key id of the encryption; 0: none
+    8      8    node's clock when the read from L3 began, ms
+    16     16   incarnation of L3
+    32     8    version
+    40     8    highest generation known when the read began
+    48     8    birth version
+    56     4    TTL, ms
+    60     2    schema of the document
+    62     2    zero
+    64     4    CRC-32 of the L2 key's name, bytes 0-63 and the payload
+    68     ...  payload
+    ====== ==== ===========================================================
+
+The scripts of L2 read bytes 0, 8-15, 16-31, 32-39 and 56-59, so every later format must keep these. A fence has no
+payload. The checksum covers the key's name, so that an entry moved to another key is noticed.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from isal import igzip, isal_zlib
+
+from holdfast.errors import CorruptDocument
+from holdfast.protocols import Row
+
+FORMAT: Final = 1
+COMPRESSED: Final = 1
+ENCRYPTED: Final = 2
+FENCE: Final = 4
+HEADER_BYTES: Final = 68
+ANY_VERSION: Final = 2**63 - 1
+"""A fence of this version refuses every value: what is known after a write whose outcome is unknown."""
+
+_HEAD = struct.Struct(">sBBBIQ16sQQQIHH")
+_CHECKSUM = struct.Struct(">I")
+_GZIP_WINDOW = 31  # zlib's name for "gzip container, largest window"
+_GZIP_LEVEL = 1
+
+
+class WireEntry(msgspec.Struct, frozen=True):
+    """A decoded entry of L2.
+
+    Attributes:
+        row: None for a fence.
+        read_at_ms: the node's clock when the read from L3 began.
+        ttl_ms: from `read_at_ms` on.
+    """
+
+    row: Row | None
+    version: int
+    incarnation: bytes
+    generation: int
+    read_at_ms: int
+    ttl_ms: int
+
+
+class Codec:
+    """Encodes and decodes entries.
+
+    Args:
+        compress_above_bytes: bodies longer than this are gzipped, if that makes them shorter.
+        inflated_bytes_max: a body that inflates beyond this is corrupt; at most this much is ever allocated for it.
+    """
+
+    def __init__(self, *, compress_above_bytes: int = 1024, inflated_bytes_max: int = 8 * 1024 * 1024) -> None:
+        self._compress_above_bytes = compress_above_bytes
+        self._inflated_bytes_max = inflated_bytes_max
+
+    def encode(
+        self, name: bytes, row: Row, *, incarnation: UUID, generation: int, read_at_ms: int, ttl_ms: int
+    ) -> bytes:
+        """An entry holding a row, for the L2 key called `name`."""
+        payload, flags = row.body, 0
+        if len(payload) > self._compress_above_bytes:
+            packed = igzip.compress(payload, _GZIP_LEVEL, mtime=0)
+            if len(packed) < len(payload):
+                payload, flags = packed, COMPRESSED
+        head = _HEAD.pack(
+            b"H", FORMAT, flags, 0, 0, read_at_ms, incarnation.bytes, row.version, generation, row.birth, ttl_ms,
+            row.schema, 0,
+        )  # fmt: skip
+        return head + _checksum(name, head, payload) + payload
+
+    def encode_fence(self, name: bytes, version: int, *, incarnation: UUID, generation: int) -> bytes:
+        """A fence: at least `version` exists."""
+        head = _HEAD.pack(b"H", FORMAT, FENCE, 0, 0, 0, incarnation.bytes, version, generation, 0, 0, 0, 0)
+        return head + _checksum(name, head, b"")
+
+    def decode(self, name: bytes, data: bytes) -> WireEntry | None:
+        """Read an entry back; None if it is of a format this version does not know.
+
+        Raises:
+            CorruptDocument: too short, wrong checksum, encrypted without a key here, or inflating beyond the limit.
+        """
+        if len(data) < HEADER_BYTES or data[:1] != b"H":
+            raise CorruptDocument(f"L2 entry {name!r}: {len(data)} bytes that are no entry of Holdfast")
+        if data[1] != FORMAT:
+            return None
+        head, payload = data[:64], data[HEADER_BYTES:]
+        if _checksum(name, head, payload) != data[64:HEADER_BYTES]:
+            raise CorruptDocument(f"L2 entry {name!r}: its checksum does not match")
+        (_, _, flags, _, key_id, read_at_ms, incarnation, version, generation, birth, ttl_ms, schema, _) = (
+            _HEAD.unpack(head)
+        )
+        if flags & ENCRYPTED:
+            raise CorruptDocument(f"L2 entry {name!r}: encrypted with key {key_id}, which this server does not have")
+        row = None
+        if not flags & FENCE:
+            body = self._inflate(name, payload) if flags & COMPRESSED else payload
+            row = Row(version, birth, schema, body)
+        return WireEntry(row, version, incarnation, generation, read_at_ms, ttl_ms)
+
+    def _inflate(self, name: bytes, payload: bytes) -> bytes:
+        inflater = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)
+        try:
+            body: bytes = inflater.decompress(payload, self._inflated_bytes_max + 1)
+        except isal_zlib.error as fault:
+            raise CorruptDocument(f"L2 entry {name!r}: its gzip stream is broken ({fault})") from fault
+        if len(body) > self._inflated_bytes_max:
+            raise CorruptDocument(f"L2 entry {name!r}: inflates beyond {self._inflated_bytes_max} bytes")
+        if not inflater.eof:
+            raise CorruptDocument(f"L2 entry {name!r}: its gzip stream ends early")
+        return body
+
+
+def _checksum(name: bytes, head: bytes, payload: bytes) -> bytes:
+    return _CHECKSUM.pack(isal_zlib.crc32(payload, isal_zlib.crc32(head, isal_zlib.crc32(name))))

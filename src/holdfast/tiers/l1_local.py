@@ -1,0 +1,183 @@
+"""L1: a bounded LRU in this process, with TTL from insertion and tickets against stale fills.
+
+Rules:
+
+1. Only committed values enter (rule R1). A reader takes a ticket before it asks L2 or L3 and shows it with its fill.
+2. A fence says "at least this version exists". A fill is refused if a newer fence for its key arrived after its ticket,
+   or if fences that young were already forgotten. Below a version that is held, nothing is filled.
+3. MISSING has no version, so any fence since the ticket refuses it (rule R2).
+4. TTL runs from insertion. A hit renews an entry's place in the LRU order, never its TTL.
+
+One `LocalCache` is one of the seed's caches and may serve several kinds (bot, team and routine share one). Each kind has
+a `Shelf` keyed by id alone, because building `(kind, id)` for every hit costs a third of it; the entry that was not used
+for longest, over all shelves, is evicted first.
+
+Synchronous and without locks: it belongs to one event loop, and no method awaits.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from holdfast.entry import MISSING
+from holdfast.keys import Key
+
+FENCES_PER_ENTRY = 4
+"""The fence map holds this many fences for each entry the cache may hold; older ones are pruned."""
+
+
+class LocalEntry:
+    """What L1 holds for one id: the document or MISSING, and when it was read from L3.
+
+    Attributes:
+        version: of the row; 0 for MISSING.
+        read_at: monotonic seconds of the read from L3 that produced the value.
+        expires_at: monotonic seconds after which the entry does not count.
+        used_at: monotonic seconds of the last hit.
+    """
+
+    __slots__ = ("expires_at", "read_at", "used_at", "value", "version")
+
+    def __init__(self, value: Any, version: int, read_at: float, expires_at: float, used_at: float) -> None:
+        self.value = value
+        self.version = version
+        self.read_at = read_at
+        self.expires_at = expires_at
+        self.used_at = used_at
+
+
+class Shelf:
+    """The entries of one kind, in LRU order, keyed by id."""
+
+    __slots__ = ("_clock", "_find", "_touch", "entries", "hits", "misses")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.entries: OrderedDict[str, LocalEntry] = OrderedDict()
+        self.hits = 0
+        self.misses = 0
+        self._clock = clock
+        self._find = self.entries.get
+        self._touch = self.entries.move_to_end
+
+    def peek(self, identifier: str) -> Any | None:
+        """The live value for an id, or None (not held, expired, or known to be missing). Counts a hit or a miss.
+
+        This is the hottest function of the package: one call, no allocation.
+        """
+        entry = self._find(identifier)
+        if entry is not None:
+            now = self._clock()
+            value = entry.value
+            if entry.expires_at > now and value is not MISSING:
+                entry.used_at = now
+                self._touch(identifier)
+                self.hits += 1
+                return value
+        self.misses += 1
+        return None
+
+    def entry(self, identifier: str) -> LocalEntry | None:
+        """The live entry for an id, MISSING included; counts nothing and renews nothing."""
+        entry = self._find(identifier)
+        return entry if entry is not None and entry.expires_at > self._clock() else None
+
+
+class LocalCache:
+    """One bounded cache of the seed (`swarm`, `run` or `config`, or an own kind's).
+
+    Args:
+        entries_max: most entries held, over all kinds.
+        ttl_seconds: how long an entry counts after its insertion.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, *, entries_max: int, ttl_seconds: float, clock: Callable[[], float]) -> None:
+        self.evictions = 0
+        self.refused_fills = 0
+        self._entries_max = entries_max
+        self._ttl_seconds = ttl_seconds
+        self._clock = clock
+        self._shelves: dict[str, Shelf] = {}
+        self._size = 0
+        # Fences by key in order of arrival: (arrival, version). Arrival numbers are this cache's only clock of events.
+        self._fences: OrderedDict[Key, tuple[int, int]] = OrderedDict()
+        self._fences_max = entries_max * FENCES_PER_ENTRY
+        self._arrival = 0
+        self._forgotten = 0
+
+    def shelf(self, kind: str) -> Shelf:
+        """The kind's shelf, made on first use; it stays the same object for the cache's life."""
+        return self._shelves.setdefault(kind, Shelf(self._clock))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def ticket(self) -> int:
+        """Begin a read: the number to show with the fill that ends it."""
+        return self._arrival
+
+    def fence(self, key: Key, version: int) -> None:
+        """Note that at least this version exists; drops what is older and refuses fills of reads begun before."""
+        self._arrival += 1
+        _, known = self._fences.pop(key, (0, 0))
+        self._fences[key] = (self._arrival, max(known, version))
+        if len(self._fences) > self._fences_max:
+            _, (self._forgotten, _) = self._fences.popitem(last=False)
+        held = self.shelf(key.kind).entries.get(key.id)
+        if held is not None and held.version < version:
+            self._remove(key)
+
+    def fill(self, key: Key, value: Any, version: int, *, ticket: int, read_at: float, ttl_seconds: float) -> bool:
+        """Hold a value read from L2 or L3, unless the rules refuse it; says whether it is held now.
+
+        Args:
+            ttl_seconds: what is left of the TTL of the tier it came from; the shorter of the two counts.
+        """
+        if not self._admits(key, value, version, ticket, read_at):
+            self.refused_fills += 1
+            return False
+        now = self._clock()
+        expires_at = now + min(self._ttl_seconds, ttl_seconds)
+        entries = self.shelf(key.kind).entries
+        self._size += key.id not in entries
+        entries[key.id] = LocalEntry(value, version, read_at, expires_at, now)
+        entries.move_to_end(key.id)
+        if self._size > self._entries_max:
+            self._evict()
+        return True
+
+    def flush(self) -> None:
+        """Forget everything, and refuse the fill of every read begun before now."""
+        for shelf in self._shelves.values():
+            shelf.entries.clear()
+        self._size = 0
+        self._fences.clear()
+        self._arrival += 1
+        self._forgotten = self._arrival
+
+    def _admits(self, key: Key, value: Any, version: int, ticket: int, read_at: float) -> bool:
+        if ticket < self._forgotten:
+            return False
+        arrival, fenced = self._fences.get(key, (0, 0))
+        if arrival > ticket and (value is MISSING or fenced > version):
+            return False
+        held = self.shelf(key.kind).entries.get(key.id)
+        if held is None:
+            return True
+        # Two reads may end in another order than they began; "no such row" has no version to tell, so its read must be later.
+        return held.read_at <= read_at if value is MISSING else held.version <= version
+
+    def _remove(self, key: Key) -> None:
+        del self.shelf(key.kind).entries[key.id]
+        self._size -= 1
+
+    def _evict(self) -> None:
+        oldest = min(
+            (shelf.entries for shelf in self._shelves.values() if shelf.entries),
+            key=lambda entries: next(iter(entries.values())).used_at,
+        )
+        oldest.popitem(last=False)
+        self._size -= 1
+        self.evictions += 1

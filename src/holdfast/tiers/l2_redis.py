@@ -1,0 +1,147 @@
+"""L2: entries and fences shared by all servers, in Redis Cluster or a single Redis or Valkey.
+
+Each call is one script per node, whatever the number of keys. A node that is away costs its own keys only. The rules are
+in the scripts (`lua/`) and in `codec`; this module groups, counts and maps errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from holdfast.errors import CorruptDocument, TierError
+from holdfast.keys import Key, redis_key
+from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill
+from holdfast.tiers.codec import Codec, WireEntry
+from holdfast.tiers.l2_client import RedisConnection, Script
+from holdfast.tiers.l2_topology import Node
+
+Answer = Cached | Absent | Failed
+
+
+class RedisCache:
+    """`SharedCache` over Redis.
+
+    Args:
+        prefix: of every key name.
+        fence_lifetime_seconds: how long a fence stands; a fill may come at most half of it after its read began.
+    """
+
+    def __init__(
+        self, connection: RedisConnection, codec: Codec, *, prefix: bytes, fence_lifetime_seconds: float
+    ) -> None:
+        self._connection = connection
+        self._codec = codec
+        self._prefix = prefix
+        self._fence_ms = b"%d" % round(fence_lifetime_seconds * 1000)
+        self._fill_age_max_ms = b"%d" % round(fence_lifetime_seconds * 500)
+        self._read, self._fill, self._fence = Script("read"), Script("fill"), Script("fence")
+
+    async def read(self, keys: Sequence[Key], coherence: Coherence) -> Mapping[Key, Answer]:
+        """Look keys up; see `SharedCache.read`."""
+        names = {redis_key(self._prefix, key): key for key in keys}
+        answers: dict[Key, Answer] = {}
+
+        async def read_node(node: Node, group: list[bytes]) -> None:
+            node_time_ms, *values = await self._connection.run(self._read, group, node)
+            for name, value in zip(group, values, strict=True):
+                key = names[name]
+                answers[key] = self._judge(key, name, value, node_time_ms, coherence)
+
+        failed = await self._on_each_node(list(names), read_node)
+        answers.update({names[name]: Failed(fault) for name, fault in failed.items()})
+        return answers
+
+    async def fill(self, fills: Sequence[Fill], coherence: Coherence) -> int:
+        """Store entries; see `SharedCache.fill`."""
+        entries = {}
+        for fill in fills:
+            name = redis_key(self._prefix, fill.key)
+            entries[name] = self._codec.encode(
+                name,
+                fill.row,
+                incarnation=coherence.incarnation,
+                generation=coherence.highest,
+                read_at_ms=fill.node_time_ms,
+                ttl_ms=round(fill.ttl_seconds * 1000),
+            )
+        stored: list[int] = []  # one number per node, added up only after the awaits
+
+        async def fill_node(node: Node, group: list[bytes]) -> None:
+            stored.append(await self._connection.run(self._fill, _pairs(self._fill_age_max_ms, group, entries), node))
+
+        await self._on_each_node(list(entries), fill_node)
+        return sum(stored)
+
+    async def fence(self, versions: Mapping[Key, int], coherence: Coherence) -> Sequence[Key]:
+        """Raise fences; see `SharedCache.fence`."""
+        names = {redis_key(self._prefix, key): key for key in versions}
+        fences = {name: self._encode_fence(name, versions[key], coherence) for name, key in names.items()}
+
+        async def fence_node(node: Node, group: list[bytes]) -> None:
+            await self._connection.run(self._fence, _pairs(self._fence_ms, group, fences), node)
+
+        failed = await self._on_each_node(list(fences), fence_node)
+        return [names[name] for name in failed]
+
+    def _encode_fence(self, name: bytes, version: int, coherence: Coherence) -> bytes:
+        return self._codec.encode_fence(
+            name, version, incarnation=coherence.incarnation, generation=coherence.highest
+        )
+
+    def _judge(self, key: Key, name: bytes, value: Any, node_time_ms: int, coherence: Coherence) -> Answer:
+        if value is None:
+            return Absent(node_time_ms)
+        try:
+            entry = self._codec.decode(name, value)
+        except CorruptDocument as fault:
+            return Failed(fault, node_time_ms)
+        if entry is None or entry.row is None or not _counts(entry, key.kind, coherence):
+            return Absent(node_time_ms)
+        age_ms = max(0, node_time_ms - entry.read_at_ms)
+        return Cached(entry.row, max(0, entry.ttl_ms - age_ms) / 1000, age_ms / 1000)
+
+    async def _on_each_node(
+        self, names: list[bytes], act: Callable[[Node, list[bytes]], Awaitable[None]]
+    ) -> dict[bytes, TierError]:
+        """Act on each node's keys at once; returns the keys whose node failed. A changed map of nodes is read once more."""
+        failed = await self._attempt(names, act)
+        if failed and self._connection.map_is_stale:
+            failed = await self._attempt(list(failed), act)
+        return failed
+
+    async def _attempt(
+        self, names: list[bytes], act: Callable[[Node, list[bytes]], Awaitable[None]]
+    ) -> dict[bytes, TierError]:
+        failed: dict[bytes, TierError] = {}
+        try:
+            topology = await self._connection.topology()
+        except TierError as fault:
+            return dict.fromkeys(names, fault)
+
+        async def guarded(node: Node, group: list[bytes]) -> None:
+            try:
+                await act(node, group)
+            except TierError as fault:
+                failed.update(dict.fromkeys(group, fault))
+
+        groups = topology.group(names)
+        if len(groups) == 1:
+            await guarded(*groups.popitem())
+        else:
+            await asyncio.gather(*(guarded(node, group) for node, group in groups.items()))
+        return failed
+
+
+def _counts(entry: WireEntry, kind: str, coherence: Coherence) -> bool:
+    """Rule C1: an entry of another incarnation, or below its kind's generation, counts as absent."""
+    return entry.incarnation == coherence.incarnation.bytes and entry.generation >= coherence.floor(kind)
+
+
+def _pairs(first: bytes, names: Sequence[bytes], values: Mapping[bytes, bytes]) -> list[bytes]:
+    arguments = [first]
+    for name in names:
+        arguments += (name, values[name])
+    return arguments
+

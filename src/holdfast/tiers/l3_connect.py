@@ -1,0 +1,67 @@
+"""Opening one connection to PostgreSQL, ready for the statements of L3."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from holdfast.errors import SettingsError
+from holdfast.tiers.l3_errors import mapped
+
+
+class PostgresConnector:
+    """Opens connections to one database.
+
+    Args:
+        url: ``postgresql://[user[:password]@][host][:port]/database[?host=...&sslmode=...]``.
+        connect_timeout_seconds: for one attempt.
+        statement_timeout_seconds: after which the server gives a statement up.
+        ca_file: certificates to trust instead of the system's. With it, or with ``sslmode=require`` and above in the URL, the
+            server's certificate and name are verified.
+    """
+
+    def __init__(
+        self, url: str, *, connect_timeout_seconds: float, statement_timeout_seconds: float, ca_file: str | None = None
+    ) -> None:
+        if urlsplit(url).scheme not in {"postgresql", "postgres"}:
+            raise SettingsError("postgres_url: it begins with postgresql://, then user, host and database")
+        self._url = url
+        self._timeout_seconds = connect_timeout_seconds
+        self._statement_timeout_ms = round(statement_timeout_seconds * 1000)
+        self._ssl = self._tls(ca_file)
+
+    async def open(self) -> asyncpg.Connection[Any]:
+        """Open a connection whose `json` values are bytes.
+
+        Raises:
+            TierUnavailable: the server cannot be reached, or refuses us; the message has no password.
+        """
+        with mapped("connecting"):
+            connection = await asyncpg.connect(
+                self._url,
+                timeout=self._timeout_seconds,
+                server_settings={
+                    "application_name": "holdfast",
+                    "jit": "off",
+                    "statement_timeout": str(self._statement_timeout_ms),
+                    "idle_in_transaction_session_timeout": str(self._statement_timeout_ms),
+                },
+                **({"ssl": self._ssl} if self._ssl is not None else {}),
+            )
+            # A json value travels as its own text; bytes in and out spare a decoding that msgspec does better.
+            await connection.set_type_codec(
+                "json", schema="pg_catalog", encoder=bytes, decoder=bytes, format="binary"
+            )
+        return connection
+
+    def _tls(self, ca_file: str | None) -> ssl.SSLContext | None:
+        """Verify wherever TLS was asked for; `sslmode=require` alone would take any certificate."""
+        if ca_file is None and "sslmode=require" not in self._url:
+            return None  # the driver obeys the URL's sslmode, verify-ca and verify-full included
+        try:
+            return ssl.create_default_context(cafile=ca_file)
+        except (OSError, ssl.SSLError) as fault:
+            raise SettingsError(f"postgres_ca_file: {ca_file} cannot be used ({fault})") from fault

@@ -1,0 +1,138 @@
+"""Held connections to PostgreSQL: a bounded set, handed out in the order of asking.
+
+A pool that resets each connection on release costs half of L3's throughput, and this package never changes a session's
+state, so a connection is returned as it is. One that died, or was left inside a transaction, is thrown away.
+
+Who owns what: `_idle` and `_waiting` change only between awaits, so no lock is needed. A connection is always in exactly one
+place: idle, handed to a caller, or being opened in a caller's stead (counted in `_size`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import asyncpg
+
+from holdfast.errors import Closed, Overloaded, TierUnavailable
+
+Opener = Callable[[], Awaitable["asyncpg.Connection[Any]"]]
+CLOSE_SECONDS = 5.0
+
+
+class ConnectionPool:
+    """At most `size_max` connections, opened when first needed.
+
+    Args:
+        opener: opens and prepares one connection.
+        size_max: connections at once.
+        queue_max: callers that may wait; one more is refused with `Overloaded`.
+        timeout_seconds: for the wait for a connection, opening included.
+    """
+
+    def __init__(self, opener: Opener, *, size_max: int, queue_max: int, timeout_seconds: float) -> None:
+        self._opener = opener
+        self._size_max = size_max
+        self._queue_max = queue_max
+        self._timeout_seconds = timeout_seconds
+        self._idle: list[asyncpg.Connection[Any]] = []
+        self._waiting: deque[asyncio.Future[asyncpg.Connection[Any] | None]] = deque()
+        self._size = 0
+        self._closed = False
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.Connection[Any]]:
+        """Lend a connection.
+
+        Raises:
+            Overloaded: too many are waiting.
+            TierUnavailable: none came within the timeout, or the server cannot be reached.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                connection = await self._acquire()
+        except TimeoutError as fault:
+            raise TierUnavailable(
+                f"L3: no connection within {self._timeout_seconds:g} s ({self._size} of {self._size_max} open)"
+            ) from fault
+        try:
+            yield connection
+        finally:
+            self._release(connection)
+
+    async def close(self) -> None:
+        """Close the idle connections and, as they come back, the lent ones; may be called twice."""
+        self._closed = True
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(Closed("L3: the pool is closed"))
+        idle, self._idle = self._idle, []
+        self._size -= len(idle)
+        for connection in idle:
+            # A server that is away must not hold up the end of this one.
+            try:
+                await connection.close(timeout=CLOSE_SECONDS)
+            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection.terminate()
+
+    async def _acquire(self) -> asyncpg.Connection[Any]:
+        if self._closed:
+            raise Closed("L3: the pool is closed")
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+            self._size -= 1
+        if self._size < self._size_max:
+            return await self._open()
+        if len(self._waiting) >= self._queue_max:
+            raise Overloaded(f"L3: {self._queue_max} calls wait for {self._size_max} connections already")
+        return await self._wait_in_line() or await self._open()
+
+    async def _wait_in_line(self) -> asyncpg.Connection[Any] | None:
+        """A returned connection, or None with the right to open one."""
+        waiter: asyncio.Future[asyncpg.Connection[Any] | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            connection = await waiter
+        except asyncio.CancelledError:
+            # It may have been handed over in the same tick that we were cancelled in; then it goes to the next in line.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._pass_on(waiter.result())
+            elif waiter in self._waiting:
+                self._waiting.remove(waiter)
+            raise
+        if connection is None:
+            self._size -= 1  # _open counts it again
+        return connection
+
+    async def _open(self) -> asyncpg.Connection[Any]:
+        self._size += 1
+        try:
+            return await self._opener()
+        except BaseException:
+            self._pass_on(None)
+            raise
+
+    def _release(self, connection: asyncpg.Connection[Any]) -> None:
+        if self._closed or connection.is_closed() or connection.is_in_transaction():
+            connection.terminate()
+            self._pass_on(None)
+        else:
+            self._pass_on(connection)
+
+    def _pass_on(self, connection: asyncpg.Connection[Any] | None) -> None:
+        """Give a connection, or (None) the place of a lost one, to the first in line that still waits."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        if connection is None:
+            self._size -= 1
+        else:
+            self._idle.append(connection)

@@ -1,0 +1,124 @@
+"""Numbered SQL migrations, applied once by whichever server comes first."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from importlib.resources import files
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+
+from holdfast.errors import StorageNotReady
+from holdfast.kinds import Kind
+
+LOCK: Final = 0x486F6C64  # "Hold": the advisory lock that one migrating server holds
+_FILE_NAME = re.compile(r"(\d{4})_\w+\.sql\Z")
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """One file of `sql/migrations`."""
+
+    number: int
+    name: str
+    sql: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text; an applied migration must never change."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def migrations() -> list[Migration]:
+    """All migrations of this version, in order."""
+    found = []
+    for entry in files("holdfast.tiers").joinpath("sql", "migrations").iterdir():
+        if match := _FILE_NAME.match(entry.name):
+            found.append(Migration(int(match[1]), entry.name, entry.read_text(encoding="utf-8")))
+    return sorted(found, key=lambda migration: migration.number)
+
+
+async def migrate(
+    connection: asyncpg.Connection[Any],
+    kinds: Iterable[Kind[Any]],
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[str]:
+    """Bring the schema `holdfast` to this version and make the tables of the kinds; returns what was applied.
+
+    One transaction under an advisory lock: several servers may start at once, and a failure leaves nothing.
+
+    Raises:
+        StorageNotReady: the database was migrated by a newer version, or an applied migration was changed.
+    """
+    applied = []
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+        await connection.execute("CREATE SCHEMA IF NOT EXISTS holdfast")
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS holdfast.migrations"
+            " (number int PRIMARY KEY, name text NOT NULL, digest text NOT NULL, at timestamptz NOT NULL DEFAULT now())"
+        )
+        done = {row["number"]: row for row in await connection.fetch("SELECT * FROM holdfast.migrations")}
+        for migration in _pending(migrations(), done):
+            progress(f"migration {migration.name}")
+            await connection.execute(migration.sql)
+            await connection.execute(
+                "INSERT INTO holdfast.migrations (number, name, digest) VALUES ($1, $2, $3)",
+                migration.number,
+                migration.name,
+                migration.digest,
+            )
+            applied.append(migration.name)
+        applied += await _manage_kinds(connection, kinds, progress)
+    return applied
+
+
+async def check(connection: asyncpg.Connection[Any], kinds: Iterable[Kind[Any]]) -> None:
+    """Refuse a database that this version cannot serve.
+
+    Raises:
+        StorageNotReady: what is missing, and the command that adds it.
+    """
+    try:
+        done = {row["number"]: row for row in await connection.fetch("SELECT * FROM holdfast.migrations")}
+        tables = {row["name"]: row for row in await connection.fetch("SELECT * FROM holdfast.kinds")}
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as fault:
+        raise StorageNotReady("the database has no schema of Holdfast yet: run `holdfast migrate`") from fault
+    if pending := _pending(migrations(), done):
+        raise StorageNotReady(f"migration {pending[0].name} is not applied yet: run `holdfast migrate`")
+    for kind in kinds:
+        if kind.name not in tables:
+            raise StorageNotReady(f"kind {kind.name} has no table yet: run `holdfast migrate --kinds MODULE:NAME`")
+
+
+def _pending(known: list[Migration], done: dict[int, Any]) -> list[Migration]:
+    if strangers := done.keys() - {migration.number for migration in known}:
+        raise StorageNotReady(
+            f"the database has migration {done[max(strangers)]['name']}, which this version does not know: "
+            "update this server"
+        )
+    for migration in known:
+        if migration.number in done and done[migration.number]["digest"] != migration.digest:
+            raise StorageNotReady(f"migration {migration.name} was changed after it was applied to this database")
+    return [migration for migration in known if migration.number not in done]
+
+
+async def _manage_kinds(
+    connection: asyncpg.Connection[Any], kinds: Iterable[Kind[Any]], progress: Callable[[str], None]
+) -> list[str]:
+    present = {row["name"] for row in await connection.fetch("SELECT name FROM holdfast.kinds")}
+    made = []
+    for kind in kinds:
+        try:
+            await connection.execute(
+                "SELECT holdfast.manage_kind($1, $2, $3)", kind.name, kind.table, kind.append_only
+            )
+        except asyncpg.ObjectNotInPrerequisiteStateError as fault:
+            raise StorageNotReady(str(fault)) from fault
+        if kind.name not in present:
+            progress(f"table of kind {kind.name}")
+            made.append(f"kind {kind.name}")
+    return made

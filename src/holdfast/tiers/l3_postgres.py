@@ -1,0 +1,217 @@
+"""L3: `Storage` over PostgreSQL, the only source of truth.
+
+Each call is one statement wherever one suffices; writes of several sorts share one transaction. Rows are always locked in
+key order (ids are collated "C", so Python's order of UTF-8 bytes is the server's), which keeps writers of overlapping
+sets from deadlocking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from holdfast.errors import AppendOnly, Conflict
+from holdfast.keys import Key
+from holdfast.kinds import Kind
+from holdfast.protocols import Coherence, Loaded, Row, Write
+from holdfast.tiers import l3_statements
+from holdfast.tiers.l3_connections import ConnectionPool
+from holdfast.tiers.l3_errors import mapped
+from holdfast.tiers.l3_statements import Statements
+
+CHUNK_ROWS: Final = 1000
+"""Rows in one statement; more go in several statements of one transaction."""
+
+
+class _NoPartition(Exception):  # noqa: N818 - never leaves this module
+    def __init__(self, table: str) -> None:
+        self.table = table
+
+
+class PostgresStorage:
+    """`Storage` over a pool of held connections."""
+
+    def __init__(self, pool: ConnectionPool, kinds: Mapping[str, Kind[Any]]) -> None:
+        self._pool = pool
+        self._kinds = kinds
+        self._statements = {
+            kind.name: Statements.of(kind.table, append_only=kind.append_only) for kind in kinds.values()
+        }
+        self._names = list(kinds)
+        self._load_many = l3_statements.load_many([kind.table for kind in kinds.values()])
+        self._coherence: tuple[str, bytes, Coherence] | None = None
+
+    async def load(self, keys: Sequence[Key]) -> Loaded:
+        """Read rows; see `Storage.load`."""
+        by_kind: dict[str, list[str]] = {}
+        for key in keys:
+            by_kind.setdefault(key.kind, []).append(key.id)
+        if len(by_kind) == 1:
+            ((kind, ids),) = by_kind.items()
+            names, statement, arguments = [kind], self._statements[kind].load, [ids]
+        else:
+            names, statement = self._names, self._load_many
+            arguments = [by_kind.get(kind, []) for kind in names]
+        with mapped(f"reading {len(keys)} keys"):
+            async with self._pool.connection() as connection:
+                records = await connection.fetch(statement, *arguments)
+                if not records or records[0][0] != -1:
+                    await connection.execute(l3_statements.ENSURE_INCARNATION)
+                    records = await connection.fetch(statement, *arguments)
+        rows = {
+            Key(names[kind], identifier): Row(version, birth, schema, document)
+            for kind, identifier, version, birth, schema, document in records
+            if kind >= 0
+        }
+        return Loaded(self._read_coherence(records[0]), rows)
+
+    async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
+        """Write all or none; see `Storage.save`."""
+        try:
+            return await self._save(writes)
+        except _NoPartition as missing:
+            # The first write of a month that no server prepared: the whole was rolled back, so it can be done again.
+            with mapped(f"making this month's partition of {missing.table}"):
+                async with self._pool.connection() as connection:
+                    await connection.execute(l3_statements.ENSURE_MONTH, missing.table)
+            return await self._save(writes)
+
+    async def _save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
+        batches = list(_batches(writes, self._kinds))
+        if len(batches) == 1 and (len(batches[0]) == 1 or batches[0][0].expected is None):
+            # One statement commits by itself. Several conditional rows need a transaction, to undo the ones that held.
+            with mapped(_words(writes), writes=True):
+                async with self._pool.connection() as connection:
+                    return await self._save_batch(connection, batches[0])
+        versions: dict[Key, int] = {}
+        async with self._pool.connection() as connection:
+            transaction = connection.transaction()
+            with mapped(_words(writes)):
+                await transaction.start()
+            try:
+                with mapped(_words(writes)):
+                    for batch in batches:
+                        versions |= await self._save_batch(connection, batch)
+            except BaseException:
+                await _roll_back(transaction)
+                raise
+            with mapped(_words(writes), writes=True):
+                await transaction.commit()
+        return versions
+
+    async def delete(self, key: Key, *, expected: int | None = None) -> tuple[int, bool]:
+        """Delete a row; see `Storage.delete`."""
+        if self._kinds[key.kind].append_only:
+            raise AppendOnly(f"{key}: documents of kind {key.kind} are history and stay")
+        with mapped(f"deleting {key}", writes=True):
+            async with self._pool.connection() as connection:
+                record = await connection.fetchrow(self._statements[key.kind].delete, key.id, expected)
+        drawn, found = record["drawn"], record["found"]
+        if drawn is None and expected is not None and expected != found:
+            raise Conflict(key, expected=expected, actual=found or 0)
+        if drawn is None and expected is not None:
+            raise Conflict(key, expected=expected, actual=None)
+        return (drawn or 0), drawn is not None
+
+    async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
+        """Rows in order of ids; see `Storage.scan`."""
+        with mapped(f"scanning kind {kind}"):
+            async with self._pool.connection() as connection:
+                records = await connection.fetch(self._statements[kind].scan, after, limit)
+        return [
+            (Key(kind, identifier), Row(version, birth, schema, document))
+            for identifier, version, birth, schema, document in records
+        ]
+
+    async def close(self) -> None:
+        """Close the connections; may be called twice."""
+        await self._pool.close()
+
+    def _read_coherence(self, record: asyncpg.Record) -> Coherence:
+        """The identity row as `Coherence`; parsed only when it changed."""
+        known = self._coherence
+        incarnation, generations = record[1], record[5]
+        if known is None or known[0] != incarnation or known[1] != generations:
+            decoded = msgspec.json.decode(generations, type=dict[str, int])
+            known = self._coherence = (incarnation, generations, Coherence(UUID(incarnation), decoded))
+        return known[2]
+
+    async def _save_batch(self, connection: Any, batch: Sequence[Write]) -> dict[Key, int]:
+        """Write rows of one kind and one sort of expectation."""
+        kind = batch[0].key.kind
+        statements = self._statements[kind]
+        columns: list[Any] = [
+            [write.key.id for write in batch],
+            [write.body for write in batch],
+            [write.schema for write in batch],
+        ]
+        statement = statements.upsert
+        if batch[0].expected == 0:
+            statement = statements.insert
+        elif batch[0].expected is not None:
+            if len(batch) > 1:
+                await connection.fetch(statements.lock, columns[0])
+            statement = statements.replace
+            columns.append([write.expected for write in batch])
+        records = await self._write(connection, kind, statement, columns)
+        versions = {Key(kind, identifier): version for identifier, version in records}
+        if len(versions) < len(batch):
+            refused = next(write for write in batch if write.key not in versions)
+            raise Conflict(refused.key, expected=refused.expected or 0, actual=await self._version(connection, refused.key))
+        return versions
+
+    async def _write(self, connection: Any, kind: str, statement: str, columns: list[Any]) -> Any:
+        try:
+            return await connection.fetch(statement, *columns)
+        except asyncpg.UniqueViolationError as fault:
+            raise AppendOnly(f"kind {kind}: {fault}; its documents are history and cannot be written again") from fault
+        except asyncpg.CheckViolationError as fault:
+            if "no partition of relation" in str(fault):
+                raise _NoPartition(self._kinds[kind].table) from fault
+            raise
+
+    async def _version(self, connection: Any, key: Key) -> int | None:
+        """The version that a refused write met, 0 for none. Read after the refusal, so only good for the message."""
+        for record in await connection.fetch(self._statements[key.kind].lock.removesuffix(" FOR UPDATE"), [key.id]):
+            return int(record["version"])
+        return 0
+
+
+def _batches(writes: Iterable[Write], kinds: Mapping[str, Kind[Any]]) -> Iterable[list[Write]]:
+    """Writes in key order, cut by kind and sort of expectation, at most `CHUNK_ROWS` each."""
+
+    def sort(write: Write) -> tuple[str, int]:
+        if kinds[write.key.kind].append_only:
+            return write.key.kind, 0
+        return write.key.kind, {None: 2, 0: 0}.get(write.expected, 1)
+
+    def order(write: Write) -> tuple[str, int, bytes]:
+        return *sort(write), write.key.id.encode()
+
+    for (kind, _), group in groupby(sorted(writes, key=order), key=sort):
+        rows = list(group)
+        if kinds[kind].append_only:
+            if refused := next((write for write in rows if write.expected), None):
+                raise AppendOnly(f"{refused.key}: documents of kind {kind} are history and cannot be changed")
+            rows = [msgspec.structs.replace(write, expected=0) for write in rows]
+        for start in range(0, len(rows), CHUNK_ROWS):
+            yield rows[start : start + CHUNK_ROWS]
+
+
+async def _roll_back(transaction: Any) -> None:
+    try:
+        await transaction.rollback()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        # The connection is gone, and with it the transaction; the pool throws it away. The first error is the one to see.
+        return
+
+
+def _words(writes: Sequence[Write]) -> str:
+    return f"writing {writes[0].key}" if len(writes) == 1 else f"writing {len(writes)} documents"
+
+

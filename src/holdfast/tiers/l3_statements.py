@@ -1,0 +1,83 @@
+"""The SQL of L3, one set per kind (pure).
+
+Only table names are put into these texts: they come from `Kind`, are checked there and quoted here. Ids, documents and
+versions are always parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+# One row of identity in front of the data, so that both come from one snapshot in one round trip.
+_COHERENCE = """
+SELECT (-1)::int2 AS kind, i.id::text AS id, 0::int8 AS version, 0::int8 AS birth, 0::int2 AS schema,
+       coalesce((SELECT json_object_agg(scope, generation ORDER BY scope) FROM holdfast.generations), '{}') AS document
+FROM holdfast.incarnation i"""
+
+ENSURE_INCARNATION = "INSERT INTO holdfast.incarnation DEFAULT VALUES ON CONFLICT DO NOTHING"
+ENSURE_MONTH = "SELECT holdfast.ensure_month($1, now())"
+
+
+class Statements(msgspec.Struct, frozen=True):
+    """The statements of one kind. Arrays are parallel, in key order; each statement returns `id` and `version`.
+
+    Attributes:
+        load: ($1 ids) the identity row, then the rows.
+        upsert: ($1 ids, $2 documents, $3 schemas) puts whatever is there.
+        insert: ($1 ids, $2 documents, $3 schemas) inserts what is not there.
+        replace: ($1 ids, $2 documents, $3 schemas, $4 versions) updates the rows that are at these versions.
+        lock: ($1 ids) locks the rows that exist, in key order.
+        delete: ($1 id, $2 version or null) returns the number drawn (null: nothing deleted) and the version found.
+        scan: ($1 id or null, $2 limit) rows after an id.
+    """
+
+    load: str
+    upsert: str
+    insert: str
+    replace: str
+    lock: str
+    delete: str
+    scan: str
+
+    @classmethod
+    def of(cls, table: str, *, append_only: bool) -> Statements:
+        """The statements for a table of the schema `holdfast`."""
+        name = f"holdfast.{quote(table)}"
+        rows = "SELECT * FROM unnest($1::text[], $2::json[], $3::int2[])"
+        insert = f"INSERT INTO {name} AS t (id, document, schema) {rows}"
+        returning = "RETURNING t.id, t.version"
+        return cls(
+            load=_COHERENCE + _rows(0, table, 1),
+            upsert=f"{insert} ON CONFLICT (id) DO UPDATE SET document = EXCLUDED.document, schema = EXCLUDED.schema {returning}",
+            # An append-only table has no unique index on the id alone; its trigger refuses what exists.
+            insert=f"{insert} {'' if append_only else 'ON CONFLICT (id) DO NOTHING'} {returning}",
+            replace=f"""UPDATE {name} t SET document = u.document, schema = u.schema
+                FROM unnest($1::text[], $2::json[], $3::int2[], $4::int8[]) AS u (id, document, schema, version)
+                WHERE t.id = u.id AND t.version = u.version {returning}""",
+            lock=f"SELECT t.id, t.version FROM {name} t WHERE t.id = ANY($1::text[]) ORDER BY t.id FOR UPDATE",
+            delete=f"""WITH found AS (SELECT version FROM {name} WHERE id = $1),
+                gone AS (DELETE FROM {name} WHERE id = $1 AND ($2::int8 IS NULL OR version = $2)
+                         RETURNING nextval('holdfast.version_seq') AS drawn)
+                SELECT (SELECT drawn FROM gone) AS drawn, (SELECT version FROM found) AS found""",
+            scan=f"""SELECT id, version, birth, schema, document FROM {name}
+                WHERE $1::text IS NULL OR id > $1 ORDER BY id LIMIT $2""",
+        )
+
+
+def load_many(tables: Sequence[str]) -> str:
+    """The load statement over several tables: ids of the n-th table are parameter n, `kind` is its position."""
+    return _COHERENCE + "".join(_rows(position, table, position + 1) for position, table in enumerate(tables))
+
+
+def quote(identifier: str) -> str:
+    """An SQL identifier in quotes."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def _rows(position: int, table: str, parameter: int) -> str:
+    return (
+        f"\nUNION ALL SELECT {position}::int2, id, version, birth, schema, document"
+        f" FROM holdfast.{quote(table)} WHERE id = ANY(${parameter}::text[])"
+    )

@@ -1,0 +1,23 @@
+#!lua flags=allow-cross-slot-keys
+-- ARGV[1]: lifetime of a fence in ms; then name, fence, name, fence ... A fence never lowers what a key holds.
+-- Offsets are those of holdfast.tiers.codec, plus one.
+local function below(held, fence)
+  local held_high, held_low = struct.unpack('>I4I4', held, 33)
+  local high, low = struct.unpack('>I4I4', fence, 33)
+  return held_high < high or (held_high == high and held_low < low)
+end
+
+for i = 2, #ARGV, 2 do
+  local name, fence = ARGV[i], ARGV[i + 1]
+  local held = redis.call('GETRANGE', name, 0, 39)
+  local same = #held == 40 and string.sub(held, 1, 1) == 'H'
+    and string.sub(held, 17, 32) == string.sub(fence, 17, 32)
+  if not same or below(held, fence) then
+    redis.call('SET', name, fence, 'PX', ARGV[1])
+  elseif string.byte(held, 3) == 4 then
+    -- A fence above this one (a delete's, or an unknown outcome's) must live as long as this one would have.
+    -- A value needs no such care: its TTL is at least a fence's lifetime, so it outlives every read older than itself.
+    redis.call('PEXPIRE', name, ARGV[1])
+  end
+end
+return #ARGV

@@ -1,0 +1,26 @@
+"""`SharedCache`: the same suite on Valkey and in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from holdfast.testing import ManualClock, MemoryCache
+from holdfast.testing.conformance import SharedCacheSuite, checks
+from holdfast.tiers.l2_redis import RedisCache
+
+ALL = pytest.mark.parametrize("check", checks(SharedCacheSuite), ids=lambda check: check.__name__)
+
+
+@ALL
+async def test_in_memory(check: Callable[[Any], Any]) -> None:
+    """The tier in memory keeps the contract."""
+    await check(SharedCacheSuite(MemoryCache(ManualClock())))
+
+
+@ALL
+async def test_redis(check: Callable[[Any], Any], l2: RedisCache) -> None:
+    """The tier over a real three-node Valkey cluster keeps the contract."""
+    await check(SharedCacheSuite(l2))

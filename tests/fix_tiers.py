@@ -1,0 +1,68 @@
+"""The real tiers, each test with a database and a key prefix of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+import asyncpg
+import pytest
+
+from holdfast.clock import SystemClock
+from holdfast.embedded import Running
+from holdfast.kinds import BUILT_IN, register
+from holdfast.node import connection_pool, redis_connection
+from holdfast.settings import Settings
+from holdfast.tiers import l3_migrations
+from holdfast.tiers.codec import Codec
+from holdfast.tiers.l2_redis import RedisCache
+from holdfast.tiers.l3_postgres import PostgresStorage
+
+TEMPLATE = "migrated"
+
+
+@pytest.fixture(scope="session")
+def postgres_template(servers: Running) -> str:
+    """A migrated database that each test's is copied from; the first worker makes it, the others wait."""
+
+    async def prepare() -> None:
+        connection = await asyncpg.connect(servers.postgres_url)
+        try:
+            await connection.execute("SELECT pg_advisory_lock(4711)")
+            if not await connection.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", TEMPLATE):
+                await connection.execute(f"CREATE DATABASE {TEMPLATE}_new")
+                fresh = await asyncpg.connect(servers.postgres_url.replace("/holdfast?", f"/{TEMPLATE}_new?"))
+                try:
+                    await l3_migrations.migrate(fresh, BUILT_IN)
+                finally:
+                    await fresh.close()
+                await connection.execute(f"ALTER DATABASE {TEMPLATE}_new RENAME TO {TEMPLATE}")
+        finally:
+            await connection.close()
+
+    with ThreadPoolExecutor(1) as pool:  # a session fixture may be set up while a test's loop runs
+        pool.submit(asyncio.run, prepare()).result()
+    return TEMPLATE
+
+
+@pytest.fixture
+def settings(servers: Running, postgres_url: str, redis_prefix: str) -> Settings:
+    """Settings of a server on this test's database and key prefix."""
+    return Settings(postgres_url=postgres_url, redis_urls=servers.redis_urls, key_prefix=redis_prefix)
+
+
+@pytest.fixture
+async def l3(settings: Settings) -> AsyncIterator[PostgresStorage]:
+    """PostgreSQL as L3."""
+    storage = PostgresStorage(connection_pool(settings), register([]))
+    yield storage
+    await storage.close()
+
+
+@pytest.fixture
+async def l2(settings: Settings) -> AsyncIterator[RedisCache]:
+    """The Valkey cluster as L2."""
+    connection = redis_connection(settings, SystemClock())
+    yield RedisCache(connection, Codec(), prefix=settings.key_prefix.encode(), fence_lifetime_seconds=60.0)
+    await connection.close()
