@@ -1,4 +1,4 @@
-"""Holdfast: the state layer for agent swarms: in memory (L1), shared through Redis (L2), held in PostgreSQL (L3).
+"""Holdfast, the state layer for agent swarms: in memory (L1), shared in Redis (L2), held in PostgreSQL (L3).
 
 Importing has no effect; `connect()` begins everything.
 """

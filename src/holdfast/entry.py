@@ -51,7 +51,8 @@ class Entry(msgspec.Struct, Generic[Value], frozen=True):
 
     Attributes:
         value: the document.
-        version: drawn by L3 under the row's lock from one sequence for all rows; rises with each write of the row.
+        version: drawn by L3 under the row's lock from one sequence for all rows; rises with each write of the
+            row.
         tier: the tier that answered.
         age_seconds: time since the value was read from L3, as far as the answering tier can tell.
     """

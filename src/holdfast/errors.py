@@ -1,6 +1,7 @@
 """Every error Holdfast raises, one tree.
 
-A missing key is not an error (`get` returns None). A tier that failed is one, and never looks like a missing key.
+A missing key is not an error (`get` returns None). A tier that failed is one, and never looks like a missing
+key.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class InvalidDocument(HoldfastError, ValueError):
     """A document was refused before anything was written.
 
     Attributes:
-        path: where the fault is, from the document's root, as in ``blackboard[3].value.price``; empty for the root.
+        path: where the fault is, from the document's root, as in ``blackboard[3].value.price``; empty for the
+            root.
         reason: the fault in words.
     """
 
@@ -93,7 +95,7 @@ class TierError(HoldfastError):
 
 
 class TierUnavailable(TierError):
-    """A tier could not be reached, or did not answer within its timeout. Nothing is known to be written."""
+    """A tier could not be reached, or did not answer in time. Nothing is known to be written."""
 
 
 class Overloaded(TierError):
@@ -101,7 +103,7 @@ class Overloaded(TierError):
 
 
 class OutcomeUnknown(TierError):
-    """The connection was lost after a write was sent: it may or may not be in effect. Read before repeating it."""
+    """The connection was lost after a write was sent: it may be in effect or not. Read before repeating it."""
 
 
 class StorageNotReady(TierError):

@@ -57,5 +57,5 @@ def check_kind_name(name: str) -> str:
 
 
 def redis_key(prefix: bytes, key: Key) -> bytes:
-    """The key's name in L2: prefix, kind and percent-encoded id; an id can never choose its slot or form a pattern."""
+    """The key's name in L2: prefix, kind, percent-encoded id. An id can never choose a slot or form a pattern."""
     return prefix + key.kind.encode() + b":" + _ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], key.id.encode())

@@ -1,6 +1,7 @@
 """One server: built from `Settings`, started and stopped in order. The only module that knows the adapters.
 
-Start: embedded servers if none are named, L3 (migrated, its identity read), L2 (lazily), the flows. Stop is the reverse, may
+Start: embedded servers if none are named, L3 (migrated, its identity read), L2 (lazily), the flows. Stop is
+    the reverse, may
 come after a start that failed half-way, and may be repeated.
 """
 
@@ -94,17 +95,20 @@ class Flows:
         )
 
     async def stop(self) -> None:
-        """Let writes and fills under way end, then stop repeating fences; may be called twice."""
+        """Let writes and fills under way end, stop repeating fences, empty L1; may be called twice."""
         await self.writer.drain()
         await self.resolver.drain()
         await self.fences.stop()
+        for cache in set(self.caches.values()):
+            cache.flush()  # a closed door answers nothing, not even from memory
 
 
 def build_caches(settings: Settings, kinds: Mapping[str, Kind[Any]], clock: Clock) -> dict[str, LocalCache]:
     """The L1 cache of each kind: the seed's three are shared, own kinds may have their own.
 
     Raises:
-        SettingsError: a kind names a cache that does not exist, or its TTL in L2 is shorter than a fence's life.
+        SettingsError: a kind names a cache that does not exist, or its TTL in L2 is shorter than a fence's
+            life.
     """
     shared = {
         name: LocalCache(
@@ -118,7 +122,9 @@ def build_caches(settings: Settings, kinds: Mapping[str, Kind[Any]], clock: Cloc
     for kind in kinds.values():
         caching = kind.caching
         if caching.cache is not None and caching.cache not in shared:
-            raise SettingsError(f"kind {kind.name}: there is no L1 cache {caching.cache}; use one of {sorted(shared)} or None")
+            raise SettingsError(
+                f"kind {kind.name}: there is no L1 cache {caching.cache}; use one of {sorted(shared)} or None"
+            )
         if caching.l2_ttl_seconds < settings.l2_fence_lifetime_seconds:
             raise SettingsError(
                 f"kind {kind.name}: l2_ttl_seconds {caching.l2_ttl_seconds:g} is below "
@@ -172,7 +178,8 @@ class Node:
         l2 = RedisCache(
             connection,
             Codec(
-                compress_above_bytes=settings.l2_compress_above_bytes, inflated_bytes_max=settings.inflated_bytes_max
+                compress_above_bytes=settings.l2_compress_above_bytes,
+                inflated_bytes_max=settings.inflated_bytes_max,
             ),
             prefix=settings.key_prefix.encode(),
             fence_lifetime_seconds=settings.l2_fence_lifetime_seconds,
@@ -301,7 +308,7 @@ def connect(
     progress: Callable[[str], None] = lambda _: None,
     **arguments: Any,
 ) -> Connecting:
-    """Connect one server to the tiers: ``async with holdfast.connect() as state:``, or ``state = await holdfast.connect()``.
+    """Connect one server: ``async with holdfast.connect() as state:``, or ``state = await holdfast.connect()``.
 
     With no settings the embedded PostgreSQL and Valkey cluster are started, or reused if they run.
 
@@ -321,4 +328,3 @@ def connect(
         environment=os.environ, file=Path(config) if config is not None else None, arguments=arguments
     )
     return Connecting(Node(chosen, kinds, progress=progress))
-

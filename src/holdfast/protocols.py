@@ -20,7 +20,8 @@ class Coherence(msgspec.Struct, frozen=True):
     """What L3 said of its identity and of the generations, in the same snapshot as the rows beside it.
 
     Attributes:
-        incarnation: the running L3; another value means a crash, a failover or a restore, and empties every cache.
+        incarnation: the running L3; another value means a crash, a failover or a restore, and empties every
+            cache.
         generations: scope (``all`` or ``kind:<name>``) to the number below which cached entries are void.
     """
 
@@ -134,7 +135,8 @@ class Failed(msgspec.Struct, frozen=True):
     """L2 could not answer for this key; an error, not a miss.
 
     Attributes:
-        node_time_ms: the node's clock if the node answered, with an entry that is unreadable: it may be filled anew.
+        node_time_ms: the node's clock if the node answered, with an entry that is unreadable: it may be
+            filled anew.
     """
 
     error: Exception
@@ -158,7 +160,8 @@ class Fill(msgspec.Struct, frozen=True):
 class SharedCache(Protocol):
     """L2: disposable, shared by all servers. It may forget anything at any time; it must never answer with the past.
 
-    No method raises for a node that is away: reads answer `Failed`, fills and fences say how many did not arrive.
+    No method raises for a node that is away: reads answer `Failed`, fills and fences say how many did not
+        arrive.
     """
 
     async def read(self, keys: Sequence[Key], coherence: Coherence) -> Mapping[Key, Cached | Absent | Failed]:
@@ -168,7 +171,8 @@ class SharedCache(Protocol):
     async def fill(self, fills: Sequence[Fill], coherence: Coherence) -> int:
         """Store entries that are still the newest known, and return how many were stored.
 
-        An entry is refused if the key holds a newer version or a fence above it (same incarnation), or if its read
+        An entry is refused if the key holds a newer version or a fence above it (same incarnation), or if its
+        read
         began longer ago than half the lifetime of a fence: by then the fence that forbids it may be gone.
         """
         ...

@@ -1,19 +1,22 @@
 """Cache miss resolution: L1 -> L2 -> L3, one flight per key, guarded fills.
 
-A flight is one load of one key that any number of callers wait for. The callers of one moment share a round trip per L2 node
-and one L3 query. A flight belongs to nobody: it goes on when its callers are cancelled, and its result still fills the
-tiers.
+A flight is one load of one key that any number of callers wait for. The callers of one moment share a round
+trip per L2 node and one L3 query. A flight belongs to nobody: it goes on when its callers are cancelled, and
+its result still fills the tiers.
 
 What closes which race:
 
-* A write detaches the key's flight: callers that come after the write start their own, which began after it (rule R4). A
-  `STRONG` read joins no flight at all; it enters the next L3 batch, whose query is not yet begun.
-* A flight's ticket and L2 node time are taken before it reads; fills show them, and are refused when overtaken (R1, C2).
-* L2 is believed only under the incarnation and generations known now; L3 tells both with every batch. A new incarnation
-  empties L1 before anything read under it is handed out.
+* A write detaches the key's flight: callers that come after the write start their own, which began after it
+  (rule R4). A `STRONG` read joins no flight at all; it enters the next L3 batch, whose query is not yet
+  begun.
+* A flight's ticket and L2 node time are taken before it reads; fills show them, and are refused when
+  overtaken (R1, C2).
+* L2 is believed only under the incarnation and generations known now; L3 tells both with every batch. A new
+  incarnation empties L1 before anything read under it is handed out.
 * A key whose fence has not reached L2 yet is read past L2.
 
-An error of L2 is counted as an error and the read goes on to L3; it is never a miss. An error of L3 reaches every caller.
+An error of L2 is counted as an error and the read goes on to L3; it is never a miss. An error of L3 reaches
+every caller.
 """
 
 from __future__ import annotations
@@ -102,10 +105,16 @@ class Resolver:
         self.coherence = coherence
         self._adopted_at = clock.monotonic()
         self._l2_batcher: Batcher[Flight] = Batcher(
-            self._ask_l2, items_max=BATCH_KEYS_MAX, batches_max=L2_BATCHES_MAX, overlap_seconds=OVERLAP_SECONDS
+            self._ask_l2,
+            items_max=BATCH_KEYS_MAX,
+            batches_max=L2_BATCHES_MAX,
+            overlap_seconds=OVERLAP_SECONDS,
         )
         self._l3_batcher: Batcher[Flight] = Batcher(
-            self._ask_l3, items_max=BATCH_KEYS_MAX, batches_max=l3_batches_max, overlap_seconds=OVERLAP_SECONDS
+            self._ask_l3,
+            items_max=BATCH_KEYS_MAX,
+            batches_max=l3_batches_max,
+            overlap_seconds=OVERLAP_SECONDS,
         )
 
     def load(self, key: Key) -> asyncio.Future[Resolved]:
@@ -251,4 +260,3 @@ class Resolver:
 def _seen(future: asyncio.Future[Resolved]) -> None:
     if not future.cancelled():
         future.exception()
-

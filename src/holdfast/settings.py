@@ -1,7 +1,7 @@
 """Settings: arguments first, then ``HOLDFAST_*`` in the environment, then a TOML file.
 
-`Settings` is the reference: each field's text says what it means, its unit and its default; the environment variable is the
-field's name in capitals behind ``HOLDFAST_``.
+`Settings` is the reference: each field's text says what it means, its unit and its default; the environment
+variable is the field's name in capitals behind ``HOLDFAST_``.
 """
 
 from __future__ import annotations
@@ -30,29 +30,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         postgres_url: L3, ``postgresql://user:password@host:port/database``; empty: the embedded PostgreSQL.
         postgres_ca_file: certificates (PEM) to trust for L3; empty: the system's.
-        redis_urls: L2, any nodes of one cluster or one server, ``redis[s]://user:password@host:port``, separated by commas;
-            empty: the embedded Valkey cluster.
+        redis_urls: L2, any nodes of one cluster or one server, ``redis[s]://user:password@host:port``,
+            separated by commas; empty: the embedded Valkey cluster.
         redis_ca_file: certificates (PEM) to trust for ``rediss`` URLs; empty: the system's.
         key_prefix: of every key in L2.
         home: directory of the embedded servers; empty: ``HOLDFAST_HOME``, else the user's data directory.
         embedded_replicas: replicas of each embedded primary, 0 or 1.
         embedded_postgres_version: 16 or 18.
-        migrate_on_connect: bring the database's schema up to date when connecting; otherwise `holdfast migrate` must.
+        migrate_on_connect: bring the database's schema up to date when connecting; otherwise `holdfast
+            migrate` must.
         l1_swarm_entries_max, l1_swarm_ttl_seconds: the seed's swarm cache: 1000 entries, 300 s.
         l1_run_entries_max, l1_run_ttl_seconds: the seed's run cache: 500 entries, 600 s.
-        l1_config_entries_max, l1_config_ttl_seconds: the cache that bots, teams and routines share: 2000 entries, 900 s.
+        l1_config_entries_max, l1_config_ttl_seconds: the cache that bots, teams and routines share: 2000
+            entries, 900 s.
         l2_request_timeout_seconds: after which L2 counts as failed for a request; 0.5 s.
         l2_connect_timeout_seconds: for one connection to L2; 2 s.
         l2_compress_above_bytes: documents larger than this are gzipped in L2; 1024 bytes.
-        l2_fence_lifetime_seconds: how long a fence stands in L2. A fill may come at most half of it after its read began. Every
-            kind's TTL in L2 must be at least this; 60 s.
+        l2_fence_lifetime_seconds: how long a fence stands in L2. A fill may come at most half of it after its
+            read began. Every kind's TTL in L2 must be at least this; 60 s.
         l3_connections_max: connections to L3; 20.
         l3_queue_max: calls that may wait for one of them; the next is refused with `Overloaded`; 1000.
         l3_connect_timeout_seconds: the wait for a connection, opening included; 30 s.
         l3_statement_timeout_seconds: after which the server gives up a statement; 30 s.
         document_bytes_max: size of an encoded document; 1 MiB.
         document_depth_max: nesting of a document; 64.
-        inflated_bytes_max: what an L2 entry may inflate to before it counts as corrupt; 8 MiB, at least `document_bytes_max`.
+        inflated_bytes_max: what an L2 entry may inflate to before it counts as corrupt; 8 MiB, at least
+            `document_bytes_max`.
     """
 
     postgres_url: str = ""
@@ -88,7 +91,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise SettingsError("inflated_bytes_max must be at least document_bytes_max")
         if bool(self.postgres_url) != bool(self.redis_urls):
             given, other = ("postgres_url", "redis_urls") if self.postgres_url else ("redis_urls", "postgres_url")
-            raise SettingsError(f"{given} is set and {other} is not: name both servers, or neither for the embedded ones")
+            raise SettingsError(
+                f"{given} is set and {other} is not: name both servers, or neither for the embedded ones"
+            )
 
     @property
     def embedded(self) -> bool:
@@ -112,7 +117,8 @@ def load_settings(
         arguments: settings by name; None counts as not given.
 
     Raises:
-        SettingsError: an unknown setting, or a value that cannot work: which source, which setting, what it takes.
+        SettingsError: an unknown setting, or a value that cannot work: which source, which setting, what it
+            takes.
     """
     named = file or (Path(found) if (found := environment.get(PREFIX + "CONFIG")) else None)
     values: dict[str, Any] = _checked(_read_file(named), f"{named}") if named else {}

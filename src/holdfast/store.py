@@ -1,14 +1,14 @@
 """The door: `StateStore` and its typed collections.
 
-Reads go to L1 first, without awaiting anything on a hit; the rest is `resolution`. Writes go to L3 first; after the commit
-the key is fenced in L1 and L2, in that order, and L1 takes the new value. That pair is shielded: a caller that is cancelled
-after its write was sent leaves no tier half told.
+Reads go to L1 first, without awaiting anything on a hit; the rest is `resolution`. Writes go to L3 first;
+after the commit the key is fenced in L1 and L2, in that order, and L1 takes the new value. That pair is
+shielded: a caller that is cancelled after its write was sent leaves no tier half told.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar, cast
 
 from holdfast.documents import Document, Limits, encode
@@ -73,7 +73,7 @@ class Writer:
         while self._under_way:
             await asyncio.wait(self._under_way)
 
-    async def _shielded(self, work: Any) -> Any:
+    async def _shielded(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         task = asyncio.get_running_loop().create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
@@ -117,7 +117,7 @@ class Writer:
             self._resolver.detach(key)
 
     async def _forget(self, keys: Iterable[Key]) -> None:
-        """The write may or may not be in effect, at a version nobody told us: refuse every older and younger value alike."""
+        """The write may be in effect, at a version nobody told us: refuse every value alike."""
         unknown = dict.fromkeys(keys, ANY_VERSION)
         self._tell(unknown)
         await self._fences.send(unknown)
@@ -126,8 +126,8 @@ class Writer:
 class Collection(Generic[D]):
     """The documents of one kind.
 
-    `peek(id)` is an attribute that is called: L1 only, synchronous, the live document or None. It is L1's own function, since
-    one more call would be a third of its cost.
+    `peek(id)` is an attribute that is called: L1 only, synchronous, the live document or None. It is L1's own
+    function, since one more call would be a third of its cost.
     """
 
     def __init__(self, kind: Kind[D], *, cache: LocalCache, resolver: Resolver, l3: Storage, writer: Writer) -> None:
@@ -154,9 +154,7 @@ class Collection(Generic[D]):
         resolved = await self._resolve(identifier, consistency)
         return None if resolved.value is MISSING else cast("D", resolved.value)
 
-    async def entry(
-        self, identifier: str, *, consistency: Consistency = Consistency.BOUNDED
-    ) -> Entry[D] | None:
+    async def entry(self, identifier: str, *, consistency: Consistency = Consistency.BOUNDED) -> Entry[D] | None:
         """The document with its version, tier and age; None if there is no such row. Raises like `get`."""
         if consistency is Consistency.BOUNDED:
             self.peek(identifier)  # counts, and renews its place in the LRU order
@@ -169,7 +167,10 @@ class Collection(Generic[D]):
     async def get_many(
         self, identifiers: Iterable[str], *, consistency: Consistency = Consistency.BOUNDED
     ) -> dict[str, D]:
-        """The documents that exist, by id: one L2 round trip per node and one L3 query per 256 misses. Raises like `get`."""
+        """The documents that exist, by id: one L2 round trip a node and one L3 query for 256 misses.
+
+        Raises like `get`.
+        """
         found: dict[str, D] = {}
         loads: dict[str, asyncio.Future[Resolved]] = {}
         for identifier in dict.fromkeys(identifiers):
@@ -198,7 +199,8 @@ class Collection(Generic[D]):
         """Store a document.
 
         Args:
-            expected_version: None to store whatever is there, 0 if it must not exist, else the version it must have.
+            expected_version: None to store whatever is there, 0 if it must not exist, else the version it
+                must have.
 
         Raises:
             InvalidKey, InvalidDocument: refused, with the place of the fault; nothing was written.
@@ -226,16 +228,18 @@ class Collection(Generic[D]):
         return {key.id: Receipt(version) for key, version in versions.items()}
 
     async def update(self, identifier: str, change: Callable[[D], D], *, default: D | None = None) -> D:
-        """Change a document by a pure function, which runs again if another writer was faster; returns what was stored.
+        """Change a document by a pure function and return what was stored.
 
         Args:
-            change: from the current document to the new one; synchronous, without effects.
+            change: from the current document to the new one; synchronous, without effects, and run again when
+                another writer was faster.
             default: what `change` gets when there is no row.
 
         Raises:
             NotFound: no row and no default.
             Conflict: other writers were faster 64 times in a row.
-            InvalidDocument: `change` returned what cannot be stored, or no document. And whatever `change` raises.
+            InvalidDocument: `change` returned what cannot be stored, or no document. And whatever `change`
+                raises.
         """
         key = Key(self.kind.name, check_id(identifier))
         # Writers of this process take turns; only those of other processes can still make an attempt fail.
@@ -281,7 +285,9 @@ class Collection(Generic[D]):
     def _write(self, identifier: str, document: D, expected: int | None) -> Write:
         key = Key(self.kind.name, check_id(identifier))
         if not isinstance(document, self.kind.document):
-            raise InvalidDocument("", f"{key}: a {self.kind.document.__name__} is wanted, not a {type(document).__name__}")
+            raise InvalidDocument(
+                "", f"{key}: a {self.kind.document.__name__} is wanted, not a {type(document).__name__}"
+            )
         if expected is not None and not 0 <= expected <= ANY_VERSION:
             raise InvalidDocument("", f"{key}: expected_version {expected} is no version (0 to 2^63-1)")
         return Write(key, document.SCHEMA, encode(document, self._writer.limits), expected)
@@ -331,5 +337,3 @@ class StateStore:
         if collection is None or collection.kind is not kind:
             raise SettingsError(f"kind {kind.name} is not known here: connect(kinds=[...]) takes own kinds")
         return collection
-
-

@@ -1,9 +1,11 @@
 """Fences on their way to L2: sent after each commit, repeated until every node was told.
 
-A fence that cannot be delivered leaves an older value standing in L2, so it is kept here, the key is read past L2 by this
-server, and a background loop repeats it. The loop runs only while something is pending; it ends with `stop`.
+A fence that cannot be delivered leaves an older value standing in L2, so it is kept here, the key is read
+past L2 by this server, and a background loop repeats it. The loop runs only while something is pending; it
+ends with `stop`.
 
-Bounded: above `pending_max` keys the oldest fences are given up and counted, and L2 may answer with those keys' old values
+Bounded: above `pending_max` keys the oldest fences are given up and counted, and L2 may answer with those
+    keys' old values
 until their TTL ends.
 """
 
@@ -60,7 +62,7 @@ class FenceSender:
             await asyncio.wait([task])
 
     def _note(self, versions: Mapping[Key, int]) -> None:
-        """Pending before sent: a reader that comes between the commit and the fence's arrival must not believe L2."""
+        """Pending before sent: a reader that comes between commit and fence must not believe L2."""
         for key, version in versions.items():
             self.pending[key] = max(version, self.pending.pop(key, 0))
         while len(self.pending) > self._pending_max:

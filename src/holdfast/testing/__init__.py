@@ -1,5 +1,6 @@
-"""For tests of code that uses Holdfast: the same door over tiers in memory, a clock that is set by hand, and the suites that
-every tier must pass.
+"""For tests of code that uses Holdfast.
+
+The same door over tiers in memory, a clock that is set by hand, and the suites that every tier must pass.
 
 Nothing in the package imports this.
 """

@@ -86,7 +86,12 @@ class MemoryCache:
             return False
         expires_at_ms = fill.node_time_ms + round(fill.ttl_seconds * 1000)
         self._held[fill.key] = Held(
-            fill.row, fill.row.version, coherence.incarnation, coherence.highest, fill.node_time_ms, expires_at_ms
+            fill.row,
+            fill.row.version,
+            coherence.incarnation,
+            coherence.highest,
+            fill.node_time_ms,
+            expires_at_ms,
         )
         return True
 

@@ -6,7 +6,18 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from holdfast.keys import Key
-from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill, Loaded, Row, SharedCache, Storage, Write
+from holdfast.protocols import (
+    Absent,
+    Cached,
+    Coherence,
+    Failed,
+    Fill,
+    Loaded,
+    Row,
+    SharedCache,
+    Storage,
+    Write,
+)
 
 
 class Pause:

@@ -1,8 +1,8 @@
 """Batching: calls of the same moment become one round trip.
 
-A batch starts at the end of the event loop's tick that brought its first item, or when the batch before it ends, so that under
-load each round trip carries all that waited meanwhile. One that takes longer than `overlap_seconds` is not waited for: a
-slow answer must not hold up the ones behind it.
+A batch starts at the end of the event loop's tick that brought its first item, or when the batch before it
+ends, so that under load each round trip carries all that waited meanwhile. One that takes longer than
+`overlap_seconds` is not waited for: a slow answer must not hold up the ones behind it.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ Format 1, big-endian:
     68     ...  payload
     ====== ==== ===========================================================
 
-The scripts of L2 read bytes 0, 8-15, 16-31, 32-39 and 56-59, so every later format must keep these. A fence has no
-payload. The checksum covers the key's name, so that an entry moved to another key is noticed.
+The scripts of L2 read bytes 0, 8-15, 16-31, 32-39 and 56-59, so every later format must keep these. A fence
+has no payload. The checksum covers the key's name, so that an entry moved to another key is noticed.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ _HEAD = struct.Struct(">sBBBIQ16sQQQIHH")
 _CHECKSUM = struct.Struct(">I")
 _GZIP_WINDOW = 31  # zlib's name for "gzip container, largest window"
 _GZIP_LEVEL = 1
+_BROKEN: type[Exception] = isal_zlib.error
 
 
 class WireEntry(msgspec.Struct, frozen=True):
@@ -74,7 +75,8 @@ class Codec:
 
     Args:
         compress_above_bytes: bodies longer than this are gzipped, if that makes them shorter.
-        inflated_bytes_max: a body that inflates beyond this is corrupt; at most this much is ever allocated for it.
+        inflated_bytes_max: a body that inflates beyond this is corrupt; at most this much is ever allocated
+            for it.
     """
 
     def __init__(self, *, compress_above_bytes: int = 1024, inflated_bytes_max: int = 8 * 1024 * 1024) -> None:
@@ -105,7 +107,8 @@ class Codec:
         """Read an entry back; None if it is of a format this version does not know.
 
         Raises:
-            CorruptDocument: too short, wrong checksum, encrypted without a key here, or inflating beyond the limit.
+            CorruptDocument: too short, wrong checksum, encrypted without a key here, or inflating beyond the
+                limit.
         """
         if len(data) < HEADER_BYTES or data[:1] != b"H":
             raise CorruptDocument(f"L2 entry {name!r}: {len(data)} bytes that are no entry of Holdfast")
@@ -114,8 +117,8 @@ class Codec:
         head, payload = data[:64], data[HEADER_BYTES:]
         if _checksum(name, head, payload) != data[64:HEADER_BYTES]:
             raise CorruptDocument(f"L2 entry {name!r}: its checksum does not match")
-        (_, _, flags, _, key_id, read_at_ms, incarnation, version, generation, birth, ttl_ms, schema, _) = (
-            _HEAD.unpack(head)
+        (_, _, flags, _, key_id, read_at_ms, incarnation, version, generation, birth, ttl_ms, schema, _) = _HEAD.unpack(
+            head
         )
         if flags & ENCRYPTED:
             raise CorruptDocument(f"L2 entry {name!r}: encrypted with key {key_id}, which this server does not have")
@@ -129,7 +132,7 @@ class Codec:
         inflater = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)
         try:
             body: bytes = inflater.decompress(payload, self._inflated_bytes_max + 1)
-        except isal_zlib.error as fault:
+        except _BROKEN as fault:
             raise CorruptDocument(f"L2 entry {name!r}: its gzip stream is broken ({fault})") from fault
         if len(body) > self._inflated_bytes_max:
             raise CorruptDocument(f"L2 entry {name!r}: inflates beyond {self._inflated_bytes_max} bytes")

@@ -2,15 +2,17 @@
 
 Rules:
 
-1. Only committed values enter (rule R1). A reader takes a ticket before it asks L2 or L3 and shows it with its fill.
-2. A fence says "at least this version exists". A fill is refused if a newer fence for its key arrived after its ticket,
-   or if fences that young were already forgotten. Below a version that is held, nothing is filled.
+1. Only committed values enter (rule R1). A reader takes a ticket before it asks L2 or L3 and shows it with
+   its fill.
+2. A fence says "at least this version exists". A fill is refused if a newer fence for its key arrived after
+   its ticket, or if fences that young were already forgotten. Below a version that is held, nothing is
+   filled.
 3. MISSING has no version, so any fence since the ticket refuses it (rule R2).
 4. TTL runs from insertion. A hit renews an entry's place in the LRU order, never its TTL.
 
-One `LocalCache` is one of the seed's caches and may serve several kinds (bot, team and routine share one). Each kind has
-a `Shelf` keyed by id alone, because building `(kind, id)` for every hit costs a third of it; the entry that was not used
-for longest, over all shelves, is evicted first.
+One `LocalCache` is one of the seed's caches and may serve several kinds (bot, team and routine share one).
+Each kind has a `Shelf` keyed by id alone, because building `(kind, id)` for every hit costs a third of it;
+the entry that was not used for longest, over all shelves, is evicted first.
 
 Synchronous and without locks: it belongs to one event loop, and no method awaits.
 """
@@ -101,7 +103,8 @@ class LocalCache:
         self._clock = clock
         self._shelves: dict[str, Shelf] = {}
         self._size = 0
-        # Fences by key in order of arrival: (arrival, version). Arrival numbers are this cache's only clock of events.
+        # Fences by key in order of arrival: (arrival, version). Arrival numbers are this cache's only clock
+        # of events.
         self._fences: OrderedDict[Key, tuple[int, int]] = OrderedDict()
         self._fences_max = entries_max * FENCES_PER_ENTRY
         self._arrival = 0
@@ -166,7 +169,8 @@ class LocalCache:
         held = self.shelf(key.kind).entries.get(key.id)
         if held is None:
             return True
-        # Two reads may end in another order than they began; "no such row" has no version to tell, so its read must be later.
+        # Two reads may end in another order than they began; "no such row" has no version to tell, so its
+        # read must be later.
         return held.read_at <= read_at if value is MISSING else held.version <= version
 
     def _remove(self, key: Key) -> None:

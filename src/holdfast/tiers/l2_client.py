@@ -1,7 +1,7 @@
 """The connection to L2: cluster or single node, scripts run on a chosen node, and the map of which node serves what.
 
-Connecting is lazy and repeated on demand, at most once a second, so that L2 may be away when a server starts and come
-back later. All errors of the client leave this module as `TierUnavailable`, with the cause chained.
+Connecting is lazy and repeated on demand, at most once a second, so that L2 may be away when a server starts
+and come back later. All errors of the client leave this module as `TierUnavailable`, with the cause chained.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ class RedisConnection:
         """Run a script on one node.
 
         Raises:
-            TierUnavailable: the node did not answer in time or refused. If it no longer serves the keys, the map of nodes
-                was forgotten, and the next call reads it anew.
+            TierUnavailable: the node did not answer in time or refused. If it no longer serves the keys, the
+                map of nodes was forgotten, and the next call reads it anew.
         """
         try:
             return await self._command(["EVALSHA", script.digest, "0", *arguments], node)
@@ -180,7 +180,8 @@ class RedisConnection:
             raise TierUnavailable(f"L2 at {self._addresses}: {type(fault).__name__}: {fault}") from fault
 
     async def _open(self) -> GlideClient | GlideClusterClient:
-        # The client logs each refused request on stderr; every one of them reaches our caller as an error already.
+        # The client logs each refused request on stderr; every one of them reaches our caller as an error
+        # already.
         Logger.init(LogLevel.OFF)
         if await self._is_cluster():
             advanced = AdvancedGlideClusterClientConfiguration(
@@ -192,7 +193,7 @@ class RedisConnection:
         return await GlideClient.create(self._single(self._nodes(), read_only=False))
 
     async def _is_cluster(self) -> bool:
-        """Ask the first node that answers; a client made for a cluster refuses single servers, and the other way round."""
+        """Ask the first node that answers: clients for a cluster and for a single server are different ones."""
         for position, address in enumerate(self._nodes(), start=1):
             try:
                 # read_only: a replica may answer too.
@@ -211,9 +212,7 @@ class RedisConnection:
         return [NodeAddress(address.host, address.port) for address in self._addresses]
 
     def _single(self, nodes: list[NodeAddress], *, read_only: bool) -> GlideClientConfiguration:
-        advanced = AdvancedGlideClientConfiguration(
-            connection_timeout=self._connect_timeout_ms, tls_config=self._tls
-        )
+        advanced = AdvancedGlideClientConfiguration(connection_timeout=self._connect_timeout_ms, tls_config=self._tls)
         return GlideClientConfiguration(nodes, advanced_config=advanced, read_only=read_only, **self._common())
 
     def _common(self) -> dict[str, Any]:

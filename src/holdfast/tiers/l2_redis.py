@@ -1,7 +1,7 @@
 """L2: entries and fences shared by all servers, in Redis Cluster or a single Redis or Valkey.
 
-Each call is one script per node, whatever the number of keys. A node that is away costs its own keys only. The rules are
-in the scripts (`lua/`) and in `codec`; this module groups, counts and maps errors.
+Each call is one script per node, whatever the number of keys. A node that is away costs its own keys only.
+The rules are in the scripts (`lua/`) and in `codec`; this module groups, counts and maps errors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class RedisCache:
 
     Args:
         prefix: of every key name.
-        fence_lifetime_seconds: how long a fence stands; a fill may come at most half of it after its read began.
+        fence_lifetime_seconds: how long a fence stands; a fill may come at most half of it after its read
+            began.
     """
 
     def __init__(
@@ -86,9 +87,7 @@ class RedisCache:
         return [names[name] for name in failed]
 
     def _encode_fence(self, name: bytes, version: int, coherence: Coherence) -> bytes:
-        return self._codec.encode_fence(
-            name, version, incarnation=coherence.incarnation, generation=coherence.highest
-        )
+        return self._codec.encode_fence(name, version, incarnation=coherence.incarnation, generation=coherence.highest)
 
     def _judge(self, key: Key, name: bytes, value: Any, node_time_ms: int, coherence: Coherence) -> Answer:
         if value is None:
@@ -105,7 +104,7 @@ class RedisCache:
     async def _on_each_node(
         self, names: list[bytes], act: Callable[[Node, list[bytes]], Awaitable[None]]
     ) -> dict[bytes, TierError]:
-        """Act on each node's keys at once; returns the keys whose node failed. A changed map of nodes is read once more."""
+        """Act on all nodes at once, again where the map of nodes had changed; returns the keys whose node failed."""
         failed = await self._attempt(names, act)
         if failed and self._connection.map_is_stale:
             failed = await self._attempt(list(failed), act)
@@ -144,4 +143,3 @@ def _pairs(first: bytes, names: Sequence[bytes], values: Mapping[bytes, bytes]) 
     for name in names:
         arguments += (name, values[name])
     return arguments
-

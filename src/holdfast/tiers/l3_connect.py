@@ -19,12 +19,17 @@ class PostgresConnector:
         url: ``postgresql://[user[:password]@][host][:port]/database[?host=...&sslmode=...]``.
         connect_timeout_seconds: for one attempt.
         statement_timeout_seconds: after which the server gives a statement up.
-        ca_file: certificates to trust instead of the system's. With it, or with ``sslmode=require`` and above in the URL, the
-            server's certificate and name are verified.
+        ca_file: certificates to trust instead of the system's. With it, or with ``sslmode=require`` and above
+            in the URL, the server's certificate and name are verified.
     """
 
     def __init__(
-        self, url: str, *, connect_timeout_seconds: float, statement_timeout_seconds: float, ca_file: str | None = None
+        self,
+        url: str,
+        *,
+        connect_timeout_seconds: float,
+        statement_timeout_seconds: float,
+        ca_file: str | None = None,
     ) -> None:
         if urlsplit(url).scheme not in {"postgresql", "postgres"}:
             raise SettingsError("postgres_url: it begins with postgresql://, then user, host and database")
@@ -51,10 +56,9 @@ class PostgresConnector:
                 },
                 **({"ssl": self._ssl} if self._ssl is not None else {}),
             )
-            # A json value travels as its own text; bytes in and out spare a decoding that msgspec does better.
-            await connection.set_type_codec(
-                "json", schema="pg_catalog", encoder=bytes, decoder=bytes, format="binary"
-            )
+            # A json value travels as its own text; bytes in and out spare a decoding that msgspec does
+            # better.
+            await connection.set_type_codec("json", schema="pg_catalog", encoder=bytes, decoder=bytes, format="binary")
         return connection
 
     def _tls(self, ca_file: str | None) -> ssl.SSLContext | None:

@@ -1,9 +1,11 @@
 """Held connections to PostgreSQL: a bounded set, handed out in the order of asking.
 
-A pool that resets each connection on release costs half of L3's throughput, and this package never changes a session's
-state, so a connection is returned as it is. One that died, or was left inside a transaction, is thrown away.
+A pool that resets each connection on release costs half of L3's throughput, and this package never changes a
+session's state, so a connection is returned as it is. One that died, or was left inside a transaction, is
+thrown away.
 
-Who owns what: `_idle` and `_waiting` change only between awaits, so no lock is needed. A connection is always in exactly one
+Who owns what: `_idle` and `_waiting` change only between awaits, so no lock is needed. A connection is always
+    in exactly one
 place: idle, handed to a caller, or being opened in a caller's stead (counted in `_size`).
 """
 
@@ -100,7 +102,8 @@ class ConnectionPool:
         try:
             connection = await waiter
         except asyncio.CancelledError:
-            # It may have been handed over in the same tick that we were cancelled in; then it goes to the next in line.
+            # It may have been handed over in the same tick that we were cancelled in; then it goes to the
+            # next in line.
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._pass_on(waiter.result())
             elif waiter in self._waiting:

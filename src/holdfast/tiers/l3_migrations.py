@@ -33,10 +33,11 @@ class Migration(msgspec.Struct, frozen=True):
 
 def migrations() -> list[Migration]:
     """All migrations of this version, in order."""
-    found = []
-    for entry in files("holdfast.tiers").joinpath("sql", "migrations").iterdir():
-        if match := _FILE_NAME.match(entry.name):
-            found.append(Migration(int(match[1]), entry.name, entry.read_text(encoding="utf-8")))
+    found = [
+        Migration(int(match[1]), entry.name, entry.read_text(encoding="utf-8"))
+        for entry in files("holdfast.tiers").joinpath("sql", "migrations").iterdir()
+        if (match := _FILE_NAME.match(entry.name))
+    ]
     return sorted(found, key=lambda migration: migration.number)
 
 
@@ -113,9 +114,7 @@ async def _manage_kinds(
     made = []
     for kind in kinds:
         try:
-            await connection.execute(
-                "SELECT holdfast.manage_kind($1, $2, $3)", kind.name, kind.table, kind.append_only
-            )
+            await connection.execute("SELECT holdfast.manage_kind($1, $2, $3)", kind.name, kind.table, kind.append_only)
         except asyncpg.ObjectNotInPrerequisiteStateError as fault:
             raise StorageNotReady(str(fault)) from fault
         if kind.name not in present:

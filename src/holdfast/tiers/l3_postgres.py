@@ -1,8 +1,8 @@
 """L3: `Storage` over PostgreSQL, the only source of truth.
 
-Each call is one statement wherever one suffices; writes of several sorts share one transaction. Rows are always locked in
-key order (ids are collated "C", so Python's order of UTF-8 bytes is the server's), which keeps writers of overlapping
-sets from deadlocking.
+Each call is one statement wherever one suffices; writes of several sorts share one transaction. Rows are
+always locked in key order (ids are collated "C", so Python's order of UTF-8 bytes is the server's), which
+keeps writers of overlapping sets from deadlocking.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHUNK_ROWS: Final = 1000
 """Rows in one statement; more go in several statements of one transaction."""
 
 
-class _NoPartition(Exception):  # noqa: N818 - never leaves this module
+class _NoPartition(Exception):
     def __init__(self, table: str) -> None:
         self.table = table
 
@@ -75,7 +75,8 @@ class PostgresStorage:
         try:
             return await self._save(writes)
         except _NoPartition as missing:
-            # The first write of a month that no server prepared: the whole was rolled back, so it can be done again.
+            # The first write of a month that no server prepared: the whole was rolled back, so it can be done
+            # again.
             with mapped(f"making this month's partition of {missing.table}"):
                 async with self._pool.connection() as connection:
                     await connection.execute(l3_statements.ENSURE_MONTH, missing.table)
@@ -84,7 +85,8 @@ class PostgresStorage:
     async def _save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
         batches = list(_batches(writes, self._kinds))
         if len(batches) == 1 and (len(batches[0]) == 1 or batches[0][0].expected is None):
-            # One statement commits by itself. Several conditional rows need a transaction, to undo the ones that held.
+            # One statement commits by itself. Several conditional rows need a transaction, to undo the ones
+            # that held.
             with mapped(_words(writes), writes=True):
                 async with self._pool.connection() as connection:
                     return await self._save_batch(connection, batches[0])
@@ -162,7 +164,11 @@ class PostgresStorage:
         versions = {Key(kind, identifier): version for identifier, version in records}
         if len(versions) < len(batch):
             refused = next(write for write in batch if write.key not in versions)
-            raise Conflict(refused.key, expected=refused.expected or 0, actual=await self._version(connection, refused.key))
+            raise Conflict(
+                refused.key,
+                expected=refused.expected or 0,
+                actual=await self._version(connection, refused.key),
+            )
         return versions
 
     async def _write(self, connection: Any, kind: str, statement: str, columns: list[Any]) -> Any:
@@ -207,11 +213,10 @@ async def _roll_back(transaction: Any) -> None:
     try:
         await transaction.rollback()
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        # The connection is gone, and with it the transaction; the pool throws it away. The first error is the one to see.
+        # The connection is gone, and with it the transaction; the pool throws it away. The first error is the
+        # one to see.
         return
 
 
 def _words(writes: Sequence[Write]) -> str:
     return f"writing {writes[0].key}" if len(writes) == 1 else f"writing {len(writes)} documents"
-
-

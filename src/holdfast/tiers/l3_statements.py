@@ -1,6 +1,7 @@
 """The SQL of L3, one set per kind (pure).
 
-Only table names are put into these texts: they come from `Kind`, are checked there and quoted here. Ids, documents and
+Only table names are put into these texts: they come from `Kind`, are checked there and quoted here. Ids,
+    documents and
 versions are always parameters.
 """
 
@@ -13,7 +14,8 @@ import msgspec
 # One row of identity in front of the data, so that both come from one snapshot in one round trip.
 _COHERENCE = """
 SELECT (-1)::int2 AS kind, i.id::text AS id, 0::int8 AS version, 0::int8 AS birth, 0::int2 AS schema,
-       coalesce((SELECT json_object_agg(scope, generation ORDER BY scope) FROM holdfast.generations), '{}') AS document
+       coalesce((SELECT json_object_agg(scope, generation ORDER BY scope) FROM holdfast.generations), '{}') AS
+       document
 FROM holdfast.incarnation i"""
 
 ENSURE_INCARNATION = "INSERT INTO holdfast.incarnation DEFAULT VALUES ON CONFLICT DO NOTHING"
@@ -29,7 +31,8 @@ class Statements(msgspec.Struct, frozen=True):
         insert: ($1 ids, $2 documents, $3 schemas) inserts what is not there.
         replace: ($1 ids, $2 documents, $3 schemas, $4 versions) updates the rows that are at these versions.
         lock: ($1 ids) locks the rows that exist, in key order.
-        delete: ($1 id, $2 version or null) returns the number drawn (null: nothing deleted) and the version found.
+        delete: ($1 id, $2 version or null) returns the number drawn (null: nothing deleted) and the version
+            found.
         scan: ($1 id or null, $2 limit) rows after an id.
     """
 
@@ -50,7 +53,8 @@ class Statements(msgspec.Struct, frozen=True):
         returning = "RETURNING t.id, t.version"
         return cls(
             load=_COHERENCE + _rows(0, table, 1),
-            upsert=f"{insert} ON CONFLICT (id) DO UPDATE SET document = EXCLUDED.document, schema = EXCLUDED.schema {returning}",
+            upsert=f"""{insert} ON CONFLICT (id)
+                DO UPDATE SET document = EXCLUDED.document, schema = EXCLUDED.schema {returning}""",
             # An append-only table has no unique index on the id alone; its trigger refuses what exists.
             insert=f"{insert} {'' if append_only else 'ON CONFLICT (id) DO NOTHING'} {returning}",
             replace=f"""UPDATE {name} t SET document = u.document, schema = u.schema

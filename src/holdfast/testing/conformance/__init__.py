@@ -1,6 +1,7 @@
 """What every tier must do, as suites to run on an implementation of your own.
 
-Each suite is a class of async checks named `check_*`; it is built on a harness that makes the tier and lets time pass. With pytest:
+Each suite is a class of async checks named `check_*`; it is built on a harness that makes the tier and lets
+time pass. With pytest:
 
     @pytest.mark.parametrize("check", checks(SharedCacheSuite), ids=lambda check: check.__name__)
     async def test_my_cache(check): await check(SharedCacheSuite(my_cache, ...))
@@ -13,6 +14,9 @@ from typing import Any
 
 from holdfast.testing.conformance.shared_cache import SharedCacheSuite
 from holdfast.testing.conformance.storage import StorageSuite
+
+if not __debug__:
+    raise RuntimeError("the conformance suites are made of assertions: run them without python -O")
 
 __all__ = ["SharedCacheSuite", "StorageSuite", "checks"]
 

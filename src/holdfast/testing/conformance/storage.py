@@ -107,7 +107,7 @@ class StorageSuite:
         try:
             await self.storage.delete(KEY, expected=version + 1000)
         except Conflict as conflict:
-            assert conflict.actual == version  # noqa: PT017 - the suite runs without pytest
+            assert conflict.actual == version
         else:
             raise AssertionError("the delete was not refused")
         assert (await self.storage.delete(KEY, expected=version))[1] is True
@@ -116,7 +116,11 @@ class StorageSuite:
         """History takes new ids only: no second write, no change, no deletion."""
         key = Key("run_snapshot", "run-1/1")
         version = (await self.storage.save([Write(key, 1, BODY)]))[key]
-        for write in (Write(key, 1, OTHER), Write(key, 1, OTHER, version), Write(Key("run_snapshot", "n"), 1, BODY, 5)):
+        for write in (
+            Write(key, 1, OTHER),
+            Write(key, 1, OTHER, version),
+            Write(Key("run_snapshot", "n"), 1, BODY, 5),
+        ):
             await self.expect_append_only(self.storage.save([write]))
         await self.expect_append_only(self.storage.delete(key))
         assert (await self.row(key)).body == BODY

@@ -1,0 +1,315 @@
+"""A tier that fails is a typed error or a fall to the next tier; it never looks like a missing document."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import msgspec
+import pytest
+
+import holdfast
+from fix_races import KEY, until
+from fix_single import Single
+from holdfast import Bot, Consistency, OutcomeUnknown, StorageNotReady, TierUnavailable
+from holdfast.clock import SystemClock
+from holdfast.errors import CorruptDocument, Overloaded, SchemaTooNew
+from holdfast.keys import redis_key
+from holdfast.node import Flows, OpenStore, connection_pool
+from holdfast.protocols import Cached
+from holdfast.settings import Settings
+from holdfast.testing import MemoryCache, PausingStorage
+from holdfast.testing.door import connect_flows
+from holdfast.tiers.l2_redis import RedisCache
+from holdfast.tiers.l3_postgres import PostgresStorage
+
+ADA = Bot(name="Ada")
+
+
+def flows_of(store: OpenStore) -> Flows:
+    assert store._node.flows is not None
+    return store._node.flows
+
+
+@asynccontextmanager
+async def administrator(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection beside Holdfast's, for what a person with psql does."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def test_without_l2_everything_works_from_l3(settings: Settings) -> None:
+    """An L2 that cannot be reached costs errors in the counters and nothing else."""
+    nowhere = msgspec.structs.replace(settings, redis_urls=("redis://127.0.0.1:1",), l2_connect_timeout_seconds=0.2)
+    async with holdfast.connect(nowhere) as state, holdfast.connect(nowhere) as other:
+        await state.bots.put("b1", ADA)
+        assert await other.bots.get("b1") == ADA
+        counters = flows_of(other).counters
+        assert (counters.l2.errors, counters.l2.misses, counters.l3.hits) == (1, 0, 1)
+
+
+async def test_l2_that_dies_and_comes_back(settings: Settings, single: Single) -> None:
+    """While L2 is away reads go to L3; when it is back, the fences it missed are delivered."""
+    alone = msgspec.structs.replace(
+        settings, redis_urls=single.urls, key_prefix="vrooli:", l2_request_timeout_seconds=0.2
+    )
+    async with holdfast.connect(alone) as state, holdfast.connect(alone) as other:
+        await state.bots.put("b1", ADA)
+        assert await other.bots.get("b1") == ADA
+        single.kill()
+        await state.bots.put("b1", Bot(name="Eve"))
+        assert list(flows_of(state).fences.pending) == [KEY]
+        flows_of(state).caches["bot"].flush()
+        assert await state.bots.get("b1") == Bot(name="Eve")
+        single.start()
+
+        async def delivered() -> bool:
+            await asyncio.sleep(0.01)
+            return not flows_of(state).fences.pending
+
+        await until(delivered)
+        assert await other.bots.get("b1", consistency=Consistency.STRONG) == Bot(name="Eve")
+
+
+async def test_a_single_server_with_an_acl_user(settings: Settings, single: Single) -> None:
+    """A server that is no cluster works, under a user that may touch only our prefix."""
+    alone = msgspec.structs.replace(settings, redis_urls=single.urls, key_prefix="vrooli:")
+    async with holdfast.connect(alone) as state, holdfast.connect(alone) as other:
+        await state.bots.put("b1", ADA)
+        await other.bots.get("b1")
+        await flows_of(other).resolver.drain()
+        flows_of(state).caches["bot"].flush()
+        entry = await state.bots.entry("b1")
+        assert entry is not None
+        assert entry.tier is holdfast.Tier.L2
+
+
+async def test_without_l3_a_read_is_an_error(settings: Settings, l3: PostgresStorage, l2: RedisCache) -> None:
+    """A key that only L3 could answer raises; what L1 and L2 hold is still served."""
+    async with connect_flows(l2=l2, l3=l3, clock=SystemClock(), settings=settings) as flows:
+        await flows.store.bots.put("held", ADA)
+        await l3.close()
+        assert await flows.store.bots.get("held") == ADA
+        with pytest.raises(holdfast.HoldfastError):
+            await flows.store.bots.get("asked")
+
+
+async def test_no_server_at_the_address(settings: Settings) -> None:
+    """Connecting to a PostgreSQL that is not there says so, without the password."""
+    nowhere = msgspec.structs.replace(settings, postgres_url="postgresql://app:s3cret@127.0.0.1:1/holdfast")
+    with pytest.raises(TierUnavailable) as refused:
+        async with holdfast.connect(nowhere):
+            pass
+    assert "connecting" in str(refused.value)
+    assert "s3cret" not in str(refused.value) + repr(nowhere)
+
+
+async def test_a_database_without_the_schema(settings: Settings, servers: holdfast.Settings) -> None:
+    """Without migration on connect, an unmigrated database is refused with the command that helps."""
+    async with administrator(settings.postgres_url) as connection:
+        await connection.execute("DROP SCHEMA holdfast CASCADE")
+    with pytest.raises(StorageNotReady, match="holdfast migrate"):
+        async with holdfast.connect(msgspec.structs.replace(settings, migrate_on_connect=False)):
+            pass
+
+
+async def test_two_servers_migrate_once(settings: Settings) -> None:
+    """Of servers that start at once on an empty database, one migrates and the others wait."""
+    async with administrator(settings.postgres_url) as connection:
+        await connection.execute("DROP SCHEMA holdfast CASCADE")
+    stores = await asyncio.gather(*(holdfast.connect(settings) for _ in range(4)))
+    async with administrator(settings.postgres_url) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM holdfast.migrations") == 1
+    await asyncio.gather(*(store.close() for store in stores))
+
+
+async def test_a_lost_reply_is_an_unknown_outcome(settings: Settings) -> None:
+    """A write whose connection dies is neither success nor failure, and its key is asked from L3 afterwards."""
+    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+        await state.bots.put("b1", ADA)
+        async with connection.transaction():
+            await connection.execute("""SELECT FROM holdfast."User" WHERE id = 'b1' FOR UPDATE""")
+            writing = asyncio.ensure_future(state.bots.put("b1", Bot(name="Eve")))
+            blocked = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+            async def waiting() -> bool:
+                return bool(await connection.fetch(blocked))
+
+            await until(waiting)
+            await connection.execute(f"SELECT pg_terminate_backend(pid) FROM ({blocked}) AS b")  # noqa: S608
+            with pytest.raises(OutcomeUnknown):
+                await writing
+        assert state.bots.peek("b1") is None
+        assert await state.bots.get("b1") == ADA
+        await flows_of(state).resolver.drain()
+        flows = flows_of(state)
+        answer = (await flows.resolver._l2.read([KEY], flows.resolver.coherence))[KEY]
+        assert not isinstance(answer, Cached), "a value may not be cached while the outcome is unknown"
+
+
+async def test_a_cancelled_put_still_tells_the_caches(settings: Settings, l3: PostgresStorage, l2: RedisCache) -> None:
+    """A caller cancelled between commit and fence leaves neither tier with the old document."""
+    storage = PausingStorage(l3)
+    async with connect_flows(l2=l2, l3=storage, clock=SystemClock(), settings=settings) as flows:
+        bots = flows.store.bots
+        await bots.put("b1", ADA)
+        pause = storage.pause_next_save()
+        writing = asyncio.ensure_future(bots.put("b1", Bot(name="Eve")))
+        await pause.reached.wait()
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        assert bots.peek("b1") == ADA
+        pause.release()
+        await flows.writer.drain()
+        assert bots.peek("b1") == Bot(name="Eve")
+        assert not isinstance((await l2.read([KEY], flows.resolver.coherence))[KEY], Cached)
+
+
+async def test_a_cancelled_reader_leaves_the_flight_to_the_others(
+    settings: Settings, l3: PostgresStorage, l2: RedisCache
+) -> None:
+    """R4: of two callers in one flight, one is cancelled and the other is answered."""
+    storage = PausingStorage(l3)
+    async with connect_flows(l2=l2, l3=storage, clock=SystemClock(), settings=settings) as flows:
+        await flows.store.bots.put("b1", ADA)
+        flows.caches["bot"].flush()
+        pause = storage.pause_next_load()
+        first, second = (asyncio.ensure_future(flows.store.bots.get("b1")) for _ in range(2))
+        await pause.reached.wait()
+        first.cancel()
+        pause.release()
+        assert await second == ADA
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+
+async def test_another_incarnation_empties_l1(settings: Settings) -> None:
+    """When L3 says it is another one, what was cached under the old one is gone from L1 and void in L2."""
+    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+        await state.bots.put("b1", ADA)
+        await state.bots.put("b2", ADA)
+        await connection.execute("UPDATE holdfast.incarnation SET id = gen_random_uuid()")
+        await state.bots.get("unknown")
+        assert state.bots.peek("b1") is None
+        assert await state.bots.get("b1") == ADA
+        assert flows_of(state).counters.flushes == 1
+
+
+async def test_a_raised_generation_voids_a_kind(settings: Settings) -> None:
+    """A generation in L3 voids L2's entries of its kind as soon as a server learns of it."""
+    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+        await state.bots.put("b1", ADA)
+        flows_of(state).caches["bot"].flush()
+        await state.bots.get("b1")
+        await flows_of(state).resolver.drain()
+        await connection.execute(
+            "INSERT INTO holdfast.generations VALUES ('kind:bot', nextval('holdfast.version_seq'))"
+        )
+        await state.bots.get("b2")
+        entry = await state.bots.entry("b1")
+        assert entry is not None
+        assert entry.tier is holdfast.Tier.L3
+
+
+async def test_a_row_of_a_newer_schema(settings: Settings) -> None:
+    """E1: a document written by a newer server is `SchemaTooNew`, in a read and in a scan."""
+    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+        await connection.execute(
+            """INSERT INTO holdfast."User" (id, document, schema) VALUES ('b1', '{"__version": 99, "name": "x"}', 99)"""
+        )
+        with pytest.raises(SchemaTooNew, match="bot:b1"):
+            await state.bots.get("b1")
+        with pytest.raises(SchemaTooNew, match="bot:b1"):
+            [pair async for pair in state.bots.scan()]
+
+
+async def test_a_row_that_is_no_document(settings: Settings) -> None:
+    """A row that cannot be decoded is an error that names it; the other rows are served."""
+    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+        await state.bots.put("b2", ADA)
+        await connection.execute("""INSERT INTO holdfast."User" (id, document) VALUES ('b1', '[1, 2]')""")
+        with pytest.raises(CorruptDocument, match="bot:b1"):
+            await state.bots.get("b1")
+        assert await state.bots.get("b2") == ADA
+
+
+async def test_a_corrupt_l2_entry_is_read_from_l3_and_replaced(settings: Settings) -> None:
+    """A damaged entry counts as an error of L2, is never served, and gives way to a fresh one."""
+    async with holdfast.connect(settings) as state:
+        flows = flows_of(state)
+        cache = flows.resolver._l2
+        assert isinstance(cache, RedisCache)
+        await state.bots.put("b1", ADA)
+        name = redis_key(cache._prefix, KEY)
+        node = (await cache._connection.topology()).node_of(name)
+        await cache._connection._command(["SET", name, b"H\x01 damaged " + bytes(80)], node)
+        flows.caches["bot"].flush()
+        assert await state.bots.get("b1") == ADA
+        assert (flows.counters.l2.errors, flows.counters.l2.hits) == (1, 0)
+        await flows.resolver.drain()
+        flows.caches["bot"].flush()
+        entry = await state.bots.entry("b1")
+        assert entry is not None
+        assert entry.tier is holdfast.Tier.L2
+
+
+async def test_too_many_waiting_calls_are_refused(settings: Settings) -> None:
+    """A full queue for connections refuses at once; what was let in is done."""
+    small = msgspec.structs.replace(settings, l3_connections_max=2, l3_queue_max=3)
+    storage = PostgresStorage(connection_pool(small), {**holdfast.kinds.register([])})
+    outcomes = await asyncio.gather(*(storage.load([KEY]) for _ in range(10)), return_exceptions=True)
+    assert sum(isinstance(outcome, Overloaded) for outcome in outcomes) == 5
+    assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 5
+    await storage.close()
+
+
+async def test_closing_twice_and_using_it_afterwards(settings: Settings) -> None:
+    """`close` may come twice; a closed store says that it is closed, also for what it held in memory."""
+    state = await holdfast.connect(settings)
+    await state.bots.put("b1", ADA)
+    await state.close()
+    await state.close()
+    with pytest.raises(holdfast.Closed):
+        await state.bots.get("b1")
+
+
+async def test_raw_sql_cannot_choose_a_version(settings: Settings) -> None:
+    """V1 and V3: whatever a statement says, version and birth are the trigger's, also under replication role."""
+    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+        receipt = await state.bots.put("b1", ADA)
+        await connection.execute("SET session_replication_role = replica")
+        await connection.execute("""UPDATE holdfast."User" SET version = 1, birth = 1 WHERE id = 'b1'""")
+        row = await connection.fetchrow("""SELECT version, birth FROM holdfast."User" WHERE id = 'b1'""")
+        assert row["version"] > receipt.version
+        assert row["birth"] == receipt.version
+
+
+async def test_a_month_without_partition_is_made(settings: Settings) -> None:
+    """The first snapshot of a month nobody prepared makes its partition and is stored."""
+    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+        for (part,) in await connection.fetch(
+            """SELECT inhrelid::regclass::text FROM pg_inherits
+            WHERE inhparent = 'holdfast."RunContextSnapshot"'::regclass"""
+        ):
+            await connection.execute(f"DROP TABLE {part}")
+        snapshot = holdfast.RunContextSnapshot(run_id="r1", routine_id="q1", sequence=1)
+        await state.run_snapshots.put("r1/1", snapshot)
+        assert await state.run_snapshots.get("r1/1", consistency=Consistency.STRONG) == snapshot
+
+
+async def test_memory_and_real_tiers_mix() -> None:
+    """A server over tiers in memory forgets an L2 that was away, like a real one."""
+    l2 = MemoryCache(SystemClock())
+    async with connect_flows(l2=l2, clock=SystemClock()) as flows:
+        l2.away = True
+        await flows.store.bots.put("b1", ADA)
+        assert list(flows.fences.pending) == [KEY]
+        l2.away = False
+        await flows.fences._attempt([KEY])
+        assert not flows.fences.pending
