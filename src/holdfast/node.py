@@ -130,9 +130,12 @@ def build_caches(settings: Settings, kinds: Mapping[str, Kind[Any]], clock: Cloc
                 f"kind {kind.name}: l2_ttl_seconds {caching.l2_ttl_seconds:g} is below "
                 f"l2_fence_lifetime_seconds {settings.l2_fence_lifetime_seconds:g}"
             )
-        caches[kind.name] = shared.get(caching.cache or "") or LocalCache(
-            entries_max=caching.l1_entries_max, ttl_seconds=caching.l1_ttl_seconds, clock=clock.monotonic
-        )
+        if caching.cache is not None:
+            caches[kind.name] = shared[caching.cache]
+        else:
+            caches[kind.name] = LocalCache(
+                entries_max=caching.l1_entries_max, ttl_seconds=caching.l1_ttl_seconds, clock=clock.monotonic
+            )
     return caches
 
 

@@ -29,7 +29,7 @@ has no payload. The checksum covers the key's name, so that an entry moved to an
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Final, cast
 from uuid import UUID
 
 import msgspec
@@ -50,7 +50,7 @@ _HEAD = struct.Struct(">sBBBIQ16sQQQIHH")
 _CHECKSUM = struct.Struct(">I")
 _GZIP_WINDOW = 31  # zlib's name for "gzip container, largest window"
 _GZIP_LEVEL = 1
-_BROKEN: type[Exception] = isal_zlib.error
+_BROKEN = cast("type[Exception]", isal_zlib.error)
 
 
 class WireEntry(msgspec.Struct, frozen=True):
