@@ -1,0 +1,50 @@
+"""The README's code runs as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from holdfast.embedded import Running
+
+README = Path(__file__).parents[2] / "README.md"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def run(program: str, servers: Running, postgres_url: str) -> str:
+    """What a program prints, with the session's servers in its environment."""
+    environment = {
+        **os.environ,
+        "HOLDFAST_POSTGRES_URL": postgres_url,
+        "HOLDFAST_REDIS_URLS": ",".join(servers.redis_urls),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_first_example(servers: Running, postgres_url: str) -> None:
+    """The 25 lines print what their comments say."""
+    code = [line for line in BLOCKS[0].splitlines() if line.strip()]
+    assert len(code) <= 25
+    assert run(BLOCKS[0], servers, postgres_url).splitlines() == ["Find the leak", "ada True Tier.L3", "None"]
+
+
+def test_an_own_kind(servers: Running, postgres_url: str) -> None:
+    """The own kind of the README is stored."""
+    program = f"import asyncio, holdfast\n{BLOCKS[1]}\nasyncio.run(own())\nprint('stored')"
+    assert run(program, servers, postgres_url).strip() == "stored"
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_each_example_runs(example: Path, servers: Running, postgres_url: str) -> None:
+    """Every file under examples ends well."""
+    assert run(example.read_text(encoding="utf-8"), servers, postgres_url)
