@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -65,7 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     key_prefix: Annotated[str, Meta(max_length=64, pattern=r"^[^{}\s]*$")] = "vrooli:"
     home: str = ""
     embedded_replicas: Annotated[int, Meta(ge=0, le=1)] = 0
-    embedded_postgres_version: Annotated[int, Meta(ge=16, le=18)] = 18
+    embedded_postgres_version: Literal[16, 18] = 18
     migrate_on_connect: bool = True
     l1_swarm_entries_max: Count = 1000
     l1_swarm_ttl_seconds: Seconds = 5 * 60.0

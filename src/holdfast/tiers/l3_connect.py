@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ssl
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
 from holdfast.errors import SettingsError
 from holdfast.tiers.l3_errors import mapped
+
+_VERIFIED = {"require", "verify-ca", "verify-full"}
 
 
 class PostgresConnector:
@@ -62,10 +64,15 @@ class PostgresConnector:
         return connection
 
     def _tls(self, ca_file: str | None) -> ssl.SSLContext | None:
-        """Verify wherever TLS was asked for; `sslmode=require` alone would take any certificate."""
-        if ca_file is None and "sslmode=require" not in self._url:
-            return None  # the driver obeys the URL's sslmode, verify-ca and verify-full included
+        """Verify wherever TLS was asked for; the driver alone would take any certificate for ``sslmode=require``."""
+        asked = {name: values[-1] for name, values in parse_qs(urlsplit(self._url).query).items()}
+        if ca_file is None and asked.get("sslmode") not in _VERIFIED:
+            return None
         try:
-            return ssl.create_default_context(cafile=ca_file)
+            context = ssl.create_default_context(cafile=ca_file or asked.get("sslrootcert"))
+            if "sslcert" in asked:
+                context.load_cert_chain(asked["sslcert"], asked.get("sslkey"))
         except (OSError, ssl.SSLError) as fault:
-            raise SettingsError(f"postgres_ca_file: {ca_file} cannot be used ({fault})") from fault
+            raise SettingsError(f"postgres_ca_file or the URL's sslrootcert, sslcert, sslkey: {fault}") from fault
+        context.check_hostname = asked.get("sslmode") != "verify-ca"
+        return context
