@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 import socket
@@ -14,9 +13,9 @@ from urllib.parse import quote
 import msgspec
 import pytest
 import trustme
-from fix_races import KEY
 
 import holdfast
+from fix_races import KEY
 from holdfast import Bot, Settings, TierUnavailable
 from holdfast.clock import SystemClock
 from holdfast.embedded import Running
@@ -27,7 +26,7 @@ from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_redis import RedisCache
 
 REDIS = shutil.which("redis-server")
-POSTGRES = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 AS_ORDINARY_USER = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
 
 
@@ -98,7 +97,7 @@ def tls_postgres(tmp_path: Path, certificates: Certificates) -> Iterator[str]:
     """The URL of a PostgreSQL that lets nobody in without TLS."""
     if not POSTGRES:
         pytest.skip("no postgresql with TLS on this machine")
-    folder, data, port = Path(POSTGRES[-1]), tmp_path / "data", free_port()
+    folder, data, port = POSTGRES[-1], tmp_path / "data", free_port()
     password = tmp_path / "password"
     password.write_text("s3cret")
     subprocess.run(

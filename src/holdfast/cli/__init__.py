@@ -1,0 +1,52 @@
+"""The command `holdfast`.
+
+Every fault of the user's or of a server's ends in one sentence on stderr and exit status 2; a traceback is a
+fault of this package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import cyclopts
+
+from holdfast.cli.demo import demo
+from holdfast.cli.migrate import migrate
+from holdfast.cli.servers import down, status, up
+from holdfast.errors import HoldfastError
+
+T = TypeVar("T")
+
+app = cyclopts.App(
+    name="holdfast",
+    help="Holdfast, the state layer for agent swarms: in memory, shared in Redis, held in PostgreSQL.",
+    version_flags=["--version"],
+)
+app.command(demo)
+app.command(up)
+app.command(status)
+app.command(down)
+app.command(migrate)
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    try:
+        sys.exit(app(backend="asyncio", result_action="return_value") or 0)
+    except HoldfastError as fault:
+        print(f"holdfast: {fault}", file=sys.stderr)  # noqa: T201 - the place where errors meet the user
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine, on uvloop where it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional, and not on every platform
+    except ImportError:
+        return asyncio.run(work)
+    return uvloop.run(work)

@@ -1,0 +1,51 @@
+"""The tiers' servers for a run of the demo: those that the settings name, else the embedded ones."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from holdfast.settings import Settings
+
+
+@asynccontextmanager
+async def backing_servers(settings: Settings, *, keep: bool, say: Callable[[str], None]) -> AsyncIterator[Settings]:
+    """The settings with both servers named.
+
+    Embedded servers of which none ran before are stopped at the end; of a set that others use, nothing is.
+
+    Args:
+        settings: as loaded.
+        keep: leave them running.
+        say: told in words what is being waited for.
+
+    Raises:
+        ServerStartError: an embedded server did not start.
+    """
+    if not settings.embedded:
+        yield settings
+        return
+    # Imported only here: with servers of your own, nothing embedded is even loaded.
+    from holdfast.embedded import (  # noqa: PLC0415
+        EmbeddedOptions,
+        default_home,
+        ensure_running,
+        status,
+        stop,
+    )
+
+    options = EmbeddedOptions(
+        home=Path(settings.home) if settings.home else default_home(),
+        replicas=settings.embedded_replicas,
+        postgres_version=settings.embedded_postgres_version,
+    )
+    running = await ensure_running(options, progress=say)
+    all_started_here = len(running.started) == len(await status(options))
+    try:
+        yield msgspec.structs.replace(settings, postgres_url=running.postgres_url, redis_urls=running.redis_urls)
+    finally:
+        if all_started_here and not keep:
+            await stop(options, progress=say)

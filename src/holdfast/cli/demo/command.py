@@ -1,0 +1,72 @@
+"""The main job as a command: `holdfast demo`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+
+from holdfast.cli.demo.backing import backing_servers
+from holdfast.cli.demo.corpus import load_corpus
+from holdfast.cli.demo.files import InputError
+from holdfast.cli.demo.fleet import ServerFailedError
+from holdfast.cli.demo.job import run_demo
+from holdfast.cli.demo.printing import print_report
+from holdfast.cli.demo.progress import Phases
+from holdfast.cli.demo.report import Report
+from holdfast.settings import load_settings
+
+SHIPPED_INPUT = Path(__file__).parent / "input"
+SERVERS_MAX = 16
+
+
+async def demo(
+    *,
+    input: Path | None = None,  # noqa: A002 - the option's name
+    servers: Annotated[int, Parameter(validator=Number(gte=2, lte=SERVERS_MAX))] = 2,
+    json: Path | None = None,
+    keep: bool = False,
+) -> int:
+    """Replay recorded swarm scenarios across server processes, and compare with a replay in plain Python.
+
+    Each step of a swarm is taken by another server than the one before. At the end a further server with cold
+    caches reads every swarm. The status is 0 if all equal the replay, 1 if one differs or a server failed.
+
+    Args:
+        input: Directory with scenarios, routines, agents and teams; else the small ones that are shipped.
+        servers: Number of server processes, 2 to 16.
+        json: File to write the report to, beside printing it.
+        keep: Leave embedded servers running that this demo started.
+    """
+    console = Console()
+    if json is not None and not json.parent.is_dir():
+        raise InputError(f"--json {json}: {json.parent} is not a directory")
+    root = input or SHIPPED_INPUT
+    corpus = load_corpus(root)
+    settings = load_settings(environment=os.environ)
+    try:
+        async with backing_servers(settings, keep=keep, say=lambda line: _say(console, line)) as named:
+            report = await run_demo(corpus, named, root=root, count=servers, phases=Phases(console))
+    except ServerFailedError as failure:
+        Console(stderr=True).print(f"holdfast: {failure}", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    print_report(report, console)
+    if json is not None:
+        _write(json, report)
+    return 0 if report.passed else 1
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _write(path: Path, report: Report) -> None:
+    try:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    except OSError as error:
+        raise InputError(f"--json {path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,131 @@
+"""What the coordinator and its servers say to each other: one JSON object a line, over the server's pipes."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+import msgspec
+
+from holdfast.cli.demo.replay import Outcome
+from holdfast.cli.demo.scenario import Step
+
+LINE_BYTES_MAX = 16 * 1024 * 1024
+
+
+class StepCommand(msgspec.Struct, tag="step", frozen=True):
+    """Take one step of a swarm.
+
+    Attributes:
+        id: of the command; the reply carries it.
+        swarm: the swarm's id.
+        run: label of this run of the demo; a swarm of another run is left alone.
+        at: when the step is taken.
+        team: id of the swarm's team.
+        bot: id of the bot that acts, if there is one.
+        routine: id of the routine that runs, if one does.
+    """
+
+    id: int
+    swarm: str
+    run: str
+    step: Step
+    at: datetime
+    team: str
+    bot: str | None = None
+    routine: str | None = None
+
+
+class ReadCommand(msgspec.Struct, tag="read", frozen=True):
+    """Read a whole swarm, through the caches and past them."""
+
+    id: int
+    swarm: str
+    run: str
+
+
+class Read(msgspec.Struct, frozen=True):
+    """One read that a server made.
+
+    Attributes:
+        tier: that answered; None if there is no such document.
+        seconds: that the call took.
+        strong: it asked L3 past the caches.
+    """
+
+    kind: str
+    tier: str | None
+    seconds: float
+    strong: bool = False
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """The server is connected to its tiers. It says this once, first."""
+
+    process: int
+
+
+class StepReply(msgspec.Struct, tag="step", frozen=True):
+    """A step was taken.
+
+    Attributes:
+        steps_before: the swarm's count of steps as this server read it before its own writes.
+        steps_after: the same as this server read it through its caches after them.
+        writes: seconds that each write took.
+    """
+
+    id: int
+    steps_before: int
+    steps_after: int
+    reads: list[Read]
+    writes: list[float]
+
+
+class ReadReply(msgspec.Struct, tag="read", frozen=True):
+    """A swarm as this server sees it.
+
+    Attributes:
+        cached: through L1 and L2.
+        strong: from L3.
+    """
+
+    id: int
+    cached: Outcome
+    strong: Outcome
+    reads: list[Read]
+
+
+class Failure(msgspec.Struct, tag="failure", frozen=True):
+    """The command could not be carried out."""
+
+    id: int
+    reason: str
+
+
+Command = StepCommand | ReadCommand
+Reply = Ready | StepReply | ReadReply | Failure
+
+
+def encode_line(message: Command | Reply) -> bytes:
+    """The message as one line. Python's own encoder: integers may have any size."""
+    return json.dumps(msgspec.to_builtins(message)).encode() + b"\n"
+
+
+def decode_command(line: bytes) -> Command:
+    """A command from its line.
+
+    Raises:
+        ValueError: it is none.
+    """
+    command: Command = msgspec.convert(json.loads(line), Command)
+    return command
+
+
+def decode_reply(line: bytes) -> Reply:
+    """A reply from its line.
+
+    Raises:
+        ValueError: it is none.
+    """
+    reply: Reply = msgspec.convert(json.loads(line), Reply)
+    return reply

@@ -1,0 +1,104 @@
+"""The report in words, for a terminal and for a plain pipe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from holdfast.cli.demo.report import Malformed, Report, SwarmReport
+from holdfast.cli.demo.success import Verdict
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print all of it. Long lines are left to the terminal: a pipe gets them whole."""
+    console.print(_tiers(report))
+    for block in (
+        _figures(report),
+        _swarms(report),
+        _malformed(report),
+        _collisions(report),
+        _remarks(report),
+    ):
+        for line in block:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    verdict = f"{report.equal} of {len(report.swarms)} swarms, read by a server with cold caches, equal the replay"
+    style = "bold green" if report.passed else "bold red"
+    console.print(verdict, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _tiers(report: Report) -> Table:
+    table = Table(title="Reads by the servers, per tier", title_justify="left")
+    table.add_column("tier")
+    for name in ("hits", "misses", "p50 ms", "p95 ms"):
+        table.add_column(name, justify="right")
+    for tier in report.tiers:
+        table.add_row(tier.tier.upper(), str(tier.hits), str(tier.misses), _ms(tier.p50_ms), _ms(tier.p95_ms))
+    return table
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _figures(report: Report) -> Iterator[str]:
+    loaded = ", ".join(f"{count} {kind}" for kind, count in report.documents.items())
+    spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in report.seconds.items())
+    yield f"States loaded: {loaded}"
+    yield f"States read: {report.states_read}; written: {report.states_written}"
+    yield f"Updates: p50 {_ms(report.update_p50_ms)} ms, p95 {_ms(report.update_p95_ms)} ms"
+    yield f"Servers: {report.servers}, and a cold one at the end. Time: {spent}"
+
+
+def _swarms(report: Report) -> Iterator[str]:
+    for swarm in report.swarms:
+        yield ""
+        hands = ", ".join(sorted(set(swarm.servers)))
+        yield f"{swarm.name} ({swarm.source}; shape {swarm.shape}, {swarm.steps} steps on {hands} in turn)"
+        yield from _differences(swarm)
+        yield from _conditions(swarm)
+        yield from (f"  odd: {odd.place}: {odd.sort}: {odd.says}" for odd in swarm.oddities)
+
+
+def _differences(swarm: SwarmReport) -> Iterator[str]:
+    if not swarm.differences:
+        yield "  the cold server's swarm equals the replay: blackboard, records, events and counters"
+    yield from (f"  DIFFERS: {difference}" for difference in swarm.differences)
+
+
+def _conditions(swarm: SwarmReport) -> Iterator[str]:
+    if not swarm.conditions:
+        yield "  the scenario states no success conditions"
+        return
+    count = Counter(judgement.verdict for judgement in swarm.conditions)
+    yield "  success conditions: " + ", ".join(f"{count[verdict]} {verdict.value}" for verdict in Verdict)
+    for judgement in swarm.conditions:
+        yield f"    {judgement.verdict.value:<11} {judgement.condition} ({judgement.reason})"
+
+
+def _malformed(report: Report) -> Iterator[str]:
+    yield ""
+    yield f"Malformed files, of which nothing was imported: {len(report.malformed)}"
+    yield from (f"  {_malformed_line(fault)}" for fault in report.malformed)
+
+
+def _malformed_line(fault: Malformed) -> str:
+    where = f"{fault.path}, line {fault.line}" if fault.line else fault.path
+    return f"{where}: {f'{fault.place}: ' if fault.place else ''}{fault.reason}"
+
+
+def _collisions(report: Report) -> Iterator[str]:
+    yield ""
+    yield f"Colliding ids, each kept by the first file in sorted order: {len(report.collisions)}"
+    for collision in report.collisions:
+        yield f"  {collision.id} stays with {collision.kept_by}; another becomes {collision.new_id}"
+
+
+def _remarks(report: Report) -> Iterator[str]:
+    if report.remarks:
+        yield ""
+        yield f"Remarks on imported files: {len(report.remarks)}"
+        yield from (f"  {remark}" for remark in report.remarks)
+    yield ""

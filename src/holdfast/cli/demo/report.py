@@ -1,0 +1,138 @@
+"""What a run of the demo found, as a value. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from holdfast.cli.demo.corpus import Collision, Corpus
+from holdfast.cli.demo.files import InputFileError
+from holdfast.cli.demo.oddities import Oddity
+from holdfast.cli.demo.readings import TierReading, milliseconds, read_tiers
+from holdfast.cli.demo.replay import replay
+from holdfast.cli.demo.runner import Cast, Runner, Tally
+from holdfast.cli.demo.stock import Stock
+from holdfast.cli.demo.success import Judgement, judge
+
+
+class Malformed(msgspec.Struct, frozen=True):
+    """A file of which nothing was imported.
+
+    Attributes:
+        line: from 1, where the fault is one of syntax.
+        place: path inside the document, where it is one of shape.
+    """
+
+    path: str
+    reason: str
+    line: int | None
+    place: str | None
+
+
+class SwarmReport(msgspec.Struct, frozen=True):
+    """One scenario.
+
+    Attributes:
+        servers: name of the server that took each step.
+        differences: between the cold server's swarm and the replay; empty if they are equal.
+    """
+
+    name: str
+    source: str
+    shape: str
+    steps: int
+    servers: list[str]
+    differences: list[str]
+    conditions: list[Judgement]
+    oddities: list[Oddity]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The whole run.
+
+    Attributes:
+        run: the label that this run's swarms carry.
+        files: JSON files found, by folder.
+        documents: loaded, by kind.
+        seconds: spent, by phase.
+        tiers: over all servers.
+        states_read: documents read by the servers.
+        states_written: documents loaded, and updates made by the servers.
+    """
+
+    input: str
+    run: str
+    servers: int
+    files: dict[str, int]
+    documents: dict[str, int]
+    seconds: dict[str, float]
+    tiers: list[TierReading]
+    states_read: int
+    states_written: int
+    update_p50_ms: float | None
+    update_p95_ms: float | None
+    swarms: list[SwarmReport]
+    malformed: list[Malformed]
+    collisions: list[Collision]
+    remarks: list[str]
+
+    @property
+    def equal(self) -> int:
+        """Swarms that equal the replay."""
+        return sum(not swarm.differences for swarm in self.swarms)
+
+    @property
+    def passed(self) -> bool:
+        """Every swarm equals the replay."""
+        return self.equal == len(self.swarms)
+
+
+def build_report(
+    *, root: str, servers: int, corpus: Corpus, stock: Stock, runner: Runner, seconds: dict[str, float]
+) -> Report:
+    """Put together what a run found.
+
+    Args:
+        root: the input directory.
+        servers: number of servers that took the steps.
+        corpus: what was read of it.
+        stock: what was loaded.
+        runner: after its run.
+        seconds: spent, by phase.
+    """
+    tally = runner.tally
+    documents = stock.sizes
+    return Report(
+        input=root,
+        run=runner.run,
+        servers=servers,
+        files=corpus.files,
+        documents=documents,
+        seconds=seconds,
+        tiers=read_tiers(tally.reads),
+        states_read=len(tally.reads),
+        states_written=sum(documents.values()) + len(tally.writes),
+        update_p50_ms=milliseconds(tally.writes, 0.50),
+        update_p95_ms=milliseconds(tally.writes, 0.95),
+        swarms=[_swarm(cast, tally) for cast in stock.casts],
+        malformed=[_malformed(fault) for fault in (*corpus.faults, *stock.faults)],
+        collisions=corpus.collisions,
+        remarks=corpus.remarks,
+    )
+
+
+def _swarm(cast: Cast, tally: Tally) -> SwarmReport:
+    scenario = cast.scenario
+    return SwarmReport(
+        name=cast.swarm,
+        source=scenario.source,
+        shape=scenario.shape,
+        steps=len(scenario.steps),
+        servers=tally.hands[cast.swarm],
+        differences=tally.differences[cast.swarm],
+        conditions=judge(scenario, replay(scenario)),
+        oddities=list(scenario.oddities),
+    )
+
+
+def _malformed(fault: InputFileError) -> Malformed:
+    return Malformed(fault.path, fault.reason, fault.line, fault.place)

@@ -1,0 +1,122 @@
+"""The report in words."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from holdfast.cli.demo.corpus import Collision
+from holdfast.cli.demo.oddities import Oddity
+from holdfast.cli.demo.printing import print_report
+from holdfast.cli.demo.progress import Phases
+from holdfast.cli.demo.readings import TierReading
+from holdfast.cli.demo.report import Malformed, Report, SwarmReport
+from holdfast.cli.demo.success import Judgement, Verdict
+
+LONG = "routines/" + "very-long-folder-name/" * 8 + "x.json"
+
+
+def report(differences: list[str]) -> Report:
+    """A report of two swarms, the second with these differences."""
+    equal = SwarmReport(
+        name="one",
+        source="scenarios/one.json",
+        shape="flow",
+        steps=2,
+        servers=["server 1", "server 2"],
+        differences=[],
+        conditions=[
+            Judgement("bags >=80", Verdict.MET, "is 84"),
+            Judgement("event late", Verdict.UNMET, "not in the recording, which is complete"),
+            Judgement("mood is [high]", Verdict.NOT_COVERED, "the recording has no measure of it"),
+        ],
+        oddities=[Oddity("free text", "step 2", "'[b]bold[/b]' names no event and no routine")],
+    )
+    other = SwarmReport("two", "scenarios/two.json", "sequence", 1, ["server 2"], differences, [], [])
+    return Report(
+        input="in",
+        run="run-1",
+        servers=2,
+        files={"scenarios": 2},
+        documents={"teams": 1, "swarms": 2},
+        seconds={"load": 0.25},
+        tiers=[TierReading("l1", 3, 2, 0.0101, 0.25), TierReading("l2", 0, 2, None, None)],
+        states_read=5,
+        states_written=6,
+        update_p50_ms=1.5,
+        update_p95_ms=None,
+        swarms=[equal, other],
+        malformed=[
+            Malformed(LONG, "Expecting value (column 3)", 25, None),
+            Malformed("agents/b.json", "expected `str`, got `int`", None, "identity.name"),
+        ],
+        collisions=[Collision("routines", "7", "routines/a.json", "routines/b.json", "7@routines/b.json")],
+        remarks=["agents/c.json: 'k' stands twice in one object; the last counts"],
+    )
+
+
+def printed(given: Report) -> list[str]:
+    """The report's lines as a pipe of 80 columns gets them."""
+    stream = io.StringIO()
+    print_report(given, Console(file=stream, width=80))
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "States loaded: 1 teams, 2 swarms",
+        "States read: 5; written: 6",
+        "Updates: p50 1.500 ms, p95 - ms",
+        "one (scenarios/one.json; shape flow, 2 steps on server 1, server 2 in turn)",
+        "  success conditions: 1 met, 1 unmet, 1 not covered",
+        "    met         bags >=80 (is 84)",
+        "    unmet       event late (not in the recording, which is complete)",
+        "    not covered mood is [high] (the recording has no measure of it)",
+        "  odd: step 2: free text: '[b]bold[/b]' names no event and no routine",
+        "  the scenario states no success conditions",
+        "Malformed files, of which nothing was imported: 2",
+        f"  {LONG}, line 25: Expecting value (column 3)",
+        "  agents/b.json: identity.name: expected `str`, got `int`",
+        "  7 stays with routines/a.json; another becomes 7@routines/b.json",
+        "  agents/c.json: 'k' stands twice in one object; the last counts",
+        "2 of 2 swarms, read by a server with cold caches, equal the replay",
+    ],
+)
+def test_pipe_gets_every_fact_on_one_whole_line(line: str) -> None:
+    """Facts are neither wrapped nor cut, however long, and brackets are text."""
+    assert line in printed(report([]))
+
+
+def test_tiers_are_a_table() -> None:
+    """Each tier has its hits, misses and percentiles; a tier without hits has no latencies."""
+    rows = [line.split() for line in printed(report([])) if line.startswith("│")]
+
+    assert ["│", "L1", "│", "3", "│", "2", "│", "0.010", "│", "0.250", "│"] in rows
+    assert ["│", "L2", "│", "0", "│", "2", "│", "-", "│", "-", "│"] in rows
+
+
+def test_difference_is_printed_and_fails_the_report() -> None:
+    """A swarm that differs is shown with what differs, and not counted as equal."""
+    given = report(["from L3: counter 'steps': the replay has 2, the server has 1"])
+
+    lines = printed(given)
+
+    assert not given.passed
+    assert "  DIFFERS: from L3: counter 'steps': the replay has 2, the server has 1" in lines
+    assert lines[-1] == "1 of 2 swarms, read by a server with cold caches, equal the replay"
+
+
+def test_phases_print_one_line_each_in_a_pipe() -> None:
+    """Where there is no terminal, a finished phase is one line, and its time is kept."""
+    stream = io.StringIO()
+    ticks = iter([10.0, 12.5])
+    phases = Phases(Console(file=stream, width=80), lambda: next(ticks))
+
+    with phases.phase("load", "loading 3 documents", 3) as advance:
+        advance(3)
+
+    assert stream.getvalue() == "loading 3 documents: done in 2.5 s\n"
+    assert phases.seconds == {"load": 2.5}
