@@ -6,6 +6,11 @@ key.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from holdfast.keys import Key
+
 
 class HoldfastError(Exception):
     """Base of all errors raised by Holdfast."""
@@ -76,7 +81,7 @@ class Conflict(HoldfastError):
         actual: the version found; 0 means "does not exist", None "not known".
     """
 
-    def __init__(self, key: object, *, expected: int, actual: int | None) -> None:
+    def __init__(self, key: Key, *, expected: int, actual: int | None) -> None:
         """Say which key, and both versions."""
         self.key = key
         self.expected = expected

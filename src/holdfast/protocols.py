@@ -94,7 +94,7 @@ class Storage(Protocol):
         ...
 
     async def delete(self, key: Key, *, expected: int | None = None) -> tuple[int, bool]:
-        """Delete a row; returns a version drawn after the row's last one, and whether there was a row.
+        """Delete a row; returns a version above the row's last one, drawn in any case, and whether there was a row.
 
         Raises:
             Conflict: the row is not at `expected`.

@@ -87,6 +87,9 @@ class Writer:
         except OutcomeUnknown:
             await self._forget([write.key for write, _ in writes])
             raise
+        except Conflict as conflict:
+            await self._correct(conflict)
+            raise
         self._tell(versions)
         for write, document in writes:
             cache.fill(
@@ -106,15 +109,26 @@ class Writer:
         except OutcomeUnknown:
             await self._forget([key])
             raise
-        if existed:
-            self._tell({key: version})
-            await self._fences.send({key: version})
+        except Conflict as conflict:
+            await self._correct(conflict)
+            raise
+        # Also when there was no row: a cache may still hold what another server deleted.
+        self._tell({key: version})
+        await self._fences.send({key: version})
         return Receipt(version, existed=existed)
 
     def _tell(self, versions: Mapping[Key, int]) -> None:
         for key, version in versions.items():
             self._caches[key.kind].fence(key, version)
             self._resolver.detach(key)
+
+    async def _correct(self, conflict: Conflict) -> None:
+        """The expectation came from somewhere: a cache that holds the past must not answer the same again."""
+        if conflict.actual:
+            self._tell({conflict.key: conflict.actual})
+            await self._fences.send({conflict.key: conflict.actual})
+        else:
+            await self._forget([conflict.key])
 
     async def _forget(self, keys: Iterable[Key]) -> None:
         """The write may be in effect, at a version nobody told us: refuse every value alike."""

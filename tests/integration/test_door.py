@@ -101,6 +101,29 @@ async def test_expected_version(state: OpenStore, other: OpenStore) -> None:
     assert read.goal == "two"
 
 
+async def test_after_a_conflict_the_next_read_is_fresh(state: OpenStore, other: OpenStore) -> None:
+    """A server that acted on a stale copy does not read the same copy again."""
+    first = await state.bots.put("b1", Bot(name="old"))
+    assert await other.bots.get("b1") == Bot(name="old")
+    await state.bots.put("b1", Bot(name="new"))
+    with pytest.raises(Conflict):
+        await other.bots.put("b1", Bot(name="mine"), expected_version=first.version)
+    assert await other.bots.get("b1") == Bot(name="new")
+    await state.bots.delete("b1")
+    with pytest.raises(Conflict):
+        await other.bots.delete("b1", expected_version=first.version)
+    assert await other.bots.get("b1") is None
+
+
+async def test_deleting_what_another_server_deleted(state: OpenStore, other: OpenStore) -> None:
+    """A delete that finds no row still takes the old copy out of this server's memory."""
+    await state.bots.put("b1", Bot(name="Ada"))
+    assert await other.bots.get("b1") == Bot(name="Ada")
+    await state.bots.delete("b1")
+    assert not (await other.bots.delete("b1")).existed
+    assert await other.bots.get("b1") is None
+
+
 async def test_updates_of_two_servers_lose_nothing(state: OpenStore, other: OpenStore) -> None:
     """Eighty concurrent additions by two servers end at eighty, starting from a missing row."""
 

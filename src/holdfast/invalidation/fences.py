@@ -20,7 +20,8 @@ from holdfast.protocols import Coherence, SharedCache
 
 RETRY_SECONDS: Final = 0.25
 PENDING_MAX: Final = 50_000
-BATCH_MAX: Final = 500
+BATCH_MAX: Final = 1000
+"""Keys in one call: a script must not hold a node up."""
 
 
 class FenceSender:
@@ -70,18 +71,19 @@ class FenceSender:
             self.given_up += 1
 
     async def _attempt(self, keys: list[Key]) -> None:
-        sent = {key: self.pending[key] for key in keys if key in self.pending}
-        untold = set(await self._l2.fence(sent, self._coherence()))
-        for key, version in sent.items():
-            # A newer write may have raised the fence meanwhile; that one is still to be sent.
-            if key not in untold and self.pending.get(key) == version:
-                del self.pending[key]
+        for start in range(0, len(keys), BATCH_MAX):
+            sent = {key: self.pending[key] for key in keys[start : start + BATCH_MAX] if key in self.pending}
+            untold = set(await self._l2.fence(sent, self._coherence()))
+            for key, version in sent.items():
+                # A newer write may have raised the fence meanwhile; that one is still to be sent.
+                if key not in untold and self.pending.get(key) == version:
+                    del self.pending[key]
 
     async def _retry(self) -> None:
         while self.pending:
             await self._sleep(RETRY_SECONDS)
             try:
-                await self._attempt(list(self.pending)[:BATCH_MAX])
+                await self._attempt(list(self.pending))
             except Exception as fault:  # noqa: BLE001 - the loop must outlive any fault of a tier; it is shown, and repeated
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "holdfast: repeating fences failed", "exception": fault}

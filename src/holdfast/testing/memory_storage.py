@@ -58,10 +58,8 @@ class MemoryStorage:
         held = self._rows.get(key)
         if expected is not None and expected != (held.version if held else 0):
             raise Conflict(key, expected=expected, actual=held.version if held else 0)
-        if held is None:
-            return 0, False
-        del self._rows[key]
-        return self._draw(), True
+        self._rows.pop(key, None)
+        return self._draw(), held is not None
 
     async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
         """Rows in order of ids; see `Storage.scan`."""

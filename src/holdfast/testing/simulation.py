@@ -55,7 +55,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         return START_SECONDS + self._virtual.slept
 
     def _run_once(self) -> None:
-        ready = self._ready  # type: ignore[has-type]
+        ready = self._ready  # type: ignore[attr-defined]
         if len(ready) > 1:
             shuffled = list(ready)
             self._random.shuffle(shuffled)

@@ -46,6 +46,8 @@ def mapped(what: str, *, writes: bool = False) -> Iterator[None]:
     except _LOST as fault:
         lost = OutcomeUnknown if writes else TierUnavailable
         raise lost(f"L3: {what}: {_words(fault)}") from fault
+    except asyncpg.QueryCanceledError as fault:
+        raise TierUnavailable(f"L3: {what}: {_words(fault)}") from fault
     except _NOT_READY as fault:
         raise StorageNotReady(f"L3: {what}: {_words(fault)}; run `holdfast migrate`") from fault
     except _FULL as fault:

@@ -113,12 +113,11 @@ class PostgresStorage:
         with mapped(f"deleting {key}", writes=True):
             async with self._pool.connection() as connection:
                 record = await connection.fetchrow(self._statements[key.kind].delete, key.id, expected)
-        drawn, found = record["drawn"], record["found"]
-        if drawn is None and expected is not None and expected != found:
-            raise Conflict(key, expected=expected, actual=found or 0)
-        if drawn is None and expected is not None:
-            raise Conflict(key, expected=expected, actual=None)
-        return (drawn or 0), drawn is not None
+        deleted, found = bool(record["deleted"]), record["found"]
+        if expected is not None and not deleted:
+            # Found at the expected version and yet not deleted: another writer changed it in between.
+            raise Conflict(key, expected=expected, actual=None if found == expected else found or 0)
+        return record["drawn"], deleted
 
     async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
         """Rows in order of ids; see `Storage.scan`."""

@@ -64,7 +64,8 @@ class Statements(msgspec.Struct, frozen=True):
             delete=f"""WITH found AS (SELECT version FROM {name} WHERE id = $1),
                 gone AS (DELETE FROM {name} WHERE id = $1 AND ($2::int8 IS NULL OR version = $2)
                          RETURNING nextval('holdfast.version_seq') AS drawn)
-                SELECT (SELECT drawn FROM gone) AS drawn, (SELECT version FROM found) AS found""",
+                SELECT EXISTS (SELECT FROM gone) AS deleted, (SELECT version FROM found) AS found,
+                       coalesce((SELECT drawn FROM gone), nextval('holdfast.version_seq')) AS drawn""",
             scan=f"""SELECT id, version, birth, schema, document FROM {name}
                 WHERE $1::text IS NULL OR id > $1 ORDER BY id LIMIT $2""",
         )
