@@ -6,10 +6,7 @@ key.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from holdfast.keys import Key
+from typing import Any
 
 
 class HoldfastError(Exception):
@@ -77,11 +74,12 @@ class Conflict(HoldfastError):
     """The row is not at the version the write expected; nothing was written.
 
     Attributes:
+        key: the `Key` that was written.
         expected: the version the write asked for; 0 means "must not exist".
         actual: the version found; 0 means "does not exist", None "not known".
     """
 
-    def __init__(self, key: Key, *, expected: int, actual: int | None) -> None:
+    def __init__(self, key: Any, *, expected: int, actual: int | None) -> None:
         """Say which key, and both versions."""
         self.key = key
         self.expected = expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -11,6 +12,12 @@ from holdfast.errors import SettingsError
 from holdfast.keys import check_kind_name
 
 D = TypeVar("D", bound=Document)
+
+L2_TTL_SECONDS_MAX: Final = 45 * 86_400.0
+"""The wire format counts a TTL in 32 bits of milliseconds."""
+
+RESERVED_TABLES: Final = frozenset({"generations", "incarnation", "kinds", "migrations"})
+_NAMEABLE: Final = re.compile(r"[^\0\ud800-\udfff]+\Z")
 
 TABLE_NAME_BYTES_MAX: Final = 50
 """PostgreSQL's 63, less what a monthly partition adds to the name."""
@@ -61,11 +68,20 @@ class Kind(Generic[D]):
         if not (isinstance(self.document, type) and issubclass(self.document, Document)):
             raise SettingsError(f"kind {self.name}: document must be a class derived from Document")
         object.__setattr__(self, "table", self.table or self.name)
-        if not 0 < len(self.table.encode()) <= TABLE_NAME_BYTES_MAX or "\0" in self.table:
-            raise SettingsError(f"kind {self.name}: table names have 1 to {TABLE_NAME_BYTES_MAX} bytes")
+        if not 0 < len(self.table.encode(errors="replace")) <= TABLE_NAME_BYTES_MAX or not _NAMEABLE.match(self.table):
+            raise SettingsError(
+                f"kind {self.name}: table names have 1 to {TABLE_NAME_BYTES_MAX} bytes of UTF-8, no NUL"
+            )
+        if self.table in RESERVED_TABLES:
+            raise SettingsError(f"kind {self.name}: the table {self.table} is Holdfast's own")
+        self._check_caching()
+
+    def _check_caching(self) -> None:
         caching = self.caching
-        if caching.l1_entries_max < 1 or caching.l1_ttl_seconds <= 0 or caching.l2_ttl_seconds <= 0:
-            raise SettingsError(f"kind {self.name}: cache sizes and TTLs must be positive")
+        if caching.l1_entries_max < 1 or not caching.l1_ttl_seconds > 0:
+            raise SettingsError(f"kind {self.name}: l1_entries_max and l1_ttl_seconds must be positive")
+        if not 0 < caching.l2_ttl_seconds <= L2_TTL_SECONDS_MAX:
+            raise SettingsError(f"kind {self.name}: l2_ttl_seconds must be above 0 and at most {L2_TTL_SECONDS_MAX:g}")
 
 
 _CONFIG: Final = "config"

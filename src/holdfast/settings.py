@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -62,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     postgres_ca_file: str = ""
     redis_urls: tuple[str, ...] = ()
     redis_ca_file: str = ""
-    key_prefix: Annotated[str, Meta(max_length=64, pattern=r"^[^{}\s]*$")] = "vrooli:"
+    key_prefix: Annotated[str, Meta(max_length=64, pattern=r"\A[^{}\s]*\Z")] = "vrooli:"
     home: str = ""
     embedded_replicas: Annotated[int, Meta(ge=0, le=1)] = 0
     embedded_postgres_version: Literal[16, 18] = 18
@@ -86,7 +85,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     inflated_bytes_max: Bytes = 8 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        """Check what no single field can say."""
+        """Check each field, as the sources do, and what no single field can say."""
+        _checked({name: getattr(self, name) for name in self.__struct_fields__}, "Settings")
         if self.inflated_bytes_max < self.document_bytes_max:
             raise SettingsError("inflated_bytes_max must be at least document_bytes_max")
         if bool(self.postgres_url) != bool(self.redis_urls):
@@ -102,8 +102,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __repr__(self) -> str:
         """Every setting, URLs without user and password."""
-        shown = (f"{name}={_redacted(getattr(self, name))!r}" for name in self.__struct_fields__)
-        return f"Settings({', '.join(shown)})"
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        shown["postgres_url"] = _redacted(self.postgres_url)
+        shown["redis_urls"] = tuple(_redacted(url) for url in self.redis_urls)
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 def load_settings(
@@ -138,9 +140,11 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in Settings.__struct_fields__:
-        if (text := environment.get(PREFIX + name.upper())) is not None:
-            found[name] = [url.strip() for url in text.split(",") if url.strip()] if name == "redis_urls" else text
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX) or variable == PREFIX + "CONFIG":
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        found[name] = [url.strip() for url in text.split(",") if url.strip()] if name == "redis_urls" else text
     return found
 
 
@@ -158,10 +162,10 @@ def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     return checked
 
 
-def _redacted(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_redacted(url) for url in value)
-    if isinstance(value, str) and "://" in value:
-        parts = urlsplit(value)
-        return f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}"
-    return value
+def _redacted(url: str) -> str:
+    """A URL without user, password and options. It need not be a valid one: what cannot be told apart is hidden."""
+    scheme, separator, rest = url.rpartition("://")
+    before, at, host = rest.rpartition("@")
+    if at and "?" in before:
+        return f"{scheme}{separator}***"
+    return f"{scheme}{separator}{'***@' if at else ''}{host.partition('?')[0]}"

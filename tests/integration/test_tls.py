@@ -111,7 +111,7 @@ def tls_postgres(tmp_path: Path, certificates: Certificates) -> Iterator[str]:
             f"ssl = on\nssl_cert_file = '{certificates.cert}'\nssl_key_file = '{certificates.key}'\n"
             f"port = {port}\nunix_socket_directories = ''\nlogging_collector = off\n"
         )
-    control = [*AS_ORDINARY_USER, folder / "pg_ctl", "-D", data, "-w", "-l", tmp_path / "postgres.log"]
+    control = [*AS_ORDINARY_USER, f"{folder}/pg_ctl", "-D", str(data), "-w", "-l", f"{tmp_path}/postgres.log"]
     subprocess.run([*control, "start"], check=True, stdout=subprocess.DEVNULL)
     try:
         yield f"postgresql://app:{quote('s3cret')}@127.0.0.1:{port}/postgres"

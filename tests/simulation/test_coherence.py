@@ -109,9 +109,7 @@ async def scenario(world: World) -> list[str]:
         servers = [
             await stack.enter_async_context(
                 connect_flows(
-                    l2=SlowCache(
-                        l2, world, most_seconds=0.01, late_share=0.05, late_seconds=200.0, fail_share=0.1
-                    ),
+                    l2=SlowCache(l2, world, most_seconds=0.01, late_share=0.05, late_seconds=200.0, fail_share=0.1),
                     l3=SlowStorage(l3, world, most_seconds=0.01),
                     clock=world,
                     settings=SMALL_L1,

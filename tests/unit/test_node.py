@@ -26,9 +26,7 @@ def test_the_seeds_three_caches_are_shared_as_it_says() -> None:
 
 def test_an_own_kind_may_share() -> None:
     """An own kind that names a cache of the seed shares it."""
-    caches = build_caches(
-        Settings(), register([Kind("plan", Plan, caching=Caching(cache="config"))]), ManualClock()
-    )
+    caches = build_caches(Settings(), register([Kind("plan", Plan, caching=Caching(cache="config"))]), ManualClock())
     assert caches["plan"] is caches["bot"]
 
 

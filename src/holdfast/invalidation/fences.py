@@ -51,9 +51,11 @@ class FenceSender:
     async def send(self, versions: Mapping[Key, int]) -> None:
         """Fence keys; returns when L2 was told, or when the untold ones are noted for repetition."""
         self._note(versions)
-        await self._attempt(list(versions))
-        if self.pending and self._retrying is None:
-            self._retrying = asyncio.get_running_loop().create_task(self._retry())
+        try:
+            await self._attempt(list(versions))
+        finally:  # also when the sender is cancelled: the write is committed, whatever becomes of its task
+            if self.pending and self._retrying is None:
+                self._retrying = asyncio.get_running_loop().create_task(self._retry())
 
     async def stop(self) -> None:
         """End the repetition; what is pending stays undelivered. May be called twice."""

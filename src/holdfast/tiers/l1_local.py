@@ -138,7 +138,7 @@ class LocalCache:
         Args:
             ttl_seconds: what is left of the TTL of the tier it came from; the shorter of the two counts.
         """
-        if not self._admits(key, value, version, ticket, read_at):
+        if ttl_seconds <= 0 or not self._admits(key, value, version, ticket, read_at):
             self.refused_fills += 1
             return False
         now = self._clock()
@@ -169,9 +169,11 @@ class LocalCache:
         held = self.shelf(key.kind).entries.get(key.id)
         if held is None:
             return True
-        # Two reads may end in another order than they began; "no such row" has no version to tell, so its
-        # read must be later.
-        return held.read_at <= read_at if value is MISSING else held.version <= version
+        if value is MISSING or held.value is MISSING:
+            # "No such row" has no version to compare, and reads may end in another order than they began:
+            # the later one counts.
+            return held.read_at <= read_at
+        return held.version <= version
 
     def _remove(self, key: Key) -> None:
         del self.shelf(key.kind).entries[key.id]

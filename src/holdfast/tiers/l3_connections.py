@@ -62,6 +62,10 @@ class ConnectionPool:
             ) from fault
         try:
             yield connection
+        except asyncio.CancelledError:
+            # The statement given up may still be running, even beginning a transaction: nobody may inherit that.
+            connection.terminate()
+            raise
         finally:
             self._release(connection)
 
@@ -74,12 +78,7 @@ class ConnectionPool:
                 waiter.set_exception(Closed("L3: the pool is closed"))
         idle, self._idle = self._idle, []
         self._size -= len(idle)
-        for connection in idle:
-            # A server that is away must not hold up the end of this one.
-            try:
-                await connection.close(timeout=CLOSE_SECONDS)
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                connection.terminate()
+        await asyncio.gather(*(_close(connection) for connection in idle))
 
     async def _acquire(self) -> asyncpg.Connection[Any]:
         if self._closed:
@@ -139,3 +138,11 @@ class ConnectionPool:
             self._size -= 1
         else:
             self._idle.append(connection)
+
+
+async def _close(connection: asyncpg.Connection[Any]) -> None:
+    """Close politely, or at once if the server does not answer: it must not hold up our end."""
+    try:
+        await connection.close(timeout=CLOSE_SECONDS)
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()

@@ -1,0 +1,61 @@
+"""`holdfast up`, `status` and `down`, as functions that print."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fix_servers import stopped_after
+from holdfast.cli.servers import down, status, up
+from holdfast.embedded import EmbeddedOptions, Running
+from holdfast.errors import ServerStartError
+
+
+async def test_up_prints_only_what_a_shell_may_evaluate(
+    servers: Running, server_options: EmbeddedOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`up` prints the two variables on stdout, whole and quoted, and everything else on stderr."""
+    await up(home=server_options.home)
+    printed = capsys.readouterr()
+    assert shlex.split(printed.out) == [
+        "export",
+        f"HOLDFAST_POSTGRES_URL={servers.postgres_url}",
+        "export",
+        f"HOLDFAST_REDIS_URLS={','.join(servers.redis_urls)}",
+    ]
+    assert "all servers were running" in printed.err
+    assert "contains a password" in printed.err
+
+
+@pytest.mark.usefixtures("servers")
+async def test_status_lists_the_servers(server_options: EmbeddedOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    """`status` names each server with its state, and exits with 0 if all run."""
+    assert await status(home=server_options.home) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"^ ?(postgres|valkey-\d) +running", printed, re.MULTILINE) == [
+        "postgres",
+        "valkey-1",
+        "valkey-2",
+        "valkey-3",
+    ]
+
+
+async def test_home_without_servers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nothing runs `status` exits with 1, and `down` says that there was nothing to stop."""
+    assert await status(home=tmp_path / "home") == 1
+    assert "stopped" in capsys.readouterr().out
+    await down(home=tmp_path / "home")
+    assert "no server was running" in capsys.readouterr().err
+
+
+async def test_up_that_fails_says_why(tmp_path: Path) -> None:
+    """A start that fails raises the sentence that the command prints, with a home that keeps its version."""
+    data = tmp_path / "home" / "postgres" / "data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("16\n")
+    async with stopped_after(EmbeddedOptions(tmp_path / "home")):
+        with pytest.raises(ServerStartError, match="made by PostgreSQL 16 and 18 is asked for"):
+            await up(home=tmp_path / "home")

@@ -1,0 +1,101 @@
+"""The tree of errors: what a caller can catch, and what the messages say."""
+
+from __future__ import annotations
+
+import pytest
+
+import holdfast
+from holdfast import errors
+from holdfast.errors import (
+    AppendOnly,
+    Conflict,
+    CorruptDocument,
+    DocumentTooDeep,
+    DocumentTooLarge,
+    HoldfastError,
+    InvalidDocument,
+    InvalidKey,
+    NotFound,
+    OutcomeUnknown,
+    Overloaded,
+    SchemaTooNew,
+    StorageNotReady,
+    TierError,
+    TierUnavailable,
+)
+from holdfast.keys import Key
+
+ALL = [found for found in vars(errors).values() if isinstance(found, type) and issubclass(found, Exception)]
+
+
+@pytest.mark.parametrize("error", ALL)
+def test_one_except_catches_them_all(error: type[Exception]) -> None:
+    """Every error derives from HoldfastError and can be caught by its name from the package."""
+    assert issubclass(error, HoldfastError)
+    assert getattr(holdfast, error.__name__) is error
+    assert error.__name__ in holdfast.__all__
+
+
+@pytest.mark.parametrize(
+    ("error", "family"),
+    [
+        (InvalidKey, ValueError),
+        (InvalidDocument, ValueError),
+        (DocumentTooLarge, InvalidDocument),
+        (DocumentTooDeep, InvalidDocument),
+        (NotFound, LookupError),
+        (TierUnavailable, TierError),
+        (Overloaded, TierError),
+        (OutcomeUnknown, TierError),
+        (StorageNotReady, TierError),
+    ],
+)
+def test_errors_are_of_the_family_that_callers_expect(error: type[Exception], family: type[Exception]) -> None:
+    """Bad arguments are ValueErrors, a missing row is a LookupError, a failing tier is a TierError."""
+    assert issubclass(error, family)
+
+
+@pytest.mark.parametrize("error", [error for error in ALL if issubclass(error, TierError)])
+def test_a_tier_that_failed_never_looks_like_a_missing_key(error: type[TierError]) -> None:
+    """No error of a tier is caught by code that handles what is missing, corrupt or refused."""
+    assert not issubclass(error, (LookupError, ValueError, OSError, CorruptDocument, Conflict, AppendOnly))
+
+
+def test_a_newer_schema_is_not_corruption() -> None:
+    """Rule E1: code that quarantines corrupt documents does not catch documents of a newer server."""
+    assert not issubclass(SchemaTooNew, CorruptDocument)
+    fault = SchemaTooNew("bot:b1", found=4, known=3)
+    assert (fault.found, fault.known) == (4, 3)
+    assert str(fault) == ("bot:b1 has schema 4, this server reads up to 3: update this server before it reads it")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("blackboard[3].value.price", "blackboard[3].value.price: is NaN"),
+        ("", "document: is NaN"),
+    ],
+)
+@pytest.mark.parametrize("error", [InvalidDocument, DocumentTooLarge, DocumentTooDeep])
+def test_a_refused_document_names_the_place_of_its_fault(error: type[InvalidDocument], path: str, message: str) -> None:
+    """Path and reason are attributes, and both are in the message; the root is called document."""
+    fault = error(path, "is NaN")
+    assert (fault.path, fault.reason, str(fault)) == (path, "is NaN", message)
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "words"),
+    [
+        (7, 9, "expected version 7, found version 9"),
+        (7, 0, "expected version 7, found nothing"),
+        (7, None, "expected version 7, found another version"),
+        (0, 9, "expected nothing, found version 9"),
+        (0, None, "expected nothing, found another version"),
+    ],
+)
+def test_a_conflict_says_what_was_expected_and_what_was_found(expected: int, actual: int | None, words: str) -> None:
+    """0 reads as nothing, an unknown version as another one; key and versions are attributes."""
+    key = Key("bot", "b1")
+    fault = Conflict(key, expected=expected, actual=actual)
+    assert (fault.key, fault.expected, fault.actual) == (key, expected, actual)
+    assert str(fault) == f"bot:b1: {words}; read it again and decide anew"
