@@ -23,8 +23,7 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Arguments of `connect` win over the environment, which wins over a TOML file"
-        + " (`connect(config=...)` or `HOLDFAST_CONFIG`).",
+        "Arguments of `connect` win over the environment, which wins over a TOML file (`HOLDFAST_CONFIG`).",
         "Made by `python tools/reference.py` from `holdfast.settings.Settings`.",
         "",
         "| setting | environment | default | meaning |",

@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from holdfast.documents.containers import Items, Table
 from holdfast.documents.frozen import FrozenDict, FrozenList
-from holdfast.documents.shapes import Free, Items, Leaf, Shape, Table
+from holdfast.documents.shapes import Free, Leaf, Shape
 
 Annotation: TypeAlias = Any
 """A type, or a form of `typing` that stands for one."""

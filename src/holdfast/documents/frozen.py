@@ -22,7 +22,7 @@ from holdfast.documents.faults import DEPTH_CEILING, FaultError, at_index, at_ke
 FreeValue: TypeAlias = Any
 """A value without a declared shape; `holdfast.documents.tagging` lists what it may hold."""
 
-_HINT = "belongs to a document: give update() or patch() a new value; thaw() makes a copy that can be changed"
+_HINT = "belongs to a document: store a new value with update(); thaw() makes a copy that can be changed"
 
 
 def _refuse(self: object, *_: object, **__: object) -> NoReturn:

@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
+from holdfast.documents.containers import ANY_KEY, store_values
 from holdfast.documents.faults import FaultError, at_key, too_deep
 from holdfast.documents.frozen import EMPTY_DICT, EMPTY_LIST, FreeValue, FrozenDict, seal_dict
 from holdfast.documents.plans import EXTRA, Plan, build_plan
-from holdfast.documents.shapes import ANY_KEY, Free, Shape, child, store_values, type_name
+from holdfast.documents.shapes import Free, Shape, child, type_name
 
 _FREE = Free()
 _set = msgspec.structs.force_setattr
