@@ -122,7 +122,6 @@ class Resolver:
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = self._new_flight(key)
-            flight.future.add_done_callback(lambda _: self._landed(flight))
             if key in self._fences.pending:
                 self._l3_batcher.add(flight)
             else:
@@ -146,13 +145,7 @@ class Resolver:
 
     def _new_flight(self, key: Key) -> Flight:
         future: asyncio.Future[Resolved] = asyncio.get_running_loop().create_future()
-        # A flight whose callers were all cancelled may end in an error that nobody is left to see.
-        future.add_done_callback(_seen)
         return Flight(key, future, self._caches[key.kind].ticket())
-
-    def _landed(self, flight: Flight) -> None:
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
 
     async def _ask_l2(self, flights: list[Flight]) -> None:
         coherence, started = self.coherence, self._clock.monotonic()
@@ -247,16 +240,13 @@ class Resolver:
         for cache in set(self._caches.values()):
             cache.flush()
 
-    @staticmethod
-    def _settle(flight: Flight, result: Resolved | Exception) -> None:
+    def _settle(self, flight: Flight, result: Resolved | Exception) -> None:
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
         if flight.future.done():
             return
         if isinstance(result, Resolved):
             flight.future.set_result(result)
         else:
             flight.future.set_exception(result)
-
-
-def _seen(future: asyncio.Future[Resolved]) -> None:
-    if not future.cancelled():
-        future.exception()
+            flight.future.exception()  # its callers may all have been cancelled: nobody is left to see it then

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fix_loop import settle
 from holdfast.tiers.batching import Batcher
 
 FOR_EVER = 3600.0
@@ -66,12 +67,6 @@ def batcher(
 ) -> Batcher[int]:
     """A batcher that keeps the next batch waiting until the one before it has ended."""
     return Batcher(handler, items_max=items_max, batches_max=batches_max, overlap_seconds=overlap_seconds)
-
-
-async def settle() -> None:
-    """Let everything run that can."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

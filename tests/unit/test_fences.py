@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fix_loop import settle
 from holdfast.invalidation.fences import BATCH_MAX, RETRY_SECONDS, FenceSender
 from holdfast.keys import Key
 from holdfast.protocols import Coherence
@@ -90,12 +91,6 @@ class Bench:
 def bench() -> Bench:
     """A sender to an L2 whose nodes all answer."""
     return Bench()
-
-
-async def settle() -> None:
-    """Let everything run that can."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 def tasks() -> int:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fix_loop import settle
 from holdfast.key_locks import KeyLocks
 from holdfast.keys import Key
 
@@ -36,12 +37,6 @@ class Visitor:
                 await self._leave.wait()
             finally:
                 self.inside = False
-
-
-async def settle() -> None:
-    """Let everything run that can."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 async def visits(locks: KeyLocks, *keys: Key) -> tuple[list[Visitor], list[Visitor]]:

@@ -172,7 +172,14 @@ def test_servers_of_ones_own_are_named_both_or_neither(given: str, other: str) -
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"l3_connections_max": 0}, {"key_prefix": "{tag}"}, {"l2_fence_lifetime_seconds": -1.0}]
+    "wrong",
+    [
+        {"l3_connections_max": 0},
+        {"key_prefix": "{tag}"},
+        {"l2_fence_lifetime_seconds": -1.0},
+        {"l3_queue_max": "5"},
+        {"migrate_on_connect": "false"},
+    ],
 )
 def test_settings_built_directly_are_checked_too(wrong: dict[str, Any]) -> None:
     """`connect(Settings(...))` promises a SettingsError at once for a value that cannot work."""
@@ -205,7 +212,7 @@ def test_settings_show_everything_but_user_and_password() -> None:
 @pytest.mark.parametrize(
     "form", ["postgresql://anna:s3cret{}hunter2@db.example/app", "anna:s3cret{}hunter2@db.example"]
 )
-@pytest.mark.parametrize("character", ["/", "?", "#", "@", ":", "[", "%", " "])
+@pytest.mark.parametrize("character", ["/", "?", "#", "@", ":", "[", "%", " ", "://"])
 def test_a_password_that_was_not_escaped_is_hidden_too(form: str, character: str) -> None:
     """A URL that no driver could read still gives no part of its password away, and can be shown."""
     shown = repr(Settings(postgres_url=form.format(character), redis_urls=("redis://a.example",)))

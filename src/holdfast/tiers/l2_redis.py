@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from itertools import islice
 
 from holdfast.errors import CorruptDocument, TierError
 from holdfast.keys import Key, redis_key
 from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill
-from holdfast.tiers.codec import Codec, WireEntry
+from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_client import RedisConnection, Script
 from holdfast.tiers.l2_topology import Node
 
@@ -43,12 +43,18 @@ class RedisCache:
         """Look keys up; see `SharedCache.read`."""
         names = {redis_key(self._prefix, key): key for key in keys}
         answers: dict[Key, Answer] = {}
+        incarnation = coherence.incarnation.bytes
+        floors = {kind: coherence.floor(kind) for kind in {key.kind for key in keys}}
 
         async def read_node(node: Node, group: list[bytes]) -> None:
-            node_time_ms, *values = await self._connection.run(self._read, group, node)
-            for name, value in zip(group, values, strict=True):
+            reply = await self._connection.run(self._read, [b" ".join(group)], node)
+            node_time_ms = reply[0]
+            for name, value in zip(group, islice(reply, 1, None), strict=True):
                 key = names[name]
-                answers[key] = self._judge(key, name, value, node_time_ms, coherence)
+                if value is None:
+                    answers[key] = Absent(node_time_ms)
+                else:
+                    answers[key] = self._judge(name, value, node_time_ms, incarnation, floors[key.kind])
 
         failed = await self._on_each_node(list(names), read_node)
         answers.update({names[name]: Failed(fault) for name, fault in failed.items()})
@@ -89,14 +95,13 @@ class RedisCache:
     def _encode_fence(self, name: bytes, version: int, coherence: Coherence) -> bytes:
         return self._codec.encode_fence(name, version, incarnation=coherence.incarnation, generation=coherence.highest)
 
-    def _judge(self, key: Key, name: bytes, value: Any, node_time_ms: int, coherence: Coherence) -> Answer:
-        if value is None:
-            return Absent(node_time_ms)
+    def _judge(self, name: bytes, value: bytes, node_time_ms: int, incarnation: bytes, floor: int) -> Answer:
+        """Rule C1: an entry of another incarnation, or below its kind's generation, counts as absent."""
         try:
             entry = self._codec.decode(name, value)
         except CorruptDocument as fault:
             return Failed(fault, node_time_ms)
-        if entry is None or entry.row is None or not _counts(entry, key.kind, coherence):
+        if entry is None or entry.row is None or entry.incarnation != incarnation or entry.generation < floor:
             return Absent(node_time_ms)
         age_ms = max(0, node_time_ms - entry.read_at_ms)
         return Cached(entry.row, max(0, entry.ttl_ms - age_ms) / 1000, age_ms / 1000)
@@ -131,11 +136,6 @@ class RedisCache:
         else:
             await asyncio.gather(*(guarded(node, group) for node, group in groups.items()))
         return failed
-
-
-def _counts(entry: WireEntry, kind: str, coherence: Coherence) -> bool:
-    """Rule C1: an entry of another incarnation, or below its kind's generation, counts as absent."""
-    return entry.incarnation == coherence.incarnation.bytes and entry.generation >= coherence.floor(kind)
 
 
 def _pairs(first: bytes, names: Sequence[bytes], values: Mapping[bytes, bytes]) -> list[bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -30,17 +29,24 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Topology:
-    """Slot ranges and their primaries, as one `CLUSTER SLOTS` told them; never changed, only replaced."""
+    """Who serves each slot, as one `CLUSTER SLOTS` told it; never changed, only replaced.
 
-    def __init__(self, starts: Sequence[int], nodes: Sequence[Node]) -> None:
-        self._starts = starts
-        self._range_nodes = nodes
-        self.nodes: tuple[Node, ...] = tuple(dict.fromkeys(nodes))
+    Args:
+        ranges: first slot and primary of each range, in order. A slot nobody serves falls to the range before it, whose
+            node will refuse it.
+    """
+
+    def __init__(self, ranges: Sequence[tuple[int, Node]]) -> None:
+        self.nodes: tuple[Node, ...] = tuple(dict.fromkeys(node for _, node in ranges))
+        # Positions in `nodes`: a lookup for each key of each read, so neither searched nor hashed.
+        self._by_slot = [self.nodes.index(ranges[0][1])] * SLOTS
+        for first, node in ranges:
+            self._by_slot[first:] = [self.nodes.index(node)] * (SLOTS - first)
 
     @classmethod
     def single(cls, address: str) -> Topology:
         """A server that is no cluster serves every key."""
-        return cls([0], [Node(address, None)])
+        return cls([(0, Node(address, None))])
 
     @classmethod
     def from_slots(cls, reply: Iterable[Sequence[Any]]) -> Topology:
@@ -50,20 +56,18 @@ class Topology:
         for first, _last, primary, *_ in sorted(reply, key=lambda row: int(row[0])):
             address = f"{_text(primary[0])}:{primary[1]}"
             ranges.append((int(first), first_slot.setdefault(address, Node(address, int(first)))))
-        return cls([first for first, _ in ranges], [node for _, node in ranges])
+        return cls(ranges)
 
     def node_of(self, name: bytes) -> Node:
-        """The primary that serves a key. A slot nobody serves falls to a neighbour, which will refuse it."""
-        if len(self._range_nodes) == 1:
-            return self._range_nodes[0]
-        return self._range_nodes[max(0, bisect_right(self._starts, slot_of(name)) - 1)]
+        """The primary that serves a key."""
+        return self.nodes[self._by_slot[slot_of(name)]]
 
     def group(self, names: Iterable[bytes]) -> dict[Node, list[bytes]]:
         """Keys by the node that serves them, order kept within each."""
-        groups: dict[Node, list[bytes]] = {}
+        groups: list[list[bytes]] = [[] for _ in self.nodes]
         for name in names:
-            groups.setdefault(self.node_of(name), []).append(name)
-        return groups
+            groups[self._by_slot[binascii.crc_hqx(name, 0) % SLOTS]].append(name)
+        return {node: group for node, group in zip(self.nodes, groups, strict=True) if group}
 
 
 def _text(value: Any) -> str:
