@@ -189,6 +189,18 @@ async def test_a_cancelled_waiter_is_passed_over() -> None:
     assert granted == [first, third]
 
 
+async def test_those_who_gave_up_leave_room_in_the_line() -> None:
+    """`queue_max` counts callers that wait, not those that were cancelled."""
+    pool = pool_of(Server(), size_max=1, queue_max=1)
+    (first, second), granted = await callers(pool, 2)
+    second.task.cancel()
+    await settle()
+    third = Caller(pool, granted)
+    await settle()
+    await first.release()
+    assert granted == [first, third]
+
+
 async def test_a_connection_given_to_a_waiter_that_is_cancelled_in_the_same_tick_goes_on() -> None:
     """Handed over and cancelled at once: the next in line gets it, nothing leaks."""
     server = Server()
@@ -365,6 +377,7 @@ def test_no_sequence_exceeds_the_limit_loses_a_place_or_lets_anyone_overtake(
             await play.step(what, number)
             assert play.server.alive <= size_max
         await play.finish()
+        await play.step("restart", 0)  # so that each place must be filled anew
         assert play.turns() == sorted(play.turns())
         found, granted = await callers(play.pool, size_max + 1)
         assert granted == found[:size_max], "every place is there again, and not one more"

@@ -274,6 +274,19 @@ def test_a_fence_that_was_forgotten_still_refuses() -> None:
     assert cache.fill(KEY, 1, ticket=ticket + 1), "it began after the fence that was pruned"
 
 
+def test_a_key_fenced_again_is_young() -> None:
+    """Pruned is the fence that arrived first, not the key fenced first: only reads that may be stale are refused."""
+    cache = Cache(entries_max=1)
+    cache.local.fence(KEY, 1)
+    for number in range(FENCES_PER_ENTRY - 1):
+        cache.local.fence(Key("bot", f"other{number}"), 1)
+    ticket = cache.local.ticket()
+    cache.local.fence(KEY, 2)
+    cache.local.fence(Key("bot", "one more"), 1)
+    assert not cache.fill(KEY, 1, ticket=ticket)
+    assert cache.fill(TEAM, 1, ticket=ticket)
+
+
 def test_the_fence_map_is_bounded() -> None:
     """However many keys are fenced, a fixed number of fences for each entry is kept, the youngest ones."""
     cache = Cache(entries_max=3)

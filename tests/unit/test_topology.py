@@ -79,6 +79,13 @@ def test_each_key_goes_to_the_primary_of_its_slot(starts: set[int], owners: list
     assert Topology.from_slots(rows).node_of(name).address == f"host{owner}:7000"
 
 
+@pytest.mark.parametrize(("last", "node"), [(12180, "b:1"), (12181, "b:1"), (12182, "a:1")])
+def test_a_range_holds_its_first_and_its_last_slot(last: int, node: str) -> None:
+    """The key of slot 12182 moves to the other node exactly when the border passes it."""
+    topology = Topology.from_slots([[0, last, ["a", 1]], [last + 1, 16383, ["b", 1]]])
+    assert topology.node_of(b"foo").address == node
+
+
 @pytest.mark.parametrize(("name", "node"), [(b"bar", "a:1"), (b"foo", "b:1"), (b"hello", "a:1")])
 def test_a_slot_that_nobody_serves_falls_to_a_neighbour(name: bytes, node: str) -> None:
     """A cluster with a gap still gives every key a node, which refuses what is not its own."""

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from holdfast.documents.base import Document
+from holdfast.documents.direct import direct_json
 from holdfast.documents.faults import DEPTH_CEILING, FaultError, join_steps
 from holdfast.documents.frozen import FreeValue
 from holdfast.documents.plans import VERSION
@@ -51,6 +52,14 @@ def encode(document: Document, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """
     if not isinstance(document, Document):
         raise InvalidDocument("", f"expected a Document, got {type(document).__qualname__}")
+    body = direct_json(document, limits.depth_max)
+    # An escaped NUL, and a document that is too large, are looked at more closely on the long way.
+    if body is not None and len(body) <= limits.bytes_max and _ESCAPED_NUL not in body:
+        return body
+    return _encode_stored(document, limits)
+
+
+def _encode_stored(document: Document, limits: Limits) -> bytes:
     shape = Nested((type(document),))
     try:
         stored = {VERSION: document.SCHEMA} | store_struct(document, limits.depth_max)

@@ -87,8 +87,9 @@ class Shelf:
 def _counting_peek(
     entries: OrderedDict[str, LocalEntry], clock: Callable[[], float]
 ) -> tuple[Peek, Callable[[], tuple[int, int]]]:
-    """The hottest function of the package, and its counts: a closure, because looking up attributes of an object would
-    make each hit a quarter slower.
+    """The hottest function of the package, and its counts.
+
+    A closure, because looking up attributes of an object would make each hit a quarter slower.
     """
     find, touch = entries.get, entries.move_to_end
     hits = misses = 0

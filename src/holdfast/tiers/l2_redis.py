@@ -83,17 +83,18 @@ class RedisCache:
 
     async def fence(self, versions: Mapping[Key, int], coherence: Coherence) -> Sequence[Key]:
         """Raise fences; see `SharedCache.fence`."""
-        names = {redis_key(self._prefix, key): key for key in versions}
-        fences = {name: self._encode_fence(name, versions[key], coherence) for name, key in names.items()}
+        keys = {redis_key(self._prefix, key): key for key in versions}
+        incarnation, generation = coherence.incarnation, coherence.highest
 
         async def fence_node(node: Node, group: list[bytes]) -> None:
-            await self._connection.run(self._fence, _pairs(self._fence_ms, group, fences), node)
+            fences = [
+                self._codec.encode_fence(name, versions[keys[name]], incarnation=incarnation, generation=generation)
+                for name in group
+            ]
+            await self._connection.run(self._fence, [self._fence_ms, b" ".join(group), b"".join(fences)], node)
 
-        failed = await self._on_each_node(list(fences), fence_node)
-        return [names[name] for name in failed]
-
-    def _encode_fence(self, name: bytes, version: int, coherence: Coherence) -> bytes:
-        return self._codec.encode_fence(name, version, incarnation=coherence.incarnation, generation=coherence.highest)
+        failed = await self._on_each_node(list(keys), fence_node)
+        return [keys[name] for name in failed]
 
     def _judge(self, name: bytes, value: bytes, node_time_ms: int, incarnation: bytes, floor: int) -> Answer:
         """Rule C1: an entry of another incarnation, or below its kind's generation, counts as absent."""

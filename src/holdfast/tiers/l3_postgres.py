@@ -193,12 +193,11 @@ def _batches(writes: Iterable[Write], kinds: Mapping[str, Kind[Any]]) -> Iterabl
     def sort(write: Write) -> tuple[str, int]:
         if kinds[write.key.kind].append_only:
             return write.key.kind, 0
-        return write.key.kind, {None: 2, 0: 0}.get(write.expected, 1)
+        return write.key.kind, 2 if write.expected is None else min(write.expected, 1)
 
-    def order(write: Write) -> tuple[str, int, bytes]:
-        return *sort(write), write.key.id.encode()
-
-    for (kind, _), group in groupby(sorted(writes, key=order), key=sort):
+    # Two sorts, the second of which keeps the order of the first: by id within each sort.
+    by_id = sorted(writes, key=lambda write: write.key.id.encode())
+    for (kind, _), group in groupby(sorted(by_id, key=sort), key=sort):
         rows = list(group)
         if kinds[kind].append_only:
             if refused := next((write for write in rows if write.expected), None):
