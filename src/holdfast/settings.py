@@ -17,6 +17,7 @@ from msgspec import Meta
 from holdfast.errors import SettingsError
 
 PREFIX: Final = "HOLDFAST_"
+_SCHEMES: Final = {"postgresql", "postgres", "redis", "rediss"}
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 366)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -86,7 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         """Check each field, as the sources do, and what no single field can say."""
-        _checked({name: getattr(self, name) for name in self.__struct_fields__}, "Settings")
+        _checked({name: getattr(self, name) for name in self.__struct_fields__}, "Settings", strict=True)
         if self.inflated_bytes_max < self.document_bytes_max:
             raise SettingsError("inflated_bytes_max must be at least document_bytes_max")
         if bool(self.postgres_url) != bool(self.redis_urls):
@@ -148,7 +149,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _checked(values: Mapping[str, Any], source: str, *, strict: bool = False) -> dict[str, Any]:
     """The values in their types; each fault names its source and its setting."""
     types = get_type_hints(Settings, include_extras=True)
     checked = {}
@@ -156,7 +157,7 @@ def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         if name not in types:
             raise SettingsError(f"{source}: there is no setting {name}")
         try:
-            checked[name] = msgspec.convert(value, types[name], strict=False)
+            checked[name] = msgspec.convert(value, types[name], strict=strict)
         except msgspec.ValidationError as fault:
             raise SettingsError(f"{source}: {name}: {fault}") from fault
     return checked
@@ -164,7 +165,9 @@ def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _redacted(url: str) -> str:
     """A URL without user, password and options. It need not be a valid one: what cannot be told apart is hidden."""
-    scheme, separator, rest = url.rpartition("://")
+    scheme, separator, rest = url.partition("://")
+    if url and scheme not in _SCHEMES:
+        return "***"
     before, at, host = rest.rpartition("@")
     if at and "?" in before:
         return f"{scheme}{separator}***"

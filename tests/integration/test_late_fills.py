@@ -132,7 +132,7 @@ async def until_l2_is_empty(servers: Pair) -> None:
 
     async def gone() -> bool:
         topology = await cache._connection.topology()
-        _, value = await cache._connection.run(cache._read, [name], topology.node_of(name))
+        _, value = await cache._connection.run(cache._read, name, [name], topology.node_of(name))
         return value is None
 
     await until(gone)

@@ -43,6 +43,16 @@ class Journey(Document):
     seen: frozenset[str] = frozenset()
 
 
+def journey(**fields: Any) -> Journey:
+    """A journey of whatever is given."""
+    return Journey(**fields)
+
+
+def leg(**fields: Any) -> Leg:
+    """A leg of whatever is given."""
+    return Leg(**fields)
+
+
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text("ab$é"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab$", max_size=3), inner, max_size=3),
@@ -86,14 +96,14 @@ def test_what_is_plain_does_go_the_short_way(any_leg: Leg) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Journey(extra={"newer": 1}),
-        lambda: Journey(legs=[Leg(name="a", extra={"newer": 1})]),
-        lambda: Journey(notes={"$ref": "x"}),
-        lambda: Journey(legs=[Leg(name="a", free={"at": dt.datetime(2025, 1, 1, tzinfo=UTC)})]),
-        lambda: Journey(legs=[Leg(name="a", free=(1, 2))]),
-        lambda: Journey(legs=[Leg(name="a", free=2**70)]),
-        lambda: Journey(legs=[Leg(name="a", length=3)]),
-        lambda: Journey(seen={"a", "b"}),
+        lambda: journey(extra={"newer": 1}),
+        lambda: journey(legs=[leg(name="a", extra={"newer": 1})]),
+        lambda: journey(notes={"$ref": "x"}),
+        lambda: journey(legs=[leg(name="a", free={"at": dt.datetime(2025, 1, 1, tzinfo=UTC)})]),
+        lambda: journey(legs=[leg(name="a", free=(1, 2))]),
+        lambda: journey(legs=[leg(name="a", free=2**70)]),
+        lambda: journey(legs=[leg(name="a", length=3)]),
+        lambda: journey(seen={"a", "b"}),
     ],
 )
 def test_what_is_unusual_goes_the_long_way(make: Callable[[], Journey]) -> None:
@@ -101,16 +111,6 @@ def test_what_is_unusual_goes_the_long_way(make: Callable[[], Journey]) -> None:
     made = make()
     assert direct_json(made, 64) is None
     assert decode(Journey, encode(made)) == made
-
-
-def journey(**fields: Any) -> Journey:
-    """A journey of whatever is given."""
-    return Journey(**fields)
-
-
-def leg(**fields: Any) -> Leg:
-    """A leg of whatever is given."""
-    return Leg(**fields)
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,9 @@ def test_a_key_has_no_hash_tag_that_would_move_it(identifier: str) -> None:
 def test_the_map_names_each_primary_once_by_a_slot_of_its_own() -> None:
     """Replicas and the order of the reply do not matter; addresses read as host:port."""
     assert Topology.from_slots(THREE).nodes == (
-        Node("10.0.0.1:7000", 0),
-        Node("10.0.0.2:7001", 5461),
-        Node("10.0.0.3:7002", 10923),
+        Node("10.0.0.1:7000"),
+        Node("10.0.0.2:7001"),
+        Node("10.0.0.3:7002"),
     )
 
 
@@ -48,16 +48,16 @@ def test_a_primary_of_several_ranges_is_one_node() -> None:
     moved = Topology.from_slots(
         [[0, 99, ["a", 1]], [100, 199, ["b", 1]], [200, 16000, ["a", 1]], [16001, 16383, ["b", 1]]]
     )
-    assert moved.nodes == (Node("a:1", 0), Node("b:1", 100))
-    assert moved.node_of(b"foo") == Node("a:1", 0)
-    assert moved.node_of(b"bar") == Node("a:1", 0)
+    assert moved.nodes == (Node("a:1"), Node("b:1"))
+    assert moved.node_of(b"foo") == Node("a:1")
+    assert moved.node_of(b"bar") == Node("a:1")
 
 
 def test_hosts_may_be_text_or_bytes() -> None:
     """Clients decode the reply or leave it; the nodes are the same."""
     as_bytes = Topology.from_slots([[b"0", b"16383", [b"::1", b"7000"]]])
     assert Topology.from_slots([[0, 16383, ["::1", 7000]]]).nodes[0].slot == as_bytes.nodes[0].slot == 0
-    assert Topology.from_slots([[0, 16383, [b"::1", 7000]]]).nodes == (Node("::1:7000", 0),)
+    assert Topology.from_slots([[0, 16383, [b"::1", 7000]]]).nodes == (Node("::1:7000"),)
 
 
 @settings(max_examples=200)
@@ -107,5 +107,5 @@ def test_groups_hold_each_key_once_in_order_at_its_node(batch: list[bytes]) -> N
 def test_a_single_server_serves_every_key() -> None:
     """Without a cluster there is one node, addressed by no slot."""
     single = Topology.single("cache.example:6379")
-    assert single.nodes == (Node("cache.example:6379", None),)
+    assert single.nodes == (Node("cache.example:6379"),)
     assert single.group([b"a", b"foo", b"a"]) == {single.nodes[0]: [b"a", b"foo", b"a"]}

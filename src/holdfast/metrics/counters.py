@@ -17,7 +17,8 @@ class TierCounters:
         misses: keys answered with "not here" (L2) or "no such row" (L3). An error is not a miss.
         errors: L2: keys whose node failed or whose entry was unreadable; L3: queries that failed.
         fills: entries that the tier took over from the tier below.
-        round_trips: batches answered.
+        round_trips: batches asked, answered or not.
+        keys: in these batches.
         seconds: spent waiting for these, summed.
     """
 

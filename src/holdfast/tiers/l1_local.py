@@ -23,6 +23,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from holdfast.entry import MISSING
 from holdfast.keys import Key
 
@@ -30,7 +32,7 @@ FENCES_PER_ENTRY = 4
 """The fence map holds this many fences for each entry the cache may hold; older ones are pruned."""
 
 
-class LocalEntry:
+class LocalEntry(msgspec.Struct, gc=False):
     """What L1 holds for one id: the document or MISSING, and when it was read from L3.
 
     Attributes:
@@ -40,14 +42,11 @@ class LocalEntry:
         used_at: monotonic seconds of the last hit.
     """
 
-    __slots__ = ("expires_at", "read_at", "used_at", "value", "version")
-
-    def __init__(self, value: Any, version: int, read_at: float, expires_at: float, used_at: float) -> None:
-        self.value = value
-        self.version = version
-        self.read_at = read_at
-        self.expires_at = expires_at
-        self.used_at = used_at
+    value: Any
+    version: int
+    read_at: float
+    expires_at: float
+    used_at: float
 
 
 Peek = Callable[[str], Any | None]

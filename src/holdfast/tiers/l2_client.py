@@ -26,8 +26,6 @@ from glide import (
     LogLevel,
     NodeAddress,
     ServerCredentials,
-    SlotIdRoute,
-    SlotType,
     TlsAdvancedConfiguration,
 )
 
@@ -128,20 +126,25 @@ class RedisConnection:
         """A node said that it no longer serves what was asked of it; the next `topology()` reads the map anew."""
         return self._client is not None and self._topology is None
 
-    async def run(self, script: Script, arguments: Sequence[bytes], node: Node) -> Any:
-        """Run a script on one node.
+    async def run(self, script: Script, key: bytes, arguments: Sequence[bytes], node: Node) -> Any:
+        """Run a script on the node that serves a key.
+
+        The key is named as the script's only one: the client routes by it in half the time that a route costs.
+
+        Args:
+            node: that node, for the error.
 
         Raises:
-            TierUnavailable: the node did not answer in time or refused. If it no longer serves the keys, the
-                map of nodes was forgotten, and the next call reads it anew.
+            TierUnavailable: the node did not answer in time or refused. If it no longer serves the keys, the map of
+                nodes was forgotten, and the next call reads it anew.
         """
         try:
-            return await self._command(["EVALSHA", script.digest, "0", *arguments], node)
+            return await self._command(["EVALSHA", script.digest, "1", key, *arguments])
         except GlideError as fault:
             if "NoScript" not in str(fault) and "NOSCRIPT" not in str(fault):
                 raise self._unavailable(node, fault) from fault
         try:
-            return await self._command(["EVAL", script.source, "0", *arguments], node)
+            return await self._command(["EVAL", script.source, "1", key, *arguments])
         except GlideError as fault:
             raise self._unavailable(node, fault) from fault
 
@@ -152,13 +155,10 @@ class RedisConnection:
         if client is not None:
             await client.close()
 
-    async def _command(self, arguments: list[str | bytes], node: Node) -> Any:
-        client = self._client
-        if client is None:
+    async def _command(self, arguments: list[str | bytes]) -> Any:
+        if self._client is None:
             raise TierUnavailable("L2: the connection is closed")
-        if isinstance(client, GlideClusterClient):
-            return await client.custom_command(arguments, route=SlotIdRoute(SlotType.PRIMARY, node.slot or 0))
-        return await client.custom_command(arguments)
+        return await self._client.custom_command(arguments)
 
     def _unavailable(self, node: Node, fault: Exception) -> TierUnavailable:
         if any(sign in str(fault) for sign in _STALE_TOPOLOGY):

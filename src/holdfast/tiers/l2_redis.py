@@ -47,7 +47,7 @@ class RedisCache:
         floors = {kind: coherence.floor(kind) for kind in {key.kind for key in keys}}
 
         async def read_node(node: Node, group: list[bytes]) -> None:
-            reply = await self._connection.run(self._read, [b" ".join(group)], node)
+            reply = await self._connection.run(self._read, group[0], [b" ".join(group)], node)
             node_time_ms = reply[0]
             for name, value in zip(group, islice(reply, 1, None), strict=True):
                 key = names[name]
@@ -76,7 +76,9 @@ class RedisCache:
         stored: list[int] = []  # one number per node, added up only after the awaits
 
         async def fill_node(node: Node, group: list[bytes]) -> None:
-            stored.append(await self._connection.run(self._fill, _pairs(self._fill_age_max_ms, group, entries), node))
+            stored.append(
+                await self._connection.run(self._fill, group[0], _pairs(self._fill_age_max_ms, group, entries), node)
+            )
 
         await self._on_each_node(list(entries), fill_node)
         return sum(stored)
@@ -91,7 +93,8 @@ class RedisCache:
                 self._codec.encode_fence(name, versions[keys[name]], incarnation=incarnation, generation=generation)
                 for name in group
             ]
-            await self._connection.run(self._fence, [self._fence_ms, b" ".join(group), b"".join(fences)], node)
+            arguments = [self._fence_ms, b" ".join(group), b"".join(fences)]
+            await self._connection.run(self._fence, group[0], arguments, node)
 
         failed = await self._on_each_node(list(keys), fence_node)
         return [keys[name] for name in failed]

@@ -21,11 +21,9 @@ class Node(msgspec.Struct, frozen=True):
 
     Attributes:
         address: host and port, for messages.
-        slot: one slot it serves, by which it is addressed; None for a server that is no cluster.
     """
 
     address: str
-    slot: int | None
 
 
 class Topology:
@@ -46,16 +44,15 @@ class Topology:
     @classmethod
     def single(cls, address: str) -> Topology:
         """A server that is no cluster serves every key."""
-        return cls([(0, Node(address, None))])
+        return cls([(0, Node(address))])
 
     @classmethod
     def from_slots(cls, reply: Iterable[Sequence[Any]]) -> Topology:
         """Read the reply of `CLUSTER SLOTS`: rows of first slot, last slot, primary, replicas..."""
-        first_slot: dict[str, Node] = {}
-        ranges = []
-        for first, _last, primary, *_ in sorted(reply, key=lambda row: int(row[0])):
-            address = f"{_text(primary[0])}:{primary[1]}"
-            ranges.append((int(first), first_slot.setdefault(address, Node(address, int(first)))))
+        ranges = [
+            (int(first), Node(f"{_text(primary[0])}:{primary[1]}"))
+            for first, _last, primary, *_ in sorted(reply, key=lambda row: int(row[0]))
+        ]
         return cls(ranges)
 
     def node_of(self, name: bytes) -> Node:

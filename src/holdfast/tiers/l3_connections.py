@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import asyncpg
+from asyncpg.exceptions import InternalClientError
 
 from holdfast.errors import Closed, Overloaded, TierUnavailable
 
@@ -62,7 +63,7 @@ class ConnectionPool:
             ) from fault
         try:
             yield connection
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, TimeoutError):
             # The statement given up may still be running, even beginning a transaction: nobody may inherit that.
             connection.terminate()
             raise
@@ -144,5 +145,5 @@ async def _close(connection: asyncpg.Connection[Any]) -> None:
     """Close politely, or at once if the server does not answer: it must not hold up our end."""
     try:
         await connection.close(timeout=CLOSE_SECONDS)
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError):
         connection.terminate()

@@ -114,7 +114,7 @@ class PostgresStorage:
             async with self._pool.connection() as connection:
                 record = await connection.fetchrow(self._statements[key.kind].delete, key.id, expected)
         deleted, found = bool(record["deleted"]), record["found"]
-        if expected is not None and not deleted:
+        if expected is not None and not deleted and not (expected == 0 and found is None):
             # Found at the expected version and yet not deleted: another writer changed it in between.
             raise Conflict(key, expected=expected, actual=None if found == expected else found or 0)
         return record["drawn"], deleted
@@ -160,15 +160,15 @@ class PostgresStorage:
             statement = statements.replace
             columns.append([write.expected for write in batch])
         records = await self._write(connection, kind, statement, columns)
-        versions = {Key(kind, identifier): version for identifier, version in records}
-        if len(versions) < len(batch):
-            refused = next(write for write in batch if write.key not in versions)
+        drawn = dict(records)
+        if len(drawn) < len(batch):
+            refused = next(write for write in batch if write.key.id not in drawn)
             raise Conflict(
                 refused.key,
                 expected=refused.expected or 0,
                 actual=await self._version(connection, refused.key),
             )
-        return versions
+        return {write.key: drawn[write.key.id] for write in batch}
 
     async def _write(self, connection: Any, kind: str, statement: str, columns: list[Any]) -> Any:
         try:
@@ -195,9 +195,11 @@ def _batches(writes: Iterable[Write], kinds: Mapping[str, Kind[Any]]) -> Iterabl
             return write.key.kind, 0
         return write.key.kind, 2 if write.expected is None else min(write.expected, 1)
 
-    # Two sorts, the second of which keeps the order of the first: by id within each sort.
     by_id = sorted(writes, key=lambda write: write.key.id.encode())
-    for (kind, _), group in groupby(sorted(by_id, key=sort), key=sort):
+    sorts = {sort(write) for write in by_id}
+    # The usual case is one sort; else a second sort keeps the order of the first within each.
+    in_order = by_id if len(sorts) == 1 else sorted(by_id, key=sort)
+    for (kind, _), group in groupby(in_order, key=sort):
         rows = list(group)
         if kinds[kind].append_only:
             if refused := next((write for write in rows if write.expected), None):

@@ -129,6 +129,11 @@ class SharedCacheSuite:
         assert await self.cache.fill(fills, COHERENCE) == len(ids)
         again = await self.cache.read(keys, COHERENCE)
         assert [self.version_of(again[key]) for key in keys] == list(range(1, len(ids) + 1))
+        await self.cache.fence({key: 50 + number for number, key in enumerate(keys)}, COHERENCE)
+        for number, key in enumerate(keys):
+            absent = (await self.cache.read([key], COHERENCE))[key]
+            late = [Fill(key, row(version), 900.0, self.time_of(absent)) for version in (49 + number, 50 + number)]
+            assert [await self.cache.fill([each], COHERENCE) for each in late] == [0, 1]
 
     async def fill(self, filled: Row, began_ms: int | None = None) -> int:
         """Fill the key with a row whose read began at a node time, by default just now."""

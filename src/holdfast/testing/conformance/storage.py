@@ -61,6 +61,7 @@ class StorageSuite:
     async def check_deleting_nothing_says_so(self) -> None:
         """Deleting what is not there is no error and no deletion."""
         assert (await self.storage.delete(KEY))[1] is False
+        assert (await self.storage.delete(KEY, expected=0))[1] is False
 
     async def check_insert_only(self) -> None:
         """`expected=0` writes what is not there and refuses what is, leaving it as it was."""
