@@ -16,9 +16,7 @@ import operator
 import types
 import typing
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
-from uuid import UUID
 
 import msgspec
 
@@ -30,8 +28,6 @@ from holdfast.documents.shapes import Free, Leaf, Shape
 from holdfast.documents.structs import Nested, plan_of
 from holdfast.documents.tagging import is_plain, is_tag_like
 
-# Text is not taken for any of these, as it would be otherwise.
-_OWN_TYPES = (dt.datetime, dt.date, dt.time, dt.timedelta, bytes, Decimal, UUID)
 _CONTAINERS: dict[Any, type] = {FrozenDict: dict, FrozenList: list}
 Fits = Callable[[Any, Any, int], bool]
 _UNSUPPORTED = TypeError("a field that only the long way can store")
@@ -50,7 +46,7 @@ def direct_json(document: msgspec.Struct, room: int) -> bytes | None:
     try:
         if not _fits_struct(document, struct, room):
             return None
-        return msgspec.json.encode(msgspec.convert(document, twin, from_attributes=True, builtin_types=_OWN_TYPES))
+        return msgspec.json.encode(msgspec.convert(document, twin, from_attributes=True))
     except (FaultError, TypeError, ValueError, OverflowError):
         return None
 
@@ -142,7 +138,7 @@ def _fits_time(value: FreeValue, shape: Any, room: int) -> bool:
 
 
 def _fits_leaf(value: FreeValue, shape: Any, room: int) -> bool:
-    shape.store(value, room)  # refuses what msgspec would bend, by a fault
+    shape.store(value, room)  # refuses, by a fault, what msgspec would bend: text for a time or a Decimal
     return type(value) is not int  # in a field of floats it would be written as one, after the point
 
 
