@@ -1,8 +1,7 @@
 """One server: built from `Settings`, started and stopped in order. The only module that knows the adapters.
 
-Start: embedded servers if none are named, L3 (migrated, its identity read), L2 (lazily), the flows. Stop is
-    the reverse, may
-come after a start that failed half-way, and may be repeated.
+Start: embedded servers if none are named, L3 (migrated, its identity read), L2 (lazily), the flows. Stop is the
+reverse, may come after a start that failed half-way, and may be repeated.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,124 +18,18 @@ from typing import Any
 import msgspec
 
 from holdfast.clock import Clock, SystemClock
-from holdfast.documents import Limits
 from holdfast.errors import Closed, HoldfastError, SettingsError
-from holdfast.invalidation.fences import FenceSender
+from holdfast.flows import Flows, build_caches
 from holdfast.kinds import Kind, register
-from holdfast.metrics.counters import Counters
-from holdfast.protocols import Coherence, SharedCache, Storage
-from holdfast.resolution import Resolver
 from holdfast.settings import Settings, load_settings
-from holdfast.store import Collection, StateStore, Writer
+from holdfast.store import StateStore
 from holdfast.tiers import l3_migrations
 from holdfast.tiers.codec import Codec
-from holdfast.tiers.l1_local import LocalCache
 from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l3_connect import PostgresConnector
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_postgres import PostgresStorage
-
-UPDATE_BACKOFF_SECONDS = 0.002
-UPDATE_BACKOFF_MAX_SECONDS = 0.25
-
-
-class Flows:
-    """The flows over given tiers, real or in memory.
-
-    Args:
-        coherence: what L3 said when it was connected.
-        sleep: pauses, seconds.
-        random_: for jitter.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        kinds: Mapping[str, Kind[Any]],
-        *,
-        l2: SharedCache,
-        l3: Storage,
-        coherence: Coherence,
-        clock: Clock,
-        sleep: Callable[[float], Awaitable[object]],
-        random_: random.Random,
-    ) -> None:
-        self.counters = Counters()
-        self.caches = build_caches(settings, kinds, clock)
-        self.fences = FenceSender(l2, lambda: self.resolver.coherence, sleep=sleep)
-        self.resolver = Resolver(
-            kinds=kinds,
-            caches=self.caches,
-            l2=l2,
-            l3=l3,
-            fences=self.fences,
-            coherence=coherence,
-            clock=clock,
-            counters=self.counters,
-            l3_batches_max=max(1, settings.l3_connections_max // 2),
-        )
-        self.writer = Writer(
-            l3=l3,
-            resolver=self.resolver,
-            fences=self.fences,
-            caches=self.caches,
-            limits=Limits(settings.document_bytes_max, settings.document_depth_max),
-            backoff=lambda attempt: random_.uniform(
-                0, min(UPDATE_BACKOFF_MAX_SECONDS, UPDATE_BACKOFF_SECONDS * 2 ** min(attempt, 10))
-            ),
-            sleep=sleep,
-        )
-        self.store = StateStore(
-            {
-                name: Collection(kind, cache=self.caches[name], resolver=self.resolver, l3=l3, writer=self.writer)
-                for name, kind in kinds.items()
-            }
-        )
-
-    async def stop(self) -> None:
-        """Let writes and fills under way end, stop repeating fences, empty L1; may be called twice."""
-        await self.writer.drain()
-        await self.resolver.drain()
-        await self.fences.stop()
-        for cache in set(self.caches.values()):
-            cache.flush()  # a closed door answers nothing, not even from memory
-
-
-def build_caches(settings: Settings, kinds: Mapping[str, Kind[Any]], clock: Clock) -> dict[str, LocalCache]:
-    """The L1 cache of each kind: the seed's three are shared, own kinds may have their own.
-
-    Raises:
-        SettingsError: a kind names a cache that does not exist, or its TTL in L2 is shorter than a fence's
-            life.
-    """
-    shared = {
-        name: LocalCache(
-            entries_max=getattr(settings, f"l1_{name}_entries_max"),
-            ttl_seconds=getattr(settings, f"l1_{name}_ttl_seconds"),
-            clock=clock.monotonic,
-        )
-        for name in ("swarm", "run", "config")
-    }
-    caches = {}
-    for kind in kinds.values():
-        caching = kind.caching
-        if caching.cache is not None and caching.cache not in shared:
-            raise SettingsError(
-                f"kind {kind.name}: there is no L1 cache {caching.cache}; use one of {sorted(shared)} or None"
-            )
-        if caching.l2_ttl_seconds < settings.l2_fence_lifetime_seconds:
-            raise SettingsError(
-                f"kind {kind.name}: l2_ttl_seconds {caching.l2_ttl_seconds:g} is below "
-                f"l2_fence_lifetime_seconds {settings.l2_fence_lifetime_seconds:g}"
-            )
-        if caching.cache is not None:
-            caches[kind.name] = shared[caching.cache]
-        else:
-            caches[kind.name] = LocalCache(
-                entries_max=caching.l1_entries_max, ttl_seconds=caching.l1_ttl_seconds, clock=clock.monotonic
-            )
-    return caches
 
 
 class Node:

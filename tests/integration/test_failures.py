@@ -16,8 +16,9 @@ from fix_single import Single
 from holdfast import Bot, Consistency, OutcomeUnknown, StorageNotReady, TierUnavailable
 from holdfast.clock import SystemClock
 from holdfast.errors import CorruptDocument, Overloaded, SchemaTooNew
+from holdfast.flows import Flows
 from holdfast.keys import redis_key
-from holdfast.node import Flows, OpenStore, connection_pool
+from holdfast.node import OpenStore, connection_pool
 from holdfast.protocols import Cached
 from holdfast.settings import Settings
 from holdfast.testing import MemoryCache, PausingStorage

@@ -16,8 +16,9 @@ import pytest
 from fix_races import KEY, NoTickets, fences_lower, no_age_check, plain_set, until
 from holdfast.clock import SystemClock
 from holdfast.documents import Bot
+from holdfast.flows import Flows
 from holdfast.keys import redis_key
-from holdfast.node import Flows, redis_connection
+from holdfast.node import redis_connection
 from holdfast.protocols import Cached
 from holdfast.settings import Settings
 from holdfast.testing import PausingCache, PausingStorage

@@ -20,16 +20,16 @@ import msgspec
 import pytest
 
 from holdfast import Bot, Consistency, Settings
+from holdfast.flows import Flows
 from holdfast.keys import Key
-from holdfast.node import Flows
 from holdfast.protocols import Cached, Coherence, Fill
 from holdfast.resolution import Resolver
-from holdfast.store import Writer
 from holdfast.testing import MemoryCache, MemoryStorage
 from holdfast.testing.door import connect_flows
 from holdfast.testing.memory_cache import Held
 from holdfast.testing.simulation import SlowCache, SlowStorage, World, simulate
 from holdfast.tiers.l1_local import LocalCache
+from holdfast.writing import Writer
 
 IDS = ("b1", "b2", "b3")
 STEPS = 30

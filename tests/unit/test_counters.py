@@ -10,8 +10,8 @@ import pytest
 from holdfast.documents import Bot
 from holdfast.entry import Consistency
 from holdfast.errors import TierUnavailable
+from holdfast.flows import Flows
 from holdfast.metrics.counters import Counters, TierCounters
-from holdfast.node import Flows
 from holdfast.testing import ManualClock, MemoryCache, MemoryStorage, PausingStorage
 from holdfast.testing.door import connect_flows
 

@@ -6,8 +6,8 @@ import pytest
 
 import holdfast
 from holdfast import Caching, Document, Kind, Settings, SettingsError
+from holdfast.flows import build_caches
 from holdfast.kinds import register
-from holdfast.node import build_caches
 from holdfast.testing import ManualClock
 
 

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from holdfast.clock import Clock
+from holdfast.flows import Flows
 from holdfast.kinds import Kind, register
-from holdfast.node import Flows
 from holdfast.protocols import SharedCache, Storage
 from holdfast.settings import Settings
 from holdfast.store import StateStore

@@ -1,0 +1,129 @@
+"""The way of a write: L3 first, then the caches are told.
+
+After the commit the key is fenced in L1 and in L2, and L1 takes the new value. That runs to its end whatever becomes
+of the caller: one that is cancelled after its write was sent leaves no tier half told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from holdfast.documents import Document, Limits
+from holdfast.entry import Receipt
+from holdfast.errors import Conflict, OutcomeUnknown
+from holdfast.invalidation.fences import FenceSender
+from holdfast.keys import Key
+from holdfast.kinds import Kind
+from holdfast.protocols import Storage, Write
+from holdfast.resolution import Resolver
+from holdfast.tiers.codec import ANY_VERSION
+from holdfast.tiers.l1_local import LocalCache
+
+Outcome = TypeVar("Outcome")
+
+
+class Writer:
+    """Commits writes and tells the caches; one per server.
+
+    Args:
+        backoff: seconds to pause before the n-th attempt of an `update` that lost a race, n from 1.
+        sleep: pauses, seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        l3: Storage,
+        resolver: Resolver,
+        fences: FenceSender,
+        caches: Mapping[str, LocalCache],
+        limits: Limits,
+        backoff: Callable[[int], float],
+        sleep: Callable[[float], Awaitable[object]],
+    ) -> None:
+        self.limits = limits
+        self.backoff = backoff
+        self.sleep = sleep
+        self._l3 = l3
+        self._resolver = resolver
+        self._fences = fences
+        self._caches = caches
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
+        """Commit documents and tell the caches, whatever becomes of the caller."""
+        return await self._shielded(self._save(kind, writes))
+
+    async def delete(self, key: Key, expected: int | None) -> Receipt:
+        """Delete a row and tell the caches, whatever becomes of the caller."""
+        return await self._shielded(self._delete(key, expected))
+
+    async def drain(self) -> None:
+        """Wait for the writes that go on without their callers."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def _shielded(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        task = asyncio.get_running_loop().create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
+        cache = self._caches[kind.name]
+        ticket, started = cache.ticket(), self._resolver.now()
+        try:
+            versions = await self._l3.save([write for write, _ in writes])
+        except OutcomeUnknown:
+            await self._forget([write.key for write, _ in writes])
+            raise
+        except Conflict as conflict:
+            await self._correct(conflict)
+            raise
+        self._tell(versions)
+        for write, document in writes:
+            cache.fill(
+                write.key,
+                document,
+                versions[write.key],
+                ticket=ticket,
+                read_at=started,
+                ttl_seconds=kind.caching.l2_ttl_seconds,
+            )
+        await self._fences.send(versions)
+        return versions
+
+    async def _delete(self, key: Key, expected: int | None) -> Receipt:
+        try:
+            version, existed = await self._l3.delete(key, expected=expected)
+        except OutcomeUnknown:
+            await self._forget([key])
+            raise
+        except Conflict as conflict:
+            await self._correct(conflict)
+            raise
+        # Also when there was no row: a cache may still hold what another server deleted.
+        self._tell({key: version})
+        await self._fences.send({key: version})
+        return Receipt(version, existed=existed)
+
+    def _tell(self, versions: Mapping[Key, int]) -> None:
+        for key, version in versions.items():
+            self._caches[key.kind].fence(key, version)
+            self._resolver.detach(key)
+
+    async def _correct(self, conflict: Conflict) -> None:
+        """The expectation came from somewhere: a cache that holds the past must not answer the same again."""
+        if conflict.actual:
+            self._tell({conflict.key: conflict.actual})
+            await self._fences.send({conflict.key: conflict.actual})
+        else:
+            await self._forget([conflict.key])
+
+    async def _forget(self, keys: Iterable[Key]) -> None:
+        """The write may be in effect, at a version nobody told us: refuse every value alike."""
+        unknown = dict.fromkeys(keys, ANY_VERSION)
+        self._tell(unknown)
+        await self._fences.send(unknown)
