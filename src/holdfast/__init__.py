@@ -31,6 +31,7 @@ from holdfast.errors import (
     StorageNotReady,
     TierError,
     TierUnavailable,
+    WrongEventLoop,
 )
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
@@ -72,5 +73,6 @@ __all__ = [
     "Tier",
     "TierError",
     "TierUnavailable",
+    "WrongEventLoop",
     "connect",
 ]

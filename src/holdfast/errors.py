@@ -117,5 +117,9 @@ class ServerStartError(HoldfastError):
     """An embedded server did not start; the message says which, why, and where its log is."""
 
 
+class WrongEventLoop(HoldfastError):
+    """The store was opened in another event loop: each loop needs a `connect()` of its own."""
+
+
 class Closed(HoldfastError):
     """The state store is not open: it was not entered yet, or is already closed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -19,6 +20,7 @@ from holdfast.store import Collection, StateStore
 from holdfast.tiers.l1_local import LocalCache
 from holdfast.writing import Writer
 
+DRAIN_SECONDS: Final = 10.0
 UPDATE_BACKOFF_SECONDS: Final = 0.002
 UPDATE_BACKOFF_MAX_SECONDS: Final = 0.25
 
@@ -77,9 +79,13 @@ class Flows:
         )
 
     async def stop(self) -> None:
-        """Let writes and fills under way end, stop repeating fences, empty L1; may be called twice."""
-        await self.writer.drain()
-        await self.resolver.drain()
+        """Let writes and fills under way end, for a while; stop repeating fences, empty L1. May be called twice."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self.writer.drain()
+                await self.resolver.drain()
+        except TimeoutError:
+            pass  # a tier that does not answer must not hold up our end; its callers are told when it times out
         await self.fences.stop()
         for cache in set(self.caches.values()):
             cache.flush()  # a closed door answers nothing, not even from memory

@@ -51,7 +51,7 @@ def check_kind_name(name: str) -> str:
     Raises:
         InvalidKey: not 1-40 of ``a-z 0-9 _`` beginning with a letter.
     """
-    if not KIND_NAME.match(name):
+    if not isinstance(name, str) or not KIND_NAME.match(name):
         raise InvalidKey(f"kind name {name!r}: use 1 to 40 of a-z, 0-9 and _, beginning with a letter")
     return name
 

@@ -16,6 +16,9 @@ D = TypeVar("D", bound=Document)
 L2_TTL_SECONDS_MAX: Final = 45 * 86_400.0
 """The wire format counts a TTL in 32 bits of milliseconds."""
 
+SCHEMA_MAX: Final = 2**15 - 1
+"""A schema is a smallint in L3."""
+
 RESERVED_TABLES: Final = frozenset({"generations", "incarnation", "kinds", "migrations"})
 _NAMEABLE: Final = re.compile(r"[^\0\ud800-\udfff]+\Z")
 
@@ -67,6 +70,10 @@ class Kind(Generic[D]):
         check_kind_name(self.name)
         if not (isinstance(self.document, type) and issubclass(self.document, Document)):
             raise SettingsError(f"kind {self.name}: document must be a class derived from Document")
+        if not (isinstance(self.document.SCHEMA, int) and 0 < self.document.SCHEMA <= SCHEMA_MAX):
+            raise SettingsError(f"kind {self.name}: {self.document.__name__}.SCHEMA must be 1 to {SCHEMA_MAX}")
+        if not (isinstance(self.table, str) and isinstance(self.caching, Caching)):
+            raise SettingsError(f"kind {self.name}: table is text, and caching a Caching")
         object.__setattr__(self, "table", self.table or self.name)
         if not 0 < len(self.table.encode(errors="replace")) <= TABLE_NAME_BYTES_MAX or not _NAMEABLE.match(self.table):
             raise SettingsError(
@@ -105,9 +112,13 @@ def register(own: Iterable[Kind[Any]]) -> dict[str, Kind[Any]]:
     Raises:
         SettingsError: two kinds have one name or one table.
     """
+    if isinstance(own, Kind):
+        raise SettingsError(f"kinds takes a list: kinds=[{own.name}]")
     kinds: dict[str, Kind[Any]] = {}
     tables: dict[str, str] = {}
     for kind in (*BUILT_IN, *own):
+        if not isinstance(kind, Kind):
+            raise SettingsError(f"kinds takes kinds, not {type(kind).__name__}")
         if kinds.setdefault(kind.name, kind) is not kind:
             raise SettingsError(f"two kinds are named {kind.name}")
         if tables.setdefault(kind.table, kind.name) != kind.name:

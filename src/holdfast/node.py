@@ -29,6 +29,7 @@ from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l3_connect import PostgresConnector
 from holdfast.tiers.l3_connections import ConnectionPool
+from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_postgres import PostgresStorage
 
 
@@ -152,9 +153,10 @@ async def prepare(
     """Bring the database's schema up to date, or check that it is; returns what was applied."""
     kinds = list(kinds)
     async with pool.connection() as connection:
-        if migrate:
-            return await l3_migrations.migrate(connection, kinds, progress=progress)
-        await l3_migrations.check(connection, kinds)
+        with mapped("migrating" if migrate else "checking the schema"):
+            if migrate:
+                return await l3_migrations.migrate(connection, kinds, progress=progress)
+            await l3_migrations.check(connection, kinds)
         return []
 
 

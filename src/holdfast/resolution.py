@@ -28,7 +28,7 @@ from typing import Any, Final
 from holdfast.clock import Clock
 from holdfast.documents import decode
 from holdfast.entry import MISSING, Missing, Tier
-from holdfast.errors import CorruptDocument, HoldfastError, SchemaTooNew
+from holdfast.errors import CorruptDocument, HoldfastError, SchemaTooNew, WrongEventLoop
 from holdfast.invalidation.fences import FenceSender
 from holdfast.keys import Key
 from holdfast.kinds import Kind
@@ -104,6 +104,7 @@ class Resolver:
         self._flights: dict[Key, Flight] = {}
         self.coherence = coherence
         self._adopted_at = clock.monotonic()
+        self._loop = asyncio.get_running_loop()
         self._l2_batcher: Batcher[Flight] = Batcher(
             self._ask_l2,
             items_max=BATCH_KEYS_MAX,
@@ -119,6 +120,7 @@ class Resolver:
 
     def load(self, key: Key) -> asyncio.Future[Resolved]:
         """Join or start the flight of a key. Await it shielded: it is shared."""
+        self.check_loop()
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = self._new_flight(key)
@@ -130,6 +132,7 @@ class Resolver:
 
     def load_strong(self, key: Key) -> asyncio.Future[Resolved]:
         """Read a key from L3 by a query that begins after this call."""
+        self.check_loop()
         flight = self._new_flight(key)
         self._l3_batcher.add(flight)
         return flight.future
@@ -143,16 +146,28 @@ class Resolver:
         await self._l2_batcher.drain()
         await self._l3_batcher.drain()
 
+    def check_loop(self) -> None:
+        """Refuse a caller from another event loop before it starts something that this loop cannot end.
+
+        Raises:
+            WrongEventLoop: with what to do.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongEventLoop("this store was opened in another event loop: call connect() in this one too")
+
     def _new_flight(self, key: Key) -> Flight:
         future: asyncio.Future[Resolved] = asyncio.get_running_loop().create_future()
         return Flight(key, future, self._caches[key.kind].ticket())
 
     async def _ask_l2(self, flights: list[Flight]) -> None:
-        coherence, started = self.coherence, self._clock.monotonic()
         try:
-            answers = await self._l2.read([flight.key for flight in flights], coherence)
-        except HoldfastError as fault:
-            answers = {flight.key: Failed(fault) for flight in flights}
+            await self._read_l2(flights)
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it is the callers' to see: no flight may be lost
+            self._settle_all(flights, fault)
+
+    async def _read_l2(self, flights: list[Flight]) -> None:
+        coherence, started = self.coherence, self._clock.monotonic()
+        answers = await self._l2.read([flight.key for flight in flights], coherence)
         now = self._clock.monotonic()
         self._counters.l2.observe(now - started, len(flights))
         for flight in flights:
@@ -162,10 +177,7 @@ class Resolver:
         if isinstance(answer, Cached) and coherence is self.coherence:
             try:
                 value = self.decode(flight.key, answer.row)
-            except SchemaTooNew as fault:
-                self._settle(flight, fault)
-                return
-            except CorruptDocument as fault:
+            except (CorruptDocument, SchemaTooNew) as fault:
                 answer = Failed(fault)  # its checksum held, so it was stored that way: L3 decides
             else:
                 self._counters.l2.hits += 1
@@ -181,19 +193,23 @@ class Resolver:
         self._l3_batcher.add(flight)
 
     async def _ask_l3(self, flights: list[Flight]) -> None:
-        started = self._clock.monotonic()
         try:
-            loaded = await self._l3.load(list(dict.fromkeys(flight.key for flight in flights)))
-        except HoldfastError as fault:
+            fills = await self._read_l3(flights)
+        except Exception as fault:  # noqa: BLE001 - as above
             self._counters.l3.errors += 1
-            for flight in flights:
-                self._settle(flight, fault)
+            self._settle_all(flights, fault)
             return
-        self._counters.l3.observe(self._clock.monotonic() - started, len(flights))
-        self._adopt(loaded.coherence, started)
-        fills = [fill for flight in flights if (fill := self._judge_l3(flight, loaded.rows.get(flight.key), started))]
         if fills:
             self._counters.l2.fills += await self._l2.fill(fills, self.coherence)
+
+    async def _read_l3(self, flights: list[Flight]) -> list[Fill]:
+        """Settle flights with L3's answer; returns what L2 should be offered."""
+        started = self._clock.monotonic()
+        loaded = await self._l3.load(list(dict.fromkeys(flight.key for flight in flights)))
+        self._counters.l3.observe(self._clock.monotonic() - started, len(flights))
+        self._adopt(loaded.coherence, started)
+        fills = (self._judge_l3(flight, loaded.rows.get(flight.key), started) for flight in flights)
+        return [fill for fill in fills if fill is not None]
 
     def _judge_l3(self, flight: Flight, row: Row | None, started: float) -> Fill | None:
         """Settle a flight with L3's answer; returns what L2 should be offered."""
@@ -225,8 +241,17 @@ class Resolver:
         return self._clock.monotonic()
 
     def decode(self, key: Key, row: Row) -> Any:
-        """The document in a row."""
-        return decode(self._kinds[key.kind].document, row.body, what=str(key))
+        """The document in a row.
+
+        Raises:
+            CorruptDocument, SchemaTooNew: also for whatever a class's own `upgrade` or `__post_init__` raised.
+        """
+        try:
+            return decode(self._kinds[key.kind].document, row.body, what=str(key))
+        except HoldfastError:
+            raise
+        except Exception as fault:
+            raise CorruptDocument(f"{key}: its class could not make it: {type(fault).__name__}: {fault}") from fault
 
     def _adopt(self, coherence: Coherence, started: float) -> None:
         """Take over what L3 says of itself; a new incarnation or generation empties L1 first."""
@@ -239,6 +264,10 @@ class Resolver:
         self._counters.flushes += 1
         for cache in set(self._caches.values()):
             cache.flush()
+
+    def _settle_all(self, flights: list[Flight], fault: Exception) -> None:
+        for flight in flights:
+            self._settle(flight, fault)
 
     def _settle(self, flight: Flight, result: Resolved | Exception) -> None:
         if self._flights.get(flight.key) is flight:

@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         l3_connect_timeout_seconds: the wait for a connection, opening included; 30 s.
         l3_statement_timeout_seconds: after which the server gives up a statement; 30 s.
         document_bytes_max: size of an encoded document; 1 MiB.
-        document_depth_max: nesting of a document; 64.
+        document_depth_max: nesting of a document, at most 128; 64.
         inflated_bytes_max: what an L2 entry may inflate to before it counts as corrupt; 8 MiB, at least
             `document_bytes_max`.
     """
@@ -82,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     l3_connect_timeout_seconds: Seconds = 30.0
     l3_statement_timeout_seconds: Seconds = 30.0
     document_bytes_max: Bytes = 1024 * 1024
-    document_depth_max: Annotated[int, Meta(ge=1, le=200)] = 64
+    document_depth_max: Annotated[int, Meta(ge=1, le=128)] = 64
     inflated_bytes_max: Bytes = 8 * 1024 * 1024
 
     def __post_init__(self) -> None:

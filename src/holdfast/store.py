@@ -55,7 +55,11 @@ class Collection(Generic[D]):
             CorruptDocument, SchemaTooNew: what is stored cannot be read by this server.
         """
         if consistency is _BOUNDED:
-            held = self.peek(identifier)
+            try:
+                held = self.peek(identifier)
+            except TypeError:  # what cannot be looked up in a dict is no id
+                check_id(identifier)
+                raise
             if held is not None:
                 return held
         resolved = await self._resolve(identifier, consistency)
@@ -63,6 +67,7 @@ class Collection(Generic[D]):
 
     async def entry(self, identifier: str, *, consistency: Consistency = _BOUNDED) -> Entry[D] | None:
         """The document with its version, tier and age; None if there is no such row. Raises like `get`."""
+        check_id(identifier)
         if consistency is _BOUNDED:
             self.peek(identifier)  # counts, and renews its place in the LRU order
         resolved = await self._resolve(identifier, consistency)
@@ -78,7 +83,7 @@ class Collection(Generic[D]):
         """
         found: dict[str, D] = {}
         loads: dict[str, asyncio.Future[Resolved]] = {}
-        for identifier in dict.fromkeys(identifiers):
+        for identifier in dict.fromkeys(map(check_id, identifiers)):
             held = self.peek(identifier) if consistency is _BOUNDED else None
             if held is not None:
                 found[identifier] = held
@@ -114,6 +119,7 @@ class Collection(Generic[D]):
             TierError: L3 could not take it; nothing was written.
         """
         write = self._write(identifier, document, expected_version)
+        durability = Durability(durability)
         versions = await self._writer.save(self.kind, [(write, document)])
         return Receipt(versions[write.key], durability)
 
@@ -159,7 +165,8 @@ class Collection(Generic[D]):
             AppendOnly: the kind keeps its documents.
             OutcomeUnknown, TierError: as `put`.
         """
-        return await self._writer.delete(Key(self.kind.name, check_id(identifier)), expected_version)
+        key = Key(self.kind.name, check_id(identifier))
+        return await self._writer.delete(key, _checked_version(key, expected_version))
 
     async def scan(self, *, after: str | None = None) -> AsyncIterator[tuple[str, D]]:
         """Every document, from L3, in the byte order of ids; pages of 200, each from a snapshot of its own.
@@ -170,6 +177,8 @@ class Collection(Generic[D]):
         Raises:
             CorruptDocument, SchemaTooNew: naming the id; go on with `after` it.
         """
+        if after is not None:
+            check_id(after)
         while page := await self._l3.scan(self.kind.name, after=after, limit=SCAN_PAGE):
             for key, row in page:
                 yield key.id, self._resolver.decode(key, row)
@@ -183,19 +192,16 @@ class Collection(Generic[D]):
 
     def _load(self, identifier: str, consistency: Consistency) -> asyncio.Future[Resolved]:
         key = Key(self.kind.name, check_id(identifier))
-        if consistency is Consistency.STRONG:
+        if consistency is not _BOUNDED and Consistency(consistency) is Consistency.STRONG:
             return self._resolver.load_strong(key)
         return self._resolver.load(key)
 
     def _write(self, identifier: str, document: D, expected: int | None) -> Write:
         key = Key(self.kind.name, check_id(identifier))
-        if not isinstance(document, self.kind.document):
-            raise InvalidDocument(
-                "", f"{key}: a {self.kind.document.__name__} is wanted, not a {type(document).__name__}"
-            )
-        if expected is not None and not 0 <= expected <= ANY_VERSION:
-            raise InvalidDocument("", f"{key}: expected_version {expected} is no version (0 to 2^63-1)")
-        return Write(key, document.SCHEMA, encode(document, self._writer.limits), expected)
+        wanted, given = self.kind.document, type(document)
+        if given is not wanted:  # a subclass too: other servers would read it back as its base
+            raise InvalidDocument("", f"{key}: a {wanted.__name__} is wanted, not a {given.__name__}")
+        return Write(key, document.SCHEMA, encode(document, self._writer.limits), _checked_version(key, expected))
 
     async def _update(self, key: Key, change: Callable[[D], D], default: D | None) -> D:
         conflict: Conflict | None = None
@@ -242,3 +248,9 @@ class StateStore:
         if collection is None or collection.kind is not kind:
             raise SettingsError(f"kind {kind.name} is not known here: connect(kinds=[...]) takes own kinds")
         return collection
+
+
+def _checked_version(key: Key, expected: object) -> int | None:
+    if expected is None or (type(expected) is int and 0 <= expected < ANY_VERSION):
+        return expected
+    raise InvalidDocument("", f"{key}: expected_version {expected!r} is no version (a whole number from 0 to 2^63-2)")

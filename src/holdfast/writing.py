@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from holdfast.documents import Document, Limits
 from holdfast.entry import Receipt
-from holdfast.errors import Conflict, OutcomeUnknown
+from holdfast.errors import Conflict, HoldfastError, OutcomeUnknown
 from holdfast.invalidation.fences import FenceSender
 from holdfast.keys import Key
 from holdfast.kinds import Kind
@@ -66,22 +66,27 @@ class Writer:
             await asyncio.wait(self._under_way)
 
     async def _shielded(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        try:
+            self._resolver.check_loop()
+        except HoldfastError:
+            work.close()
+            raise
         task = asyncio.get_running_loop().create_task(work)
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may have been cancelled: nobody is left to see it then
 
     async def _save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
         cache = self._caches[kind.name]
         ticket, started = cache.ticket(), self._resolver.now()
-        try:
-            versions = await self._l3.save([write for write, _ in writes])
-        except OutcomeUnknown:
-            await self._forget([write.key for write, _ in writes])
-            raise
-        except Conflict as conflict:
-            await self._correct(conflict)
-            raise
+        versions = await self._written(
+            [write.key for write, _ in writes], self._l3.save([write for write, _ in writes])
+        )
         self._tell(versions)
         for write, document in writes:
             cache.fill(
@@ -96,18 +101,23 @@ class Writer:
         return versions
 
     async def _delete(self, key: Key, expected: int | None) -> Receipt:
-        try:
-            version, existed = await self._l3.delete(key, expected=expected)
-        except OutcomeUnknown:
-            await self._forget([key])
-            raise
-        except Conflict as conflict:
-            await self._correct(conflict)
-            raise
+        version, existed = await self._written([key], self._l3.delete(key, expected=expected))
         # Also when there was no row: a cache may still hold what another server deleted.
         self._tell({key: version})
         await self._fences.send({key: version})
         return Receipt(version, existed=existed)
+
+    async def _written(self, keys: Iterable[Key], write: Awaitable[Outcome]) -> Outcome:
+        """Await a write of L3; if it fails, no cache may go on as if it were known not to be in effect."""
+        try:
+            return await write
+        except Conflict as conflict:
+            await self._correct(conflict)
+            raise
+        except Exception as fault:
+            if isinstance(fault, OutcomeUnknown) or not isinstance(fault, HoldfastError):
+                await self._forget(keys)
+            raise
 
     def _tell(self, versions: Mapping[Key, int]) -> None:
         for key, version in versions.items():

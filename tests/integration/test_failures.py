@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -13,15 +16,28 @@ import pytest
 import holdfast
 from fix_races import KEY, until
 from fix_single import Single
-from holdfast import Bot, Consistency, OutcomeUnknown, StorageNotReady, TierUnavailable
+from holdfast import (
+    Bot,
+    Consistency,
+    Document,
+    InvalidDocument,
+    InvalidKey,
+    Kind,
+    OutcomeUnknown,
+    SettingsError,
+    StorageNotReady,
+    TierError,
+    TierUnavailable,
+    WrongEventLoop,
+)
 from holdfast.clock import SystemClock
 from holdfast.errors import CorruptDocument, Overloaded, SchemaTooNew
 from holdfast.flows import Flows
-from holdfast.keys import redis_key
+from holdfast.keys import Key, redis_key
 from holdfast.node import OpenStore, connection_pool
-from holdfast.protocols import Cached
+from holdfast.protocols import Cached, Write
 from holdfast.settings import Settings
-from holdfast.testing import MemoryCache, PausingStorage
+from holdfast.testing import MemoryCache, MemoryStorage, PausingStorage
 from holdfast.testing.door import connect_flows
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l3_postgres import PostgresStorage
@@ -257,6 +273,174 @@ async def test_a_corrupt_l2_entry_is_read_from_l3_and_replaced(settings: Setting
         entry = await state.bots.entry("b1")
         assert entry is not None
         assert entry.tier is holdfast.Tier.L2
+
+
+class Fragile(Document):
+    """A document whose class cannot make it from what an older version stored."""
+
+    SCHEMA = 2
+    name: str = ""
+
+    @classmethod
+    def upgrade(cls, fields: dict[str, Any], schema: int) -> dict[str, Any]:
+        """Fail as a user's code may."""
+        raise AssertionError("nobody thought of schema 1")
+
+
+async def test_a_class_that_cannot_make_its_document_fails_alone(settings: Settings) -> None:
+    """Whatever a class raises while reading is that row's error; keys read with it are answered, then and later."""
+    fragile = Kind("fragile", Fragile)
+    async with holdfast.connect(settings, kinds=[fragile]) as state, administrator(settings.postgres_url) as connection:
+        documents = state.collection(fragile)
+        await documents.put("good", Fragile(name="x"))
+        flows_of(state).caches["fragile"].flush()
+        await connection.execute("INSERT INTO holdfast.fragile (id, document) VALUES ('bad', '{\"__version\": 1}')")
+        bad, good = await asyncio.gather(documents.get("bad"), documents.get("good"), return_exceptions=True)
+        assert isinstance(bad, CorruptDocument)
+        assert isinstance(bad.__cause__, AssertionError)
+        assert good == Fragile(name="x")
+        assert await documents.get_many(["good"]) == {"good": Fragile(name="x")}
+
+
+async def test_a_key_of_another_type_disturbs_nobody(settings: Settings) -> None:
+    """What another program left under our name in L2 costs a miss, and is written over."""
+    async with holdfast.connect(settings) as state:
+        flows = flows_of(state)
+        cache = flows.resolver._l2
+        assert isinstance(cache, RedisCache)
+        await state.bots.put_many({f"b{number}": ADA for number in range(60)})
+        await cache._connection.topology()
+        for number in (1, 2):
+            name = redis_key(cache._prefix, Key("bot", f"b{number}"))
+            await cache._connection._command(["DEL", name])
+            await cache._connection._command(["LPUSH", name, b"x"])
+        await state.bots.put("b2", Bot(name="Eve"))
+        assert not flows.fences.pending
+        flows.caches["bot"].flush()
+        found = await state.bots.get_many([f"b{number}" for number in range(60)])
+        assert len(found) == 60
+        assert found["b2"] == Bot(name="Eve")
+        await flows.resolver.drain()
+        flows.caches["bot"].flush()
+        entry = await state.bots.entry("b1")
+        assert entry is not None
+        assert (entry.tier, flows.counters.l2.errors) == (holdfast.Tier.L2, 0)
+
+
+async def test_another_event_loop_is_refused(settings: Settings) -> None:
+    """A store used from another loop says so, and has written nothing."""
+    async with holdfast.connect(settings) as state:
+        await state.bots.put("b1", ADA)
+        for work in (state.bots.put("b1", Bot(name="Eve")), state.bots.get("b2"), state.bots.delete("b1")):
+            with pytest.raises(WrongEventLoop):
+                await asyncio.to_thread(asyncio.run, work)
+        assert await state.bots.get("b1", consistency=Consistency.STRONG) == ADA
+
+
+async def test_a_server_that_stands_still_is_not_waited_for(settings: Settings) -> None:
+    """A PostgreSQL that takes a statement and does nothing more is an error within the time of a statement."""
+    short = msgspec.structs.replace(settings, l3_statement_timeout_seconds=0.5)
+    async with holdfast.connect(short) as state, administrator(settings.postgres_url) as connection:
+        await state.bots.put("b1", ADA)
+        pids = await connection.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'holdfast' AND datname = current_database()"
+        )
+        try:
+            for row in pids:
+                os.kill(row["pid"], signal.SIGSTOP)
+            with pytest.raises(TierUnavailable):
+                await state.bots.get("b1", consistency=Consistency.STRONG)
+        finally:
+            for row in pids:
+                os.kill(row["pid"], signal.SIGCONT)
+
+
+async def test_a_role_without_rights_is_told(settings: Settings) -> None:
+    """What PostgreSQL refuses while migrating is Holdfast's error, with PostgreSQL's words."""
+    taken = Kind("fragile", Fragile, "version_seq")
+    with pytest.raises(TierError, match="migrating"):
+        async with holdfast.connect(settings, kinds=[taken]):
+            pass
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:se/cret@h/x", "postgresql://h:badport/x", "postgresql://[::1", "mysql://h"]
+)
+async def test_a_bad_address_of_l3_is_told_without_its_password(settings: Settings, url: str) -> None:
+    """A URL that cannot be read is one sentence, which holds no part of a password."""
+    with pytest.raises(SettingsError, match="percent-encode") as refused:
+        async with holdfast.connect(msgspec.structs.replace(settings, postgres_url=url)):
+            pass
+    assert "cret" not in str(refused.value)
+    assert "'se'" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["redis://app:se/cret@h:6379", "redis://app:se#cret@h", "redis://[::1", "http://h"])
+async def test_a_bad_address_of_l2_is_told_without_its_password(settings: Settings, url: str) -> None:
+    """The same for L2."""
+    with pytest.raises(SettingsError, match="percent-encode") as refused:
+        async with holdfast.connect(msgspec.structs.replace(settings, redis_urls=(url,))):
+            pass
+    assert "cret" not in str(refused.value)
+
+
+class Breaking(MemoryStorage):
+    """Commits, and then fails in a way that nobody foresaw."""
+
+    async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
+        """Write all, and raise."""
+        await super().save(writes)
+        if self.breaks:
+            raise ZeroDivisionError
+        return {}
+
+    breaks = False
+
+
+async def test_an_unforeseen_fault_of_a_write_counts_as_unknown() -> None:
+    """After it, no cache answers with what the write may have replaced."""
+    l3 = MemoryStorage()
+    async with connect_flows(l3=l3) as flows:
+        await flows.store.bots.put("b1", ADA)
+        l3.__class__ = Breaking
+        l3.breaks = True  # type: ignore[attr-defined]
+        with pytest.raises(ZeroDivisionError):
+            await flows.store.bots.put("b1", Bot(name="Eve"))
+        assert await flows.store.bots.get("b1") == Bot(name="Eve")
+
+
+async def test_wrong_arguments_are_told_before_anything_is_sent(settings: Settings) -> None:
+    """Versions, consistencies, durabilities, ids and classes that cannot be meant are refused."""
+
+    class Sub(Bot):
+        more: int = 1
+
+    async with holdfast.connect(settings) as state:
+        bots: Any = state.bots
+        version = (await bots.put("b1", ADA)).version
+        for wrong in (version + 0.5, str(version), True, -1, 2**63):
+            with pytest.raises(InvalidDocument, match="is no version"):
+                await bots.put("b1", ADA, expected_version=wrong)
+            with pytest.raises(InvalidDocument, match="is no version"):
+                await bots.delete("b1", expected_version=wrong)
+        with pytest.raises(InvalidDocument, match="a Bot is wanted, not a Sub"):
+            await bots.put("b1", Sub(name="x"))
+        ids: list[Any] = [[], {}, 5, None, ""]
+        for identifier in ids:
+            with pytest.raises(InvalidKey):
+                await bots.get(identifier)
+            with pytest.raises(InvalidKey):
+                await bots.entry(identifier)
+            with pytest.raises(InvalidKey):
+                await bots.get_many([identifier])
+        with pytest.raises(InvalidKey):
+            [pair async for pair in bots.scan(after="\0")]
+        with pytest.raises(ValueError, match="later"):
+            await bots.get("b9", consistency="later")
+        with pytest.raises(ValueError, match="perhaps"):
+            await bots.put("b1", ADA, durability="perhaps")
+        other = await bots.entry("b1", consistency="strong")
+        assert (other.version, other.tier) == (version, holdfast.Tier.L3)
 
 
 async def test_too_many_waiting_calls_are_refused(settings: Settings) -> None:

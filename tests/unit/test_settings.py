@@ -100,7 +100,7 @@ def test_each_setting_is_read_from_its_variable(name: str) -> None:
         ({"environment": {"HOLDFAST_MIGRATE_ON_CONNECT": "yes"}}, "environment: migrate_on_connect: Expected `bool`"),
         ({"arguments": {"redis_urls": "redis://a"}}, "arguments: redis_urls: Expected `array`"),
         ({"arguments": {"embedded_replicas": 2}}, "arguments: embedded_replicas: Expected `int` <= 1"),
-        ({"arguments": {"document_depth_max": 201}}, "arguments: document_depth_max: Expected `int` <= 200"),
+        ({"arguments": {"document_depth_max": 201}}, "arguments: document_depth_max: Expected `int` <= 128"),
         ({"arguments": {"key_prefix": "p" * 65}}, "arguments: key_prefix: Expected `str` of length <= 64"),
     ],
 )

@@ -123,6 +123,8 @@ class Codec:
         if flags & ENCRYPTED:
             raise CorruptDocument(f"L2 entry {name!r}: encrypted with key {key_id}, which this server does not have")
         row = None
+        if version >= ANY_VERSION and not flags & FENCE:
+            raise CorruptDocument(f"L2 entry {name!r}: no row has version {version}")
         if not flags & FENCE:
             body = self._inflate(name, payload) if flags & COMPRESSED else payload
             row = Row(version, birth, schema, body)

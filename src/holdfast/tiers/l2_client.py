@@ -62,14 +62,15 @@ class RedisAddress(msgspec.Struct, frozen=True):
         Raises:
             SettingsError: it is not of the form above; the message never repeats the password.
         """
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port or 6379
-        except ValueError as fault:
-            raise SettingsError(f"redis_urls: the port of a URL is not a number from 0 to 65535 ({fault})") from None
+        except ValueError:  # its text may hold a part of the password
+            parts, port = urlsplit(""), 0
         if parts.scheme not in {"redis", "rediss"} or not parts.hostname or parts.path.strip("/"):
             raise SettingsError(
-                f"redis_urls: '{parts.scheme}://...{parts.path}' is not redis[s]://[user[:password]@]host[:port]"
+                "redis_urls: one is not redis[s]://[user[:password]@]host[:port]; "
+                "percent-encode what has a meaning in URLs, such as / and # in a password"
             )
         password = unquote(parts.password) if parts.password else None
         return cls(parts.hostname, port, unquote(parts.username or "") or None, password, parts.scheme == "rediss")

@@ -107,7 +107,9 @@ class RedisCache:
             return Failed(fault, node_time_ms)
         if entry is None or entry.row is None or entry.incarnation != incarnation or entry.generation < floor:
             return Absent(node_time_ms)
-        age_ms = max(0, node_time_ms - entry.read_at_ms)
+        age_ms = node_time_ms - entry.read_at_ms
+        if age_ms < 0:  # the node's clock went back, and with it all that can be said of the entry's age
+            return Absent(node_time_ms)
         return Cached(entry.row, max(0, entry.ttl_ms - age_ms) / 1000, age_ms / 1000)
 
     async def _on_each_node(

@@ -11,6 +11,7 @@ import asyncpg
 from holdfast.errors import SettingsError
 from holdfast.tiers.l3_errors import mapped
 
+GRACE_SECONDS = 2.0
 _VERIFIED = {"require", "verify-ca", "verify-full"}
 
 
@@ -33,11 +34,20 @@ class PostgresConnector:
         statement_timeout_seconds: float,
         ca_file: str | None = None,
     ) -> None:
-        if urlsplit(url).scheme not in {"postgresql", "postgres"}:
-            raise SettingsError("postgres_url: it begins with postgresql://, then user, host and database")
+        try:
+            parts = urlsplit(url)
+            readable = parts.scheme in {"postgresql", "postgres"} and parts.port != 0
+        except ValueError:  # its text may hold a part of the password
+            readable = False
+        if not readable:
+            raise SettingsError(
+                "postgres_url: it is not postgresql://user:password@host:port/database; "
+                "percent-encode what has a meaning in URLs, such as / and # in a password"
+            )
         self._url = url
         self._timeout_seconds = connect_timeout_seconds
         self._statement_timeout_ms = round(statement_timeout_seconds * 1000)
+        self._command_timeout_seconds = statement_timeout_seconds + GRACE_SECONDS
         self._ssl = self._tls(ca_file)
 
     async def open(self) -> asyncpg.Connection[Any]:
@@ -50,6 +60,8 @@ class PostgresConnector:
             connection = await asyncpg.connect(
                 self._url,
                 timeout=self._timeout_seconds,
+                # The server gives a statement up by itself; this is for a server, or a network, that does nothing more.
+                command_timeout=self._command_timeout_seconds,
                 server_settings={
                     "application_name": "holdfast",
                     "jit": "off",

@@ -11,8 +11,8 @@ local at = 1
 for name in string.gmatch(ARGV[2], '%S+') do
   local fence = string.sub(ARGV[3], at, at + 67)
   at = at + 68
-  local held = redis.call('GETRANGE', name, 0, 39)
-  local same = #held == 40 and string.sub(held, 1, 1) == 'H'
+  local held = redis.pcall('GETRANGE', name, 0, 39) -- an error, for a key of another type, is not ours to keep
+  local same = type(held) == 'string' and #held == 40 and string.sub(held, 1, 1) == 'H'
     and string.sub(held, 17, 32) == string.sub(fence, 17, 32)
   if not same or below(held, fence) then
     redis.call('SET', name, fence, 'PX', ARGV[1])

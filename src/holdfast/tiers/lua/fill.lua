@@ -19,8 +19,8 @@ for i = 2, #ARGV, 2 do
   local age = now - (read_high * 4294967296 + read_low)
   local ttl = struct.unpack('>I4', entry, 57)
   if age >= 0 and age <= age_max then
-    local held = redis.call('GETRANGE', name, 0, 39)
-    local same = #held == 40 and string.sub(held, 1, 1) == 'H'
+    local held = redis.pcall('GETRANGE', name, 0, 39) -- an error, for a key of another type, has no length
+    local same = type(held) == 'string' and #held == 40 and string.sub(held, 1, 1) == 'H'
       and string.sub(held, 17, 32) == string.sub(entry, 17, 32)
     if not (same and above(held, entry)) then
       redis.call('SET', name, entry, 'PX', ttl - age)

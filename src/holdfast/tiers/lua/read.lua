@@ -7,6 +7,8 @@ local reply = {time[1] * 1000 + math.floor(time[2] / 1000)}
 local count = 1
 for name in string.gmatch(ARGV[1], '%S+') do
   count = count + 1
-  reply[count] = redis.call('GET', name)
+  local value = redis.pcall('GET', name)
+  -- A key of another type is not ours to read; it must not fail the others.
+  reply[count] = type(value) ~= 'table' and value
 end
 return reply
