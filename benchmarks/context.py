@@ -1,0 +1,132 @@
+"""What the benchmarks run on: the embedded servers of a home, with a database and a key prefix of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+from glide import (
+    ClusterScanCursor,
+    GlideClusterClient,
+    GlideClusterClientConfiguration,
+    Logger,
+    LogLevel,
+    NodeAddress,
+    RandomNode,
+    ServerCredentials,
+)
+
+from holdfast.clock import SystemClock
+from holdfast.embedded import EmbeddedOptions, default_home, ensure_running
+from holdfast.errors import HoldfastError
+from holdfast.flows import Flows
+from holdfast.kinds import register
+from holdfast.node import connection_pool, prepare, redis_connection
+from holdfast.settings import Settings
+from holdfast.testing.door import connect_flows
+from holdfast.tiers.codec import Codec
+from holdfast.tiers.l2_client import RedisAddress
+from holdfast.tiers.l2_redis import RedisCache
+from holdfast.tiers.l2_topology import Topology
+from holdfast.tiers.l3_postgres import PostgresStorage
+
+DATABASE = "benchmarks"
+PREFIX = "benchmarks:"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A running server of Holdfast, and the bare clients it is compared with.
+
+    Attributes:
+        flows: with `flows.store`, the door.
+        l2, l3: the tiers below `flows`.
+        glide: a client of the Valkey cluster of its own.
+        postgres: a connection of its own to the same database, as `asyncpg.connect` gives it.
+        prefix: of every key in L2.
+    """
+
+    flows: Flows
+    l2: RedisCache
+    l3: PostgresStorage
+    glide: GlideClusterClient
+    postgres: asyncpg.Connection[Any]
+    prefix: bytes
+
+    async def valkey_version(self) -> str:
+        """As a node tells it."""
+        info = await self.glide.custom_command(["INFO", "server"], route=RandomNode())
+        found = re.search(rb"valkey_version:(\S+)", info) if isinstance(info, bytes) else None
+        return found[1].decode() if found else "unknown"
+
+    async def primaries(self) -> int:
+        """How many nodes share the keys."""
+        reply = await self.glide.custom_command(["CLUSTER", "SLOTS"])
+        return len(Topology.from_slots(reply).nodes) if isinstance(reply, list) else 1
+
+
+@asynccontextmanager
+async def open_context() -> AsyncIterator[Context]:
+    """Start the servers if need be, and leave neither the database nor keys behind."""
+    running = await ensure_running(EmbeddedOptions(default_home()), progress=print)
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(_database(running.postgres_url))
+        settings = Settings(postgres_url=url, redis_urls=running.redis_urls, key_prefix=PREFIX)
+        kinds, clock = register([]), SystemClock()
+        glide = await _glide(settings)
+        stack.push_async_callback(glide.close)
+        stack.push_async_callback(_remove_keys, glide)
+        pool = connection_pool(settings)
+        stack.push_async_callback(pool.close)
+        await prepare(pool, kinds.values(), migrate=True, progress=lambda _: None)
+        postgres = await asyncpg.connect(url)
+        stack.push_async_callback(postgres.close)
+        connection = redis_connection(settings, clock)
+        stack.push_async_callback(connection.close)
+        l3 = PostgresStorage(pool, kinds)
+        l2 = RedisCache(
+            connection, Codec(), prefix=PREFIX.encode(), fence_lifetime_seconds=settings.l2_fence_lifetime_seconds
+        )
+        flows = await stack.enter_async_context(connect_flows(l2=l2, l3=l3, clock=clock, settings=settings))
+        yield Context(flows, l2, l3, glide, postgres, PREFIX.encode())
+
+
+@asynccontextmanager
+async def _database(url: str) -> AsyncIterator[str]:
+    """The URL of a new database on the server; what an interrupted run left is replaced."""
+    admin = await asyncpg.connect(url)
+    try:
+        try:
+            await admin.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
+        except asyncpg.ObjectInUseError as fault:
+            raise HoldfastError("another benchmark runs on these servers: one at a time, please") from fault
+        await admin.execute(f"CREATE DATABASE {DATABASE}")
+        yield urlsplit(url)._replace(path=f"/{DATABASE}").geturl()
+        await admin.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+    finally:
+        await admin.close()
+
+
+async def _glide(settings: Settings) -> GlideClusterClient:
+    Logger.init(LogLevel.OFF)  # it would write each script that a node does not know yet to stderr
+    addresses = [RedisAddress.parse(url) for url in settings.redis_urls]
+    first = addresses[0]
+    return await GlideClusterClient.create(
+        GlideClusterClientConfiguration(
+            [NodeAddress(each.host, each.port) for each in addresses],
+            credentials=ServerCredentials(first.password, first.user) if first.password else None,
+        )
+    )
+
+
+async def _remove_keys(glide: GlideClusterClient) -> None:
+    cursor: Any = ClusterScanCursor()  # type: ignore[no-untyped-call]
+    while not cursor.is_finished():
+        cursor, names = await glide.scan(cursor, match=PREFIX + "*", count=1000)
+        if isinstance(names, list) and names:
+            await glide.unlink(names)

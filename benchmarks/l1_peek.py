@@ -1,0 +1,41 @@
+"""`peek` against reading a bare dict."""
+
+from __future__ import annotations
+
+from benchmarks.context import Context
+from benchmarks.documents import documents_of
+from benchmarks.measuring import Limit, Result, Side, compare
+
+BYTES = 2000
+DOCUMENTS = 256
+REPEATS = 2000
+
+
+async def run(context: Context) -> list[Result]:
+    """The same ids in the same order; the loop around the reads is part of both."""
+    swarms = context.flows.store.swarms
+    documents = documents_of(BYTES, DOCUMENTS)
+    await swarms.put_many(documents)
+    order = list(documents) * REPEATS
+
+    async def ours() -> int:
+        peek = swarms.peek
+        for identifier in order:
+            peek(identifier)
+        return len(order)
+
+    async def theirs() -> int:
+        bare = documents
+        for identifier in order:
+            bare[identifier]
+        return len(order)
+
+    result = await compare(
+        "peek, 2 KB",
+        "reads",
+        Side("`swarms.peek(id)`", ours),
+        Side("`documents[id]` of a dict", theirs),
+        limit=Limit("at most", 12),
+    )
+    assert swarms.peek(order[0]) is documents[order[0]], "L1 lost what it was given"
+    return [result]

@@ -1,0 +1,93 @@
+"""Batched reads of L2 on the three-node cluster against valkey-glide, one GET for each read, both with 64 callers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from benchmarks.context import Context
+from benchmarks.documents import SIZES, documents_of, kind_of, size_text
+from benchmarks.measuring import Limit, Result, Side, Work, compare
+from holdfast.documents import encode
+from holdfast.keys import Key, redis_key
+from holdfast.protocols import Absent, Cached, Fill, Row
+from holdfast.resolution import BATCH_KEYS_MAX, L2_BATCHES_MAX, OVERLAP_SECONDS
+from holdfast.tiers.batching import Batcher
+
+CALLERS = 64
+KEYS = 16  # for each caller, of its own: a key asked for twice at once would be read once
+REPEATS = 8
+TTL_SECONDS = 900.0
+
+K = TypeVar("K", Key, bytes)
+
+
+async def run(context: Context) -> list[Result]:
+    """The limit holds for documents that are stored as they are; above 1 KB ours are unpacked, and theirs are not."""
+    results = []
+    for size in SIZES:
+        keys = await _fill(context, size)
+        names = [redis_key(context.prefix, key) for key in keys]
+        unbatched = Side("valkey-glide, `get`", _callers(context.glide.get, names))
+        limit = Limit("at least", 2.5) if size == min(SIZES) else Limit("none")
+        batched = Side("`RedisCache.read` behind a `Batcher`", _callers(_Reader(context).read, keys))
+        name = f"L2 read, {size_text(size)}"
+        results.append(await compare(name, "reads", batched, unbatched, limit=limit))
+        resolver = context.flows.resolver
+        missed = context.flows.counters.l2.misses
+        resolved = Side("the resolver, documents made and put into L1", _callers(resolver.load, keys))
+        results.append(await compare(f"{name}, to the document", "reads", resolved, unbatched, limit=Limit("none")))
+        assert context.flows.counters.l2.misses == missed, "a read missed L2"
+    return results
+
+
+async def _fill(context: Context, size: int) -> list[Key]:
+    """Documents in L2, under keys that nothing was ever fenced for."""
+    kind, coherence = kind_of(size), context.flows.resolver.coherence
+    documents = documents_of(size, CALLERS * KEYS)
+    rows = {
+        Key(kind.name, f"l2-{size}-{name}"): Row(1, 1, each.SCHEMA, encode(each)) for name, each in documents.items()
+    }
+    absent = await context.l2.read(list(rows), coherence)
+    times = {key: answer.node_time_ms for key, answer in absent.items() if isinstance(answer, Absent)}
+    stored = await context.l2.fill([Fill(key, rows[key], TTL_SECONDS, times[key]) for key in rows], coherence)
+    assert stored == len(rows), f"{stored} of {len(rows)} entries were stored"
+    return list(rows)
+
+
+class _Reader:
+    """Reads single keys in batches, the way the resolver does, and goes no further."""
+
+    def __init__(self, context: Context) -> None:
+        self._l2 = context.l2
+        self._coherence = context.flows.resolver.coherence
+        self._batcher: Batcher[tuple[Key, asyncio.Future[Any]]] = Batcher(
+            self._answer, items_max=BATCH_KEYS_MAX, batches_max=L2_BATCHES_MAX, overlap_seconds=OVERLAP_SECONDS
+        )
+
+    async def read(self, key: Key) -> None:
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._batcher.add((key, answered))
+        answer = await answered
+        assert type(answer) is Cached, f"{key}: {answer}"
+
+    async def _answer(self, items: list[tuple[Key, asyncio.Future[Any]]]) -> None:
+        answers = await self._l2.read([key for key, _ in items], self._coherence)
+        for key, answered in items:
+            answered.set_result(answers[key])
+
+
+def _callers(read: Callable[[K], Awaitable[object]], keys: Sequence[K]) -> Work:
+    """64 tasks at once, each with keys of its own, one read after the other."""
+
+    async def call(own: Sequence[K]) -> None:
+        for _ in range(REPEATS):
+            for key in own:
+                await read(key)
+
+    async def work() -> int:
+        await asyncio.gather(*(call(keys[caller::CALLERS]) for caller in range(CALLERS)))
+        return len(keys) * REPEATS
+
+    return work
