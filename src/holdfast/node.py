@@ -67,8 +67,8 @@ class Node:
         settings = await with_servers(self.settings, self._progress)
         pool = connection_pool(settings)
         self._stack.push_async_callback(pool.close)
-        l3 = PostgresStorage(pool, self.kinds)
         await prepare(pool, self.kinds.values(), migrate=settings.migrate_on_connect, progress=self._progress)
+        l3 = PostgresStorage(pool, self.kinds)
         coherence = (await l3.load([])).coherence
         connection = redis_connection(settings, self._clock)
         self._stack.push_async_callback(connection.close)

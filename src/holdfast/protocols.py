@@ -75,7 +75,15 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Storage(Protocol):
-    """L3: the only source of truth. Every method raises a `TierError` when it could not be done."""
+    """L3: the only source of truth. Every method that awaits raises a `TierError` when it could not be done."""
+
+    def coherence(self) -> Coherence:
+        """The newest identity that an answer or a new connection told.
+
+        After a write returned it is not older than the incarnation the write was committed in: a crash ends all
+        connections, and each new one asks first.
+        """
+        ...
 
     async def load(self, keys: Sequence[Key]) -> Loaded:
         """Read rows from the primary in one query, however many keys and kinds; absent keys are absent."""

@@ -207,7 +207,7 @@ class Resolver:
         started = self._clock.monotonic()
         loaded = await self._l3.load(list(dict.fromkeys(flight.key for flight in flights)))
         self._counters.l3.observe(self._clock.monotonic() - started, len(flights))
-        self._adopt(loaded.coherence, started)
+        self.adopt(loaded.coherence, started)
         fills = (self._judge_l3(flight, loaded.rows.get(flight.key), started) for flight in flights)
         return [fill for fill in fills if fill is not None]
 
@@ -253,8 +253,8 @@ class Resolver:
         except Exception as fault:
             raise CorruptDocument(f"{key}: its class could not make it: {type(fault).__name__}: {fault}") from fault
 
-    def _adopt(self, coherence: Coherence, started: float) -> None:
-        """Take over what L3 says of itself; a new incarnation or generation empties L1 first."""
+    def adopt(self, coherence: Coherence, started: float) -> None:
+        """Take over what L3 said of itself in a call begun at `started`; a new one empties L1 first."""
         if started < self._adopted_at:
             return  # an answer overtaken by one that began later must not bring the past back
         self._adopted_at = started

@@ -87,6 +87,8 @@ class Writer:
         versions = await self._written(
             [write.key for write, _ in writes], self._l3.save([write for write, _ in writes])
         )
+        # The fence must be of the incarnation that the write was committed in, or it stops nobody.
+        self._resolver.adopt(self._l3.coherence(), started)
         self._tell(versions)
         for write, document in writes:
             cache.fill(
@@ -101,7 +103,9 @@ class Writer:
         return versions
 
     async def _delete(self, key: Key, expected: int | None) -> Receipt:
+        started = self._resolver.now()
         version, existed = await self._written([key], self._l3.delete(key, expected=expected))
+        self._resolver.adopt(self._l3.coherence(), started)
         # Also when there was no row: a cache may still hold what another server deleted.
         self._tell({key: version})
         await self._fences.send({key: version})

@@ -30,6 +30,10 @@ class MemoryStorage:
         self._random = random.Random(seed)  # noqa: S311 - identities of a test must repeat
         self._coherence = Coherence(self._new_identity(), {"all": 1})
 
+    def coherence(self) -> Coherence:
+        """The identity now; see `Storage.coherence`."""
+        return self._coherence
+
     async def load(self, keys: Sequence[Key]) -> Loaded:
         """Read rows; see `Storage.load`."""
         self._check_here()

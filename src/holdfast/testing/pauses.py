@@ -55,6 +55,10 @@ class PausingStorage:
         self._save_pause = Pause()
         return self._save_pause
 
+    def coherence(self) -> Coherence:
+        """The newest identity known; see `Storage.coherence`."""
+        return self._inner.coherence()
+
     async def load(self, keys: Sequence[Key]) -> Loaded:
         """Read rows; see `Storage.load`."""
         pause, self._load_pause = self._load_pause, None

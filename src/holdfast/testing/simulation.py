@@ -106,6 +106,10 @@ class SlowStorage:
         self._world = world
         self._most_seconds = most_seconds
 
+    def coherence(self) -> Coherence:
+        """The newest identity known; see `Storage.coherence`."""
+        return self._inner.coherence()
+
     async def load(self, keys: Sequence[Key]) -> Loaded:
         """Read rows; see `Storage.load`."""
         return await self._slowly(self._inner.load, keys)

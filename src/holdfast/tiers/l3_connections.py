@@ -23,11 +23,15 @@ from asyncpg.exceptions import InternalClientError
 from holdfast.errors import Closed, Overloaded, TierUnavailable
 
 Opener = Callable[[], Awaitable["asyncpg.Connection[Any]"]]
+Greeting = Callable[["asyncpg.Connection[Any]"], Awaitable[None]]
 CLOSE_SECONDS = 5.0
 
 
 class ConnectionPool:
     """At most `size_max` connections, opened when first needed.
+
+    Attributes:
+        greet: called with each new connection before it is lent.
 
     Args:
         opener: opens and prepares one connection.
@@ -38,6 +42,7 @@ class ConnectionPool:
 
     def __init__(self, opener: Opener, *, size_max: int, queue_max: int, timeout_seconds: float) -> None:
         self._opener = opener
+        self.greet: Greeting | None = None
         self._size_max = size_max
         self._queue_max = queue_max
         self._timeout_seconds = timeout_seconds
@@ -115,11 +120,17 @@ class ConnectionPool:
 
     async def _open(self) -> asyncpg.Connection[Any]:
         self._size += 1
+        connection = None
         try:
-            return await self._opener()
+            connection = await self._opener()
+            if self.greet is not None:
+                await self.greet(connection)
         except BaseException:
+            if connection is not None:
+                connection.terminate()
             self._pass_on(None)
             raise
+        return connection
 
     def _release(self, connection: asyncpg.Connection[Any]) -> None:
         if self._closed or connection.is_closed() or connection.is_in_transaction():

@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from holdfast.errors import AppendOnly, Conflict
+from holdfast.errors import AppendOnly, Conflict, StorageNotReady
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.protocols import Coherence, Loaded, Row, Write
@@ -44,7 +44,14 @@ class PostgresStorage:
         }
         self._names = list(kinds)
         self._load_many = l3_statements.load_many([kind.table for kind in kinds.values()])
-        self._coherence: tuple[str, bytes, Coherence] | None = None
+        self._identity: tuple[str, bytes, Coherence] | None = None
+        pool.greet = self._ask_identity
+
+    def coherence(self) -> Coherence:
+        """The newest identity known; see `Storage.coherence`."""
+        if self._identity is None:
+            raise StorageNotReady("L3: nothing was read yet")
+        return self._identity[2]
 
     async def load(self, keys: Sequence[Key]) -> Loaded:
         """Read rows; see `Storage.load`."""
@@ -61,7 +68,7 @@ class PostgresStorage:
             async with self._pool.connection() as connection:
                 records = await connection.fetch(statement, *arguments)
                 if not records or records[0][0] != -1:
-                    await connection.execute(l3_statements.ENSURE_INCARNATION)
+                    await self._ask_identity(connection)
                     records = await connection.fetch(statement, *arguments)
         rows = {
             Key(names[kind], identifier): Row(version, birth, schema, document)
@@ -133,13 +140,20 @@ class PostgresStorage:
         """Close the connections; may be called twice."""
         await self._pool.close()
 
+    async def _ask_identity(self, connection: Any) -> None:
+        """Ask a new connection which L3 it leads to. A crash empties the row; whoever comes first draws a new one."""
+        with mapped("asking which L3 this is"):
+            while not (records := await connection.fetch(l3_statements.COHERENCE)):
+                await connection.execute(l3_statements.ENSURE_INCARNATION)
+        self._read_coherence(records[0])
+
     def _read_coherence(self, record: asyncpg.Record) -> Coherence:
         """The identity row as `Coherence`; parsed only when it changed."""
-        known = self._coherence
+        known = self._identity
         incarnation, generations = record[1], record[5]
         if known is None or known[0] != incarnation or known[1] != generations:
             decoded = msgspec.json.decode(generations, type=dict[str, int])
-            known = self._coherence = (incarnation, generations, Coherence(UUID(incarnation), decoded))
+            known = self._identity = (incarnation, generations, Coherence(UUID(incarnation), decoded))
         return known[2]
 
     async def _save_batch(self, connection: Any, batch: Sequence[Write]) -> dict[Key, int]:

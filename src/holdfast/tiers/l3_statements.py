@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 # One row of identity in front of the data, so that both come from one snapshot in one round trip.
-_COHERENCE = """
+COHERENCE = """
 SELECT (-1)::int2 AS kind, i.id::text AS id, 0::int8 AS version, 0::int8 AS birth, 0::int2 AS schema,
        coalesce((SELECT json_object_agg(scope, generation ORDER BY scope) FROM holdfast.generations), '{}') AS
        document
@@ -52,7 +52,7 @@ class Statements(msgspec.Struct, frozen=True):
         insert = f"INSERT INTO {name} AS t (id, document, schema) {rows}"
         returning = "RETURNING t.id, t.version"
         return cls(
-            load=_COHERENCE + _rows(0, table, 1),
+            load=COHERENCE + _rows(0, table, 1),
             upsert=f"""{insert} ON CONFLICT (id)
                 DO UPDATE SET document = EXCLUDED.document, schema = EXCLUDED.schema {returning}""",
             # An append-only table has no unique index on the id alone; its trigger refuses what exists.
@@ -73,7 +73,7 @@ class Statements(msgspec.Struct, frozen=True):
 
 def load_many(tables: Sequence[str]) -> str:
     """The load statement over several tables: ids of the n-th table are parameter n, `kind` is its position."""
-    return _COHERENCE + "".join(_rows(position, table, position + 1) for position, table in enumerate(tables))
+    return COHERENCE + "".join(_rows(position, table, position + 1) for position, table in enumerate(tables))
 
 
 def quote(identifier: str) -> str:
