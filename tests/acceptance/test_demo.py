@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -295,6 +296,48 @@ async def test_embedded_servers_started_by_the_demo_are_stopped(tmp_path: Path) 
         assert (code, errors) == (0, "")
         assert "3 of 3 swarms" in out
         assert {server.state for server in await status(options)} == {"stopped"}
+
+
+async def test_interrupt_while_embedded_servers_start_leaves_none(tmp_path: Path) -> None:
+    """An interrupt in the middle of the start stops what had been started already."""
+    async with (
+        stopped_after(EmbeddedOptions(tmp_path / "home")) as options,
+        demo_process({"HOLDFAST_HOME": str(options.home)}) as process,
+    ):
+        await until((options.home / "valkey-1" / "valkey.pid").exists)
+        process.send_signal(signal.SIGINT)
+        _, errors = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+
+        assert process.returncode == 130
+        assert "Traceback" not in errors.decode()
+        assert {server.state for server in await status(options)} == {"stopped"}
+
+
+async def test_reader_that_goes_leaves_no_server(tmp_path: Path) -> None:
+    """Piped into something that reads one line, the demo ends as by the signal, and its servers with it."""
+    async with (
+        stopped_after(EmbeddedOptions(tmp_path / "home")) as options,
+        demo_process({"HOLDFAST_HOME": str(options.home)}) as process,
+    ):
+        assert process.stdout is not None
+        await process.stdout.readline()
+        process.stdout._transport.close()  # type: ignore[attr-defined]  # as `head -1` does; asyncio has no other way
+        await asyncio.wait_for(process.wait(), DEADLINE_SECONDS)
+
+        assert process.returncode == 141
+        assert {server.state for server in await status(options)} == {"stopped"}
+
+
+async def test_server_that_dies_ends_the_demo_with_status_2(environment: dict[str, str]) -> None:
+    """Status 1 is for a state that differs: a server that died is one sentence and status 2, as any other error."""
+    async with demo_process(environment, "--servers", "4") as process:
+        own = psutil.Process(process.pid)
+        await until(lambda: len(own.children(recursive=True)) >= 2)
+        own.children(recursive=True)[0].kill()
+        _, errors = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+
+    assert process.returncode == 2
+    assert re.fullmatch(r"holdfast: server \d ended with status -9 before it was asked to\n", errors.decode())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 from pathlib import Path
@@ -41,6 +42,32 @@ async def test_status_lists_the_servers(server_options: EmbeddedOptions, capsys:
         "valkey-2",
         "valkey-3",
     ]
+
+
+async def test_status_in_a_pipe_keeps_each_server_on_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths longer than 80 columns are neither split nor cut where no terminal is."""
+    monkeypatch.setenv("COLUMNS", "80")
+    home = tmp_path / ("h" * 90)
+    await status(home=home)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert [line.split()[-1] for line in lines[1:]] == [
+        str(home / f"{name}.log") for name in ("postgres", "valkey-1", "valkey-2", "valkey-3")
+    ]
+
+
+async def test_interrupted_up_says_what_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`up` that is interrupted says in one line that the start goes on and how to end what it starts."""
+    async with stopped_after(EmbeddedOptions(tmp_path / "home")) as options:
+        starting = asyncio.create_task(up(home=options.home))
+        while not capsys.readouterr().err:  # noqa: ASYNC110 - the first line of progress
+            await asyncio.sleep(0.01)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert "goes on and stays up; `holdfast down` ends it\n" in capsys.readouterr().err
 
 
 async def test_home_without_servers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

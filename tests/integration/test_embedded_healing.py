@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
@@ -243,6 +244,26 @@ def impersonate(layout: Layout, pid: int) -> None:
         layout.state,
         type(known)(known.format, known.postgres_version, known.replicas, known.sockets, servers),
     )
+
+
+async def test_frozen_nodes_are_named_soon_and_can_be_stopped(used: EmbeddedOptions) -> None:
+    """Nodes that run and do not answer cost a start and a look seconds, not minutes, and `stop` ends them."""
+    await ensure_running(used)
+    frozen = {server.name: server.pid for server in await status(used) if server.name in NODES}
+    for pid in frozen.values():
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+    async with asyncio.timeout(8.0):
+        assert [server.state for server in await status(used)] == ["running", "dead", "dead", "dead"]
+    async with asyncio.timeout(25.0):
+        with pytest.raises(
+            ServerStartError, match=r"valkey-\d runs as process (\d+), but after 10 s .*holdfast down"
+        ) as failed:
+            await ensure_running(used)
+    assert any(f"{name} runs as process {pid}, " in str(failed.value) for name, pid in frozen.items())
+    async with asyncio.timeout(LONG_SECONDS):
+        assert set(await stop(used)) == {"postgres", *NODES}
+    assert not any(find_process(pid) for pid in frozen.values())
 
 
 def computes(process: Process) -> bool | None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import asyncpg
@@ -17,11 +17,13 @@ import pytest
 import valkey
 
 from fix_servers import stopped_after
-from holdfast.embedded import postgres
+from holdfast.embedded import postgres, redis
+from holdfast.embedded.binaries import valkey_server
+from holdfast.embedded.launching import RunAs, start
 from holdfast.embedded.layout import SOCKET_PATH_BYTES_MAX, Layout
 from holdfast.embedded.privileges import data_area
-from holdfast.embedded.processes import Deadline
-from holdfast.embedded.servers import EmbeddedOptions, ensure_running, ignore, stop
+from holdfast.embedded.processes import Deadline, Process, is_alive
+from holdfast.embedded.servers import EmbeddedOptions, ensure_running, ignore, status, stop
 from holdfast.embedded.starting import start_postgres
 from holdfast.errors import ServerStartError
 
@@ -101,6 +103,46 @@ async def test_home_with_any_name_under_a_closed_directory(tmp_path: Path) -> No
         assert mode(sockets) == 0o700
         await stop(options)
         assert mode(sockets) is None
+
+
+async def test_home_that_looks_like_a_pattern(tmp_path: Path) -> None:
+    """A home with the signs of a file name pattern gets its own servers, closed to the network, and stops them."""
+    home = tmp_path / r"swarm [a-c] *?\x" / "home"
+    async with stopped_after(EmbeddedOptions(home)) as options:
+        running = await ensure_running(options)
+        for url in running.redis_urls:
+            with valkey.Valkey.from_url(url, decode_responses=True) as node:
+                assert node.config_get("bind", "requirepass") == {
+                    "bind": "127.0.0.1",
+                    "requirepass": node_password(url),
+                }
+                assert node.info("server")["process_id"] in [server.pid for server in await status(options)]
+        assert {server.state for server in await status(options)} == {"running"}
+        assert len(await stop(options)) == 4
+
+
+def node_password(url: str) -> str:
+    return url.split(":")[2].partition("@")[0]
+
+
+async def test_failed_node_is_ended_whatever_it_calls_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that runs without its configuration is refused, and ended although no search would find it."""
+    held: list[Process] = []
+
+    def start_unconfigured(words: Sequence[str], run_as: RunAs, log: Path, *, given: Path) -> Process | None:
+        port = words[words.index("--port") + 1]
+        held.append(start([words[0], "--port", port, "--bind", "127.0.0.1"], run_as, log))
+        return held[-1]
+
+    monkeypatch.setattr(redis, "start", start_unconfigured)
+    layout = Layout.of(tmp_path / "home")
+    layout.prepare()
+    files = layout.nodes(0)[0]
+    with pytest.raises(ServerStartError, match="valkey-1 runs with another password"):
+        await asyncio.to_thread(redis.launch, files, valkey_server(), "p" * 30, ignore)
+    assert redis.program(files).find() is None
+    assert len(held) == 1
+    assert not is_alive(held[0])
 
 
 async def test_postgres_16_runs_too(tmp_path: Path) -> None:

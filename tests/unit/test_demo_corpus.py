@@ -175,3 +175,21 @@ def test_input_that_is_no_directory_is_refused(tmp_path: Path) -> None:
     """A path that is no directory is named."""
     with pytest.raises(InputError, match="nowhere is not a directory"):
         load_corpus(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "place"),
+    [
+        ("routines/r.json", {**routine("r"), "versions": []}, "versions"),
+        ("agents/a.json", {**agent("a"), "identity": {}}, "identity"),
+        ("teams/t.json", {"id": "t", "name": "T", "members": [{}]}, "members[0]"),
+        ("scenarios/z.json", scenario("z", agents=[{}]), "agents[0]"),
+        ("scenarios/z.json", scenario("z", mocks={"routineResponses": [{}]}), "mocks.routineResponses[0]"),
+    ],
+)
+def test_file_without_a_needed_part_is_a_fault(tmp_path: Path, path: str, content: object, place: str) -> None:
+    """A part that is empty or missing is a fault with its place, and the rest of the input is read."""
+    corpus = load_corpus(write(tmp_path, {"scenarios/s.json": scenario("s"), path: content}))
+
+    assert [(fault.path, fault.place) for fault in corpus.faults] == [(path, place)]
+    assert list(corpus.scenarios) == ["s"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import msgspec
@@ -23,6 +25,7 @@ from holdfast.cli.demo.files import InputError, InputFileError, convert, json_pa
         pytest.param(b"\n\n[1, NaN]", 3, "NaN is not JSON", id="nan"),
         pytest.param(b'{"a": -Infinity}', 1, "-Infinity is not JSON", id="infinity"),
         pytest.param(b'["\\ud800"]', None, "holds half of a surrogate pair, which is not text", id="surrogate"),
+        pytest.param(b"[" * 129 + b"]" * 129, None, "nests 129 levels deep; at most 128", id="levels"),
         pytest.param(b"[" * 100_000, None, "nests too deeply to be read", id="deep"),
     ],
 )
@@ -141,3 +144,38 @@ def test_large_or_unreadable_file_is_a_fault(tmp_path: Path, monkeypatch: pytest
         read_json("a.json", tmp_path / "a.json")
     with pytest.raises(InputFileError, match=r"b\.json: cannot be read: No such file or directory"):
         read_json("b.json", tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("special", ["/dev/zero", "pipe", "directory"])
+def test_special_file_is_a_fault(tmp_path: Path, special: str) -> None:
+    """What is no regular file is refused without reading it: it may have no end, or no writer."""
+    file = tmp_path / "a.json"
+    match special:
+        case "pipe":
+            os.mkfifo(file)
+        case "directory":
+            file.mkdir()
+        case _:
+            file.symlink_to(special)
+    faults: list[InputFileError] = []
+
+    def read() -> None:
+        try:
+            read_json("a.json", file)
+        except InputFileError as fault:
+            faults.append(fault)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(10.0)
+
+    assert [fault.reason for fault in faults] == [
+        "cannot be read: Is a directory" if special == "directory" else "is no regular file"
+    ]
+
+
+def test_object_that_repeats_many_keys_is_read_in_time() -> None:
+    """The keys that stand twice are found in one pass: a hundred thousand of them take no minutes."""
+    data = b"{" + b",".join(b'"k%d": 1, "k%d": 2' % (at, at) for at in range(100_000)) + b"}"
+
+    assert len(parse_json("x.json", data).repeated) == 100_000

@@ -112,7 +112,7 @@ def test_difference_is_printed_and_fails_the_report() -> None:
 def test_phases_print_one_line_each_in_a_pipe() -> None:
     """Where there is no terminal, a finished phase is one line, and its time is kept."""
     stream = io.StringIO()
-    ticks = iter([10.0, 12.5])
+    ticks = iter([10.0, 11.0, 12.5])
     phases = Phases(Console(file=stream, width=80), lambda: next(ticks))
 
     with phases.phase("load", "loading 3 documents", 3) as advance:
@@ -120,3 +120,16 @@ def test_phases_print_one_line_each_in_a_pipe() -> None:
 
     assert stream.getvalue() == "loading 3 documents: done in 2.5 s\n"
     assert phases.seconds == {"load": 2.5}
+
+
+def test_long_phase_says_in_a_pipe_how_far_it_is() -> None:
+    """A phase that takes long says every ten seconds how much of it is done."""
+    stream = io.StringIO()
+    ticks = iter([0.0, 4.0, 11.0, 12.0, 25.0, 26.0])
+    phases = Phases(Console(file=stream, width=80), lambda: next(ticks))
+
+    with phases.phase("replay", "replaying", 4) as advance:
+        for _ in range(4):
+            advance(1)
+
+    assert stream.getvalue() == "replaying: 2 of 4 after 11 s\nreplaying: done in 26.0 s\n"

@@ -189,3 +189,9 @@ def test_many_differences_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Outcome([], [], [], {})
 
     assert compare(replay(SCENARIO), found)[2:] == ["and 5 more differences"]
+
+
+def test_sum_beyond_every_number_is_refused() -> None:
+    """An integer that no float can hold, added to a float, is a change that does not fit."""
+    with pytest.raises(ChangeRefusedError, match=r"n: cannot add 0\.5 to 1000"):
+        changed({"n": 10**400}, Change("n", Operation.INCREMENT, 0.5))

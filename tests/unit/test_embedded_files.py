@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from holdfast.embedded import binaries
 from holdfast.embedded.layout import Layout
 from holdfast.embedded.logs import LOG_BYTES_MAX, complaints, last_lines, rotate
-from holdfast.embedded.processes import Identity, Program, find_process
-from holdfast.embedded.redis_config import Ports, configuration, ports_in, quoted, read_password
+from holdfast.embedded.processes import Deadline, Identity, Process, Program, end, find_process
+from holdfast.embedded.redis_config import Ports, command, configuration, ports_in, quoted, read_password
 from holdfast.embedded.state import FORMAT, State, exclusive, parse, read, write
 from holdfast.errors import ServerStartError
 
@@ -28,13 +31,28 @@ def test_configuration_says_what_the_cluster_needs() -> None:
     assert ports_in(text) == Ports(20_001, 30_001)
     assert {
         "bind 127.0.0.1",
-        'dir "/a home/valkey-2"',
+        'pidfile "/a home/valkey-2/valkey.pid"',
         "cluster-enabled yes",
         "appendonly yes",
         "maxmemory-policy noeviction",
         "requirepass secret",
         "primaryauth secret",
     } <= set(lines)
+
+
+def test_command_closes_a_node_and_keeps_its_secret() -> None:
+    """Even without its configuration a node listens on this machine only; no argument is a file or the password."""
+    files = Layout(Path("/a [home]")).nodes(0)[1]
+    words = command("valkey-server", files, Ports(20_001, 30_001))
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    assert words[:2] == ["valkey-server", "-"]
+    assert given == {
+        "--port": "20001",
+        "--bind": "127.0.0.1",
+        "--protected-mode": "yes",
+        "--set-proc-title": "no",
+        "--dir": "/a [home]/valkey-2",
+    }
 
 
 @pytest.mark.parametrize(
@@ -128,6 +146,26 @@ def test_process_of_another_home_or_program_is_not_ours(tmp_path: Path, sleeper:
     process = find_process(sleeper)
     assert process is not None
     assert program.find(Identity.of(process)) is None
+
+
+def is_frozen(process: Process) -> bool | None:
+    return process.status() == psutil.STATUS_STOPPED or None
+
+
+def test_process_that_hears_no_polite_signal_is_killed() -> None:
+    """A process that ignores the first signal gets the next; one that is frozen hears the first all the same."""
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
+    frozen = "import os, signal; print(flush=True); os.kill(os.getpid(), signal.SIGSTOP); signal.pause()"
+    for script, seconds, ended_by in ((deaf, 0.1, signal.SIGKILL), (frozen, 20.0, signal.SIGTERM)):
+        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            process.stdout.readline()
+            found = find_process(process.pid)
+            assert found is not None
+            if script == frozen:
+                assert Deadline(20.0).wait_for(partial(is_frozen, found))
+            end(found, ((signal.SIGTERM, seconds), (signal.SIGKILL, 20.0)))
+            assert process.wait() == -ended_by
 
 
 @pytest.mark.parametrize("text", ["", "-1\n", "abc\n", "99999999999999999999\n", "\uff12\n"])

@@ -35,7 +35,7 @@ app.command(migrate)
 def main() -> None:
     """Run the command line and exit with its status."""
     try:
-        sys.exit(app(backend="asyncio", result_action="return_value") or 0)
+        sys.exit(app(sys.argv[1:], backend="asyncio", result_action="return_value") or 0)
     except HoldfastError as fault:
         print(f"holdfast: {fault}", file=sys.stderr)  # noqa: T201 - the place where errors meet the user
         sys.exit(2)

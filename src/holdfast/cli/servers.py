@@ -5,6 +5,7 @@ What a shell may evaluate goes to stdout, everything else to stderr: ``eval "$(h
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from holdfast.embedded import EmbeddedOptions, ServerStatus
 
+PIPE_COLUMNS = 4096  # more than the longest home, twice
 COLOURS = {"running": "green", "stopped": "dim", "dead": "red"}
 
 
@@ -37,7 +39,11 @@ async def up(*, home: Path | None = None, replicas: int = 0, postgres_version: i
 
     progress, output = Console(stderr=True), Console()
     options = EmbeddedOptions(_home(home), replicas=replicas, postgres_version=postgres_version)
-    running = await ensure_running(options, progress=lambda line: _line(progress, line))
+    try:
+        running = await ensure_running(options, progress=lambda line: _line(progress, line))
+    except asyncio.CancelledError:
+        _line(progress, "interrupted: what is being started goes on and stays up; `holdfast down` ends it")
+        raise
     started = ", ".join(running.started)
     _line(progress, f"started {started}" if started else "all servers were running")
     _line(progress, "the second of the following lines contains a password")
@@ -56,7 +62,10 @@ async def status(*, home: Path | None = None) -> int:
     from holdfast.embedded import status as embedded_status  # noqa: PLC0415 - other commands do not need it
 
     servers = await embedded_status(_options(home))
-    Console().print(_table(servers))
+    output = Console()
+    if not output.is_terminal:
+        output.width = PIPE_COLUMNS  # every fact on the line of its server, for whatever reads them
+    output.print(_table(servers))
     return 0 if all(server.state == "running" for server in servers) else 1
 
 

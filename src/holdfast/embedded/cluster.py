@@ -10,7 +10,7 @@ import valkey
 from holdfast.embedded.launching import failure
 from holdfast.embedded.logs import last_lines
 from holdfast.embedded.processes import Deadline, is_alive
-from holdfast.embedded.redis import Node, ask, connected
+from holdfast.embedded.redis import ASK_SECONDS, Node, ask, connected
 from holdfast.embedded.redis_config import Ports
 from holdfast.embedded.topology import SLOTS, is_settled, missing_steps, parse_view
 
@@ -46,7 +46,7 @@ def trouble(ports: Ports | None, password: str) -> str | None:
     if ports is None:
         return "was never configured"
     try:
-        with connected(ports, password) as client:
+        with connected(ports, password, seconds=ASK_SECONDS) as client:
             return _complaint(client)
     except valkey.ValkeyError as fault:
         return str(fault)

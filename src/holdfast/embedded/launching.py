@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,13 @@ from holdfast.errors import ServerStartError
 # Nothing of the user's environment reaches the servers: PG* would redirect initdb, LANG choose its locale.
 ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"}
 
+RESTART = "end it with `holdfast down`, then start again"
+
 START_SECONDS = 120.0  # a start may have a crash to recover from, and a long journal to read
-RUNNING_SECONDS = 30.0  # for one that runs already
+RUNNING_SECONDS = 30.0  # for one that runs already: its starter may have been killed while it read its journal
 
 # The shell leaves at once, so the server belongs to init: it outlives us, and does not become our zombie.
-_DETACH = '"$@" </dev/null >&2 & echo $!'
+_DETACH = '"$@" <"$0" >&2 & echo $!'
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +77,21 @@ def run(
         raise ServerStartError(f"{command[0]} did not end within {seconds:g} s") from fault
 
 
-def start(command: Sequence[str], run_as: RunAs, log: Path) -> Process | None:
-    """Start a server in a session of its own, its output added to `log`; None if it has already ended."""
+def start(command: Sequence[str], run_as: RunAs, log: Path, *, given: Path = Path(os.devnull)) -> Process | None:
+    """Start a server in a session of its own; None if it has already ended.
+
+    Args:
+        command: the program and its arguments.
+        run_as: the account.
+        log: its output is added there.
+        given: the file that it reads as its standard input.
+
+    Raises:
+        ServerStartError: there is no process.
+    """
     with appending(log) as output:
         shell = subprocess.run(  # noqa: S603 - our programs; the shell gets them as arguments, not as text
-            ["/bin/sh", "-c", _DETACH, "sh", *run_as.prefix, *command],
+            ["/bin/sh", "-c", _DETACH, str(given), *run_as.prefix, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=output,
@@ -98,6 +112,7 @@ def await_answer(
     *,
     since: int,
     seconds: float = START_SECONDS,
+    remedy: str = "it was ended again",
 ) -> None:
     """Wait until a server answers.
 
@@ -108,22 +123,29 @@ def await_answer(
         log: the error quotes what it complains of there.
         since: the byte of the log where that may begin.
         seconds: how long to wait.
+        remedy: what is to be done about one that runs and does not answer.
 
     Raises:
         ServerStartError: it ended, or did not answer in time.
     """
+    reasons: deque[str] = deque(maxlen=1)
 
     def outcome() -> str | None:
         reason = trouble()
         if reason is None:
             return "answers"
+        reasons.append(reason)
         return None if is_alive(process) else "ended"
 
     match Deadline(seconds).wait_for(outcome):
         case "ended":
             raise failure(server, complaints(log, since), log)
         case None:
-            raise failure(server, f"it runs, but after {seconds:g} s it {trouble() or 'just answers'}", log)
+            pid = process.pid if process else "unknown"
+            raise ServerStartError(
+                f"embedded server {server} runs as process {pid}, but after {seconds:g} s it {reasons[-1]}: "
+                f"{remedy} (its log: {log})"
+            )
 
 
 def failure(server: str, reason: str, log: Path) -> ServerStartError:

@@ -53,12 +53,12 @@ class NodeFiles:
 
     @property
     def folder(self) -> Path:
-        """Its working directory: append-only files, nodes.conf, configuration."""
+        """Its working directory: append-only files, nodes.conf, configuration. By this argument it is recognised."""
         return self.home / self.name
 
     @property
     def configuration(self) -> Path:
-        """Holds the password, so mode 0600. By this path, its argument, the process is recognised."""
+        """Holds the password, so mode 0600. The server reads it as its standard input."""
         return self.folder / "valkey.conf"
 
     @property

@@ -12,11 +12,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from holdfast.embedded.binaries import PostgresTree
-from holdfast.embedded.launching import RUNNING_SECONDS, RunAs, await_answer, failure, run, start
+from holdfast.embedded.launching import RESTART, RUNNING_SECONDS, RunAs, await_answer, failure, run, start
 from holdfast.embedded.layout import SOCKET_NAME
 from holdfast.embedded.logs import appending, rotate, size, summary
 from holdfast.embedded.privileges import DATA, Site
-from holdfast.embedded.processes import Process, Program, end, titled_processes_in
+from holdfast.embedded.processes import Process, Program, end, is_alive, titled_processes_in
 from holdfast.errors import ServerStartError
 
 NAME = "postgres"
@@ -48,6 +48,8 @@ _LOCALES: Mapping[int, tuple[str, ...]] = {
 # Above every number that a process can have, and what PostgreSQL's parser still takes.
 _NO_PID = b"2147483647"
 
+ASK_SECONDS = "2"  # for an answer of pg_isready
+
 _STOP_SIGNALS = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
 _ORPHAN_SIGNALS = ((signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
 
@@ -76,7 +78,7 @@ def trouble(tree: PostgresTree, sockets: Path | None) -> str | None:
     """Why no connection is accepted there; None when one is."""
     if sockets is None:
         return "has no socket"
-    asked = ["-t", "5", "-h", str(sockets), "-p", SETTINGS["port"], "-U", USER, "-d", DATABASE]
+    asked = ["-t", ASK_SECONDS, "-h", str(sockets), "-p", SETTINGS["port"], "-U", USER, "-d", DATABASE]
     done = run([tree.program("pg_isready"), *asked], RunAs())
     return None if done.returncode == 0 else f"accepts no connections ({summary(done.stdout.splitlines())})"
 
@@ -140,7 +142,12 @@ def launch(site: Site, sockets: Path, log: Path) -> Process:
     settings = {**SETTINGS, "unix_socket_directories": f'"{quoted}"'}
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     process = start([site.tree.program("postgres"), "-D", str(site.data), *options], site.run_as, log)
-    await_answer(NAME, process, partial(_trouble_of, site.tree, site.area, process), log, since=since)
+    try:
+        await_answer(NAME, process, partial(_trouble_of, site.tree, site.area, process), log, since=since)
+    except ServerStartError:
+        if is_alive(process):
+            halt(process)  # the one we hold, however it can be found
+        raise
     return process
 
 
@@ -151,7 +158,7 @@ def adopt(tree: PostgresTree, area: Path, process: Process, log: Path) -> Proces
         ServerStartError: it does not within RUNNING_SECONDS.
     """
     asked = partial(_trouble_of, tree, area, process)
-    await_answer(NAME, process, asked, log, since=size(log), seconds=RUNNING_SECONDS)
+    await_answer(NAME, process, asked, log, since=size(log), seconds=RUNNING_SECONDS, remedy=RESTART)
     return process
 
 

@@ -48,7 +48,7 @@ class Program:
 
     Attributes:
         name: of the program.
-        argument: one that only this server has.
+        argument: a path that only this server has among its arguments, or one below it.
         pid_file: its first line is the number of the process.
     """
 
@@ -72,7 +72,9 @@ class Program:
         return min(found, key=lambda process: float(process.create_time()), default=None)  # not one that it forked
 
     def _is(self, words: Sequence[str]) -> bool:
-        if self.argument not in words or Path(words[0]).name == "sh":  # the shell that starts it
+        if not any(word == self.argument or word.startswith(f"{self.argument}/") for word in words):
+            return False
+        if Path(words[0]).name == "sh":  # the shell that starts it
             return False
         return any(Path(word).name == self.name for word in words)
 
@@ -156,6 +158,8 @@ def end(process: Process, signals: Sequence[tuple[int, float]]) -> None:
     for number, seconds in signals:
         try:
             process.send_signal(number)
+            if process.status() == psutil.STATUS_STOPPED:
+                process.resume()  # frozen, it would hear of nothing but SIGKILL, and write nothing out
         except psutil.NoSuchProcess:
             return
         except psutil.AccessDenied as fault:

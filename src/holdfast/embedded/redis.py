@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import valkey
 
-from holdfast.embedded.launching import RUNNING_SECONDS, RunAs, await_answer, failure, start
+from holdfast.embedded.launching import RESTART, RunAs, await_answer, failure, start
 from holdfast.embedded.layout import NodeFiles, write_privately
 from holdfast.embedded.logs import complaints, rotate, size
 from holdfast.embedded.processes import Process, Program, end, is_alive
-from holdfast.embedded.redis_config import ADDRESS, Ports, configuration, ports_of
+from holdfast.embedded.redis_config import ADDRESS, Ports, command, configuration, ports_of
 from holdfast.errors import ServerStartError
 
 # Below the ports that Linux gives to outgoing connections, which would take a stopped node's port.
@@ -26,6 +26,8 @@ PORT_TRIES = 200
 START_TRIES = 5
 
 ANSWER_SECONDS = 5.0
+ASK_SECONDS = 2.0  # for one that ought to answer at once
+RUNNING_SECONDS = 10.0  # for one that runs already: it answers even while it reads its append-only file
 
 # Another try may help: someone took the port just before us, or threads of a predecessor are still ending.
 _PASSING = re.compile("Address already in use|already used by a different Cluster node")
@@ -43,17 +45,17 @@ class Node(NamedTuple):
 
 def program(files: NodeFiles) -> Program:
     """What the process of a node is recognised by."""
-    return Program("valkey-server", str(files.configuration), files.pid_file)
+    return Program("valkey-server", str(files.folder), files.pid_file)
 
 
 @contextmanager
-def connected(ports: Ports, password: str) -> Iterator[valkey.Valkey]:
-    """A client of one node; its calls raise `valkey.ValkeyError`."""
+def connected(ports: Ports, password: str, *, seconds: float = ANSWER_SECONDS) -> Iterator[valkey.Valkey]:
+    """A client of one node; its calls raise `valkey.ValkeyError`, that of no answer after so many seconds."""
     client = valkey.Valkey(
         host=ADDRESS,
         port=ports.client,
         password=password,
-        socket_timeout=ANSWER_SECONDS,
+        socket_timeout=seconds,
         decode_responses=True,
         single_connection_client=True,
     )
@@ -63,9 +65,9 @@ def connected(ports: Ports, password: str) -> Iterator[valkey.Valkey]:
         client.close()  # type: ignore[no-untyped-call]
 
 
-def ask(client: valkey.Valkey, *command: str | int) -> str:
+def ask(client: valkey.Valkey, *words: str | int) -> str:
     """Send a command whose answer is text."""
-    return str(client.execute_command(*command))  # type: ignore[no-untyped-call]
+    return str(client.execute_command(*words))  # type: ignore[no-untyped-call]
 
 
 def trouble(files: NodeFiles, ports: Ports, password: str, process: Process | None) -> str | None:
@@ -75,7 +77,7 @@ def trouble(files: NodeFiles, ports: Ports, password: str, process: Process | No
         ServerStartError: it has another password, and so will never answer.
     """
     try:
-        with connected(ports, password) as client:
+        with connected(ports, password, seconds=ASK_SECONDS) as client:
             answering = client.info("server")["process_id"]  # type: ignore[index]
     except valkey.AuthenticationError as fault:
         raise ServerStartError(
@@ -102,12 +104,15 @@ def launch(files: NodeFiles, server: str, password: str, say: Callable[[str], No
             ports = _free_ports(files, ports, say)
         write_privately(files.configuration, configuration(files, ports, password))
         since = rotate(files.log)
-        process = start([server, str(files.configuration)], RunAs(), files.log)
+        process = start(command(server, files, ports), RunAs(), files.log, given=files.configuration)
         asked = partial(trouble, files, ports, password, process)
         try:
             await_answer(files.name, process, asked, files.log, since=since)
         except ServerStartError:
-            if is_alive(process) or not _PASSING.search(complaints(files.log, since)):
+            if is_alive(process):
+                halt(process)  # the one we hold: should it not be what we meant to start, no search would find it
+                raise
+            if not _PASSING.search(complaints(files.log, since)):
                 raise
             if (earlier := program(files).find()) is not None:  # its starter was killed just before us
                 return adopt(files, earlier, password)
@@ -126,7 +131,7 @@ def adopt(files: NodeFiles, process: Process, password: str) -> Node:
     if ports is None:
         raise failure(files.name, f"it runs as process {process.pid} without its configuration", files.log)
     asked = partial(trouble, files, ports, password, process)
-    await_answer(files.name, process, asked, files.log, since=size(files.log), seconds=RUNNING_SECONDS)
+    await_answer(files.name, process, asked, files.log, since=size(files.log), seconds=RUNNING_SECONDS, remedy=RESTART)
     return Node(files, ports, process, started=False)
 
 

@@ -45,9 +45,7 @@ def configuration(files: NodeFiles, ports: Ports, password: str) -> bytes:
             b"cluster-port %d" % ports.bus,
             b"bind " + ADDRESS.encode(),
             b"cluster-announce-ip " + ADDRESS.encode(),
-            b"dir " + quoted(files.folder),
             b"pidfile " + quoted(files.pid_file),
-            b"set-proc-title no",  # the process is recognised by its arguments
             b"cluster-enabled yes",
             b"cluster-config-file nodes.conf",
             b"cluster-node-timeout 5000",
@@ -62,6 +60,18 @@ def configuration(files: NodeFiles, ports: Ports, password: str) -> bytes:
             b"",
         )
     )
+
+
+def command(server: str, files: NodeFiles, ports: Ports) -> list[str]:
+    """What starts a node. Its configuration is its standard input.
+
+    The path of a configuration file would not do: the server takes `[`, `*` and `?` in it for a pattern, and where
+    nothing matches it runs with its defaults, open to every network. What is repeated here closes it in any case;
+    the password is not, since every user sees the arguments.
+    """
+    closed = ["--port", str(ports.client), "--bind", ADDRESS, "--protected-mode", "yes"]
+    recognised = ["--set-proc-title", "no", "--dir", str(files.folder)]
+    return [server, "-", *closed, *recognised]
 
 
 def ports_in(text: bytes) -> Ports | None:

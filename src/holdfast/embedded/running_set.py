@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from holdfast.embedded import cluster, postgres, redis, starting, state
 from holdfast.embedded.binaries import postgres_tree
@@ -18,6 +18,8 @@ from holdfast.embedded.privileges import data_area
 from holdfast.embedded.processes import Identity, Process, Program
 from holdfast.embedded.redis_config import ADDRESS, ports_of, url
 from holdfast.errors import ServerStartError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,14 @@ def report(options: EmbeddedOptions) -> tuple[ServerStatus, ...]:
     with _in_words(layout):
         known = state.read(layout.state)
         replicas = options.replicas if (made := layout.replicas()) is None else made
-        return tuple(_report(server, known) for server in _servers(options, layout, replicas))
+        servers = _servers(options, layout, replicas)
+        return tuple(_at_once(partial(_report, known=known), servers))
+
+
+def _at_once(ask: Callable[[Server], T], servers: tuple[Server, ...]) -> list[T]:
+    """Ask all servers at the same time: several that are silent take no longer than one."""
+    with ThreadPoolExecutor(len(servers)) as pool:
+        return list(pool.map(ask, servers))
 
 
 def _report(server: Server, known: state.State | None) -> ServerStatus:
@@ -113,7 +122,7 @@ def _reuse(options: EmbeddedOptions, layout: Layout) -> Running | None:
     servers = _servers(options, layout, options.replicas)
     if any(server.program.find(known.servers.get(server.name)) is None for server in servers):
         return None
-    if any(server.trouble() is not None for server in servers):
+    if any(reason is not None for reason in _at_once(lambda server: server.trouble(), servers)):
         return None
     return _running(servers, ())
 

@@ -15,7 +15,8 @@ from holdfast.settings import Settings
 async def backing_servers(settings: Settings, *, keep: bool, say: Callable[[str], None]) -> AsyncIterator[Settings]:
     """The settings with both servers named.
 
-    Embedded servers of which none ran before are stopped at the end; of a set that others use, nothing is.
+    Embedded servers of which none ran before are stopped at the end, and also where the start itself was
+    interrupted: it goes on in its thread, and stopping waits for it. Of a set that others use, nothing is stopped.
 
     Args:
         settings: as loaded.
@@ -42,10 +43,11 @@ async def backing_servers(settings: Settings, *, keep: bool, say: Callable[[str]
         replicas=settings.embedded_replicas,
         postgres_version=settings.embedded_postgres_version,
     )
-    running = await ensure_running(options, progress=say)
-    all_started_here = len(running.started) == len(await status(options))
+    started_here = not any(server.pid for server in await status(options))
     try:
+        running = await ensure_running(options, progress=say)
+        started_here = len(running.started) == len(await status(options))
         yield msgspec.structs.replace(settings, postgres_url=running.postgres_url, redis_urls=running.redis_urls)
     finally:
-        if all_started_here and not keep:
+        if started_here and not keep:
             await stop(options, progress=say)

@@ -14,10 +14,9 @@ from rich.console import Console
 from holdfast.cli.demo.backing import backing_servers
 from holdfast.cli.demo.corpus import load_corpus
 from holdfast.cli.demo.files import InputError
-from holdfast.cli.demo.fleet import ServerFailedError
 from holdfast.cli.demo.job import run_demo
 from holdfast.cli.demo.printing import print_report
-from holdfast.cli.demo.progress import Phases
+from holdfast.cli.demo.progress import Output, Phases
 from holdfast.cli.demo.report import Report
 from holdfast.settings import load_settings
 
@@ -35,7 +34,8 @@ async def demo(
     """Replay recorded swarm scenarios across server processes, and compare with a replay in plain Python.
 
     Each step of a swarm is taken by another server than the one before. At the end a further server with cold
-    caches reads every swarm. The status is 0 if all equal the replay, 1 if one differs or a server failed.
+    caches reads every swarm. The status is 0 if all equal the replay, 1 if one differs, 2 if a server failed or the
+    demo could not run.
 
     Args:
         input: Directory with scenarios, routines, agents and teams; else the small ones that are shipped.
@@ -43,18 +43,14 @@ async def demo(
         json: File to write the report to, beside printing it.
         keep: Leave embedded servers running that this demo started.
     """
-    console = Console()
+    console = Output()
     if json is not None and not json.parent.is_dir():
         raise InputError(f"--json {json}: {json.parent} is not a directory")
     root = input or SHIPPED_INPUT
     corpus = load_corpus(root)
     settings = load_settings(environment=os.environ)
-    try:
-        async with backing_servers(settings, keep=keep, say=lambda line: _say(console, line)) as named:
-            report = await run_demo(corpus, named, root=root, count=servers, phases=Phases(console))
-    except ServerFailedError as failure:
-        Console(stderr=True).print(f"holdfast: {failure}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+    async with backing_servers(settings, keep=keep, say=lambda line: _say(console, line)) as named:
+        report = await run_demo(corpus, named, root=root, count=servers, phases=Phases(console))
     print_report(report, console)
     if json is not None:
         _write(json, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -36,8 +37,9 @@ def compare(expected: Outcome, found: Outcome) -> list[str]:
 
 def _blackboard(expected: Outcome, found: Outcome) -> Iterator[str]:
     ids = [item for item, _ in found.blackboard]
-    for item in sorted({item for item in ids if ids.count(item) > 1}):
-        yield f"blackboard item {item!r}: the server has it {ids.count(item)} times"
+    for item, count in sorted(Counter(ids).items()):
+        if count > 1:
+            yield f"blackboard item {item!r}: the server has it {count} times"
     wanted = dict(expected.blackboard)
     yield from _mapping("blackboard item", wanted, dict(found.blackboard))
     if list(wanted) != ids and sorted(wanted) == sorted(ids):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from holdfast.cli.demo.files import InputError, InputFileError, JsonFile, convert, json_paths, read_json
 from holdfast.cli.demo.recordings import parse_scenario
@@ -44,11 +45,11 @@ class RoutineVersion(msgspec.Struct, rename="camel"):
 
 
 class RoutineFile(msgspec.Struct, rename="camel"):
-    """A routine as its file has it; `versions` are oldest first."""
+    """A routine as its file has it; `versions` are oldest first, and one at least."""
 
     id: str
     resource_type: str
-    versions: tuple[RoutineVersion, ...]
+    versions: Annotated[tuple[RoutineVersion, ...], Meta(min_length=1)]
     public_id: str = ""
     is_private: bool = False
     is_internal: bool = False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -16,6 +18,8 @@ from holdfast.errors import HoldfastError
 FILE_BYTES_MAX = 4 * 1024 * 1024
 FILES_MAX = 20_000
 INPUT_BYTES_MAX = 256 * 1024 * 1024
+DEPTH_MAX = 128
+"""Levels of lists and objects: as many as the largest limit of documents, and few enough for any recursion."""
 
 Shape = TypeVar("Shape")
 _BYTE = re.compile(r"\(byte (\d+)\)")
@@ -97,11 +101,16 @@ def read_json(path: str, file: Path) -> JsonFile:
         InputFileError: it cannot be read, is too large, or is not JSON.
     """
     try:
-        if file.stat().st_size > FILE_BYTES_MAX:
-            raise InputFileError(path, f"has {file.stat().st_size} bytes; at most {FILE_BYTES_MAX}")
-        data = file.read_bytes()
+        # Without waiting: the opening of a pipe would last until somebody writes into it.
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+            found = os.fstat(opened.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise InputFileError(path, "is no regular file")
+            data = opened.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise InputFileError(path, f"cannot be read: {error.strerror}") from error
+    if len(data) > FILE_BYTES_MAX:
+        raise InputFileError(path, f"has {max(found.st_size, len(data))} bytes; at most {FILE_BYTES_MAX}")
     return parse_json(path, data)
 
 
@@ -116,6 +125,8 @@ def parse_json(path: str, data: bytes) -> JsonFile:
         value = _decode(data, repeated)
     except (ValueError, RecursionError) as error:
         raise _fault_of(path, data, error) from error
+    if (depth := _depth(value)) > DEPTH_MAX:
+        raise InputFileError(path, f"nests {depth} levels deep; at most {DEPTH_MAX}")
     return JsonFile(path, value, tuple(repeated))
 
 
@@ -123,13 +134,22 @@ def _decode(data: bytes, repeated: list[str]) -> object:
     def collect(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            repeated.extend(sorted({name for name in names if names.count(name) > 1}))
+            counts = Counter(name for name, _ in pairs)
+            repeated.extend(sorted(name for name, count in counts.items() if count > 1))
         return found
 
     value: object = json.loads(data.decode("utf-8-sig"), object_pairs_hook=collect, parse_constant=_refuse)
     json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair decodes, and nothing can store it
     return value
+
+
+def _depth(value: object) -> int:
+    """Levels of lists and objects, without recursion."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def _fault_of(path: str, data: bytes, error: ValueError | RecursionError) -> InputFileError:

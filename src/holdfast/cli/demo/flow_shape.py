@@ -208,17 +208,16 @@ class MockDeck:
 
     def __init__(self, mocks: tuple[Mock, ...]) -> None:
         self._mocks = mocks
+        self._first: dict[tuple[str, int | None], int] = {}
+        for at, mock in enumerate(mocks):
+            self._first.setdefault((mock.routine_name, mock.turn), at)
         self._calls: Counter[str] = Counter()
         self._used: set[int] = set()
 
     def draw(self, routine: str) -> Mock | None:
         """The answer to the routine's next call; None if the recording has none."""
         self._calls[routine] += 1
-        turn = self._calls[routine]
-        fitting = [at for at, mock in enumerate(self._mocks) if mock.routine_name == routine]
-        chosen = next((at for at in fitting if self._mocks[at].turn == turn), None)
-        if chosen is None:
-            chosen = next((at for at in fitting if self._mocks[at].turn is None), None)
+        chosen = self._first.get((routine, self._calls[routine]), self._first.get((routine, None)))
         if chosen is None:
             return None
         self._used.add(chosen)

@@ -80,7 +80,7 @@ def changed(items: Mapping[str, object], change: Change) -> object:
     `increment` begins at 0; `merge` is shallow and begins with an empty object.
 
     Raises:
-        ChangeRefusedError: adding to what is no number, merging with what is no object.
+        ChangeRefusedError: adding to what is no number or beyond all, merging with what is no object.
     """
     old = items.get(change.item)
     match change.operation:
@@ -90,9 +90,16 @@ def changed(items: Mapping[str, object], change: Change) -> object:
             before = old if isinstance(old, list) else [] if change.item not in items else [old]
             return [*before, *(change.value if isinstance(change.value, list) else [change.value])]
         case Operation.INCREMENT:
-            return _number(change, 0 if old is None else old) + _number(change, change.value)
+            return _sum(change, _number(change, 0 if old is None else old), _number(change, change.value))
         case Operation.MERGE:
             return {**_object(change, {} if old is None else old), **_object(change, change.value)}
+
+
+def _sum(change: Change, old: float, by: float) -> float:
+    try:
+        return old + by
+    except OverflowError as fault:  # of an int that no float can hold, and a float
+        raise ChangeRefusedError(f"{change.item}: cannot add {clipped(by)} to {clipped(old)}: {fault}") from fault
 
 
 def _number(change: Change, value: object) -> int | float:

@@ -18,6 +18,7 @@ from holdfast.cli.demo.configuration import (
 )
 from holdfast.cli.demo.corpus import Corpus, Item
 from holdfast.cli.demo.files import InputError, InputFileError
+from holdfast.cli.demo.rehearsal import rehearse
 from holdfast.cli.demo.runner import Cast
 from holdfast.cli.demo.scenario import Scenario
 from holdfast.cli.demo.swarms import new_swarm, part_id
@@ -73,7 +74,8 @@ def build_stock(corpus: Corpus, run: str, at: datetime, limits: Limits) -> Stock
     _take(stock, corpus.routines, stock.routines, routine_of_file, limits)
     for identifier, item in corpus.scenarios.items():
         try:
-            _take_scenario(stock, identifier, item.parsed, new_swarm(identifier, item.parsed, run, at), limits)
+            swarm = new_swarm(identifier, item.parsed, run, at)
+            _take_scenario(stock, identifier, item.parsed, swarm, at=at, limits=limits)
         except InputFileError as fault:
             stock.faults.append(fault)
     if not stock.casts:
@@ -99,7 +101,9 @@ def _take(
             shelf[identifier] = document
 
 
-def _take_scenario(stock: Stock, identifier: str, scenario: Scenario, swarm: Swarm, limits: Limits) -> None:
+def _take_scenario(
+    stock: Stock, identifier: str, scenario: Scenario, swarm: Swarm, *, at: datetime, limits: Limits
+) -> None:
     """Add a scenario's swarm, team, bots and routines: all of them, or none."""
     bots = {part_id(identifier, bot.name): bot_of_scenario(bot, scenario) for bot in scenario.bots}
     routines = {part_id(identifier, each.name): routine_of_scenario(each, scenario) for each in scenario.routines}
@@ -108,6 +112,7 @@ def _take_scenario(stock: Stock, identifier: str, scenario: Scenario, swarm: Swa
     _check(scenario.source, routines, stock.routines, limits)
     _check(scenario.source, team, stock.teams, limits)
     _check(scenario.source, {identifier: swarm}, stock.swarms, limits)
+    rehearse(identifier, scenario, swarm, limits, at)
     stock.bots |= bots
     stock.routines |= routines
     stock.teams |= team

@@ -93,14 +93,14 @@ def _event(event: str, scenario: Scenario) -> Judgement:
 def _gap(scenario: Scenario) -> str | None:
     """Why the recording is incomplete; None if it is complete."""
     subscribed = {topic for bot in scenario.bots for topic in bot.subscriptions}
+    last = {step.trigger: at for at, step in enumerate(scenario.steps)}
     for at, step in enumerate(scenario.steps):
-        followed = {later.trigger for later in scenario.steps[at + 1 :]}
         if step.action is None:
             return f"step {step.number} does not say what was done"
         for event in step.events:
             if len(alternatives(event)) > 1:
                 return f"step {step.number} leaves open which event it emitted"
-            if event in subscribed - followed:
+            if event in subscribed and last.get(event, at) <= at:
                 return f"nothing follows {event} of step {step.number}"
     return None
 

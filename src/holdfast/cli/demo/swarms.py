@@ -50,16 +50,16 @@ def new_swarm(identifier: str, scenario: Scenario, run: str, at: datetime) -> Sw
         run: label of this run of the demo.
         at: when the run began.
     """
-    topics = {topic: None for bot in scenario.bots for topic in bot.subscriptions}
+    subscribers: dict[str, list[str]] = {}
+    for bot in scenario.bots:
+        for topic in dict.fromkeys(bot.subscriptions):
+            subscribers.setdefault(topic, []).append(part_id(identifier, bot.name))
     return Swarm(
         name=scenario.name,
         goal=scenario.goal,
         team_id=identifier,
         blackboard=[BlackboardItem(id=item, value=value, created_at=at) for item, value in scenario.blackboard.items()],
-        event_subscriptions={
-            topic: [part_id(identifier, bot.name) for bot in scenario.bots if topic in bot.subscriptions]
-            for topic in topics
-        },
+        event_subscriptions=subscribers,
         participants=[
             BotParticipant(id=part_id(identifier, bot.name), name=bot.name, meta={"role": bot.role})
             for bot in scenario.bots
