@@ -62,18 +62,19 @@ class _Reader:
     def __init__(self, context: Context) -> None:
         self._l2 = context.l2
         self._coherence = context.flows.resolver.coherence
+        self._loop = asyncio.get_running_loop()
         self._batcher: Batcher[tuple[Key, asyncio.Future[Any]]] = Batcher(
             self._answer, items_max=BATCH_KEYS_MAX, batches_max=L2_BATCHES_MAX, overlap_seconds=OVERLAP_SECONDS
         )
 
-    async def read(self, key: Key) -> None:
-        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    def read(self, key: Key) -> asyncio.Future[Any]:
+        answered: asyncio.Future[Any] = self._loop.create_future()
         self._batcher.add((key, answered))
-        answer = await answered
-        assert type(answer) is Cached, f"{key}: {answer}"
+        return answered
 
     async def _answer(self, items: list[tuple[Key, asyncio.Future[Any]]]) -> None:
         answers = await self._l2.read([key for key, _ in items], self._coherence)
+        assert all(type(answer) is Cached for answer in answers.values()), "a read missed L2, or failed"
         for key, answered in items:
             answered.set_result(answers[key])
 

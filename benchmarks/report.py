@@ -81,8 +81,9 @@ async def page(context: Context, results: Sequence[Result], load: tuple[float, f
 
 def line(result: Result) -> str:
     """One result for the terminal."""
-    ratio = result.limit.shown(result.ratio)
-    return f"{result.name:38} {ratio:>6} ({_spread(result)}), limit {result.limit}: {_verdict(result)}"
+    ratio, times = result.limit.shown(result.ratio), result.times
+    each = f"{times.ours * 1e6:.3g} us against {times.theirs * 1e6:.3g}"
+    return f"{result.name:38} {ratio:>6} ({_spread(result)}; {each}), limit {result.limit}: {_verdict(result)}"
 
 
 def _spread(result: Result) -> str:

@@ -49,7 +49,12 @@ def postgres_template(servers: Running) -> str:
 @pytest.fixture
 def settings(servers: Running, postgres_url: str, redis_prefix: str) -> Settings:
     """Settings of a server on this test's database and key prefix."""
-    return Settings(postgres_url=postgres_url, redis_urls=servers.redis_urls, key_prefix=redis_prefix)
+    return Settings(
+        postgres_url=postgres_url,
+        redis_urls=servers.redis_urls,
+        key_prefix=redis_prefix,
+        l2_request_timeout_seconds=10.0,
+    )
 
 
 @pytest.fixture

@@ -80,6 +80,7 @@ class Flows:
 
     async def stop(self) -> None:
         """Let writes and fills under way end, for a while; stop repeating fences, empty L1. May be called twice."""
+        self.resolver.closing = True
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.writer.drain()

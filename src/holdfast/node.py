@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from holdfast.clock import Clock, SystemClock
-from holdfast.errors import Closed, HoldfastError, SettingsError
+from holdfast.errors import Closed, HoldfastError, SettingsError, StorageNotReady
 from holdfast.flows import Flows, build_caches
 from holdfast.kinds import Kind, register
 from holdfast.settings import Settings, load_settings
@@ -154,9 +154,12 @@ async def prepare(
     kinds = list(kinds)
     async with pool.connection() as connection:
         with mapped("migrating" if migrate else "checking the schema"):
-            if migrate:
+            try:
+                await l3_migrations.check(connection, kinds)  # needs no right to create, as migrating does
+            except StorageNotReady:
+                if not migrate:
+                    raise
                 return await l3_migrations.migrate(connection, kinds, progress=progress)
-            await l3_migrations.check(connection, kinds)
         return []
 
 

@@ -15,6 +15,9 @@ import msgspec
 
 from holdfast.keys import Key
 
+ANY_VERSION = 2**63 - 1
+"""A fence of this version refuses every value: what is known after a write whose outcome is unknown."""
+
 
 class Coherence(msgspec.Struct, frozen=True):
     """What L3 said of its identity and of the generations, in the same snapshot as the rows beside it.

@@ -28,7 +28,7 @@ from typing import Any, Final
 from holdfast.clock import Clock
 from holdfast.documents import decode
 from holdfast.entry import MISSING, Missing, Tier
-from holdfast.errors import CorruptDocument, HoldfastError, SchemaTooNew, WrongEventLoop
+from holdfast.errors import Closed, CorruptDocument, HoldfastError, SchemaTooNew, WrongEventLoop
 from holdfast.invalidation.fences import FenceSender
 from holdfast.keys import Key
 from holdfast.kinds import Kind
@@ -40,6 +40,8 @@ from holdfast.tiers.l1_local import LocalCache
 BATCH_KEYS_MAX: Final = 256
 OVERLAP_SECONDS: Final = 0.002
 L2_BATCHES_MAX: Final = 16
+FILLS_MAX: Final = 32
+"""Batches of fills on their way to L2; further ones are left out."""
 
 
 class Resolved:
@@ -105,6 +107,8 @@ class Resolver:
         self.coherence = coherence
         self._adopted_at = clock.monotonic()
         self._loop = asyncio.get_running_loop()
+        self._filling: set[asyncio.Task[None]] = set()
+        self.closing = False
         self._l2_batcher: Batcher[Flight] = Batcher(
             self._ask_l2,
             items_max=BATCH_KEYS_MAX,
@@ -120,7 +124,7 @@ class Resolver:
 
     def load(self, key: Key) -> asyncio.Future[Resolved]:
         """Join or start the flight of a key. Await it shielded: it is shared."""
-        self.check_loop()
+        self.check_open()
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = self._new_flight(key)
@@ -132,7 +136,7 @@ class Resolver:
 
     def load_strong(self, key: Key) -> asyncio.Future[Resolved]:
         """Read a key from L3 by a query that begins after this call."""
-        self.check_loop()
+        self.check_open()
         flight = self._new_flight(key)
         self._l3_batcher.add(flight)
         return flight.future
@@ -145,13 +149,18 @@ class Resolver:
         """Wait for the flights under way, fills included."""
         await self._l2_batcher.drain()
         await self._l3_batcher.drain()
+        while self._filling:
+            await asyncio.wait(self._filling)
 
-    def check_loop(self) -> None:
-        """Refuse a caller from another event loop before it starts something that this loop cannot end.
+    def check_open(self) -> None:
+        """Refuse a call that this store could not bring to an end.
 
         Raises:
-            WrongEventLoop: with what to do.
+            Closed: the store is being closed.
+            WrongEventLoop: the caller runs in another loop, where this one's futures cannot be awaited.
         """
+        if self.closing:
+            raise Closed("the store is closed")
         if asyncio.get_running_loop() is not self._loop:
             raise WrongEventLoop("this store was opened in another event loop: call connect() in this one too")
 
@@ -199,8 +208,14 @@ class Resolver:
             self._counters.l3.errors += 1
             self._settle_all(flights, fault)
             return
-        if fills:
-            self._counters.l2.fills += await self._l2.fill(fills, self.coherence)
+        if fills and len(self._filling) < FILLS_MAX:  # L2 can do without a fill; L3's readers must not wait for one
+            task = self._loop.create_task(self._fill_l2(fills, self.coherence))
+            self._filling.add(task)
+            task.add_done_callback(self._filling.discard)
+
+    async def _fill_l2(self, fills: list[Fill], coherence: Coherence) -> None:
+        stored = await self._l2.fill(fills, coherence)
+        self._counters.l2.fills += stored
 
     async def _read_l3(self, flights: list[Flight]) -> list[Fill]:
         """Settle flights with L3's answer; returns what L2 should be offered."""

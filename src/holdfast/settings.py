@@ -7,7 +7,7 @@ variable is the field's name in capitals behind ``HOLDFAST_``.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
@@ -103,10 +103,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __repr__(self) -> str:
         """Every setting, URLs without user and password."""
-        shown = {name: getattr(self, name) for name in self.__struct_fields__}
-        shown["postgres_url"] = _redacted(self.postgres_url)
-        shown["redis_urls"] = tuple(_redacted(url) for url in self.redis_urls)
-        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self._shown())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return list(self._shown())
+
+    def _shown(self) -> Iterator[tuple[str, Any]]:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if name == "postgres_url":
+                value = _redacted(value)
+            elif name == "redis_urls":
+                value = tuple(_redacted(url) for url in value)
+            yield name, value
 
 
 def load_settings(
@@ -142,7 +151,10 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for variable, text in environment.items():
-        if not variable.startswith(PREFIX) or variable == PREFIX + "CONFIG":
+        # A Kubernetes service named holdfast puts HOLDFAST_PORT_... and HOLDFAST_SERVICE_... into every environment.
+        if not variable.startswith(PREFIX) or variable.startswith((PREFIX + "PORT", PREFIX + "SERVICE_")):
+            continue
+        if variable == PREFIX + "CONFIG":
             continue
         name = variable.removeprefix(PREFIX).lower()
         found[name] = [url.strip() for url in text.split(",") if url.strip()] if name == "redis_urls" else text

@@ -15,9 +15,8 @@ from holdfast.errors import Conflict, InvalidDocument, NotFound, SettingsError
 from holdfast.key_locks import KeyLocks
 from holdfast.keys import Key, check_id
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
-from holdfast.protocols import Storage, Write
+from holdfast.protocols import ANY_VERSION, Storage, Write
 from holdfast.resolution import Resolved, Resolver
-from holdfast.tiers.codec import ANY_VERSION
 from holdfast.tiers.l1_local import LocalCache
 from holdfast.writing import Writer
 
@@ -26,6 +25,8 @@ D = TypeVar("D", bound=Document)
 UPDATE_ATTEMPTS_MAX: Final = 64
 PUT_MANY_BYTES_MAX: Final = 64 * 1024 * 1024
 PUT_MANY_DOCUMENTS_MAX: Final = 100_000
+PUT_MANY_HISTORY_MAX: Final = 1000
+"""Each new id of history takes a lock of the whole server's lock table until the commit."""
 SCAN_PAGE: Final = 200
 _BOUNDED: Final = Consistency.BOUNDED  # an enum's member costs a tenth of a hit to look up
 
@@ -125,8 +126,11 @@ class Collection(Generic[D]):
 
     async def put_many(self, documents: Mapping[str, D]) -> dict[str, Receipt]:
         """Store documents, all or none, in one transaction. Raises like `put`."""
-        if len(documents) > PUT_MANY_DOCUMENTS_MAX:
-            raise InvalidDocument("", f"{len(documents)} documents in one put_many; at most {PUT_MANY_DOCUMENTS_MAX}")
+        most = PUT_MANY_HISTORY_MAX if self.kind.append_only else PUT_MANY_DOCUMENTS_MAX
+        if len(documents) > most:
+            raise InvalidDocument(
+                "", f"{len(documents)} documents of kind {self.kind.name} in one put_many; at most {most}"
+            )
         writes = []
         size = 0
         for identifier, document in documents.items():

@@ -16,9 +16,8 @@ from holdfast.errors import Conflict, HoldfastError, OutcomeUnknown
 from holdfast.invalidation.fences import FenceSender
 from holdfast.keys import Key
 from holdfast.kinds import Kind
-from holdfast.protocols import Storage, Write
+from holdfast.protocols import ANY_VERSION, Storage, Write
 from holdfast.resolution import Resolver
-from holdfast.tiers.codec import ANY_VERSION
 from holdfast.tiers.l1_local import LocalCache
 
 Outcome = TypeVar("Outcome")
@@ -67,7 +66,7 @@ class Writer:
 
     async def _shielded(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         try:
-            self._resolver.check_loop()
+            self._resolver.check_open()
         except HoldfastError:
             work.close()
             raise
@@ -87,8 +86,7 @@ class Writer:
         versions = await self._written(
             [write.key for write, _ in writes], self._l3.save([write for write, _ in writes])
         )
-        # The fence must be of the incarnation that the write was committed in, or it stops nobody.
-        self._resolver.adopt(self._l3.coherence(), started)
+        self._adopt()
         self._tell(versions)
         for write, document in writes:
             cache.fill(
@@ -103,9 +101,8 @@ class Writer:
         return versions
 
     async def _delete(self, key: Key, expected: int | None) -> Receipt:
-        started = self._resolver.now()
         version, existed = await self._written([key], self._l3.delete(key, expected=expected))
-        self._resolver.adopt(self._l3.coherence(), started)
+        self._adopt()
         # Also when there was no row: a cache may still hold what another server deleted.
         self._tell({key: version})
         await self._fences.send({key: version})
@@ -123,6 +120,12 @@ class Writer:
                 await self._forget(keys)
             raise
 
+    def _adopt(self) -> None:
+        """A fence must be of the incarnation that the write was committed in, or it stops nobody."""
+        told = self._l3.coherence()
+        if told.incarnation != self._resolver.coherence.incarnation:  # of generations only a read may tell
+            self._resolver.adopt(told, self._resolver.now())
+
     def _tell(self, versions: Mapping[Key, int]) -> None:
         for key, version in versions.items():
             self._caches[key.kind].fence(key, version)
@@ -130,11 +133,18 @@ class Writer:
 
     async def _correct(self, conflict: Conflict) -> None:
         """The expectation came from somewhere: a cache that holds the past must not answer the same again."""
-        if conflict.actual:
-            self._tell({conflict.key: conflict.actual})
-            await self._fences.send({conflict.key: conflict.actual})
-        else:
-            await self._forget([conflict.key])
+        version = conflict.actual or await self._draw_above(conflict.key)
+        self._tell({conflict.key: version})
+        await self._fences.send({conflict.key: version})
+
+    async def _draw_above(self, key: Key) -> int:
+        """A number above every version of a row that is gone: deleting what is not there draws one."""
+        try:
+            return (await self._l3.delete(key, expected=0))[0]
+        except Conflict as conflict:  # it is there again
+            return conflict.actual or ANY_VERSION
+        except HoldfastError:
+            return ANY_VERSION
 
     async def _forget(self, keys: Iterable[Key]) -> None:
         """The write may be in effect, at a version nobody told us: refuse every value alike."""

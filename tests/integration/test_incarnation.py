@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
+import pytest
 
 import holdfast
 from fix_races import KEY
-from holdfast import Bot
+from holdfast import Bot, Closed
 from holdfast.flows import Flows
 from holdfast.node import OpenStore
 from holdfast.protocols import Absent, Fill
 from holdfast.settings import Settings
+from holdfast.testing import ManualClock, MemoryCache, MemoryStorage, PausingStorage
+from holdfast.testing.door import connect_flows
 
 
 def flows_of(store: OpenStore) -> Flows:
@@ -61,3 +66,33 @@ async def test_an_emptied_identity_is_drawn_anew(settings: Settings) -> None:
         after = {flows_of(store).resolver.coherence.incarnation for store in (one, two)}
         assert len(after) == 1
         assert before not in after
+
+
+async def test_a_write_overtaken_by_a_read_still_learns_of_the_crash() -> None:
+    """A write that began before a read and ended after a crash fences for what came after."""
+    clock, l3 = ManualClock(), MemoryStorage()
+    slow = PausingStorage(l3)
+    async with connect_flows(l3=slow, clock=clock) as flows:
+        pause = slow.pause_next_save()
+        writing = asyncio.ensure_future(flows.store.bots.put("b1", Bot(name="x")))
+        await pause.reached.wait()
+        clock.advance(1)
+        await flows.store.bots.get("b2")
+        l3.crash()
+        pause.release()
+        await writing
+        assert flows.resolver.coherence == l3.coherence()
+
+
+async def test_closing_refuses_new_calls_and_leaves_no_task() -> None:
+    """Writers that go on during the close are told, and no fence is repeated afterwards."""
+    l2 = MemoryCache(ManualClock())
+    async with connect_flows(l2=l2) as flows:
+        l2.away = True
+        await flows.store.bots.put("b1", Bot(name="x"))
+        assert flows.fences.pending
+    with pytest.raises(Closed):
+        await flows.store.bots.put("b1", Bot(name="y"))
+    with pytest.raises(Closed):
+        await flows.store.bots.get("b1")
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import CorruptDocument
-from holdfast.protocols import Row
-from holdfast.tiers.codec import ANY_VERSION, COMPRESSED, ENCRYPTED, FENCE, HEADER_BYTES, Codec, WireEntry
+from holdfast.protocols import ANY_VERSION, Row
+from holdfast.tiers.codec import COMPRESSED, ENCRYPTED, FENCE, HEADER_BYTES, Codec, WireEntry
 
 NAME = b"vrooli:bot:b1"
 INCARNATION = UUID(int=0x1234)

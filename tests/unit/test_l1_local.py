@@ -7,6 +7,7 @@ import pytest
 from fix_l1 import KEY, TTL, Cache
 from holdfast.entry import MISSING
 from holdfast.keys import Key
+from holdfast.protocols import ANY_VERSION
 from holdfast.tiers.l1_local import FENCES_PER_ENTRY
 
 OTHER, TEAM = Key("bot", "b2"), Key("team", "b1")
@@ -149,9 +150,9 @@ def test_a_shelf_stays_the_same_object(cache: Cache) -> None:
     assert cache.local.shelf("bot") is shelf
 
 
-def test_a_fence_drops_what_is_older_and_leaves_what_it_announced(cache: Cache) -> None:
-    """At least version 5 exists: 4 is the past, 5 and 6 are not."""
-    for version, stays in ((4, False), (5, True), (6, True)):
+def test_a_fence_drops_all_but_what_it_announced(cache: Cache) -> None:
+    """Version 5 exists: 4 is the past, and 6 is newer or of an earlier life (V1), which only L3 can tell."""
+    for version, stays in ((4, False), (5, True), (6, False)):
         key = Key("bot", f"at{version}")
         cache.fill(key, version)
         cache.local.fence(key, 5)
@@ -295,3 +296,21 @@ def test_the_fence_map_is_bounded() -> None:
         cache.local.fence(KEY, number)
     assert len(cache.local._fences) == 3 * FENCES_PER_ENTRY
     assert KEY in cache.local._fences
+
+
+def test_a_put_that_drew_its_number_early_hides_the_earlier_life(cache: Cache) -> None:
+    """V1: an upsert that waited for a delete inserts with a lower number than the row it replaced."""
+    ticket = cache.local.ticket()
+    cache.fill(KEY, version=4)
+    cache.local.fence(KEY, 3)
+    assert not cache.fill(KEY, version=3, ticket=ticket)
+    assert cache.held() is None
+    assert cache.fill(KEY, version=3)
+
+
+def test_a_fence_of_any_version_gives_way_to_the_next(cache: Cache) -> None:
+    """After an unknown outcome was cleared by a write, that write's value is held again."""
+    cache.local.fence(KEY, ANY_VERSION)
+    ticket = cache.local.ticket()
+    cache.local.fence(KEY, 7)
+    assert cache.fill(KEY, version=7, ticket=ticket)

@@ -43,9 +43,10 @@ class Model:
             self.evictions += 1
 
     def fence(self, key: Key, version: int) -> None:
-        """Remember it, and drop what is older."""
-        self.events.append((key, version))
-        if key in self.entries and self.entries[key][1] < version:
+        """Remember it, and drop any other version, as high as which it counts."""
+        held = self.entries[key][1] if key in self.entries else version
+        self.events.append((key, max(version, held)))
+        if held != version:
             del self.entries[key]
 
     def live(self, key: Key, now: float) -> Any:

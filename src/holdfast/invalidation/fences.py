@@ -47,6 +47,7 @@ class FenceSender:
         self._retrying: asyncio.Task[None] | None = None
         self.pending: dict[Key, int] = {}
         self.given_up = 0
+        self._stopped = False
 
     async def send(self, versions: Mapping[Key, int]) -> None:
         """Fence keys; returns when L2 was told, or when the untold ones are noted for repetition."""
@@ -54,11 +55,12 @@ class FenceSender:
         try:
             await self._attempt(list(versions))
         finally:  # also when the sender is cancelled: the write is committed, whatever becomes of its task
-            if self.pending and self._retrying is None:
+            if self.pending and self._retrying is None and not self._stopped:
                 self._retrying = asyncio.get_running_loop().create_task(self._retry())
 
     async def stop(self) -> None:
         """End the repetition; what is pending stays undelivered. May be called twice."""
+        self._stopped = True
         task, self._retrying = self._retrying, None
         if task is not None:
             task.cancel()

@@ -36,15 +36,13 @@ import msgspec
 from isal import igzip, isal_zlib
 
 from holdfast.errors import CorruptDocument
-from holdfast.protocols import Row
+from holdfast.protocols import ANY_VERSION, Row
 
 FORMAT: Final = 1
 COMPRESSED: Final = 1
 ENCRYPTED: Final = 2
 FENCE: Final = 4
 HEADER_BYTES: Final = 68
-ANY_VERSION: Final = 2**63 - 1
-"""A fence of this version refuses every value: what is known after a write whose outcome is unknown."""
 
 _HEAD = struct.Struct(">sBBBIQ16sQQQIHH")
 _CHECKSUM = struct.Struct(">I")

@@ -27,6 +27,7 @@ import msgspec
 
 from holdfast.entry import MISSING
 from holdfast.keys import Key
+from holdfast.protocols import ANY_VERSION
 
 FENCES_PER_ENTRY = 4
 """The fence map holds this many fences for each entry the cache may hold; older ones are pruned."""
@@ -149,15 +150,20 @@ class LocalCache:
         return self._arrival
 
     def fence(self, key: Key, version: int) -> None:
-        """Note that at least this version exists; drops what is older and refuses fills of reads begun before."""
+        """Note that this version exists: drops any other, and refuses fills of reads begun before that are older."""
         self._arrival += 1
         _, known = self._fences.pop(key, (0, 0))
+        if known == ANY_VERSION:
+            known = 0  # it forbade what was read before it; this one forbids that too, and says more
+        held = self.shelf(key.kind).entries.get(key.id)
+        if held is not None and held.version != version:
+            # Below it: the past. Above it: newer, or of the row's earlier life, since an upsert that ends as an insert
+            # drew its number before it waited for the delete. Nobody can tell which, so L3 is asked.
+            known = max(known, held.version)
+            self._remove(key)
         self._fences[key] = (self._arrival, max(known, version))
         if len(self._fences) > self._fences_max:
             _, (self._forgotten, _) = self._fences.popitem(last=False)
-        held = self.shelf(key.kind).entries.get(key.id)
-        if held is not None and held.version < version:
-            self._remove(key)
 
     def fill(self, key: Key, value: Any, version: int, *, ticket: int, read_at: float, ttl_seconds: float) -> bool:
         """Hold a value read from L2 or L3, unless the rules refuse it; says whether it is held now.

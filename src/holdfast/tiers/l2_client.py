@@ -67,7 +67,13 @@ class RedisAddress(msgspec.Struct, frozen=True):
             port = parts.port or 6379
         except ValueError:  # its text may hold a part of the password
             parts, port = urlsplit(""), 0
-        if parts.scheme not in {"redis", "rediss"} or not parts.hostname or parts.path.strip("/"):
+        if (
+            parts.scheme not in {"redis", "rediss"}
+            or not parts.hostname
+            or parts.path.strip("/")
+            or parts.query
+            or parts.fragment
+        ):
             raise SettingsError(
                 "redis_urls: one is not redis[s]://[user[:password]@]host[:port]; "
                 "percent-encode what has a meaning in URLs, such as / and # in a password"
@@ -77,6 +83,9 @@ class RedisAddress(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"{self.host}:{self.port}"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("address", repr(self))]
 
 
 class RedisConnection:
@@ -102,6 +111,10 @@ class RedisConnection:
         self._addresses = [RedisAddress.parse(url) for url in urls]
         if not self._addresses:
             raise SettingsError("redis_urls: at least one URL is needed")
+        if len({(each.tls, each.user, each.password) for each in self._addresses}) > 1:
+            raise SettingsError("redis_urls: all nodes have the same scheme, user and password")
+        if self._addresses[0].user and not self._addresses[0].password:
+            raise SettingsError("redis_urls: there is a user without a password")
         self._request_timeout_ms = max(1, round(request_timeout_seconds * 1000))
         self._connect_timeout_ms = max(1, round(connect_timeout_seconds * 1000))
         self._monotonic = monotonic

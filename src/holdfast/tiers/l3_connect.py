@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import asyncpg
 
@@ -12,6 +12,10 @@ from holdfast.errors import SettingsError
 from holdfast.tiers.l3_errors import mapped
 
 GRACE_SECONDS = 2.0
+_UNREADABLE = (
+    "postgres_url: it is not postgresql://user:password@host:port/database; "
+    "percent-encode what has a meaning in URLs, such as / and # in a password"
+)
 _VERIFIED = {"require", "verify-ca", "verify-full"}
 
 
@@ -34,16 +38,8 @@ class PostgresConnector:
         statement_timeout_seconds: float,
         ca_file: str | None = None,
     ) -> None:
-        try:
-            parts = urlsplit(url)
-            readable = parts.scheme in {"postgresql", "postgres"} and parts.port != 0
-        except ValueError:  # its text may hold a part of the password
-            readable = False
-        if not readable:
-            raise SettingsError(
-                "postgres_url: it is not postgresql://user:password@host:port/database; "
-                "percent-encode what has a meaning in URLs, such as / and # in a password"
-            )
+        if url.partition("://")[0] not in {"postgresql", "postgres"}:
+            raise SettingsError(_UNREADABLE)
         self._url = url
         self._timeout_seconds = connect_timeout_seconds
         self._statement_timeout_ms = round(statement_timeout_seconds * 1000)
@@ -57,7 +53,20 @@ class PostgresConnector:
             TierUnavailable: the server cannot be reached, or refuses us; the message has no password.
         """
         with mapped("connecting"):
-            connection = await asyncpg.connect(
+            connection = await self._connect()
+            try:
+                # A json value travels as its own text; bytes in and out spare a decoding that msgspec does better.
+                await connection.set_type_codec(
+                    "json", schema="pg_catalog", encoder=bytes, decoder=bytes, format="binary"
+                )
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
+
+    async def _connect(self) -> asyncpg.Connection[Any]:
+        try:
+            return await asyncpg.connect(
                 self._url,
                 timeout=self._timeout_seconds,
                 # The server gives a statement up by itself; this is for a server, or a network, that does nothing more.
@@ -70,14 +79,14 @@ class PostgresConnector:
                 },
                 **({"ssl": self._ssl} if self._ssl is not None else {}),
             )
-            # A json value travels as its own text; bytes in and out spare a decoding that msgspec does
-            # better.
-            await connection.set_type_codec("json", schema="pg_catalog", encoder=bytes, decoder=bytes, format="binary")
-        return connection
+        except OSError:  # a certificate that does not verify is one, and a ValueError besides
+            raise
+        except ValueError:  # of the URL; its text may hold a part of the password
+            raise SettingsError(_UNREADABLE) from None
 
     def _tls(self, ca_file: str | None) -> ssl.SSLContext | None:
         """Verify wherever TLS was asked for; the driver alone would take any certificate for ``sslmode=require``."""
-        asked = {name: values[-1] for name, values in parse_qs(urlsplit(self._url).query).items()}
+        asked = {name: values[-1] for name, values in parse_qs(self._url.partition("?")[2]).items()}
         if ca_file is None and asked.get("sslmode") not in _VERIFIED:
             return None
         try:

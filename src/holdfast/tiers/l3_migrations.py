@@ -15,6 +15,7 @@ from holdfast.errors import StorageNotReady
 from holdfast.kinds import Kind
 
 LOCK: Final = 0x486F6C64  # "Hold": the advisory lock that one migrating server holds
+MIGRATION_SECONDS_MAX: Final = 3600.0
 _FILE_NAME = re.compile(r"(\d{4})_\w+\.sql\Z")
 
 
@@ -56,7 +57,8 @@ async def migrate(
     """
     applied = []
     async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+        await connection.execute("SET LOCAL statement_timeout = 0")  # the wait for another server counts as one
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK, timeout=MIGRATION_SECONDS_MAX)
         await connection.execute("CREATE SCHEMA IF NOT EXISTS holdfast")
         await connection.execute(
             "CREATE TABLE IF NOT EXISTS holdfast.migrations"
@@ -65,7 +67,7 @@ async def migrate(
         done = {row["number"]: row for row in await connection.fetch("SELECT * FROM holdfast.migrations")}
         for migration in _pending(migrations(), done):
             progress(f"migration {migration.name}")
-            await connection.execute(migration.sql)
+            await connection.execute(migration.sql, timeout=MIGRATION_SECONDS_MAX)
             await connection.execute(
                 "INSERT INTO holdfast.migrations (number, name, digest) VALUES ($1, $2, $3)",
                 migration.number,
@@ -93,6 +95,8 @@ async def check(connection: asyncpg.Connection[Any], kinds: Iterable[Kind[Any]])
     for kind in kinds:
         if kind.name not in tables:
             raise StorageNotReady(f"kind {kind.name} has no table yet: run `holdfast migrate --kinds MODULE:NAME`")
+        if tables[kind.name]["table_name"] != kind.table or tables[kind.name]["append_only"] != kind.append_only:
+            raise StorageNotReady(f"kind {kind.name} is kept in another sort of table than declared, or another one")
 
 
 def _pending(known: list[Migration], done: dict[int, Any]) -> list[Migration]:

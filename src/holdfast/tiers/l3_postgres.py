@@ -188,9 +188,11 @@ class PostgresStorage:
         try:
             return await connection.fetch(statement, *columns)
         except asyncpg.UniqueViolationError as fault:
+            if not self._kinds[kind].append_only:
+                raise
             raise AppendOnly(f"kind {kind}: {fault}; its documents are history and cannot be written again") from fault
         except asyncpg.CheckViolationError as fault:
-            if "no partition of relation" in str(fault):
+            if fault.constraint_name is None:  # no CHECK of a table, so there was no partition
                 raise _NoPartition(self._kinds[kind].table) from fault
             raise
 
@@ -202,17 +204,14 @@ class PostgresStorage:
 
 
 def _batches(writes: Iterable[Write], kinds: Mapping[str, Kind[Any]]) -> Iterable[list[Write]]:
-    """Writes in key order, cut by kind and sort of expectation, at most `CHUNK_ROWS` each."""
+    """Writes in key order, cut where kind or sort of expectation changes, at most `CHUNK_ROWS` each."""
 
     def sort(write: Write) -> tuple[str, int]:
         if kinds[write.key.kind].append_only:
             return write.key.kind, 0
         return write.key.kind, 2 if write.expected is None else min(write.expected, 1)
 
-    by_id = sorted(writes, key=lambda write: write.key.id.encode())
-    sorts = {sort(write) for write in by_id}
-    # The usual case is one sort; else a second sort keeps the order of the first within each.
-    in_order = by_id if len(sorts) == 1 else sorted(by_id, key=sort)
+    in_order = sorted(writes, key=lambda write: (write.key.kind, write.key.id.encode()))
     for (kind, _), group in groupby(in_order, key=sort):
         rows = list(group)
         if kinds[kind].append_only:
