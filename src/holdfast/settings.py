@@ -43,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         l1_run_entries_max, l1_run_ttl_seconds: the seed's run cache: 500 entries, 600 s.
         l1_config_entries_max, l1_config_ttl_seconds: the cache that bots, teams and routines share: 2000
             entries, 900 s.
-        l2_request_timeout_seconds: after which L2 counts as failed for a request; 0.5 s.
+        l2_request_timeout_seconds: after which L2 counts as failed for a request, once connected; 0.5 s.
         l2_connect_timeout_seconds: for one connection to L2; 2 s.
         l2_compress_above_bytes: documents larger than this are gzipped in L2; 1024 bytes.
         l2_fence_lifetime_seconds: how long a fence stands in L2. A fill may come at most half of it after its
