@@ -26,7 +26,7 @@ names = st.binary(max_size=40)
 number64 = st.integers(0, ANY_VERSION)
 rows = st.builds(
     Row,
-    version=number64,
+    version=st.integers(0, ANY_VERSION - 1),
     birth=number64,
     schema=st.integers(0, 2**16 - 1),
     body=st.one_of(st.binary(max_size=80), st.binary(min_size=1, max_size=4).map(lambda part: part * 400)),
