@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -37,6 +38,7 @@ from holdfast.tiers.l3_postgres import PostgresStorage
 
 DATABASE = "benchmarks"
 PREFIX = "benchmarks:"
+REMOVAL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ async def _glide(settings: Settings) -> GlideClusterClient:
 
 async def _remove_keys(glide: GlideClusterClient) -> None:
     cursor: Any = ClusterScanCursor()  # type: ignore[no-untyped-call]
-    while not cursor.is_finished():
-        cursor, names = await glide.scan(cursor, match=PREFIX + "*", count=1000)
-        if isinstance(names, list) and names:
-            await glide.unlink(names)
+    async with asyncio.timeout(REMOVAL_SECONDS):  # the client scans a cluster that is gone for ever
+        while not cursor.is_finished():
+            cursor, names = await glide.scan(cursor, match=PREFIX + "*", count=1000)
+            if isinstance(names, list) and names:
+                await glide.unlink(names)
