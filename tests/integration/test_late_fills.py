@@ -133,7 +133,8 @@ async def until_l2_is_empty(servers: Pair) -> None:
 
     async def gone() -> bool:
         topology = await cache._connection.topology()
-        _, value = await cache._connection.run(cache._read, name, [name], topology.node_of(name))
+        node = topology.node_of(name)
+        _, value = (await cache._connection.run(cache._read, {node: [name, name]}))[node]
         return value is None
 
     await until(gone)

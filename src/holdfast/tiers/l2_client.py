@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -17,6 +17,8 @@ import msgspec
 from glide import (
     AdvancedGlideClientConfiguration,
     AdvancedGlideClusterClientConfiguration,
+    ClosingError,
+    ClusterBatch,
     GlideClient,
     GlideClientConfiguration,
     GlideClusterClient,
@@ -36,6 +38,10 @@ RECONNECT_SECONDS: Final = 1.0
 INFLIGHT_MAX: Final = 10_000
 """Requests the client may have under way; far above what batching sends, so that it never decides."""
 _STALE_TOPOLOGY = ("non local key", "MOVED", "READONLY", "CLUSTERDOWN")
+
+
+Call = Sequence[bytes]
+"""A key of the node, then the script's arguments."""
 
 
 class Script:
@@ -125,6 +131,7 @@ class RedisConnection:
         self._retry_at = 0.0
         self._last_failure: Exception | None = None
         self._closed = False
+        self._silent: set[Node] = set()  # asked apart until they answer, so that they keep nobody waiting
 
     async def topology(self) -> Topology:
         """The current map of nodes, connecting first if need be."""
@@ -140,27 +147,46 @@ class RedisConnection:
         """A node said that it no longer serves what was asked of it; the next `topology()` reads the map anew."""
         return self._client is not None and self._topology is None
 
-    async def run(self, script: Script, key: bytes, arguments: Sequence[bytes], node: Node) -> Any:
-        """Run a script on the node that serves a key.
+    async def run(self, script: Script, calls: Mapping[Node, Call]) -> dict[Node, Any]:
+        """Run a script on several nodes at once; a node that fails costs only its own answer.
 
-        The key is named as the script's only one: the client routes by it in half the time that a route costs.
+        Each call names one key of its node, as the script's only one: the client routes by it in half the time that a
+        route costs. All nodes share one request to the client, which costs as much as a request for one of them.
 
-        Args:
-            node: that node, for the error.
-
-        Raises:
-            TierUnavailable: the node did not answer in time or refused. If it no longer serves the keys, the map of
-                nodes was forgotten, and the next call reads it anew.
+        Returns:
+            By node, what the script returned, or a `TierUnavailable` if the node did not answer in time or refused.
+            If one no longer serves the keys, the map of nodes was forgotten, and the next call reads it anew.
         """
+        client = self._client
+        if isinstance(client, GlideClusterClient) and len(calls) > 1 and self._silent.isdisjoint(calls):
+            try:
+                replies = await _run_together(client, script, calls.values())
+            except GlideError:
+                pass  # a silent node kept all the others waiting; asked apart, it shows itself
+            else:
+                pairs = zip(calls.items(), replies, strict=True)
+                return {node: await self._settled(script, node, call, reply) for (node, call), reply in pairs}
+        alone = await asyncio.gather(*(self._run_alone(script, node, call) for node, call in calls.items()))
+        answers = dict(zip(calls, alone, strict=True))
+        self._silent -= answers.keys()
+        self._silent |= {node for node, answer in answers.items() if isinstance(answer, TierUnavailable)}
+        return answers
+
+    async def _settled(self, script: Script, node: Node, call: Call, reply: Any) -> Any:
+        if not isinstance(reply, GlideError):
+            return reply
+        return await self._run_alone(script, node, call) if _is_unknown(reply) else self._unavailable(node, reply)
+
+    async def _run_alone(self, script: Script, node: Node, call: Call) -> Any:
         try:
-            return await self._command(["EVALSHA", script.digest, "1", key, *arguments])
+            return await self._command(["EVALSHA", script.digest, "1", *call])
         except GlideError as fault:
-            if "NoScript" not in str(fault) and "NOSCRIPT" not in str(fault):
-                raise self._unavailable(node, fault) from fault
+            if not _is_unknown(fault):
+                return self._unavailable(node, fault)
         try:
-            return await self._command(["EVAL", script.source, "1", key, *arguments])
+            return await self._command(["EVAL", script.source, "1", *call])
         except GlideError as fault:
-            raise self._unavailable(node, fault) from fault
+            return self._unavailable(node, fault)
 
     async def close(self) -> None:
         """Close the connection; may be called twice, and before any connection was made."""
@@ -171,7 +197,7 @@ class RedisConnection:
 
     async def _command(self, arguments: list[str | bytes]) -> Any:
         if self._client is None:
-            raise TierUnavailable("L2: the connection is closed")
+            raise ClosingError("the connection is closed")
         return await self._client.custom_command(arguments)
 
     def _unavailable(self, node: Node, fault: Exception) -> TierUnavailable:
@@ -250,3 +276,15 @@ class RedisConnection:
 
 def _bytes(reply: Any) -> bytes:
     return reply if isinstance(reply, bytes) else str(reply).encode()
+
+
+async def _run_together(client: GlideClusterClient, script: Script, calls: Iterable[Call]) -> Sequence[Any]:
+    batch = ClusterBatch(is_atomic=False)
+    for call in calls:
+        batch.custom_command(["EVALSHA", script.digest, "1", *call])
+    return await client.exec(batch, raise_on_error=False) or ()
+
+
+def _is_unknown(fault: Exception) -> bool:
+    """The node does not know the script yet."""
+    return "NoScript" in str(fault) or "NOSCRIPT" in str(fault)

@@ -6,18 +6,21 @@ The rules are in the scripts (`lua/`) and in `codec`; this module groups, counts
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from holdfast.errors import CorruptDocument, TierError
 from holdfast.keys import Key, redis_key
 from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill
 from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_client import RedisConnection, Script
-from holdfast.tiers.l2_topology import Node
 
 Answer = Cached | Absent | Failed
+Arguments = Callable[[list[bytes]], list[bytes]]
+"""A script's arguments for the names of one node."""
+Take = Callable[[list[bytes], Any], None]
+"""Takes what the script returned for the names of one node."""
 
 
 class RedisCache:
@@ -46,8 +49,7 @@ class RedisCache:
         incarnation = coherence.incarnation.bytes
         floors = {kind: coherence.floor(kind) for kind in {key.kind for key in keys}}
 
-        async def read_node(node: Node, group: list[bytes]) -> None:
-            reply = await self._connection.run(self._read, group[0], [b" ".join(group)], node)
+        def take(group: list[bytes], reply: Any) -> None:
             node_time_ms = reply[0]
             for name, value in zip(group, islice(reply, 1, None), strict=True):
                 key = names[name]
@@ -56,7 +58,7 @@ class RedisCache:
                 else:
                     answers[key] = self._judge(name, value, node_time_ms, incarnation, floors[key.kind])
 
-        failed = await self._on_each_node(list(names), read_node)
+        failed = await self._on_each_node(self._read, list(names), lambda group: [b" ".join(group)], take)
         answers.update({names[name]: Failed(fault) for name, fault in failed.items()})
         return answers
 
@@ -73,14 +75,12 @@ class RedisCache:
                 read_at_ms=fill.node_time_ms,
                 ttl_ms=round(fill.ttl_seconds * 1000),
             )
-        stored: list[int] = []  # one number per node, added up only after the awaits
+        stored: list[int] = []
 
-        async def fill_node(node: Node, group: list[bytes]) -> None:
-            stored.append(
-                await self._connection.run(self._fill, group[0], _pairs(self._fill_age_max_ms, group, entries), node)
-            )
+        def arguments(group: list[bytes]) -> list[bytes]:
+            return _pairs(self._fill_age_max_ms, group, entries)
 
-        await self._on_each_node(list(entries), fill_node)
+        await self._on_each_node(self._fill, list(entries), arguments, lambda _, reply: stored.append(reply))
         return sum(stored)
 
     async def fence(self, versions: Mapping[Key, int], coherence: Coherence) -> Sequence[Key]:
@@ -88,15 +88,14 @@ class RedisCache:
         keys = {redis_key(self._prefix, key): key for key in versions}
         incarnation, generation = coherence.incarnation, coherence.highest
 
-        async def fence_node(node: Node, group: list[bytes]) -> None:
+        def arguments(group: list[bytes]) -> list[bytes]:
             fences = [
                 self._codec.encode_fence(name, versions[keys[name]], incarnation=incarnation, generation=generation)
                 for name in group
             ]
-            arguments = [self._fence_ms, b" ".join(group), b"".join(fences)]
-            await self._connection.run(self._fence, group[0], arguments, node)
+            return [self._fence_ms, b" ".join(group), b"".join(fences)]
 
-        failed = await self._on_each_node(list(keys), fence_node)
+        failed = await self._on_each_node(self._fence, list(keys), arguments, lambda *_: None)
         return [keys[name] for name in failed]
 
     def _judge(self, name: bytes, value: bytes, node_time_ms: int, incarnation: bytes, floor: int) -> Answer:
@@ -113,34 +112,30 @@ class RedisCache:
         return Cached(entry.row, max(0, entry.ttl_ms - age_ms) / 1000, age_ms / 1000)
 
     async def _on_each_node(
-        self, names: list[bytes], act: Callable[[Node, list[bytes]], Awaitable[None]]
+        self, script: Script, names: list[bytes], arguments: Arguments, take: Take
     ) -> dict[bytes, TierError]:
         """Act on all nodes at once, again where the map of nodes had changed; returns the keys whose node failed."""
-        failed = await self._attempt(names, act)
+        failed = await self._attempt(script, names, arguments, take)
         if failed and self._connection.map_is_stale:
-            failed = await self._attempt(list(failed), act)
+            failed = await self._attempt(script, list(failed), arguments, take)
         return failed
 
     async def _attempt(
-        self, names: list[bytes], act: Callable[[Node, list[bytes]], Awaitable[None]]
+        self, script: Script, names: list[bytes], arguments: Arguments, take: Take
     ) -> dict[bytes, TierError]:
-        failed: dict[bytes, TierError] = {}
         try:
-            topology = await self._connection.topology()
+            groups = (await self._connection.topology()).group(names)
         except TierError as fault:
             return dict.fromkeys(names, fault)
-
-        async def guarded(node: Node, group: list[bytes]) -> None:
-            try:
-                await act(node, group)
-            except TierError as fault:
-                failed.update(dict.fromkeys(group, fault))
-
-        groups = topology.group(names)
-        if len(groups) == 1:
-            await guarded(*groups.popitem())
-        else:
-            await asyncio.gather(*(guarded(node, group) for node, group in groups.items()))
+        replies = await self._connection.run(
+            script, {node: [group[0], *arguments(group)] for node, group in groups.items()}
+        )
+        failed: dict[bytes, TierError] = {}
+        for node, reply in replies.items():
+            if isinstance(reply, TierError):
+                failed.update(dict.fromkeys(groups[node], reply))
+            else:
+                take(groups[node], reply)
         return failed
 
 
