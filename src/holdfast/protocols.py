@@ -7,7 +7,7 @@ Implementations: `tiers.l2_redis.RedisCache` and `testing.memory_cache.MemoryCac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -68,13 +68,19 @@ class Write(msgspec.Struct, frozen=True):
     """One document to be put.
 
     Attributes:
+        body: the document as UTF-8 JSON, or what makes it when its turn comes: the storage may then write the first
+            documents while it makes the others. What it raises is raised, and nothing is written.
         expected: None to put whatever is there, 0 to insert only, else the version the row must have.
     """
 
     key: Key
     schema: int
-    body: bytes
+    body: bytes | Callable[[], bytes]
     expected: int | None = None
+
+    def made(self) -> bytes:
+        """The body, made now if it was not."""
+        return self.body if isinstance(self.body, bytes) else self.body()
 
 
 class Storage(Protocol):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 from holdfast.documents import Document, encode
@@ -23,6 +24,8 @@ from holdfast.writing import Writer
 D = TypeVar("D", bound=Document)
 
 UPDATE_ATTEMPTS_MAX: Final = 64
+MADE_LATE_MIN: Final = 250
+"""From this many documents on, `put_many` writes the first while it encodes the others."""
 PUT_MANY_BYTES_MAX: Final = 64 * 1024 * 1024
 PUT_MANY_DOCUMENTS_MAX: Final = 100_000
 PUT_MANY_HISTORY_MAX: Final = 1000
@@ -131,14 +134,22 @@ class Collection(Generic[D]):
             raise InvalidDocument(
                 "", f"{len(documents)} documents of kind {self.kind.name} in one put_many; at most {most}"
             )
-        writes = []
-        size = 0
-        for identifier, document in documents.items():
-            write = self._write(identifier, document, None)
-            size += len(write.body)
-            if size > PUT_MANY_BYTES_MAX:
+        room = PUT_MANY_BYTES_MAX
+
+        def made(document: D) -> bytes:
+            nonlocal room
+            body = encode(document, self._writer.limits)
+            room -= len(body)
+            if room < 0:
                 raise InvalidDocument("", f"put_many: over {PUT_MANY_BYTES_MAX} bytes in one call; split it")
-            writes.append((write, document))
+            return body
+
+        late = len(documents) >= MADE_LATE_MIN and not self.kind.append_only
+        writes = []
+        for identifier, document in documents.items():
+            key = self._checked(identifier, document)
+            body = partial(made, document) if late else made(document)
+            writes.append((Write(key, document.SCHEMA, body), document))
         versions = await self._writer.save(self.kind, writes) if writes else {}
         return {key.id: Receipt(version) for key, version in versions.items()}
 
@@ -201,11 +212,15 @@ class Collection(Generic[D]):
         return self._resolver.load(key)
 
     def _write(self, identifier: str, document: D, expected: int | None) -> Write:
+        key = self._checked(identifier, document)
+        return Write(key, document.SCHEMA, encode(document, self._writer.limits), _checked_version(key, expected))
+
+    def _checked(self, identifier: str, document: D) -> Key:
         key = Key(self.kind.name, check_id(identifier))
         wanted, given = self.kind.document, type(document)
         if given is not wanted:  # a subclass too: other servers would read it back as its base
             raise InvalidDocument("", f"{key}: a {wanted.__name__} is wanted, not a {given.__name__}")
-        return Write(key, document.SCHEMA, encode(document, self._writer.limits), _checked_version(key, expected))
+        return key
 
     async def _update(self, key: Key, change: Callable[[D], D], default: D | None) -> D:
         conflict: Conflict | None = None

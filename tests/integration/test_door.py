@@ -185,6 +185,17 @@ async def test_refusals_write_nothing(state: OpenStore) -> None:
     assert await state.bots.get("b1", consistency=Consistency.STRONG) is None
 
 
+async def test_a_large_put_many_is_all_or_nothing(state: OpenStore) -> None:
+    """Of many documents the first are sent while the last are checked; one that is refused takes them all back."""
+    documents = {f"b{number:03}": Bot(name=str(number)) for number in range(400)}
+    with pytest.raises(InvalidDocument):
+        await state.bots.put_many(documents | {"b399": Bot(name="x" * 2_000_000)})
+    assert [identifier async for identifier, _ in state.bots.scan()] == []
+    receipts = await state.bots.put_many(documents)
+    assert len(set(receipts.values())) == len(documents)
+    assert await state.bots.get("b399", consistency=Consistency.STRONG) == documents["b399"]
+
+
 class Plan(Document, frozen=True, kw_only=True):
     """A user's own document."""
 

@@ -45,12 +45,13 @@ class MemoryStorage:
         self._check_here()
         for write in writes:
             self._check_write(write)
+        bodies = {write.key: write.made() for write in writes}
         versions = {}
         for write in sorted(writes, key=lambda write: (write.key.kind, write.key.id.encode())):
             version = self._draw()
             before = self._rows.get(write.key)
             birth = version if before is None else before.birth
-            self._rows[write.key] = Row(version, birth, write.schema, write.body)
+            self._rows[write.key] = Row(version, birth, write.schema, bodies[write.key])
             versions[write.key] = version
         return versions
 

@@ -74,6 +74,8 @@ class PostgresConnector:
                 server_settings={
                     "application_name": "holdfast",
                     "jit": "off",
+                    # The union over all kinds' tables takes longer to plan than to run.
+                    "plan_cache_mode": "force_generic_plan",
                     "statement_timeout": str(self._statement_timeout_ms),
                     "idle_in_transaction_session_timeout": str(self._statement_timeout_ms),
                 },

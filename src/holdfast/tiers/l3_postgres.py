@@ -7,6 +7,7 @@ keeps writers of overlapping sets from deadlocking.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
@@ -24,6 +25,8 @@ from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_statements import Statements
 
+MADE_ROWS: Final = 64
+"""Rows in one statement if their documents are still to be made: making the next and writing go side by side."""
 CHUNK_ROWS: Final = 1000
 """Rows in one statement; more go in several statements of one transaction."""
 
@@ -96,16 +99,14 @@ class PostgresStorage:
             # that held.
             with mapped(_words(writes), writes=True):
                 async with self._pool.connection() as connection:
-                    return await self._save_batch(connection, batches[0])
-        versions: dict[Key, int] = {}
+                    return await self._save_batch(connection, batches[0], _columns(batches[0]))
         async with self._pool.connection() as connection:
             transaction = connection.transaction()
             with mapped(_words(writes)):
                 await transaction.start()
             try:
                 with mapped(_words(writes)):
-                    for batch in batches:
-                        versions |= await self._save_batch(connection, batch)
+                    versions = await self._save_batches(connection, batches)
             except BaseException:
                 await _roll_back(transaction)
                 raise
@@ -130,7 +131,7 @@ class PostgresStorage:
         """Rows in order of ids; see `Storage.scan`."""
         with mapped(f"scanning kind {kind}"):
             async with self._pool.connection() as connection:
-                records = await connection.fetch(self._statements[kind].scan, after, limit)
+                records = await connection.fetch(self._statements[kind].scan, after or "", limit)
         return [
             (Key(kind, identifier), Row(version, birth, schema, document))
             for identifier, version, birth, schema, document in records
@@ -156,15 +157,29 @@ class PostgresStorage:
             known = self._identity = (incarnation, generations, Coherence(UUID(incarnation), decoded))
         return known[2]
 
-    async def _save_batch(self, connection: Any, batch: Sequence[Write]) -> dict[Key, int]:
+    async def _save_batches(self, connection: Any, batches: Sequence[Sequence[Write]]) -> dict[Key, int]:
+        """Write batch after batch; while the server writes one, the documents of the next are made."""
+        versions: dict[Key, int] = {}
+        sent: asyncio.Task[dict[Key, int]] | None = None
+        try:
+            for batch in batches:
+                columns = _columns(batch)
+                if sent is not None:
+                    versions |= await sent
+                sent = asyncio.create_task(self._save_batch(connection, batch, columns))
+                await asyncio.sleep(0)  # it goes out now
+            return versions | (await sent if sent is not None else {})
+        except BaseException:
+            if sent is not None:
+                sent.cancel()
+                await asyncio.wait([sent])  # the connection does one thing at a time, and is to be rolled back
+                _ = sent.cancelled() or sent.exception()  # the first fault is the one to see
+            raise
+
+    async def _save_batch(self, connection: Any, batch: Sequence[Write], columns: list[Any]) -> dict[Key, int]:
         """Write rows of one kind and one sort of expectation."""
         kind = batch[0].key.kind
         statements = self._statements[kind]
-        columns: list[Any] = [
-            [write.key.id for write in batch],
-            [write.body for write in batch],
-            [write.schema for write in batch],
-        ]
         statement = statements.upsert
         if batch[0].expected == 0:
             statement = statements.insert
@@ -211,15 +226,25 @@ def _batches(writes: Iterable[Write], kinds: Mapping[str, Kind[Any]]) -> Iterabl
             return write.key.kind, 0
         return write.key.kind, 2 if write.expected is None else min(write.expected, 1)
 
-    in_order = sorted(writes, key=lambda write: (write.key.kind, write.key.id.encode()))
+    # Text in Python's order is in the order of its UTF-8 bytes, which is the server's.
+    in_order = sorted(writes, key=lambda write: write.key)
     for (kind, _), group in groupby(in_order, key=sort):
         rows = list(group)
         if kinds[kind].append_only:
             if refused := next((write for write in rows if write.expected), None):
                 raise AppendOnly(f"{refused.key}: documents of kind {kind} are history and cannot be changed")
             rows = [msgspec.structs.replace(write, expected=0) for write in rows]
-        for start in range(0, len(rows), CHUNK_ROWS):
-            yield rows[start : start + CHUNK_ROWS]
+        size = CHUNK_ROWS if isinstance(rows[0].body, bytes) else MADE_ROWS
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
+
+
+def _columns(batch: Sequence[Write]) -> list[Any]:
+    return [
+        [write.key.id for write in batch],
+        [write.made() for write in batch],
+        [write.schema for write in batch],
+    ]
 
 
 async def _roll_back(transaction: Any) -> None:

@@ -33,7 +33,7 @@ class Statements(msgspec.Struct, frozen=True):
         lock: ($1 ids) locks the rows that exist, in key order.
         delete: ($1 id, $2 version or null) returns the number drawn (null: nothing deleted) and the version
             found.
-        scan: ($1 id or null, $2 limit) rows after an id.
+        scan: ($1 id, $2 limit) rows after an id; no id is empty, so that an empty one asks from the start.
     """
 
     load: str
@@ -67,7 +67,7 @@ class Statements(msgspec.Struct, frozen=True):
                 SELECT EXISTS (SELECT FROM gone) AS deleted, (SELECT version FROM found) AS found,
                        coalesce((SELECT drawn FROM gone), nextval('holdfast.version_seq')) AS drawn""",
             scan=f"""SELECT id, version, birth, schema, document FROM {name}
-                WHERE $1::text IS NULL OR id > $1 ORDER BY id LIMIT $2""",
+                WHERE id > $1 ORDER BY id LIMIT $2""",
         )
 
 
