@@ -11,7 +11,8 @@ ID_BYTES_MAX = 512
 KIND_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 
 # What has a meaning inside a Redis Cluster key ({ } choose the slot), in a pattern, or in a log line.
-_ESCAPED = re.compile(rb"[%{}*?\[\]\\\x00-\x20\x7f]")
+_SPECIAL = b"%{}*?[]\\\x7f" + bytes(range(0x21))
+_ESCAPED = re.compile(b"[" + re.escape(_SPECIAL) + b"]")
 
 
 class Key(NamedTuple):
@@ -58,4 +59,7 @@ def check_kind_name(name: str) -> str:
 
 def redis_key(prefix: bytes, key: Key) -> bytes:
     """The key's name in L2: prefix, kind, percent-encoded id. An id can never choose a slot or form a pattern."""
-    return prefix + key.kind.encode() + b":" + _ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], key.id.encode())
+    name = key.id.encode()
+    if len(name.translate(None, _SPECIAL)) != len(name):
+        name = _ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], name)
+    return prefix + key.kind.encode() + b":" + name

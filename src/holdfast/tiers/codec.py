@@ -34,6 +34,7 @@ from uuid import UUID
 
 import msgspec
 from isal import igzip, isal_zlib
+from isal.isal_zlib import crc32
 
 from holdfast.errors import CorruptDocument
 from holdfast.protocols import ANY_VERSION, Row
@@ -46,6 +47,7 @@ HEADER_BYTES: Final = 68
 
 _HEAD = struct.Struct(">sBBBIQ16sQQQIHH")
 _CHECKSUM = struct.Struct(">I")
+_HEADER = struct.Struct(_HEAD.format + "I")
 _GZIP_WINDOW = 31  # zlib's name for "gzip container, largest window"
 _GZIP_LEVEL = 1
 _BROKEN = cast("type[Exception]", isal_zlib.error)
@@ -112,12 +114,12 @@ class Codec:
             raise CorruptDocument(f"L2 entry {name!r}: {len(data)} bytes that are no entry of Holdfast")
         if data[1] != FORMAT:
             return None
-        head, payload = data[:64], data[HEADER_BYTES:]
-        if _checksum(name, head, payload) != data[64:HEADER_BYTES]:
-            raise CorruptDocument(f"L2 entry {name!r}: its checksum does not match")
-        (_, _, flags, _, key_id, read_at_ms, incarnation, version, generation, birth, ttl_ms, schema, _) = _HEAD.unpack(
-            head
+        (_, _, flags, _, key_id, read_at_ms, incarnation, version, generation, birth, ttl_ms, schema, _, checksum) = (
+            _HEADER.unpack_from(data)
         )
+        payload = data[HEADER_BYTES:]
+        if crc32(payload, crc32(data[:64], crc32(name))) != checksum:
+            raise CorruptDocument(f"L2 entry {name!r}: its checksum does not match")
         if flags & ENCRYPTED:
             raise CorruptDocument(f"L2 entry {name!r}: encrypted with key {key_id}, which this server does not have")
         row = None
@@ -142,4 +144,4 @@ class Codec:
 
 
 def _checksum(name: bytes, head: bytes, payload: bytes) -> bytes:
-    return _CHECKSUM.pack(isal_zlib.crc32(payload, isal_zlib.crc32(head, isal_zlib.crc32(name))))
+    return _CHECKSUM.pack(crc32(payload, crc32(head, crc32(name))))

@@ -23,8 +23,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from holdfast.entry import MISSING
 from holdfast.keys import Key
 from holdfast.protocols import ANY_VERSION
@@ -33,7 +31,7 @@ FENCES_PER_ENTRY = 4
 """The fence map holds this many fences for each entry the cache may hold; older ones are pruned."""
 
 
-class LocalEntry(msgspec.Struct, gc=False):
+class LocalEntry:
     """What L1 holds for one id: the document or MISSING, and when it was read from L3.
 
     Attributes:
@@ -43,11 +41,14 @@ class LocalEntry(msgspec.Struct, gc=False):
         used_at: monotonic seconds of the last hit.
     """
 
-    value: Any
-    version: int
-    read_at: float
-    expires_at: float
-    used_at: float
+    __slots__ = ("expires_at", "read_at", "used_at", "value", "version")
+
+    def __init__(self, value: Any, version: int, read_at: float, expires_at: float, used_at: float) -> None:
+        self.value = value
+        self.version = version
+        self.read_at = read_at
+        self.expires_at = expires_at
+        self.used_at = used_at
 
 
 Peek = Callable[[str], Any | None]
