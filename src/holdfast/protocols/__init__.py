@@ -1,0 +1,45 @@
+"""The contracts between the flows and the tiers, in words.
+
+`Storage` is L3: `tiers.l3_postgres.PostgresStorage` and `testing.memory_storage.MemoryStorage`. `ChangeSource` is L3's feed:
+`tiers.l3_feed.PostgresFeed` and `testing.memory_feed.MemoryFeed`. `SharedCache` and `FenceSink` are L2:
+`tiers.l2_redis.RedisCache`, `tiers.l2_fences.RedisFences` and `testing.memory_cache.MemoryCache`. The suites in
+`holdfast.testing.conformance` run on all of them.
+"""
+
+from holdfast.protocols.coherence import ANY_VERSION, Coherence
+from holdfast.protocols.feed import Change, ChangeSource, Cursor, Poll, Snapshot
+from holdfast.protocols.shared_cache import (
+    Absent,
+    Cached,
+    Failed,
+    FenceSink,
+    FenceTarget,
+    Fill,
+    SharedCache,
+    View,
+    Watermark,
+)
+from holdfast.protocols.storage import Loaded, Row, Storage, Write
+
+__all__ = [
+    "ANY_VERSION",
+    "Absent",
+    "Cached",
+    "Change",
+    "ChangeSource",
+    "Coherence",
+    "Cursor",
+    "Failed",
+    "FenceSink",
+    "FenceTarget",
+    "Fill",
+    "Loaded",
+    "Poll",
+    "Row",
+    "SharedCache",
+    "Snapshot",
+    "Storage",
+    "View",
+    "Watermark",
+    "Write",
+]

@@ -1,0 +1,33 @@
+"""What the whole system must agree on: which L3 is running, and what of its past no longer counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+import msgspec
+
+ANY_VERSION = 2**63 - 1
+"""A fence of this version refuses every value: what is known after a write whose outcome is unknown."""
+
+
+class Coherence(msgspec.Struct, frozen=True):
+    """What L3 said of its identity and of the generations, in the same snapshot as the rows beside it.
+
+    Attributes:
+        incarnation: the running L3; another value means a crash, a failover or a restore, and empties every
+            cache.
+        generations: scope (``all`` or ``kind:<name>``) to the number below which cached entries are void.
+    """
+
+    incarnation: UUID
+    generations: Mapping[str, int] = {}
+
+    def floor(self, kind: str) -> int:
+        """The lowest generation an entry of this kind may carry and still count."""
+        return max(self.generations.get("all", 0), self.generations.get(f"kind:{kind}", 0))
+
+    @property
+    def highest(self) -> int:
+        """The highest generation known; a fill carries it."""
+        return max(self.generations.values(), default=0)
