@@ -34,9 +34,9 @@ class Consistency(enum.Enum):
     """How fresh an answer must be."""
 
     BOUNDED = "bounded"
-    """From the nearest tier; may be as old as that tier's TTL."""
+    """From the nearest tier; misses nothing that was committed more than the staleness bound before the call."""
     STRONG = "strong"
-    """From L3's primary, by a query begun after the call."""
+    """Confirmed by L3's primary, by a query begun after the call: nothing committed before the call is missing."""
 
 
 class Durability(enum.Enum):
@@ -55,12 +55,14 @@ class Entry(msgspec.Struct, Generic[Value], frozen=True):
             row.
         tier: the tier that answered.
         age_seconds: time since the value was read from L3, as far as the answering tier can tell.
+        stale: L3 could not be asked, and the value may be older than the staleness bound; only with `max_stale`.
     """
 
     value: Value
     version: int
     tier: Tier
     age_seconds: float
+    stale: bool = False
 
 
 class Receipt(msgspec.Struct, frozen=True):

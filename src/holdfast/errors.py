@@ -101,6 +101,10 @@ class TierUnavailable(TierError):
     """A tier could not be reached, or did not answer in time. Nothing is known to be written."""
 
 
+class StaleUnavailable(TierUnavailable):
+    """L3 cannot be asked, and what is cached may be older than the caller, or the kind, allows (`max_stale`)."""
+
+
 class Overloaded(TierError):
     """A bounded queue is full; the call was refused at once and had no effect. Slow down and try again."""
 

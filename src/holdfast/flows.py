@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from holdfast.clock import Clock
 from holdfast.documents import Limits
 from holdfast.errors import SettingsError
-from holdfast.invalidation.fences import FenceSender
+from holdfast.flights import Flights
+from holdfast.invalidation.applying import ChangeApplier
+from holdfast.invalidation.change_feed import ChangeFeed
+from holdfast.invalidation.fence_map import FenceMap
+from holdfast.invalidation.lease import FeedLease
+from holdfast.invalidation.relay import Relay
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import Counters
-from holdfast.protocols import Coherence, SharedCache, Storage
+from holdfast.protocols import ChangeSource, Coherence, FenceSink, SharedCache, Storage
+from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.settings import Settings
 from holdfast.store import Collection, StateStore
@@ -29,7 +36,10 @@ class Flows:
     """The flows over given tiers, real or in memory.
 
     Args:
+        feed: where this server's change feed reads.
+        relay: where it reads while it is the one that fences L2; None: it never is.
         coherence: what L3 said when it was connected.
+        untrusted: kinds that no cache may answer for, with the reason.
         sleep: pauses, seconds.
         random_: for jitter.
     """
@@ -41,29 +51,59 @@ class Flows:
         *,
         l2: SharedCache,
         l3: Storage,
+        feed: ChangeSource,
+        relay: tuple[ChangeSource, FenceSink] | None,
         coherence: Coherence,
         clock: Clock,
         sleep: Callable[[float], Awaitable[object]],
         random_: random.Random,
+        untrusted: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.counters = Counters()
         self.caches = build_caches(settings, kinds, clock)
-        self.fences = FenceSender(l2, lambda: self.resolver.coherence, sleep=sleep)
+        shelves = {name: cache.shelf(name) for name, cache in self.caches.items()}
+        bounds = staleness_bounds(settings, kinds)
+        flights = Flights()
+        self.view = FenceMap(coherence)
+        self.lease = FeedLease(bounds, {name: shelf.trust_until for name, shelf in shelves.items()}, untrusted)
+        self.applier = ChangeApplier(
+            caches=self.caches,
+            flights=flights,
+            view=self.view,
+            lease=self.lease,
+            clock=clock,
+            counters=self.counters,
+        )
+        self.feed = ChangeFeed(feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
+        self.relay = Relay(*relay, clock=clock) if relay is not None else None
+        if self.relay is not None:
+            self.feed.on_changes(self.relay.wake)
         self.resolver = Resolver(
             kinds=kinds,
             caches=self.caches,
             l2=l2,
             l3=l3,
-            fences=self.fences,
-            coherence=coherence,
+            flights=flights,
+            view=self.view,
+            lease=self.lease,
+            applier=self.applier,
             clock=clock,
             counters=self.counters,
             l3_batches_max=max(1, settings.l3_connections_max // 2),
         )
+        self.reader = Reader(
+            shelves=shelves,
+            resolver=self.resolver,
+            lease=self.lease,
+            feed=self.feed,
+            clock=clock,
+            max_stale={name: kind.caching.max_stale_seconds for name, kind in kinds.items()},
+        )
         self.writer = Writer(
             l3=l3,
             resolver=self.resolver,
-            fences=self.fences,
+            applier=self.applier,
+            committed=self.feed.committed,
             caches=self.caches,
             limits=Limits(settings.document_bytes_max, settings.document_depth_max),
             backoff=lambda attempt: random_.uniform(
@@ -73,13 +113,25 @@ class Flows:
         )
         self.store = StateStore(
             {
-                name: Collection(kind, cache=self.caches[name], resolver=self.resolver, l3=l3, writer=self.writer)
+                name: Collection(
+                    kind, shelf=shelves[name], reader=self.reader, resolver=self.resolver, l3=l3, writer=self.writer
+                )
                 for name, kind in kinds.items()
             }
         )
 
+    async def start(self) -> None:
+        """Begin to follow the change feed, and to stand by as the relay.
+
+        Raises:
+            TierError: the feed could not be read.
+        """
+        await self.feed.start()
+        if self.relay is not None:
+            self.relay.start()
+
     async def stop(self) -> None:
-        """Let writes and fills under way end, for a while; stop repeating fences, empty L1. May be called twice."""
+        """Let writes and fills under way end, for a while; stop the relay and the feed, empty L1. May be called twice."""
         self.resolver.closing = True
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
@@ -87,9 +139,18 @@ class Flows:
                 await self.resolver.drain()
         except TimeoutError:
             pass  # a tier that does not answer must not hold up our end; its callers are told when it times out
-        await self.fences.stop()
+        if self.relay is not None:
+            await self.relay.stop()
+        await self.feed.stop()
         for cache in set(self.caches.values()):
             cache.flush()  # a closed door answers nothing, not even from memory
+
+
+def staleness_bounds(settings: Settings, kinds: Mapping[str, Kind[Any]]) -> dict[str, float]:
+    """The staleness bound of each kind, seconds: its own, else the setting."""
+    return {
+        name: kind.caching.staleness_bound_seconds or settings.staleness_bound_seconds for name, kind in kinds.items()
+    }
 
 
 def build_caches(settings: Settings, kinds: Mapping[str, Kind[Any]], clock: Clock) -> dict[str, LocalCache]:

@@ -16,10 +16,15 @@ D = TypeVar("D", bound=Document)
 L2_TTL_SECONDS_MAX: Final = 45 * 86_400.0
 """The wire format counts a TTL in 32 bits of milliseconds."""
 
+STALENESS_BOUND_SECONDS_MIN: Final = 0.05
+"""Below, the polls that keep the lease would follow each other without a pause."""
+
+STALENESS_BOUND_SECONDS_MAX: Final = 60.0
+
 SCHEMA_MAX: Final = 2**15 - 1
 """A schema is a smallint in L3."""
 
-RESERVED_TABLES: Final = frozenset({"generations", "incarnation", "kinds", "migrations"})
+RESERVED_TABLES: Final = frozenset({"generations", "incarnation", "kinds", "migrations", "outbox", "outbox_marks"})
 _NAMEABLE: Final = re.compile(r"[^\0\ud800-\udfff]+\Z")
 
 TABLE_NAME_BYTES_MAX: Final = 50
@@ -35,12 +40,18 @@ class Caching:
         l1_entries_max: size of its own L1 cache; not used with a shared one.
         l1_ttl_seconds: TTL of its own L1 cache, from insertion; not used with a shared one.
         l2_ttl_seconds: TTL in L2, from the read of L3; at least the lifetime of a fence (60 s).
+        staleness_bound_seconds: a bounded read misses nothing that was committed longer before it; None: the setting
+            `staleness_bound_seconds`.
+        max_stale_seconds: while L3 is away, how old the last proof that a value is current may be for L1 to answer with it, labelled;
+            0: such a read is an error. A call may say otherwise.
     """
 
     cache: str | None = None
     l1_entries_max: int = 1000
     l1_ttl_seconds: float = 5 * 60.0
     l2_ttl_seconds: float = 15 * 60.0
+    staleness_bound_seconds: float | None = None
+    max_stale_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,14 @@ class Kind(Generic[D]):
             raise SettingsError(f"kind {self.name}: l1_entries_max and l1_ttl_seconds must be positive")
         if not 0 < caching.l2_ttl_seconds <= L2_TTL_SECONDS_MAX:
             raise SettingsError(f"kind {self.name}: l2_ttl_seconds must be above 0 and at most {L2_TTL_SECONDS_MAX:g}")
+        bound = caching.staleness_bound_seconds
+        if bound is not None and not STALENESS_BOUND_SECONDS_MIN <= bound <= STALENESS_BOUND_SECONDS_MAX:
+            raise SettingsError(
+                f"kind {self.name}: staleness_bound_seconds must be {STALENESS_BOUND_SECONDS_MIN:g} to "
+                f"{STALENESS_BOUND_SECONDS_MAX:g}"
+            )
+        if not caching.max_stale_seconds >= 0:
+            raise SettingsError(f"kind {self.name}: max_stale_seconds must be 0 or more")
 
 
 _CONFIG: Final = "config"

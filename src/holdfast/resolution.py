@@ -1,19 +1,14 @@
 """Cache miss resolution: L1 -> L2 -> L3, one flight per key, guarded fills.
 
-A flight is one load of one key that any number of callers wait for. The callers of one moment share a round
-trip per L2 node and one L3 query. A flight belongs to nobody: it goes on when its callers are cancelled, and
-its result still fills the tiers.
+The callers of one moment share a round trip per L2 node and one L3 query. What closes which race:
 
-What closes which race:
-
-* A write detaches the key's flight: callers that come after the write start their own, which began after it
-  (rule R4). A `STRONG` read joins no flight at all; it enters the next L3 batch, whose query is not yet
-  begun.
-* A flight's ticket and L2 node time are taken before it reads; fills show them, and are refused when
-  overtaken (R1, C2).
-* L2 is believed only under the incarnation and generations known now; L3 tells both with every batch. A new
-  incarnation empties L1 before anything read under it is handed out.
-* A key whose fence has not reached L2 yet is read past L2.
+* A change, a fence or a write detaches the key's flight (`flights`): callers that come after it start their own (rule R4). A
+  `STRONG` read joins no flight at all; it enters the next L3 batch, whose query is not yet begun.
+* A flight's ticket and L2's miss are taken before it reads; fills show them, and are refused when overtaken (R1, C2).
+* L2 is asked only while the feed lease holds, and believed only by what the fence map knows when the answer comes (C3).
+* L3 tells its identity with every batch. A new incarnation empties L1 before anything read under it is handed out.
+* Of several servers that miss a key in L2 at once, one takes the lease to load it; the others look again for a while, once,
+  and then load it themselves (R4): a key that is written all the time keeps nobody waiting.
 
 An error of L2 is counted as an error and the read goes on to L3; it is never a miss. An error of L3 reaches
 every caller.
@@ -27,9 +22,12 @@ from typing import Any, Final
 
 from holdfast.clock import Clock
 from holdfast.documents import decode
-from holdfast.entry import MISSING, Missing, Tier
-from holdfast.errors import Closed, CorruptDocument, HoldfastError, SchemaTooNew, WrongEventLoop
-from holdfast.invalidation.fences import FenceSender
+from holdfast.entry import MISSING, Tier
+from holdfast.errors import Closed, CorruptDocument, HoldfastError, Overloaded, SchemaTooNew, WrongEventLoop
+from holdfast.flights import Flight, Flights, Resolved
+from holdfast.invalidation.applying import ChangeApplier
+from holdfast.invalidation.fence_map import FenceMap
+from holdfast.invalidation.lease import FeedLease
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import Counters
@@ -42,37 +40,8 @@ OVERLAP_SECONDS: Final = 0.002
 L2_BATCHES_MAX: Final = 16
 FILLS_MAX: Final = 32
 """Batches of fills on their way to L2; further ones are left out."""
-
-
-class Resolved:
-    """The result of a flight: a document (or MISSING), its version, where it came from and when it was read from L3."""
-
-    __slots__ = ("read_at", "tier", "value", "version")
-
-    def __init__(self, value: Any | Missing, version: int, tier: Tier, read_at: float) -> None:
-        self.value = value
-        self.version = version
-        self.tier = tier
-        self.read_at = read_at
-
-
-class Flight:
-    """One load of one key.
-
-    Attributes:
-        future: settled once with `Resolved` or an error.
-        ticket: of L1, taken before anything was read.
-        node_time_ms: of L2's miss; None when L2 was not asked, and then nothing is filled there.
-    """
-
-    __slots__ = ("coherence", "future", "key", "node_time_ms", "ticket")
-
-    def __init__(self, key: Key, future: asyncio.Future[Resolved], ticket: int) -> None:
-        self.key = key
-        self.future = future
-        self.ticket = ticket
-        self.node_time_ms: int | None = None
-        self.coherence: Coherence | None = None
+LOOK_AGAIN_SECONDS: Final = 0.004
+"""How long a flight waits before it asks L2 again for what another server loads."""
 
 
 class Resolver:
@@ -90,8 +59,10 @@ class Resolver:
         caches: Mapping[str, LocalCache],
         l2: SharedCache,
         l3: Storage,
-        fences: FenceSender,
-        coherence: Coherence,
+        flights: Flights,
+        view: FenceMap,
+        lease: FeedLease,
+        applier: ChangeApplier,
         clock: Clock,
         counters: Counters,
         l3_batches_max: int,
@@ -100,53 +71,67 @@ class Resolver:
         self._caches = caches
         self._l2 = l2
         self._l3 = l3
-        self._fences = fences
+        self._flights = flights
+        self._view = view
+        self._lease = lease
+        self._applier = applier
         self._clock = clock
         self._counters = counters
-        self._flights: dict[Key, Flight] = {}
-        self.coherence = coherence
-        self._adopted_at = clock.monotonic()
         self._loop = asyncio.get_running_loop()
         self._filling: set[asyncio.Task[None]] = set()
+        self._looking_again: dict[Flight, asyncio.TimerHandle] = {}
         self.closing = False
         self._l2_batcher: Batcher[Flight] = Batcher(
             self._ask_l2,
             items_max=BATCH_KEYS_MAX,
             batches_max=L2_BATCHES_MAX,
             overlap_seconds=OVERLAP_SECONDS,
+            wanted=_wanted,
         )
         self._l3_batcher: Batcher[Flight] = Batcher(
             self._ask_l3,
             items_max=BATCH_KEYS_MAX,
             batches_max=l3_batches_max,
             overlap_seconds=OVERLAP_SECONDS,
+            wanted=_wanted,
         )
 
     def load(self, key: Key) -> asyncio.Future[Resolved]:
-        """Join or start the flight of a key. Await it shielded: it is shared."""
+        """Join or start the flight of a key. Await it shielded: it is shared.
+
+        Raises:
+            Overloaded: too many flights wait already.
+        """
         self.check_open()
-        flight = self._flights.get(key)
+        flight = self._flights.find(key)
         if flight is None:
-            flight = self._flights[key] = self._new_flight(key)
-            if key in self._fences.pending:
-                self._l3_batcher.add(flight)
-            else:
-                self._l2_batcher.add(flight)
+            flight = self._new_flight(key)
+            trusted = self._lease.valid(key.kind, self._clock.monotonic())
+            batcher = self._l2_batcher if trusted else self._l3_batcher
+            batcher.add(flight)
+            self._flights.offer(flight)  # not before: one that was refused would be waited for in vain
         return flight.future
 
-    def load_strong(self, key: Key) -> asyncio.Future[Resolved]:
-        """Read a key from L3 by a query that begins after this call."""
+    def load_strong(self, key: Key, known: tuple[int, Any] | None = None) -> asyncio.Future[Resolved]:
+        """Read a key from L3 by a query that begins after this call. Cancelled before that, it is not sent.
+
+        Args:
+            known: a version and its value: if L3 has the same version, that value is the answer and is not sent again.
+
+        Raises:
+            Overloaded: too many flights wait already.
+        """
         self.check_open()
         flight = self._new_flight(key)
+        flight.known = known
         self._l3_batcher.add(flight)
         return flight.future
 
-    def detach(self, key: Key) -> None:
-        """Let later callers start a flight of their own: something newer than what this one may bring exists."""
-        self._flights.pop(key, None)
-
     async def drain(self) -> None:
         """Wait for the flights under way, fills included."""
+        for flight, timer in list(self._looking_again.items()):
+            timer.cancel()
+            self._look_again(flight)
         await self._l2_batcher.drain()
         await self._l3_batcher.drain()
         while self._filling:
@@ -175,15 +160,15 @@ class Resolver:
             self._settle_all(flights, fault)
 
     async def _read_l2(self, flights: list[Flight]) -> None:
-        coherence, started = self.coherence, self._clock.monotonic()
-        answers = await self._l2.read([flight.key for flight in flights], coherence)
+        coherence, started = self._view.coherence, self._clock.monotonic()
+        answers = await self._l2.read([flight.key for flight in flights], self._view)
         now = self._clock.monotonic()
         self._counters.l2.observe(now - started, len(flights))
         for flight in flights:
             self._judge_l2(flight, answers[flight.key], coherence, now)
 
     def _judge_l2(self, flight: Flight, answer: Cached | Absent | Failed, coherence: Coherence, now: float) -> None:
-        if isinstance(answer, Cached) and coherence is self.coherence:
+        if isinstance(answer, Cached) and self._lease.valid(flight.key.kind, now):
             try:
                 value = self.decode(flight.key, answer.row)
             except (CorruptDocument, SchemaTooNew) as fault:
@@ -195,11 +180,37 @@ class Resolver:
                 return
         if isinstance(answer, Failed):
             self._counters.l2.errors += 1
+            answer = answer.absent or answer
         else:
             self._counters.l2.misses += 1
-        if not isinstance(answer, Cached):
-            flight.node_time_ms, flight.coherence = answer.node_time_ms, coherence
-        self._l3_batcher.add(flight)
+        if isinstance(answer, Absent):
+            if self._waits_for_another(flight, answer.leased_seconds, now):
+                return
+            flight.absent, flight.coherence = answer, coherence
+        self._add(self._l3_batcher, flight)
+
+    def _waits_for_another(self, flight: Flight, leased_seconds: float, now: float) -> bool:
+        """Another server loads the key: ask L2 again until its lease ends, but no second lease is waited for."""
+        if not leased_seconds or self.closing:
+            return False
+        if not flight.lease_until:
+            flight.lease_until = now + leased_seconds
+        if now >= flight.lease_until:
+            return False
+        self._looking_again[flight] = self._loop.call_later(
+            min(LOOK_AGAIN_SECONDS, flight.lease_until - now), self._look_again, flight
+        )
+        return True
+
+    def _look_again(self, flight: Flight) -> None:
+        del self._looking_again[flight]
+        self._add(self._l2_batcher, flight)
+
+    def _add(self, batcher: Batcher[Flight], flight: Flight) -> None:
+        try:
+            batcher.add(flight)
+        except Overloaded as fault:  # this flight's own fault: the others of its batch have been answered, or will be
+            self._settle(flight, fault)
 
     async def _ask_l3(self, flights: list[Flight]) -> None:
         try:
@@ -209,7 +220,7 @@ class Resolver:
             self._settle_all(flights, fault)
             return
         if fills and len(self._filling) < FILLS_MAX:  # L2 can do without a fill; L3's readers must not wait for one
-            task = self._loop.create_task(self._fill_l2(fills, self.coherence))
+            task = self._loop.create_task(self._fill_l2(fills, self._view.coherence))
             self._filling.add(task)
             task.add_done_callback(self._filling.discard)
 
@@ -220,31 +231,35 @@ class Resolver:
     async def _read_l3(self, flights: list[Flight]) -> list[Fill]:
         """Settle flights with L3's answer; returns what L2 should be offered."""
         started = self._clock.monotonic()
-        loaded = await self._l3.load(list(dict.fromkeys(flight.key for flight in flights)))
+        loaded = await self._l3.load(list(dict.fromkeys(flight.key for flight in flights)), _known(flights))
         self._counters.l3.observe(self._clock.monotonic() - started, len(flights))
-        self.adopt(loaded.coherence, started)
+        self._applier.adopt(loaded.coherence, started)
         fills = (self._judge_l3(flight, loaded.rows.get(flight.key), started) for flight in flights)
         return [fill for fill in fills if fill is not None]
 
     def _judge_l3(self, flight: Flight, row: Row | None, started: float) -> Fill | None:
         """Settle a flight with L3's answer; returns what L2 should be offered."""
         ttl_seconds = self._kinds[flight.key.kind].caching.l2_ttl_seconds
-        if row is None:
-            self._counters.l3.misses += 1
-            self._fill_l1(flight, MISSING, 0, started, ttl_seconds)
-            self._settle(flight, Resolved(MISSING, 0, Tier.L3, started))
+        value: Any = MISSING
+        if row is not None:
+            try:
+                value = self._value(flight, row)
+            except HoldfastError as fault:
+                self._settle(flight, fault)
+                return None
+        version = row.version if row is not None else 0
+        self._counters.l3.hits += row is not None
+        self._counters.l3.misses += row is None
+        self._fill_l1(flight, value, version, started, ttl_seconds)
+        self._settle(flight, Resolved(value, version, Tier.L3, started))
+        if flight.absent is None or flight.coherence is not self._view.coherence:
             return None
-        try:
-            value = self.decode(flight.key, row)
-        except HoldfastError as fault:
-            self._settle(flight, fault)
-            return None
-        self._counters.l3.hits += 1
-        self._fill_l1(flight, value, row.version, started, ttl_seconds)
-        self._settle(flight, Resolved(value, row.version, Tier.L3, started))
-        if flight.node_time_ms is None or flight.coherence is not self.coherence:
-            return None
-        return Fill(flight.key, row, ttl_seconds, flight.node_time_ms)
+        return Fill(flight.key, row, ttl_seconds, flight.absent)
+
+    def _value(self, flight: Flight, row: Row) -> Any:
+        if flight.known is not None and flight.known[0] == row.version:
+            return flight.known[1]
+        return self.decode(flight.key, row)
 
     def _fill_l1(self, flight: Flight, value: Any, version: int, read_at: float, ttl_seconds: float) -> None:
         self._caches[flight.key.kind].fill(
@@ -268,29 +283,23 @@ class Resolver:
         except Exception as fault:
             raise CorruptDocument(f"{key}: its class could not make it: {type(fault).__name__}: {fault}") from fault
 
-    def adopt(self, coherence: Coherence, started: float) -> None:
-        """Take over what L3 said of itself in a call begun at `started`; a new one empties L1 first."""
-        if started < self._adopted_at:
-            return  # an answer overtaken by one that began later must not bring the past back
-        self._adopted_at = started
-        if coherence is self.coherence or coherence == self.coherence:
-            return
-        self.coherence = coherence
-        self._counters.flushes += 1
-        for cache in set(self._caches.values()):
-            cache.flush()
-
     def _settle_all(self, flights: list[Flight], fault: Exception) -> None:
         for flight in flights:
             self._settle(flight, fault)
 
     def _settle(self, flight: Flight, result: Resolved | Exception) -> None:
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
-        if flight.future.done():
-            return
-        if isinstance(result, Resolved):
-            flight.future.set_result(result)
-        else:
-            flight.future.set_exception(result)
-            flight.future.exception()  # its callers may all have been cancelled: nobody is left to see it then
+        self._flights.settle(flight, result)
+
+
+def _known(flights: list[Flight]) -> dict[Key, int]:
+    """The versions that every flight of a key knows already, so that L3 need not send their documents."""
+    known: dict[Key, int] = {}
+    for flight in flights:
+        version = flight.known[0] if flight.known is not None else -1
+        known[flight.key] = version if known.setdefault(flight.key, version) == version else -1
+    return {key: version for key, version in known.items() if version > 0}
+
+
+def _wanted(flight: Flight) -> bool:
+    """A strong read belongs to its caller, who may have cancelled it."""
+    return not flight.future.done()

@@ -37,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         home: directory of the embedded servers; empty: ``HOLDFAST_HOME``, else the user's data directory.
         embedded_replicas: replicas of each embedded primary, 0 or 1.
         embedded_postgres_version: 16 or 18.
+        staleness_bound_seconds: a bounded read misses nothing that was committed longer before it, on any server; 0.05 to
+            60; 0.25 s. Kinds may have their own.
         migrate_on_connect: bring the database's schema up to date when connecting; otherwise `holdfast
             migrate` must.
         l1_swarm_entries_max, l1_swarm_ttl_seconds: the seed's swarm cache: 1000 entries, 300 s.
@@ -46,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         l2_request_timeout_seconds: after which L2 counts as failed for a request, once connected; 0.5 s.
         l2_connect_timeout_seconds: for one connection to L2; 2 s.
         l2_compress_above_bytes: documents larger than this are gzipped in L2; 1024 bytes.
+        l2_lease_seconds: how long one server may keep the others from loading a key that L2 does not hold; 0.2 s.
         l2_fence_lifetime_seconds: how long a fence stands in L2. A fill may come at most half of it after its
             read began. Every kind's TTL in L2 must be at least this; 60 s.
         l3_connections_max: connections to L3; 20.
@@ -66,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     home: str = ""
     embedded_replicas: Annotated[int, Meta(ge=0, le=1)] = 0
     embedded_postgres_version: Literal[16, 18] = 18
+    staleness_bound_seconds: Annotated[float, Meta(ge=0.05, le=60)] = 0.25
     migrate_on_connect: bool = True
     l1_swarm_entries_max: Count = 1000
     l1_swarm_ttl_seconds: Seconds = 5 * 60.0
@@ -76,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     l2_request_timeout_seconds: Seconds = 0.5
     l2_connect_timeout_seconds: Seconds = 2.0
     l2_compress_above_bytes: Annotated[int, Meta(ge=0, le=1 << 30)] = 1024
+    l2_lease_seconds: Annotated[float, Meta(ge=0, le=60)] = 0.2
     l2_fence_lifetime_seconds: Seconds = 60.0
     l3_connections_max: Count = 20
     l3_queue_max: Count = 1000

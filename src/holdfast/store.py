@@ -5,31 +5,32 @@ Reads go to L1 first, without awaiting anything on a hit; the rest is `resolutio
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 from holdfast.documents import Document, encode
-from holdfast.entry import MISSING, Consistency, Durability, Entry, Receipt, Tier
-from holdfast.errors import Conflict, InvalidDocument, NotFound, SettingsError
+from holdfast.entry import MISSING, Consistency, Durability, Entry, Receipt
+from holdfast.errors import Conflict, InvalidDocument, InvalidKey, NotFound, SettingsError
 from holdfast.key_locks import KeyLocks
 from holdfast.keys import Key, check_id
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.protocols import ANY_VERSION, Storage, Write
-from holdfast.resolution import Resolved, Resolver
-from holdfast.tiers.l1_local import LocalCache
+from holdfast.reading import Reader
+from holdfast.resolution import Resolver
+from holdfast.tiers.l1_local import Shelf
 from holdfast.writing import Writer
 
 D = TypeVar("D", bound=Document)
 
 UPDATE_ATTEMPTS_MAX: Final = 64
+GET_MANY_LOADS_MAX: Final = 10_000
+"""Under way at once for one `get_many`: a fifth of what may wait, so that no call is too large to ever be served."""
 MADE_LATE_MIN: Final = 250
 """From this many documents on, `put_many` writes the first while it encodes the others."""
 PUT_MANY_BYTES_MAX: Final = 64 * 1024 * 1024
 PUT_MANY_DOCUMENTS_MAX: Final = 100_000
-PUT_MANY_HISTORY_MAX: Final = 1000
-"""Each new id of history takes a lock of the whole server's lock table until the commit."""
 SCAN_PAGE: Final = 200
 _BOUNDED: Final = Consistency.BOUNDED  # an enum's member costs a tenth of a hit to look up
 
@@ -41,21 +42,30 @@ class Collection(Generic[D]):
     function, since one more call would be a third of its cost.
     """
 
-    def __init__(self, kind: Kind[D], *, cache: LocalCache, resolver: Resolver, l3: Storage, writer: Writer) -> None:
+    def __init__(
+        self, kind: Kind[D], *, shelf: Shelf, reader: Reader, resolver: Resolver, l3: Storage, writer: Writer
+    ) -> None:
         self.kind = kind
-        self._shelf = cache.shelf(kind.name)
-        self.peek: Callable[[str], D | None] = self._shelf.peek
+        self.peek: Callable[[str], D | None] = shelf.peek
+        self._reader = reader
         self._resolver = resolver
         self._l3 = l3
         self._writer = writer
         self._turns = KeyLocks()
 
-    async def get(self, identifier: str, *, consistency: Consistency = _BOUNDED) -> D | None:
+    async def get(
+        self, identifier: str, *, consistency: Consistency = _BOUNDED, max_stale: float | None = None
+    ) -> D | None:
         """The document, or None if L3 has no such row.
+
+        Args:
+            max_stale: if L3 cannot be asked, how long ago what L1 holds may last have been known to be current,
+                seconds; None: what the kind says, which is to refuse unless it says otherwise.
 
         Raises:
             InvalidKey: the id.
-            TierError: L3 was needed and could not answer; never reported as missing.
+            TierError: L3 was needed and could not answer, or too many reads wait for it; never reported as missing.
+            StaleUnavailable: and what L1 holds is older than `max_stale`.
             CorruptDocument, SchemaTooNew: what is stored cannot be read by this server.
         """
         if consistency is _BOUNDED:
@@ -66,40 +76,46 @@ class Collection(Generic[D]):
                 raise
             if held is not None:
                 return held
-        resolved = await self._resolve(identifier, consistency)
+        resolved = await self._reader.read(self._key(identifier), Consistency(consistency), max_stale)
         return None if resolved.value is MISSING else cast("D", resolved.value)
 
-    async def entry(self, identifier: str, *, consistency: Consistency = _BOUNDED) -> Entry[D] | None:
-        """The document with its version, tier and age; None if there is no such row. Raises like `get`."""
-        check_id(identifier)
+    async def entry(
+        self, identifier: str, *, consistency: Consistency = _BOUNDED, max_stale: float | None = None
+    ) -> Entry[D] | None:
+        """The document with its version, tier, age and whether it is stale; None if there is no such row.
+
+        Arguments and errors are those of `get`.
+        """
+        key = self._key(identifier)
         if consistency is _BOUNDED:
             self.peek(identifier)  # counts, and renews its place in the LRU order
-        resolved = await self._resolve(identifier, consistency)
+        resolved = await self._reader.read(key, Consistency(consistency), max_stale)
         if resolved.value is MISSING:
             return None
         age_seconds = max(0.0, self._resolver.now() - resolved.read_at)
-        return Entry(cast("D", resolved.value), resolved.version, resolved.tier, age_seconds)
+        return Entry(cast("D", resolved.value), resolved.version, resolved.tier, age_seconds, resolved.stale)
 
-    async def get_many(self, identifiers: Iterable[str], *, consistency: Consistency = _BOUNDED) -> dict[str, D]:
+    async def get_many(
+        self, identifiers: Iterable[str], *, consistency: Consistency = _BOUNDED, max_stale: float | None = None
+    ) -> dict[str, D]:
         """The documents that exist, by id: one L2 round trip a node and one L3 query for 256 misses.
 
-        Raises like `get`.
+        Arguments and errors are those of `get`.
         """
+        if isinstance(identifiers, str):  # its characters would be taken for ids
+            raise InvalidKey(f"get_many takes several ids, not one text: get_many([{identifiers!r}])")
         found: dict[str, D] = {}
-        loads: dict[str, asyncio.Future[Resolved]] = {}
+        absent: list[Key] = []
+        consistency = Consistency(consistency)
         for identifier in dict.fromkeys(map(check_id, identifiers)):
             held = self.peek(identifier) if consistency is _BOUNDED else None
             if held is not None:
                 found[identifier] = held
             else:
-                loads[identifier] = self._load(identifier, consistency)
-        if loads:
-            # `wait` leaves the shared flights alone when this caller is cancelled.
-            await asyncio.wait(loads.values())
-        for identifier, load in loads.items():
-            resolved = load.result()
-            if resolved.value is not MISSING:
-                found[identifier] = cast("D", resolved.value)
+                absent.append(Key(self.kind.name, identifier))
+        for start in range(0, len(absent), GET_MANY_LOADS_MAX):
+            read = await self._reader.read_many(absent[start : start + GET_MANY_LOADS_MAX], consistency, max_stale)
+            found |= {key.id: cast("D", each.value) for key, each in read.items() if each.value is not MISSING}
         return found
 
     async def put(
@@ -129,10 +145,13 @@ class Collection(Generic[D]):
 
     async def put_many(self, documents: Mapping[str, D]) -> dict[str, Receipt]:
         """Store documents, all or none, in one transaction. Raises like `put`."""
-        most = PUT_MANY_HISTORY_MAX if self.kind.append_only else PUT_MANY_DOCUMENTS_MAX
-        if len(documents) > most:
+        if not isinstance(documents, Mapping):
+            raise InvalidKey(f"put_many takes documents by their ids, not a {type(documents).__name__}")
+        if len(documents) > PUT_MANY_DOCUMENTS_MAX:
             raise InvalidDocument(
-                "", f"{len(documents)} documents of kind {self.kind.name} in one put_many; at most {most}"
+                "",
+                f"{len(documents)} documents of kind {self.kind.name} in one put_many;"
+                f" at most {PUT_MANY_DOCUMENTS_MAX}",
             )
         room = PUT_MANY_BYTES_MAX
 
@@ -199,17 +218,8 @@ class Collection(Generic[D]):
                 yield key.id, self._resolver.decode(key, row)
             after = page[-1][0].id
 
-    async def _resolve(self, identifier: str, consistency: Consistency) -> Resolved:
-        held = self._shelf.entry(identifier) if consistency is _BOUNDED else None
-        if held is not None:
-            return Resolved(held.value, held.version, Tier.L1, held.read_at)
-        return await asyncio.shield(self._load(identifier, consistency))
-
-    def _load(self, identifier: str, consistency: Consistency) -> asyncio.Future[Resolved]:
-        key = Key(self.kind.name, check_id(identifier))
-        if consistency is not _BOUNDED and Consistency(consistency) is Consistency.STRONG:
-            return self._resolver.load_strong(key)
-        return self._resolver.load(key)
+    def _key(self, identifier: str) -> Key:
+        return Key(self.kind.name, check_id(identifier))
 
     def _write(self, identifier: str, document: D, expected: int | None) -> Write:
         key = self._checked(identifier, document)
@@ -227,7 +237,7 @@ class Collection(Generic[D]):
         for attempt in range(UPDATE_ATTEMPTS_MAX):
             if attempt:
                 await self._writer.sleep(self._writer.backoff(attempt))
-            resolved = await asyncio.shield(self._resolver.load_strong(key))
+            resolved = await self._reader.read(key, Consistency.STRONG)
             current = default if resolved.value is MISSING else cast("D", resolved.value)
             if current is None:
                 raise NotFound(f"{key} does not exist; give update a default to create it")
@@ -261,12 +271,20 @@ class StateStore:
         """The collection of a kind that was given to `connect(kinds=[...])`, or of a built-in one.
 
         Raises:
-            SettingsError: the kind is not known to this store.
+            SettingsError: the kind is not known to this store, or it is another one of that name.
         """
+        if not isinstance(kind, Kind):
+            raise SettingsError(f"collection takes a Kind, not a {type(kind).__name__}; by name: collections[...]")
         collection = self.collections.get(kind.name)
-        if collection is None or collection.kind is not kind:
+        if collection is None:
             raise SettingsError(f"kind {kind.name} is not known here: connect(kinds=[...]) takes own kinds")
+        if others := _differing(kind, collection.kind):
+            raise SettingsError(f"kind {kind.name} is not the one known here: they differ in {', '.join(others)}")
         return collection
+
+
+def _differing(kind: Kind[Any], other: Kind[Any]) -> list[str]:
+    return [each.name for each in fields(kind) if getattr(kind, each.name) != getattr(other, each.name)]
 
 
 def _checked_version(key: Key, expected: object) -> int | None:

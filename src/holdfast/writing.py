@@ -1,7 +1,7 @@
-"""The way of a write: L3 first, then the caches are told.
+"""The way of a write: L3 first, then this server's caches are told; the change feed tells everybody else.
 
-After the commit the key is fenced in L1 and in L2, and L1 takes the new value. That runs to its end whatever becomes
-of the caller: one that is cancelled after its write was sent leaves no tier half told.
+After the commit the key is fenced in L1 and noted in the fence map, and L1 takes the new value. That runs to its end whatever
+becomes of the caller: one that is cancelled after its write was sent leaves nothing half told.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from holdfast.documents import Document, Limits
 from holdfast.entry import Receipt
 from holdfast.errors import Conflict, HoldfastError, OutcomeUnknown
-from holdfast.invalidation.fences import FenceSender
+from holdfast.invalidation.applying import ChangeApplier
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.protocols import ANY_VERSION, Storage, Write
@@ -27,6 +27,7 @@ class Writer:
     """Commits writes and tells the caches; one per server.
 
     Args:
+        committed: called after each write that may be in effect, for the others to be woken.
         backoff: seconds to pause before the n-th attempt of an `update` that lost a race, n from 1.
         sleep: pauses, seconds.
     """
@@ -36,7 +37,8 @@ class Writer:
         *,
         l3: Storage,
         resolver: Resolver,
-        fences: FenceSender,
+        applier: ChangeApplier,
+        committed: Callable[[], None],
         caches: Mapping[str, LocalCache],
         limits: Limits,
         backoff: Callable[[int], float],
@@ -47,7 +49,8 @@ class Writer:
         self.sleep = sleep
         self._l3 = l3
         self._resolver = resolver
-        self._fences = fences
+        self._applier = applier
+        self._committed = committed
         self._caches = caches
         self._under_way: set[asyncio.Task[Any]] = set()
 
@@ -97,7 +100,6 @@ class Writer:
                 read_at=started,
                 ttl_seconds=kind.caching.l2_ttl_seconds,
             )
-        await self._fences.send(versions)
         return versions
 
     async def _delete(self, key: Key, expected: int | None) -> Receipt:
@@ -105,7 +107,6 @@ class Writer:
         self._adopt()
         # Also when there was no row: a cache may still hold what another server deleted.
         self._tell({key: version})
-        await self._fences.send({key: version})
         return Receipt(version, existed=existed)
 
     async def _written(self, keys: Iterable[Key], write: Awaitable[Outcome]) -> Outcome:
@@ -113,41 +114,21 @@ class Writer:
         try:
             return await write
         except Conflict as conflict:
-            await self._correct(conflict)
+            # The expectation came from somewhere: a cache that holds the past must not answer the same again.
+            self._applier.tell(conflict.key, conflict.actual or ANY_VERSION)
             raise
         except Exception as fault:
             if isinstance(fault, OutcomeUnknown) or not isinstance(fault, HoldfastError):
-                await self._forget(keys)
+                # It may be in effect, now or later, at a version nobody told us: refuse every value alike. If it is,
+                # the feed will bring it.
+                self._tell(dict.fromkeys(keys, ANY_VERSION))
             raise
 
     def _adopt(self) -> None:
-        """A fence must be of the incarnation that the write was committed in, or it stops nobody."""
-        told = self._l3.coherence()
-        if told.incarnation != self._resolver.coherence.incarnation:  # of generations only a read may tell
-            self._resolver.adopt(told, self._resolver.now())
+        """A commit under another incarnation than the one known here must not be judged by what is known of that one."""
+        self._applier.adopt(self._l3.coherence(), self._resolver.now())
 
     def _tell(self, versions: Mapping[Key, int]) -> None:
         for key, version in versions.items():
-            self._caches[key.kind].fence(key, version)
-            self._resolver.detach(key)
-
-    async def _correct(self, conflict: Conflict) -> None:
-        """The expectation came from somewhere: a cache that holds the past must not answer the same again."""
-        version = conflict.actual or await self._draw_above(conflict.key)
-        self._tell({conflict.key: version})
-        await self._fences.send({conflict.key: version})
-
-    async def _draw_above(self, key: Key) -> int:
-        """A number above every version of a row that is gone: deleting what is not there draws one."""
-        try:
-            return (await self._l3.delete(key, expected=0))[0]
-        except Conflict as conflict:  # it is there again
-            return conflict.actual or ANY_VERSION
-        except HoldfastError:
-            return ANY_VERSION
-
-    async def _forget(self, keys: Iterable[Key]) -> None:
-        """The write may be in effect, at a version nobody told us: refuse every value alike."""
-        unknown = dict.fromkeys(keys, ANY_VERSION)
-        self._tell(unknown)
-        await self._fences.send(unknown)
+            self._applier.tell(key, version)
+        self._committed()

@@ -23,6 +23,7 @@ class Watermark(msgspec.Struct, frozen=True):
             cannot be continued.
         known_generation: the highest generation that whoever wrote this knew.
         slots: first and last slot of each range it speaks for; keys of others are misses.
+        anchor: of the cursor it was written at; see `Cursor`.
     """
 
     incarnation: bytes
@@ -30,6 +31,7 @@ class Watermark(msgspec.Struct, frozen=True):
     generation: int
     known_generation: int
     slots: tuple[tuple[int, int], ...]
+    anchor: tuple[str, ...] = ()
 
 
 class View(Protocol):
@@ -109,7 +111,9 @@ class SharedCache(Protocol):
     No method raises for a node that is away: reads answer `Failed`, fills say how many arrived.
     """
 
-    async def read(self, keys: Sequence[Key], view: View, *, lease: bool = True) -> Mapping[Key, Cached | Absent | Failed]:
+    async def read(
+        self, keys: Sequence[Key], view: View, *, lease: bool = True
+    ) -> Mapping[Key, Cached | Absent | Failed]:
         """Look keys up, one round trip per node.
 
         An entry counts if its node's watermark is trusted, and it is of the incarnation known, not below a generation

@@ -9,6 +9,7 @@ Rules:
    filled.
 3. MISSING has no version, so any fence since the ticket refuses it (rule R2).
 4. TTL runs from insertion. A hit renews an entry's place in the LRU order, never its TTL.
+5. A hit counts only until the moment the feed lease allows (`Shelf.trust_until`); nothing is dropped when it passes.
 
 One `LocalCache` is one of the seed's caches and may serve several kinds (bot, team and routine share one).
 Each kind has a `Shelf` keyed by id alone, because building `(kind, id)` for every hit costs a third of it;
@@ -19,6 +20,7 @@ Synchronous and without locks: it belongs to one event loop, and no method await
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -58,15 +60,18 @@ class Shelf:
     """The entries of one kind, in LRU order, keyed by id.
 
     Attributes:
-        peek: the live value for an id, or None (not held, expired, or known to be missing); counts a hit or a miss.
+        peek: the live value for an id, or None (not held, expired, known to be missing, or no longer to be trusted); counts a
+            hit or a miss.
+        trust_until: sets the monotonic moment until which `peek` answers; at first it always does.
     """
 
-    __slots__ = ("_clock", "_counts", "entries", "peek")
+    __slots__ = ("_clock", "_counts", "entries", "peek", "trust_until")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.entries: OrderedDict[str, LocalEntry] = OrderedDict()
         self.peek: Peek
-        self.peek, self._counts = _counting_peek(self.entries, clock)
+        self.trust_until: Callable[[float], None]
+        self.peek, self._counts, self.trust_until = _counting_peek(self.entries, clock)
         self._clock = clock
 
     @property
@@ -80,20 +85,21 @@ class Shelf:
         return self._counts()[1]
 
     def entry(self, identifier: str) -> LocalEntry | None:
-        """The live entry for an id, MISSING included; counts nothing and renews nothing."""
+        """The live entry for an id, MISSING included, trusted or not; counts nothing and renews nothing."""
         entry = self.entries.get(identifier)
         return entry if entry is not None and entry.expires_at > self._clock() else None
 
 
 def _counting_peek(
     entries: OrderedDict[str, LocalEntry], clock: Callable[[], float]
-) -> tuple[Peek, Callable[[], tuple[int, int]]]:
-    """The hottest function of the package, and its counts.
+) -> tuple[Peek, Callable[[], tuple[int, int]], Callable[[float], None]]:
+    """The hottest function of the package, its counts, and its lease.
 
     A closure, because looking up attributes of an object would make each hit a quarter slower.
     """
     find, touch = entries.get, entries.move_to_end
     hits = misses = 0
+    trusted_until = math.inf
 
     def peek(identifier: str) -> Any | None:
         nonlocal hits, misses
@@ -101,7 +107,7 @@ def _counting_peek(
         if entry is not None:
             now = clock()
             value = entry.value
-            if entry.expires_at > now and value is not MISSING:
+            if entry.expires_at > now < trusted_until and value is not MISSING:
                 entry.used_at = now
                 touch(identifier)
                 hits += 1
@@ -109,7 +115,11 @@ def _counting_peek(
         misses += 1
         return None
 
-    return peek, lambda: (hits, misses)
+    def trust_until(moment: float) -> None:
+        nonlocal trusted_until
+        trusted_until = moment
+
+    return peek, lambda: (hits, misses), trust_until
 
 
 class LocalCache:
@@ -193,6 +203,14 @@ class LocalCache:
         self._fences.clear()
         self._arrival += 1
         self._forgotten = self._arrival
+
+    def flush_kind(self, kind: str) -> None:
+        """Forget a kind's entries, and refuse the fill of every read begun before now."""
+        entries = self.shelf(kind).entries
+        self._size -= len(entries)
+        entries.clear()
+        self._arrival += 1
+        self._forgotten = self._arrival  # of all kinds, which costs those that share the cache a few fills
 
     def _admits(self, key: Key, value: Any, version: int, ticket: int, read_at: float) -> bool:
         if ticket < self._forgotten:

@@ -1,0 +1,98 @@
+"""Flights: loads under way, at most one per key that callers may join (pure but for the futures).
+
+A flight is one load of one key that any number of callers wait for. It belongs to nobody: it goes on when its callers are
+cancelled, and its result still fills the tiers. A fence, a write or a change of the key detaches it: callers that come
+later start their own, which begins after it (rule R4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from holdfast.entry import Missing, Tier
+from holdfast.keys import Key
+from holdfast.protocols import Absent, Coherence
+
+
+class Resolved:
+    """The result of a read: a document (or MISSING), its version, where it came from and when it was read from L3."""
+
+    __slots__ = ("read_at", "stale", "tier", "value", "version")
+
+    def __init__(self, value: Any | Missing, version: int, tier: Tier, read_at: float, *, stale: bool = False) -> None:
+        self.stale = stale
+        self.value = value
+        self.version = version
+        self.tier = tier
+        self.read_at = read_at
+
+
+class Flight:
+    """One load of one key.
+
+    Attributes:
+        future: settled once with `Resolved` or an error.
+        ticket: of L1, taken before anything was read.
+        absent: L2's miss; None when L2 was not asked, and then nothing is filled there.
+        coherence: what was known of L3 when L2 was asked.
+        known: for a strong read, what L1 holds: its version and value, so that L3 need not send it again.
+        lease_until: for how long, in monotonic seconds, it waits for another server that loads the key; 0: not yet asked.
+    """
+
+    __slots__ = ("absent", "coherence", "future", "key", "known", "lease_until", "ticket")
+
+    def __init__(self, key: Key, future: asyncio.Future[Resolved], ticket: int) -> None:
+        self.key = key
+        self.future = future
+        self.ticket = ticket
+        self.absent: Absent | None = None
+        self.coherence: Coherence | None = None
+        self.known: tuple[int, Any] | None = None
+        self.lease_until = 0.0
+
+    def settle(self, result: Resolved | Exception) -> None:
+        """Tell the callers; a second result is ignored."""
+        if self.future.done():
+            return
+        if isinstance(result, Resolved):
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(result)
+            self.future.exception()  # its callers may all have been cancelled: nobody is left to see it then
+
+
+class Flights:
+    """The flights that a caller may join, by key."""
+
+    def __init__(self) -> None:
+        self._joinable: dict[Key, Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._joinable)
+
+    def find(self, key: Key) -> Flight | None:
+        """The flight to join, if there is one."""
+        return self._joinable.get(key)
+
+    def offer(self, flight: Flight) -> None:
+        """Let later callers of its key join."""
+        self._joinable[flight.key] = flight
+
+    def detach(self, key: Key) -> None:
+        """Let later callers start a flight of their own: something newer than what this one may bring exists."""
+        self._joinable.pop(key, None)
+
+    def detach_kind(self, kind: str) -> None:
+        """Detach the flights of all keys of a kind."""
+        self._joinable = {key: flight for key, flight in self._joinable.items() if key.kind != kind}
+
+    def detach_all(self) -> None:
+        """Detach every flight."""
+        self._joinable = {}
+
+    def settle(self, flight: Flight, result: Resolved | Exception) -> None:
+        """End a flight."""
+        if self._joinable.get(flight.key) is flight:
+            del self._joinable[flight.key]
+        flight.settle(result)

@@ -1,0 +1,102 @@
+"""What a change does to this server: its L1, its flights, its fence map and its lease.
+
+No method awaits: a reader sees a poll applied wholly or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from holdfast.clock import Clock
+from holdfast.flights import Flights
+from holdfast.invalidation.fence_map import FenceMap
+from holdfast.invalidation.lease import FeedLease
+from holdfast.keys import Key
+from holdfast.metrics.counters import Counters
+from holdfast.protocols import Coherence, Poll
+from holdfast.tiers.l1_local import LocalCache
+
+
+class ChangeApplier:
+    """Applies what the feed, a read of L3 or a write of this server told.
+
+    Args:
+        caches: the L1 cache of each kind; changes of other kinds concern other servers.
+    """
+
+    def __init__(
+        self,
+        *,
+        caches: Mapping[str, LocalCache],
+        flights: Flights,
+        view: FenceMap,
+        lease: FeedLease,
+        clock: Clock,
+        counters: Counters,
+    ) -> None:
+        self._caches = caches
+        self._flights = flights
+        self._view = view
+        self._lease = lease
+        self._clock = clock
+        self._counters = counters
+        self._adopted_at = clock.monotonic()
+
+    def apply(self, poll: Poll, began: float) -> None:
+        """Take over what a poll begun at `began` (monotonic seconds) brought; then the lease is renewed."""
+        cursor = poll.cursor
+        if poll.reset is not None or cursor.coherence.incarnation != self._view.coherence.incarnation:
+            self._begin_anew(cursor.coherence)
+            self._adopted_at = max(self._adopted_at, began)
+        else:
+            self._flush_below(cursor.coherence)
+        for change in poll.changes:
+            if change.key.kind not in self._caches:
+                continue
+            if change.whole_kind:
+                self._flush_kind(change.key.kind)
+                self._view.note_kind(change.key.kind, self._clock.monotonic())
+            else:
+                self.tell(change.key, change.version)
+        self._view.advance(cursor, began)
+        self._lease.renew(began, cursor.snapshot)
+
+    def tell(self, key: Key, version: int) -> None:
+        """At least this version of a key exists: nothing older may be answered or filled any more."""
+        self._caches[key.kind].fence(key, version)
+        self._view.note(key, version, self._clock.monotonic())
+        self._flights.detach(key)
+
+    def adopt(self, coherence: Coherence, began: float) -> None:
+        """Take over what L3 said of itself in a call begun at `began`; a new incarnation empties L1 first."""
+        if coherence is self._view.coherence or began < self._adopted_at:
+            return  # an answer overtaken by one that began later must not bring the past back
+        self._adopted_at = began
+        if coherence.incarnation != self._view.coherence.incarnation:
+            self._begin_anew(coherence)
+        else:
+            self._flush_below(coherence)
+
+    def _begin_anew(self, coherence: Coherence) -> None:
+        """What was read so far may be of a history that was lost."""
+        self._counters.flushes += 1
+        self._lease.revoke()
+        self._view.reset(coherence)
+        self._flights.detach_all()
+        for cache in set(self._caches.values()):
+            cache.flush()
+
+    def _flush_below(self, coherence: Coherence) -> None:
+        """Empty L1 of the kinds whose generation rose."""
+        known = self._view.coherence
+        if coherence is known or coherence.highest < known.highest:
+            return
+        for kind in self._caches:
+            if coherence.floor(kind) > known.floor(kind):
+                self._flush_kind(kind)
+        self._view.learn(coherence)
+
+    def _flush_kind(self, kind: str) -> None:
+        self._counters.flushes += 1
+        self._caches[kind].flush_kind(kind)
+        self._flights.detach_kind(kind)

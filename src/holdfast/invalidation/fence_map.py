@@ -1,0 +1,110 @@
+"""What changed in the last minute, by which a server judges the answers of L2 (pure; rules C3 and R1).
+
+The map knows every change between two snapshots of L3: its start, about a minute ago, and the last poll of the feed. A node of L2
+that was told everything up to some snapshot at or after the start may therefore be asked: what it was not told is in
+the map. Keys this server wrote itself are noted at once, before the feed brings them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from holdfast.keys import Key
+from holdfast.protocols import ANY_VERSION, Coherence, Cursor, Snapshot, Watermark
+
+WINDOW_SECONDS = 60.0
+KEYS_MAX = 100_000
+_STEP_SECONDS = 1.0
+
+
+class FenceMap:
+    """The changes of the last minute; implements `View`.
+
+    Args:
+        coherence: what is known of L3 now.
+        window_seconds: how long a change is kept at least, room permitting.
+        keys_max: changes kept at most; beyond, the oldest go and the map starts later.
+    """
+
+    def __init__(
+        self, coherence: Coherence, *, window_seconds: float = WINDOW_SECONDS, keys_max: int = KEYS_MAX
+    ) -> None:
+        self._coherence = coherence
+        self._window_seconds = window_seconds
+        self._keys_max = keys_max
+        self._start: Snapshot | None = None  # None: the feed has not begun; no node can be trusted
+        self._later: deque[tuple[float, Snapshot]] = (
+            deque()
+        )  # snapshots the map may start from next, by their poll's begin
+        self._keys: OrderedDict[Key, tuple[float, int]] = OrderedDict()
+        self._kinds: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def coherence(self) -> Coherence:
+        """The newest identity known."""
+        return self._coherence
+
+    def reset(self, coherence: Coherence) -> None:
+        """Know nothing any more, of an L3 whose past cannot be continued; trust no node before the next poll."""
+        self._coherence = coherence
+        self._start = None
+        self._later.clear()
+        self._keys.clear()
+        self._kinds.clear()
+
+    def learn(self, coherence: Coherence) -> None:
+        """Take over newer generations of the same incarnation."""
+        if coherence != self._coherence and coherence.highest >= self._coherence.highest:
+            self._coherence = coherence
+
+    def advance(self, cursor: Cursor, began: float) -> None:
+        """A poll begun at `began` (monotonic seconds) has come to a cursor, and all it brought was noted."""
+        self.learn(cursor.coherence)
+        if self._start is None:
+            self._start = cursor.snapshot
+        if not self._later or began - self._later[-1][0] >= _STEP_SECONDS:
+            self._later.append((began, cursor.snapshot))
+        self._forget_before(began - self._window_seconds)
+        while len(self._keys) > self._keys_max and self._later:
+            self._start_at(*self._later.popleft())
+        if len(self._keys) > self._keys_max:  # all of them younger than any snapshot kept
+            self._start_at(began, cursor.snapshot)
+
+    def note(self, key: Key, version: int, now: float) -> None:
+        """A change of a key is known: an answer must have at least this version."""
+        _, known = self._keys.pop(key, (now, 0))
+        self._keys[key] = (now, max(known, version))
+
+    def note_kind(self, kind: str, now: float) -> None:
+        """Any number of a kind's keys changed: L2 answers for none of them while the map remembers."""
+        self._kinds[kind] = now
+
+    def trusts(self, mark: Watermark) -> bool:
+        """Whether every change that a node may not have been told is known here."""
+        return (
+            self._start is not None
+            and mark.incarnation == self._coherence.incarnation.bytes
+            and mark.known_generation <= self._coherence.highest
+            and mark.snapshot.covers(self._start)
+        )
+
+    def fenced(self, key: Key) -> int:
+        """The lowest version that an answer may have; see `View.fenced`."""
+        if self._kinds and key.kind in self._kinds:
+            return ANY_VERSION
+        noted = self._keys.get(key)
+        return 0 if noted is None else noted[1]
+
+    def _forget_before(self, moment: float) -> None:
+        while self._later and self._later[0][0] <= moment:
+            self._start_at(*self._later.popleft())
+
+    def _start_at(self, began: float, snapshot: Snapshot) -> None:
+        """Start later: what was noted before a poll began is seen by its snapshot."""
+        self._start = snapshot
+        while self._keys and next(iter(self._keys.values()))[0] < began:
+            self._keys.popitem(last=False)
+        self._kinds = {kind: noted for kind, noted in self._kinds.items() if noted >= began}

@@ -1,0 +1,228 @@
+"""The relay: one server, elected, fences L2 after what the change feed brings; the others stand by (rule C3).
+
+For each node of L2 it goes on from the node's own watermark, which lies beside the data and moves with it: after a failover to a
+replica that was behind, or a restart from an old dump, watermark and data are old together, and the relay repeats what
+the node lost. Fences and watermark are set in one step, and only if the watermark is still the one last seen, so an
+old relay, or a connection that was silently led to another node, can do no harm.
+
+A node whose watermark is gone, or of a past that cannot be continued, begins anew: its snapshot is taken first and its
+generation drawn then, so that every entry which counts was read after the snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from holdfast.clock import Clock
+from holdfast.errors import HoldfastError, TierError, TierUnavailable
+from holdfast.keys import Key
+from holdfast.protocols import ChangeSource, Coherence, Cursor, FenceSink, FenceTarget, Poll, Snapshot, Watermark
+
+STANDBY_SECONDS: Final = 1.0
+IDLE_SECONDS: Final = 0.25
+MARK_SECONDS: Final = 1.0
+"""How old a watermark may grow while nothing changes."""
+SILENT_SECONDS: Final = 1.0
+"""How long a node that failed is left alone."""
+TIDY_SECONDS: Final = 30.0
+GAP_SECONDS: Final = 0.005
+NODE_SCOPE: Final = "l2"
+"""Generations of nodes are drawn in this scope, which no kind belongs to."""
+
+
+class Relay:
+    """Fences L2 while this server is elected.
+
+    Attributes:
+        leading: whether it is.
+        fault: why the last round failed; None: it did not.
+        fenced: keys whose fences were sent.
+        restarts: nodes that had to begin anew.
+    """
+
+    def __init__(self, source: ChangeSource, sink: FenceSink, *, clock: Clock) -> None:
+        self._source = source
+        self._sink = sink
+        self._clock = clock
+        self._marks: dict[str, Watermark] = {}
+        self._moved_at: dict[str, float] = {}
+        self._silent_until: dict[str, float] = {}
+        self._tidied_at = clock.monotonic()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.leading = False
+        self.fault: Exception | None = None
+        self.fenced = 0
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Stand by, or lead, in the background."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="holdfast relay")
+
+    async def stop(self) -> None:
+        """End, and let another server lead; may be called twice."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        self.leading = False
+        await self._source.close()
+
+    def wake(self) -> None:
+        """Something changed: do not wait for the next round. A stand-by has no use for it."""
+        if self.leading:
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._round()
+                self.fault = None
+            except Exception as fault:  # noqa: BLE001 - the loop must outlive any fault; `fault` shows it
+                self._note_fault(fault)
+            await self._pause(IDLE_SECONDS if self.leading and self.fault is None else STANDBY_SECONDS)
+
+    def _note_fault(self, fault: Exception) -> None:
+        self.fault = fault
+        if not isinstance(fault, HoldfastError):
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "holdfast: a round of the relay failed", "exception": fault}
+            )
+
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.sleep(GAP_SECONDS)
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+        self._wake.clear()
+
+    async def _round(self) -> None:
+        """Bring every node that answers up to now."""
+        led, self.leading = self.leading, await self._source.lead()
+        if not self.leading:
+            return
+        if not led:
+            self._marks.clear()  # another server may have led meanwhile
+        targets = await self._sink.targets()
+        awake = [target for target in targets if not self._is_silent(target)]
+        await asyncio.gather(*(self._learn(target) for target in awake if target.name not in self._marks))
+        await self._begin(
+            [target for target in awake if target.name not in self._marks and not self._is_silent(target)]
+        )
+        for start, group in self._by_start(awake):
+            await self._bring(start, group)
+        names = {target.name for target in targets}
+        self._marks = {name: mark for name, mark in self._marks.items() if name in names}
+        await self._tidy()
+
+    async def _learn(self, target: FenceTarget) -> None:
+        """Read where a node stands."""
+        try:
+            mark = await self._sink.watermark(target)
+        except TierError as fault:
+            self._leave_alone(target, fault)
+        else:
+            if mark is not None:
+                self._marks[target.name] = mark
+
+    async def _begin(self, targets: Sequence[FenceTarget]) -> None:
+        """Give nodes a new generation, and a snapshot that is older than it."""
+        if not targets:
+            return
+        cursor = (await self._source.poll(None)).cursor
+        coherence = await self._source.raise_generation(NODE_SCOPE)
+        if coherence.incarnation != cursor.coherence.incarnation:
+            raise TierUnavailable("L3: it became another one while nodes of L2 began anew")
+        await self._source.poll(cursor, announce=True)  # readers trust the nodes once they know the generation
+        after = Watermark(
+            coherence.incarnation.bytes,
+            cursor.snapshot,
+            coherence.generations[NODE_SCOPE],
+            coherence.highest,
+            (),
+            cursor.anchor,
+        )
+        self.restarts += len(targets)
+        await asyncio.gather(*(self._advance(target, after, {}) for target in targets))
+
+    def _by_start(self, targets: Sequence[FenceTarget]) -> list[tuple[Cursor, list[FenceTarget]]]:
+        """The nodes whose watermarks are known, by the cursor from which each is to be told."""
+        groups: dict[tuple[bytes, Snapshot], tuple[Cursor, list[FenceTarget]]] = {}
+        for target in targets:
+            if (mark := self._marks.get(target.name)) is not None:
+                if not set(target.slots) <= set(mark.slots):
+                    # It was given slots. Their older owner may have been told less than this node, so go back as far as
+                    # the one that was told least.
+                    mark = self._oldest(mark)
+                cursor = Cursor(Coherence(UUID(bytes=mark.incarnation)), mark.snapshot, mark.anchor)
+                groups.setdefault((mark.incarnation, mark.snapshot), (cursor, []))[1].append(target)
+        return list(groups.values())
+
+    def _oldest(self, mark: Watermark) -> Watermark:
+        for other in self._marks.values():
+            if other.incarnation == mark.incarnation and mark.snapshot.covers(other.snapshot):
+                mark = other
+        return mark
+
+    async def _bring(self, start: Cursor, targets: Sequence[FenceTarget]) -> None:
+        """Tell nodes everything since a cursor."""
+        poll = await self._source.poll(start)
+        if poll.reset is not None:
+            await self._begin(targets)
+            return
+        known = poll.cursor.coherence.highest
+        for kind in {change.key.kind for change in poll.changes if change.whole_kind}:
+            known = (await self._source.raise_generation(f"kind:{kind}")).highest
+        versions: dict[Key, int] = {}
+        for change in poll.changes:
+            if not change.whole_kind:
+                versions[change.key] = max(change.version, versions.get(change.key, 0))
+        await asyncio.gather(
+            *(self._follow(target, poll, known, versions) for target in targets if self._wants(target, poll))
+        )
+
+    def _wants(self, target: FenceTarget, poll: Poll) -> bool:
+        mark = self._marks[target.name]
+        if poll.changes or mark.slots != target.slots:
+            return True
+        due = self._moved_at.get(target.name, 0.0) + MARK_SECONDS <= self._clock.monotonic()
+        return due and mark.snapshot != poll.cursor.snapshot
+
+    async def _follow(self, target: FenceTarget, poll: Poll, known: int, versions: Mapping[Key, int]) -> None:
+        mark, cursor = self._marks[target.name], poll.cursor
+        after = Watermark(mark.incarnation, cursor.snapshot, mark.generation, known, (), cursor.anchor)
+        await self._advance(target, after, versions)
+
+    async def _advance(self, target: FenceTarget, after: Watermark, versions: Mapping[Key, int]) -> None:
+        """Fence and move one node's watermark; what it is afterwards is read anew if that is in doubt."""
+        after = msgspec.structs.replace(after, slots=target.slots)
+        before = self._marks.pop(target.name, None)
+        try:
+            moved = await self._sink.advance(target, before, after, versions)
+        except TierError as fault:
+            self._leave_alone(target, fault)
+            return
+        if moved:
+            self._marks[target.name] = after
+            self._moved_at[target.name] = self._clock.monotonic()
+            self.fenced += len(versions)
+
+    def _leave_alone(self, target: FenceTarget, fault: Exception) -> None:
+        self.fault = fault
+        self._silent_until[target.name] = self._clock.monotonic() + SILENT_SECONDS
+
+    def _is_silent(self, target: FenceTarget) -> bool:
+        return self._silent_until.get(target.name, 0.0) > self._clock.monotonic()
+
+    async def _tidy(self) -> None:
+        if self._tidied_at + TIDY_SECONDS <= self._clock.monotonic():
+            self._tidied_at = self._clock.monotonic()
+            await self._source.tidy()

@@ -1,0 +1,129 @@
+"""The way of a read past L1's fast path: the lease first, then the resolver, and what is left when L3 is away (rules R3, R5).
+
+A hit of L1 under a valid lease never comes here. When the lease has run out, all readers wait for one poll of the feed,
+begun after they came; if it succeeds, L1 counts again. If it fails, each key is asked of L3 itself. If L3 is away
+too, a caller who allowed it gets what L1 last held, labelled as stale; everybody else gets an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from holdfast.clock import Clock
+from holdfast.entry import Consistency, Tier
+from holdfast.errors import StaleUnavailable, TierError
+from holdfast.flights import Resolved
+from holdfast.invalidation.change_feed import ChangeFeed
+from holdfast.invalidation.lease import FeedLease
+from holdfast.keys import Key
+from holdfast.resolution import Resolver
+from holdfast.tiers.l1_local import Shelf
+
+
+class Reader:
+    """Answers reads of all kinds; one per server.
+
+    Args:
+        shelves: L1's, by kind.
+        max_stale: by kind, how old an answer may be while L3 is away if the call does not say, seconds; 0: refuse.
+    """
+
+    def __init__(
+        self,
+        *,
+        shelves: Mapping[str, Shelf],
+        resolver: Resolver,
+        lease: FeedLease,
+        feed: ChangeFeed,
+        clock: Clock,
+        max_stale: Mapping[str, float],
+    ) -> None:
+        self._shelves = shelves
+        self._resolver = resolver
+        self._lease = lease
+        self._feed = feed
+        self._clock = clock
+        self._max_stale = max_stale
+
+    async def ready(self, kind: str) -> bool:
+        """Whether L1 may answer for a kind, after a poll if the lease has run out."""
+        if self._trusted(kind):
+            return True
+        if kind in self._lease.untrusted:
+            return False
+        return await self._feed.refresh() and self._trusted(kind)
+
+    async def read(self, key: Key, consistency: Consistency, max_stale: float | None = None) -> Resolved:
+        """The value of a key.
+
+        Raises:
+            TierError: L3 was needed and could not answer.
+            StaleUnavailable: and what L1 holds is older than may be answered.
+        """
+        self._resolver.check_open()
+        if consistency is Consistency.BOUNDED and await self.ready(key.kind) and (held := self._held(key)) is not None:
+            return held
+        try:
+            load = self._load(key, consistency)
+            # A strong read is nobody else's: cancelled in time, it is not sent.
+            return await (load if consistency is Consistency.STRONG else asyncio.shield(load))
+        except TierError as fault:
+            return self._stale(key, consistency, max_stale, fault)
+
+    async def read_many(
+        self, keys: Sequence[Key], consistency: Consistency, max_stale: float | None = None
+    ) -> dict[Key, Resolved]:
+        """The values of several keys of one kind; raises like `read`."""
+        self._resolver.check_open()
+        found: dict[Key, Resolved] = {}
+        if consistency is Consistency.BOUNDED and await self.ready(keys[0].kind):
+            found = {key: held for key in keys if (held := self._held(key)) is not None}
+        loads: dict[Key, asyncio.Future[Resolved]] = {}
+        try:
+            for key in keys:
+                if key not in found:
+                    loads[key] = self._load(key, consistency)
+            if loads:
+                await asyncio.wait(loads.values())
+        finally:
+            if consistency is Consistency.STRONG:  # what this caller no longer waits for; other flights are shared
+                for load in loads.values():
+                    load.cancel()
+        for key, load in loads.items():
+            try:
+                found[key] = load.result()
+            except TierError as fault:
+                found[key] = self._stale(key, consistency, max_stale, fault)
+        return found
+
+    def _held(self, key: Key) -> Resolved | None:
+        held = self._shelves[key.kind].entry(key.id)
+        return Resolved(held.value, held.version, Tier.L1, held.read_at) if held is not None else None
+
+    def _load(self, key: Key, consistency: Consistency) -> asyncio.Future[Resolved]:
+        """The flight of a key that L1 does not answer."""
+        if consistency is not Consistency.STRONG:
+            return self._resolver.load(key)
+        held = self._shelves[key.kind].entry(key.id)
+        return self._resolver.load_strong(
+            key, (held.version, held.value) if held is not None and held.version else None
+        )
+
+    def _trusted(self, kind: str) -> bool:
+        return self._lease.valid(kind, self._clock.monotonic())
+
+    def _stale(self, key: Key, consistency: Consistency, max_stale: float | None, fault: TierError) -> Resolved:
+        """What L1 last held, if the caller allows its age."""
+        held = self._held(key)
+        if held is None or consistency is Consistency.STRONG:
+            raise fault
+        allowed = self._max_stale[key.kind] if max_stale is None else max_stale
+        age = self._clock.monotonic() - self._lease.renewed_at
+        if age > allowed:
+            raise StaleUnavailable(
+                f"{key}: L3 cannot be asked, and what L1 holds was last known to be current {age:.3g} s ago; "
+                f"at most {allowed:g} s is allowed here (max_stale)"
+            ) from fault
+        held.stale = True
+        return held
