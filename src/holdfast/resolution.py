@@ -28,7 +28,7 @@ from typing import Any, Final
 from holdfast.clock import Clock
 from holdfast.documents import decode
 from holdfast.entry import MISSING, Missing, Tier
-from holdfast.errors import Closed, CorruptDocument, HoldfastError, SchemaTooNew, WrongEventLoop
+from holdfast.errors import Closed, CorruptDocument, HoldfastError, Overloaded, SchemaTooNew, WrongEventLoop
 from holdfast.invalidation.fences import FenceSender
 from holdfast.keys import Key
 from holdfast.kinds import Kind
@@ -114,28 +114,37 @@ class Resolver:
             items_max=BATCH_KEYS_MAX,
             batches_max=L2_BATCHES_MAX,
             overlap_seconds=OVERLAP_SECONDS,
+            wanted=_wanted,
         )
         self._l3_batcher: Batcher[Flight] = Batcher(
             self._ask_l3,
             items_max=BATCH_KEYS_MAX,
             batches_max=l3_batches_max,
             overlap_seconds=OVERLAP_SECONDS,
+            wanted=_wanted,
         )
 
     def load(self, key: Key) -> asyncio.Future[Resolved]:
-        """Join or start the flight of a key. Await it shielded: it is shared."""
+        """Join or start the flight of a key. Await it shielded: it is shared.
+
+        Raises:
+            Overloaded: too many flights wait already.
+        """
         self.check_open()
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = self._new_flight(key)
-            if key in self._fences.pending:
-                self._l3_batcher.add(flight)
-            else:
-                self._l2_batcher.add(flight)
+            flight = self._new_flight(key)
+            batcher = self._l3_batcher if key in self._fences.pending else self._l2_batcher
+            batcher.add(flight)
+            self._flights[key] = flight  # not before: one that was refused would be waited for in vain
         return flight.future
 
     def load_strong(self, key: Key) -> asyncio.Future[Resolved]:
-        """Read a key from L3 by a query that begins after this call."""
+        """Read a key from L3 by a query that begins after this call. Cancelled before that, it is not sent.
+
+        Raises:
+            Overloaded: too many flights wait already.
+        """
         self.check_open()
         flight = self._new_flight(key)
         self._l3_batcher.add(flight)
@@ -199,7 +208,10 @@ class Resolver:
             self._counters.l2.misses += 1
         if not isinstance(answer, Cached):
             flight.node_time_ms, flight.coherence = answer.node_time_ms, coherence
-        self._l3_batcher.add(flight)
+        try:
+            self._l3_batcher.add(flight)
+        except Overloaded as fault:  # this flight's own fault: the others of its batch have been answered, or will be
+            self._settle(flight, fault)
 
     async def _ask_l3(self, flights: list[Flight]) -> None:
         try:
@@ -294,3 +306,8 @@ class Resolver:
         else:
             flight.future.set_exception(result)
             flight.future.exception()  # its callers may all have been cancelled: nobody is left to see it then
+
+
+def _wanted(flight: Flight) -> bool:
+    """A strong read belongs to its caller, who may have cancelled it."""
+    return not flight.future.done()

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 from holdfast.documents import Document, encode
 from holdfast.entry import MISSING, Consistency, Durability, Entry, Receipt, Tier
-from holdfast.errors import Conflict, InvalidDocument, NotFound, SettingsError
+from holdfast.errors import Conflict, InvalidDocument, InvalidKey, NotFound, SettingsError
 from holdfast.key_locks import KeyLocks
 from holdfast.keys import Key, check_id
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
@@ -24,12 +25,12 @@ from holdfast.writing import Writer
 D = TypeVar("D", bound=Document)
 
 UPDATE_ATTEMPTS_MAX: Final = 64
+GET_MANY_LOADS_MAX: Final = 10_000
+"""Under way at once for one `get_many`: a fifth of what may wait, so that no call is too large to ever be served."""
 MADE_LATE_MIN: Final = 250
 """From this many documents on, `put_many` writes the first while it encodes the others."""
 PUT_MANY_BYTES_MAX: Final = 64 * 1024 * 1024
 PUT_MANY_DOCUMENTS_MAX: Final = 100_000
-PUT_MANY_HISTORY_MAX: Final = 1000
-"""Each new id of history takes a lock of the whole server's lock table until the commit."""
 SCAN_PAGE: Final = 200
 _BOUNDED: Final = Consistency.BOUNDED  # an enum's member costs a tenth of a hit to look up
 
@@ -55,7 +56,7 @@ class Collection(Generic[D]):
 
         Raises:
             InvalidKey: the id.
-            TierError: L3 was needed and could not answer; never reported as missing.
+            TierError: L3 was needed and could not answer, or too many reads wait for it; never reported as missing.
             CorruptDocument, SchemaTooNew: what is stored cannot be read by this server.
         """
         if consistency is _BOUNDED:
@@ -85,21 +86,19 @@ class Collection(Generic[D]):
 
         Raises like `get`.
         """
+        if isinstance(identifiers, str):  # its characters would be taken for ids
+            raise InvalidKey(f"get_many takes several ids, not one text: get_many([{identifiers!r}])")
         found: dict[str, D] = {}
-        loads: dict[str, asyncio.Future[Resolved]] = {}
+        absent: list[str] = []
         for identifier in dict.fromkeys(map(check_id, identifiers)):
             held = self.peek(identifier) if consistency is _BOUNDED else None
             if held is not None:
                 found[identifier] = held
             else:
-                loads[identifier] = self._load(identifier, consistency)
-        if loads:
-            # `wait` leaves the shared flights alone when this caller is cancelled.
-            await asyncio.wait(loads.values())
-        for identifier, load in loads.items():
-            resolved = load.result()
-            if resolved.value is not MISSING:
-                found[identifier] = cast("D", resolved.value)
+                absent.append(identifier)
+        for start in range(0, len(absent), GET_MANY_LOADS_MAX):
+            resolved = await self._resolve_many(absent[start : start + GET_MANY_LOADS_MAX], consistency)
+            found |= {name: cast("D", each.value) for name, each in resolved.items() if each.value is not MISSING}
         return found
 
     async def put(
@@ -129,10 +128,13 @@ class Collection(Generic[D]):
 
     async def put_many(self, documents: Mapping[str, D]) -> dict[str, Receipt]:
         """Store documents, all or none, in one transaction. Raises like `put`."""
-        most = PUT_MANY_HISTORY_MAX if self.kind.append_only else PUT_MANY_DOCUMENTS_MAX
-        if len(documents) > most:
+        if not isinstance(documents, Mapping):
+            raise InvalidKey(f"put_many takes documents by their ids, not a {type(documents).__name__}")
+        if len(documents) > PUT_MANY_DOCUMENTS_MAX:
             raise InvalidDocument(
-                "", f"{len(documents)} documents of kind {self.kind.name} in one put_many; at most {most}"
+                "",
+                f"{len(documents)} documents of kind {self.kind.name} in one put_many;"
+                f" at most {PUT_MANY_DOCUMENTS_MAX}",
             )
         room = PUT_MANY_BYTES_MAX
 
@@ -203,13 +205,24 @@ class Collection(Generic[D]):
         held = self._shelf.entry(identifier) if consistency is _BOUNDED else None
         if held is not None:
             return Resolved(held.value, held.version, Tier.L1, held.read_at)
-        return await asyncio.shield(self._load(identifier, consistency))
-
-    def _load(self, identifier: str, consistency: Consistency) -> asyncio.Future[Resolved]:
         key = Key(self.kind.name, check_id(identifier))
-        if consistency is not _BOUNDED and Consistency(consistency) is Consistency.STRONG:
-            return self._resolver.load_strong(key)
-        return self._resolver.load(key)
+        if _strong(consistency):
+            return await self._resolver.load_strong(key)  # nobody else's: cancelled in time, it is not sent
+        return await asyncio.shield(self._resolver.load(key))
+
+    async def _resolve_many(self, identifiers: Iterable[str], consistency: Consistency) -> dict[str, Resolved]:
+        strong = _strong(consistency)
+        load = self._resolver.load_strong if strong else self._resolver.load
+        loads: dict[str, asyncio.Future[Resolved]] = {}
+        try:
+            for identifier in identifiers:
+                loads[identifier] = load(Key(self.kind.name, identifier))
+            await asyncio.wait(loads.values())
+        finally:
+            if strong:  # what this caller no longer waits for; flights are shared, and `wait` leaves them alone
+                for future in loads.values():
+                    future.cancel()
+        return {identifier: future.result() for identifier, future in loads.items()}
 
     def _write(self, identifier: str, document: D, expected: int | None) -> Write:
         key = self._checked(identifier, document)
@@ -227,7 +240,7 @@ class Collection(Generic[D]):
         for attempt in range(UPDATE_ATTEMPTS_MAX):
             if attempt:
                 await self._writer.sleep(self._writer.backoff(attempt))
-            resolved = await asyncio.shield(self._resolver.load_strong(key))
+            resolved = await self._resolver.load_strong(key)
             current = default if resolved.value is MISSING else cast("D", resolved.value)
             if current is None:
                 raise NotFound(f"{key} does not exist; give update a default to create it")
@@ -261,12 +274,24 @@ class StateStore:
         """The collection of a kind that was given to `connect(kinds=[...])`, or of a built-in one.
 
         Raises:
-            SettingsError: the kind is not known to this store.
+            SettingsError: the kind is not known to this store, or it is another one of that name.
         """
+        if not isinstance(kind, Kind):
+            raise SettingsError(f"collection takes a Kind, not a {type(kind).__name__}; by name: collections[...]")
         collection = self.collections.get(kind.name)
-        if collection is None or collection.kind is not kind:
+        if collection is None:
             raise SettingsError(f"kind {kind.name} is not known here: connect(kinds=[...]) takes own kinds")
+        if others := _differing(kind, collection.kind):
+            raise SettingsError(f"kind {kind.name} is not the one known here: they differ in {', '.join(others)}")
         return collection
+
+
+def _differing(kind: Kind[Any], other: Kind[Any]) -> list[str]:
+    return [each.name for each in fields(kind) if getattr(kind, each.name) != getattr(other, each.name)]
+
+
+def _strong(consistency: Consistency) -> bool:
+    return consistency is not _BOUNDED and Consistency(consistency) is Consistency.STRONG
 
 
 def _checked_version(key: Key, expected: object) -> int | None:
