@@ -45,7 +45,8 @@ format: $(VENV)/.dev ## put the code into form
 
 clean: ## stop this checkout's servers and remove what the targets made
 	@if [ -x "$(BIN)/holdfast" ]; then "$(BIN)/holdfast" down; fi
-	rm -rf "$(CURDIR)/$(VENV)" "$(CURDIR)/.holdfast"
+	rm -rf "$(CURDIR)/$(VENV)" "$(CURDIR)/.holdfast" .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests benchmarks examples tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

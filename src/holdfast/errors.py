@@ -6,11 +6,20 @@ key.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
+
+Error = TypeVar("Error", bound="HoldfastError")
 
 
 class HoldfastError(Exception):
-    """Base of all errors raised by Holdfast."""
+    """Base of all errors raised by Holdfast.
+
+    Each can be copied and sent to another process, with its attributes.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception's own way calls the class with the message alone, which those with other arguments refuse.
+        return _restored, (type(self), self.args), self.__dict__
 
 
 class SettingsError(HoldfastError):
@@ -127,3 +136,8 @@ class WrongEventLoop(HoldfastError):
 
 class Closed(HoldfastError):
     """The state store is not open: it was not entered yet, or is already closed."""
+
+
+def _restored(error: type[Error], args: tuple[Any, ...]) -> Error:
+    """An error as it was, but for its attributes: made without its constructor, which would word the message anew."""
+    return error.__new__(error, *args)

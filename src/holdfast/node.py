@@ -13,10 +13,11 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 
+from holdfast.arguments import SettingArguments
 from holdfast.clock import Clock, SystemClock
 from holdfast.errors import Closed, HoldfastError, SettingsError, StorageNotReady
 from holdfast.flows import Flows, build_caches
@@ -207,7 +208,7 @@ def connect(
     kinds: Iterable[Kind[Any]] = (),
     config: Path | str | None = None,
     progress: Callable[[str], None] = lambda _: None,
-    **arguments: Any,
+    **arguments: Unpack[SettingArguments],
 ) -> Connecting:
     """Connect one server: ``async with holdfast.connect() as state:``, or ``state = await holdfast.connect()``.
 

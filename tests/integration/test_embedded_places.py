@@ -131,7 +131,8 @@ async def test_failed_node_is_ended_whatever_it_calls_itself(tmp_path: Path, mon
 
     def start_unconfigured(words: Sequence[str], run_as: RunAs, log: Path, *, given: Path) -> Process | None:
         port = words[words.index("--port") + 1]
-        held.append(start([words[0], "--port", port, "--bind", "127.0.0.1"], run_as, log))
+        unconfigured = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", str(log.parent)]
+        held.append(start([words[0], *unconfigured], run_as, log))
         return held[-1]
 
     monkeypatch.setattr(redis, "start", start_unconfigured)

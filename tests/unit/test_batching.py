@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fix_loop import settle
+from holdfast.errors import Overloaded
 from holdfast.tiers.batching import Batcher
 
 FOR_EVER = 3600.0
@@ -63,10 +64,23 @@ class Handler:
 
 
 def batcher(
-    handler: Handler, *, items_max: int = 100, batches_max: int = 100, overlap_seconds: float = FOR_EVER
+    handler: Handler,
+    *,
+    items_max: int = 100,
+    batches_max: int = 100,
+    overlap_seconds: float = FOR_EVER,
+    waiting_max: int = 1000,
+    wanted: Callable[[int], bool] = lambda _: True,
 ) -> Batcher[int]:
     """A batcher that keeps the next batch waiting until the one before it has ended."""
-    return Batcher(handler, items_max=items_max, batches_max=batches_max, overlap_seconds=overlap_seconds)
+    return Batcher(
+        handler,
+        items_max=items_max,
+        batches_max=batches_max,
+        overlap_seconds=overlap_seconds,
+        waiting_max=waiting_max,
+        wanted=wanted,
+    )
 
 
 @pytest.fixture
@@ -170,6 +184,52 @@ async def test_time_does_not_lift_the_bound(handler: Handler) -> None:
     assert handler.begun == [[0], [1], [2, 3]]
 
 
+async def test_what_waits_is_bounded(handler: Handler) -> None:
+    """At `waiting_max` one more is refused at once and never handled; what was let in is, and makes room."""
+    batches = batcher(handler, items_max=2, batches_max=1, waiting_max=3)
+    for item in range(3):
+        batches.add(item)
+    await settle()
+    assert handler.begun == [[0, 1]]
+    batches.add(3)
+    batches.add(4)  # with 2 and 3 as many as may wait; 0 and 1 are under way and do not count
+    with pytest.raises(Overloaded, match=r"^3 calls wait for their batch already; that is the most$"):
+        batches.add(5)
+    handler.finish()
+    await settle()
+    batches.add(6)
+    await handler.finish_all()
+    await batches.drain()
+    assert handler.begun == [[0, 1], [2, 3], [4, 6]]
+
+
+async def test_what_nobody_wants_any_more_is_left_out(handler: Handler) -> None:
+    """An item whose caller has gone while it waited takes no place in a batch."""
+    gone: set[int] = set()
+    batches = batcher(handler, items_max=2, batches_max=1, wanted=lambda item: item not in gone)
+    for item in range(8):
+        batches.add(item)
+    await settle()
+    gone.update((2, 4, 6, 7))
+    await handler.finish_all()
+    await batches.drain()
+    assert handler.begun == [[0, 1], [3, 5]]
+
+
+async def test_a_batch_of_nothing_is_not_handled(handler: Handler) -> None:
+    """When all who waited have gone there is no round trip, and the next caller is served as if it were the first."""
+    gone = {0, 1}
+    batches = batcher(handler, wanted=lambda item: item not in gone)
+    batches.add(0)
+    batches.add(1)
+    async with asyncio.timeout(10):
+        await batches.drain()
+    assert handler.begun == []
+    batches.add(2)
+    await handler.until_begun(1)
+    assert handler.begun == [[2]]
+
+
 async def test_draining_waits_for_what_waits_and_what_runs(handler: Handler) -> None:
     """`drain` returns after the last batch, and at once when there is nothing."""
     batches = batcher(handler, items_max=1, batches_max=1)
@@ -225,6 +285,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(1, 6)),
         st.tuples(st.just("finish"), st.integers(0, 5)),
+        st.tuples(st.just("forget"), st.integers(0, 20)),
         st.tuples(st.just("settle"), st.just(0)),
     ),
     max_size=40,
@@ -241,11 +302,25 @@ steps = st.lists(
 def test_each_item_is_handled_once_within_the_limits(
     items_max: int, batches_max: int, overlap_seconds: float, steps: list[tuple[str, int]]
 ) -> None:
-    """Over any mixture of calls and ends every item is handled exactly once, in order, and the sizes hold."""
+    """Over any mixture of calls and ends every item still wanted is handled once, in order, and the sizes hold."""
 
     async def run() -> None:
         handler, added = Handler(), 0
-        batches = batcher(handler, items_max=items_max, batches_max=batches_max, overlap_seconds=overlap_seconds)
+        taken, forgotten = set[int](), set[int]()
+
+        def wanted(item: int) -> bool:
+            if item in forgotten:
+                return False
+            taken.add(item)
+            return True
+
+        batches = batcher(
+            handler,
+            items_max=items_max,
+            batches_max=batches_max,
+            overlap_seconds=overlap_seconds,
+            wanted=wanted,
+        )
         for what, number in steps:
             if what == "add":
                 for _ in range(number):
@@ -253,12 +328,16 @@ def test_each_item_is_handled_once_within_the_limits(
                     added += 1
             elif what == "finish" and handler.open:
                 handler.finish(number % len(handler.open))
+            elif what == "forget":
+                forgotten |= {number} - taken
             else:
                 await settle()
             assert len(handler.open) <= batches_max
         await handler.finish_all()
         await batches.drain()
         assert all(1 <= len(batch) <= items_max for batch in handler.begun)
-        assert [item for batch in handler.begun for item in batch] == list(range(added))
+        assert [item for batch in handler.begun for item in batch] == [
+            item for item in range(added) if item not in forgotten
+        ]
 
     asyncio.run(run())

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 
 import holdfast
 from holdfast import errors
+from holdfast.cli.demo.files import InputFileError
 from holdfast.errors import (
     AppendOnly,
     Conflict,
@@ -99,3 +104,43 @@ def test_a_conflict_says_what_was_expected_and_what_was_found(expected: int, act
     fault = Conflict(key, expected=expected, actual=actual)
     assert (fault.key, fault.expected, fault.actual) == (key, expected, actual)
     assert str(fault) == f"bot:b1: {words}; read it again and decide anew"
+
+
+def made(error: type[HoldfastError]) -> HoldfastError:
+    """One of each; a class whose arguments are not known here fails."""
+    if issubclass(error, InvalidDocument):
+        return error("blackboard[3]", "is NaN")
+    if issubclass(error, SchemaTooNew):
+        return error("bot:b1", found=4, known=3)
+    if issubclass(error, Conflict):
+        return error(Key("bot", "b1"), expected=7, actual=None)
+    return error("what happened", 3)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("error", ALL)
+def test_an_error_survives_the_way_to_another_process(error: type[HoldfastError], protocol: int) -> None:
+    """Multiprocessing and pytest-xdist pickle what was raised: class, message, attributes and notes arrive."""
+    assert_same(made(error), lambda fault: pickle.loads(pickle.dumps(fault, protocol)))  # noqa: S301 - our own bytes
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("error", ALL)
+def test_an_error_can_be_copied(error: type[HoldfastError], copied: Callable[[HoldfastError], HoldfastError]) -> None:
+    """A copy is another object that says the same."""
+    assert_same(made(error), copied)
+
+
+def test_errors_of_applications_survive_too() -> None:
+    """A subclass with a constructor of its own needs nothing more."""
+    assert_same(InputFileError("a.json", "is no list", line=3, place="bots[1]"), copy.copy)
+
+
+def assert_same(fault: HoldfastError, again: Callable[[HoldfastError], HoldfastError]) -> None:
+    """The other one has the same class, message, arguments and attributes."""
+    fault.add_note("seen in a test")
+    other = again(fault)
+    assert other is not fault
+    assert type(other) is type(fault)
+    assert (str(other), other.args, vars(other)) == (str(fault), fault.args, vars(fault))
+    assert other.__notes__ == ["seen in a test"]

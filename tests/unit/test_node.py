@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Unpack, get_type_hints
+
 import pytest
 
 import holdfast
 from holdfast import Caching, Document, Kind, Settings, SettingsError
+from holdfast.arguments import SettingArguments
 from holdfast.flows import build_caches
 from holdfast.kinds import register
 from holdfast.testing import ManualClock
@@ -53,3 +57,12 @@ def test_one_server_alone_cannot_be_named() -> None:
     """Naming PostgreSQL without Redis is refused: the embedded cluster would be shared with nobody."""
     with pytest.raises(SettingsError, match="postgres_url is set and redis_urls is not"):
         holdfast.connect(postgres_url="postgresql://localhost/x")
+
+
+def test_connect_names_each_setting_and_its_type() -> None:
+    """What an editor offers as an argument is a setting, and every setting is offered, with the same type."""
+    assert get_type_hints(SettingArguments) == get_type_hints(Settings)
+    assert not SettingArguments.__required_keys__
+    assert get_type_hints(holdfast.connect)["arguments"] == Unpack[SettingArguments]
+    own = inspect.signature(holdfast.connect).parameters.keys() - {"arguments"}
+    assert own.isdisjoint(SettingArguments.__annotations__)

@@ -3,13 +3,20 @@
 A batch starts at the end of the event loop's tick that brought its first item, or when the batch before it
 ends, so that under load each round trip carries all that waited meanwhile. One that takes longer than
 `overlap_seconds` is not waited for: a slow answer must not hold up the ones behind it.
+
+What waits is bounded: behind a tier that answers slower than it is asked, a queue grows until memory ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+from holdfast.errors import Overloaded
+
+WAITING_MAX: Final = 50_000
 
 Item = TypeVar("Item")
 
@@ -22,6 +29,9 @@ class Batcher(Generic[Item]):
         items_max: in one batch.
         batches_max: under way at once; further items wait for one of them to end.
         overlap_seconds: how long a batch keeps the next one waiting.
+        waiting_max: items in no batch yet; one more is refused.
+        wanted: asked of each item when its batch is made; one that nobody wants any more is left out. Until
+            then it counts as waiting.
     """
 
     def __init__(
@@ -31,18 +41,28 @@ class Batcher(Generic[Item]):
         items_max: int,
         batches_max: int,
         overlap_seconds: float,
+        waiting_max: int = WAITING_MAX,
+        wanted: Callable[[Item], bool] = lambda _: True,
     ) -> None:
         self._handle = handle
         self._items_max = items_max
         self._batches_max = batches_max
         self._overlap_seconds = overlap_seconds
-        self._waiting: list[Item] = []
+        self._waiting_max = waiting_max
+        self._wanted = wanted
+        self._waiting: deque[Item] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._holding: asyncio.Task[None] | None = None  # the batch that the next one waits for
         self._scheduled = False
 
     def add(self, item: Item) -> None:
-        """Put an item into the next batch."""
+        """Put an item into the next batch.
+
+        Raises:
+            Overloaded: `waiting_max` items wait already; this one was not taken.
+        """
+        if len(self._waiting) >= self._waiting_max:
+            raise Overloaded(f"{self._waiting_max} calls wait for their batch already; that is the most")
         self._waiting.append(item)
         self._schedule()
 
@@ -58,9 +78,9 @@ class Batcher(Generic[Item]):
 
     def _start(self) -> None:
         self._scheduled = False
-        if not self._waiting:
+        batch = self._take()
+        if not batch:
             return
-        batch, self._waiting = self._waiting[: self._items_max], self._waiting[self._items_max :]
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._run(batch))
         self._running.add(task)
@@ -70,6 +90,14 @@ class Batcher(Generic[Item]):
             return
         self._holding = task
         loop.call_later(self._overlap_seconds, self._release, task)
+
+    def _take(self) -> list[Item]:
+        batch: list[Item] = []
+        while self._waiting and len(batch) < self._items_max:
+            item = self._waiting.popleft()
+            if self._wanted(item):
+                batch.append(item)
+        return batch
 
     async def _run(self, batch: list[Item]) -> None:
         await self._handle(batch)

@@ -91,7 +91,7 @@ def _malformed_line(fault: Malformed) -> str:
 
 def _collisions(report: Report) -> Iterator[str]:
     yield ""
-    yield f"Colliding ids, each kept by the first file in sorted order: {len(report.collisions)}"
+    yield f"Files with an id that an earlier one has, renamed id@path: {len(report.collisions)}"
     for collision in report.collisions:
         yield f"  {collision.id} stays with {collision.kept_by}; another becomes {collision.new_id}"
 

@@ -1,0 +1,39 @@
+"""The settings as arguments, for editors and type checkers, which cannot derive them from `Settings`.
+
+A test keeps both alike. What each means: `holdfast.settings.Settings`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+
+class SettingArguments(TypedDict, total=False):
+    """Any of the fields of `Settings`, by name; their limits are checked there."""
+
+    postgres_url: str
+    postgres_ca_file: str
+    redis_urls: tuple[str, ...]
+    redis_ca_file: str
+    key_prefix: str
+    home: str
+    embedded_replicas: int
+    embedded_postgres_version: Literal[16, 18]
+    migrate_on_connect: bool
+    l1_swarm_entries_max: int
+    l1_swarm_ttl_seconds: float
+    l1_run_entries_max: int
+    l1_run_ttl_seconds: float
+    l1_config_entries_max: int
+    l1_config_ttl_seconds: float
+    l2_request_timeout_seconds: float
+    l2_connect_timeout_seconds: float
+    l2_compress_above_bytes: int
+    l2_fence_lifetime_seconds: float
+    l3_connections_max: int
+    l3_queue_max: int
+    l3_connect_timeout_seconds: float
+    l3_statement_timeout_seconds: float
+    document_bytes_max: int
+    document_depth_max: int
+    inflated_bytes_max: int
