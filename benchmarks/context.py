@@ -27,11 +27,11 @@ from holdfast.embedded import EmbeddedOptions, default_home, ensure_running
 from holdfast.errors import HoldfastError
 from holdfast.flows import Flows
 from holdfast.kinds import register
-from holdfast.node import connection_pool, prepare, redis_connection
+from holdfast.node import open_tiers
 from holdfast.settings import Settings
 from holdfast.testing.door import connect_flows
-from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_client import RedisAddress
+from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l2_topology import Topology
 from holdfast.tiers.l3_postgres import PostgresStorage
@@ -47,7 +47,7 @@ class Context:
 
     Attributes:
         flows: with `flows.store`, the door.
-        l2, l3: the tiers below `flows`.
+        l2, l3, fences: the tiers below `flows`.
         glide: a client of the Valkey cluster of its own.
         postgres: a connection of its own to the same database, as `asyncpg.connect` gives it.
         prefix: of every key in L2.
@@ -56,6 +56,7 @@ class Context:
     flows: Flows
     l2: RedisCache
     l3: PostgresStorage
+    fences: RedisFences
     glide: GlideClusterClient
     postgres: asyncpg.Connection[Any]
     prefix: bytes
@@ -83,19 +84,20 @@ async def open_context() -> AsyncIterator[Context]:
         glide = await _glide(settings)
         stack.push_async_callback(glide.close)
         stack.push_async_callback(_remove_keys, glide)
-        pool = connection_pool(settings)
-        stack.push_async_callback(pool.close)
-        await prepare(pool, kinds.values(), migrate=True, progress=lambda _: None)
+        tiers = await open_tiers(settings, kinds, clock, stack, lambda _: None)
         postgres = await asyncpg.connect(url)
         stack.push_async_callback(postgres.close)
-        connection = redis_connection(settings, clock)
-        stack.push_async_callback(connection.close)
-        l3 = PostgresStorage(pool, kinds)
-        l2 = RedisCache(
-            connection, Codec(), prefix=PREFIX.encode(), fence_lifetime_seconds=settings.l2_fence_lifetime_seconds
+        flows = await stack.enter_async_context(
+            connect_flows(
+                l2=tiers.l2,
+                l3=tiers.l3,
+                feed=tiers.feed,
+                relay=(tiers.relay_feed, tiers.fences),
+                clock=clock,
+                settings=settings,
+            )
         )
-        flows = await stack.enter_async_context(connect_flows(l2=l2, l3=l3, clock=clock, settings=settings))
-        yield Context(flows, l2, l3, glide, postgres, PREFIX.encode())
+        yield Context(flows, tiers.l2, tiers.l3, tiers.fences, glide, postgres, PREFIX.encode())
 
 
 @asynccontextmanager

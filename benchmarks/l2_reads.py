@@ -19,6 +19,7 @@ CALLERS = 64
 KEYS = 16  # for each caller, of its own: a key asked for twice at once would be read once
 REPEATS = 8
 TTL_SECONDS = 900.0
+TRUST_SECONDS = 20.0
 
 K = TypeVar("K", Key, bytes)
 
@@ -44,16 +45,29 @@ async def run(context: Context) -> list[Result]:
 
 async def _fill(context: Context, size: int) -> list[Key]:
     """Documents in L2, under keys that nothing was ever fenced for."""
-    kind, coherence = kind_of(size), context.flows.resolver.coherence
+    kind, view = kind_of(size), context.flows.view
     documents = documents_of(size, CALLERS * KEYS)
     rows = {
         Key(kind.name, f"l2-{size}-{name}"): Row(1, 1, each.SCHEMA, encode(each)) for name, each in documents.items()
     }
-    absent = await context.l2.read(list(rows), coherence)
-    times = {key: answer.node_time_ms for key, answer in absent.items() if isinstance(answer, Absent)}
-    stored = await context.l2.fill([Fill(key, rows[key], TTL_SECONDS, times[key]) for key in rows], coherence)
+    await _until_trusted(context, next(iter(rows)))
+    answers = await context.l2.read(list(rows), view)
+    absent = {key: answer for key, answer in answers.items() if isinstance(answer, Absent)}
+    fills = [Fill(key, rows[key], TTL_SECONDS, absent[key]) for key in rows]
+    stored = await context.l2.fill(fills, view.coherence)
     assert stored == len(rows), f"{stored} of {len(rows)} entries were stored"
     return list(rows)
+
+
+async def _until_trusted(context: Context, key: Key) -> None:
+    """Wait until the relay has given each node a watermark that this server trusts."""
+    async with asyncio.timeout(TRUST_SECONDS):
+        while True:
+            (answer,) = (await context.l2.read([key], context.flows.view, lease=False)).values()
+            marks = [await context.fences.watermark(node) for node in await context.fences.targets()]
+            if all(mark is not None and context.flows.view.trusts(mark) for mark in marks) and type(answer) is Absent:
+                return
+            await asyncio.sleep(TRUST_SECONDS / 1000)
 
 
 class _Reader:
@@ -61,7 +75,7 @@ class _Reader:
 
     def __init__(self, context: Context) -> None:
         self._l2 = context.l2
-        self._coherence = context.flows.resolver.coherence
+        self._view = context.flows.view
         self._loop = asyncio.get_running_loop()
         self._batcher: Batcher[tuple[Key, asyncio.Future[Any]]] = Batcher(
             self._answer, items_max=BATCH_KEYS_MAX, batches_max=L2_BATCHES_MAX, overlap_seconds=OVERLAP_SECONDS
@@ -73,7 +87,7 @@ class _Reader:
         return answered
 
     async def _answer(self, items: list[tuple[Key, asyncio.Future[Any]]]) -> None:
-        answers = await self._l2.read([key for key, _ in items], self._coherence)
+        answers = await self._l2.read([key for key, _ in items], self._view)
         assert all(type(answer) is Cached for answer in answers.values()), "a read missed L2, or failed"
         for key, answered in items:
             answered.set_result(answers[key])

@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import asyncpg
 import pytest
 
+from fix_l2 import RedisHarness
 from holdfast.clock import SystemClock
 from holdfast.embedded import Running
 from holdfast.kinds import BUILT_IN, register
 from holdfast.node import connection_pool, redis_connection
 from holdfast.settings import Settings
 from holdfast.tiers import l3_migrations
-from holdfast.tiers.codec import Codec
+from holdfast.tiers.l2_client import RedisConnection
+from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l3_postgres import PostgresStorage
 
@@ -66,8 +68,26 @@ async def l3(settings: Settings) -> AsyncIterator[PostgresStorage]:
 
 
 @pytest.fixture
-async def l2(settings: Settings) -> AsyncIterator[RedisCache]:
-    """The Valkey cluster as L2."""
+async def l2_connection(settings: Settings) -> AsyncIterator[RedisConnection]:
+    """A connection to the Valkey cluster."""
     connection = redis_connection(settings, SystemClock())
-    yield RedisCache(connection, Codec(), prefix=settings.key_prefix.encode(), fence_lifetime_seconds=60.0)
+    yield connection
     await connection.close()
+
+
+@pytest.fixture
+def l2_harness(l2_connection: RedisConnection, settings: Settings) -> RedisHarness:
+    """The Valkey cluster as L2, for the suites of the contract."""
+    return RedisHarness(l2_connection, settings.key_prefix.encode())
+
+
+@pytest.fixture
+def l2(l2_harness: RedisHarness) -> RedisCache:
+    """The Valkey cluster as L2."""
+    return l2_harness.open().cache
+
+
+@pytest.fixture
+def l2_fences(l2_harness: RedisHarness) -> RedisFences:
+    """The same as the relay sees it."""
+    return l2_harness.open().sink

@@ -26,8 +26,10 @@ from holdfast.errors import (
     OutcomeUnknown,
     Overloaded,
     SchemaTooNew,
+    SerializationFailure,
     ServerStartError,
     SettingsError,
+    StaleUnavailable,
     StorageNotReady,
     TierError,
     TierUnavailable,
@@ -35,8 +37,10 @@ from holdfast.errors import (
 )
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
+from holdfast.protocols import Isolation
 from holdfast.settings import Settings
 from holdfast.store import Collection, StateStore
+from holdfast.transactions import Transaction
 
 __all__ = [
     "AppendOnly",
@@ -55,6 +59,7 @@ __all__ = [
     "HoldfastError",
     "InvalidDocument",
     "InvalidKey",
+    "Isolation",
     "Kind",
     "NotFound",
     "OutcomeUnknown",
@@ -63,9 +68,11 @@ __all__ = [
     "Routine",
     "RunContextSnapshot",
     "SchemaTooNew",
+    "SerializationFailure",
     "ServerStartError",
     "Settings",
     "SettingsError",
+    "StaleUnavailable",
     "StateStore",
     "StorageNotReady",
     "Swarm",
@@ -73,6 +80,7 @@ __all__ = [
     "Tier",
     "TierError",
     "TierUnavailable",
+    "Transaction",
     "WrongEventLoop",
     "connect",
 ]

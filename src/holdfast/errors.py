@@ -122,6 +122,12 @@ class OutcomeUnknown(TierError):
     """The connection was lost after a write was sent: it may be in effect or not. Read before repeating it."""
 
 
+class SerializationFailure(TierError):
+    """Other transactions were in the way (a deadlock among them); nothing took effect. Run it again: `transact`
+    does.
+    """
+
+
 class StorageNotReady(TierError):
     """The database lacks Holdfast's schema, or holds another version of it: run `holdfast migrate`."""
 

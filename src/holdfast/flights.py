@@ -1,8 +1,8 @@
 """Flights: loads under way, at most one per key that callers may join (pure but for the futures).
 
-A flight is one load of one key that any number of callers wait for. It belongs to nobody: it goes on when its callers are
-cancelled, and its result still fills the tiers. A fence, a write or a change of the key detaches it: callers that come
-later start their own, which begins after it (rule R4).
+A flight is one load of one key that any number of callers wait for. It belongs to nobody: it goes on when its
+callers are cancelled, and its result still fills the tiers. A fence, a write or a change of the key detaches it:
+callers that come later start their own, which begins after it (rule R4).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Flight:
         absent: L2's miss; None when L2 was not asked, and then nothing is filled there.
         coherence: what was known of L3 when L2 was asked.
         known: for a strong read, what L1 holds: its version and value, so that L3 need not send it again.
-        lease_until: for how long, in monotonic seconds, it waits for another server that loads the key; 0: not yet asked.
+        lease_until: for how long, in monotonic seconds, it waits for another server that loads the key; 0: not yet
+            asked.
     """
 
     __slots__ = ("absent", "coherence", "future", "key", "known", "lease_until", "ticket")

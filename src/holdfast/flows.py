@@ -25,6 +25,7 @@ from holdfast.resolution import Resolver
 from holdfast.settings import Settings
 from holdfast.store import Collection, StateStore
 from holdfast.tiers.l1_local import LocalCache
+from holdfast.transactions import Transactions
 from holdfast.writing import Writer
 
 DRAIN_SECONDS: Final = 10.0
@@ -111,13 +112,23 @@ class Flows:
             ),
             sleep=sleep,
         )
+        self.transactions = Transactions(
+            kinds=kinds,
+            l3=l3,
+            resolver=self.resolver,
+            writer=self.writer,
+            applier=self.applier,
+            lease=self.lease,
+            feed=self.feed,
+        )
         self.store = StateStore(
             {
                 name: Collection(
                     kind, shelf=shelves[name], reader=self.reader, resolver=self.resolver, l3=l3, writer=self.writer
                 )
                 for name, kind in kinds.items()
-            }
+            },
+            self.transactions,
         )
 
     async def start(self) -> None:
@@ -131,7 +142,9 @@ class Flows:
             self.relay.start()
 
     async def stop(self) -> None:
-        """Let writes and fills under way end, for a while; stop the relay and the feed, empty L1. May be called twice."""
+        """Let writes and fills under way end, for a while; stop the relay and the feed, empty L1. May be called
+        twice.
+        """
         self.resolver.closing = True
         try:
             async with asyncio.timeout(DRAIN_SECONDS):

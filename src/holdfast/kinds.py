@@ -42,7 +42,8 @@ class Caching:
         l2_ttl_seconds: TTL in L2, from the read of L3; at least the lifetime of a fence (60 s).
         staleness_bound_seconds: a bounded read misses nothing that was committed longer before it; None: the setting
             `staleness_bound_seconds`.
-        max_stale_seconds: while L3 is away, how old the last proof that a value is current may be for L1 to answer with it, labelled;
+        max_stale_seconds: while L3 is away, how old the last proof that a value is current may be for L1 to answer
+            with it, labelled;
             0: such a read is an error. A call may say otherwise.
     """
 

@@ -7,10 +7,12 @@ reverse, may come after a start that failed half-way, and may be repeated.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
@@ -22,16 +24,21 @@ from holdfast.clock import Clock, SystemClock
 from holdfast.errors import Closed, HoldfastError, SettingsError, StorageNotReady
 from holdfast.flows import Flows, build_caches
 from holdfast.kinds import Kind, register
+from holdfast.protocols import Coherence
 from holdfast.settings import Settings, load_settings
 from holdfast.store import StateStore
-from holdfast.tiers import l3_migrations
+from holdfast.tiers import l3_migrations, l3_self_test
 from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_client import RedisConnection
+from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l3_connect import PostgresConnector
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
+from holdfast.tiers.l3_feed import PostgresFeed
 from holdfast.tiers.l3_postgres import PostgresStorage
+
+logger = logging.getLogger("holdfast")
 
 
 class Node:
@@ -66,35 +73,90 @@ class Node:
 
     async def _start(self) -> StateStore:
         settings = await with_servers(self.settings, self._progress)
-        pool = connection_pool(settings)
-        self._stack.push_async_callback(pool.close)
-        await prepare(pool, self.kinds.values(), migrate=settings.migrate_on_connect, progress=self._progress)
-        l3 = PostgresStorage(pool, self.kinds)
-        coherence = (await l3.load([])).coherence
-        connection = redis_connection(settings, self._clock)
-        self._stack.push_async_callback(connection.close)
-        l2 = RedisCache(
-            connection,
-            Codec(
-                compress_above_bytes=settings.l2_compress_above_bytes,
-                inflated_bytes_max=settings.inflated_bytes_max,
-            ),
-            prefix=settings.key_prefix.encode(),
-            fence_lifetime_seconds=settings.l2_fence_lifetime_seconds,
-        )
+        tiers = await open_tiers(settings, self.kinds, self._clock, self._stack, self._progress)
         flows = Flows(
             settings,
             self.kinds,
-            l2=l2,
-            l3=l3,
-            coherence=coherence,
+            l2=tiers.l2,
+            l3=tiers.l3,
+            feed=tiers.feed,
+            relay=(tiers.relay_feed, tiers.fences),
+            coherence=tiers.coherence,
+            untrusted=tiers.untrusted,
             clock=self._clock,
             sleep=asyncio.sleep,
             random_=random.Random(),  # noqa: S311 - jitter, nothing secret
         )
         self._stack.push_async_callback(flows.stop)
+        await flows.start()
         self.flows = flows
         return flows.store
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """The adapters of one server.
+
+    Attributes:
+        feed, relay_feed: the change feed for L1, and the one by which L2 is fenced if this server is elected.
+        fences: L2 as the relay sees it.
+        coherence: what L3 said when it was asked first.
+        untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
+    """
+
+    l2: RedisCache
+    l3: PostgresStorage
+    feed: PostgresFeed
+    relay_feed: PostgresFeed
+    fences: RedisFences
+    coherence: Coherence
+    untrusted: Mapping[str, str]
+
+
+async def open_tiers(
+    settings: Settings,
+    kinds: Mapping[str, Kind[Any]],
+    clock: Clock,
+    stack: AsyncExitStack,
+    progress: Callable[[str], None],
+) -> Tiers:
+    """Connect L3, migrated and tested, and get L2 ready, which is connected when first needed.
+
+    Args:
+        settings: with both servers named.
+        stack: closes what was opened.
+    """
+    pool = connection_pool(settings)
+    stack.push_async_callback(pool.close)
+    await prepare(pool, kinds.values(), migrate=settings.migrate_on_connect, progress=progress)
+    async with pool.connection() as lent:
+        with mapped("testing the triggers"):
+            untrusted = await l3_self_test.untrusted(lent, kinds.values())
+    for kind, reason in untrusted.items():
+        logger.warning("kind %s is served uncached: %s", kind, reason)
+    l3 = PostgresStorage(pool, kinds)
+    coherence = (await l3.load([])).coherence
+    connection = redis_connection(settings, clock)
+    stack.push_async_callback(connection.close)
+    codec = Codec(
+        compress_above_bytes=settings.l2_compress_above_bytes, inflated_bytes_max=settings.inflated_bytes_max
+    )
+    prefix, lifetime = settings.key_prefix.encode(), settings.l2_fence_lifetime_seconds
+    return Tiers(
+        l2=RedisCache(
+            connection,
+            codec,
+            prefix=prefix,
+            fence_lifetime_seconds=lifetime,
+            lease_seconds=settings.l2_lease_seconds,
+        ),
+        l3=l3,
+        feed=change_source(settings),
+        relay_feed=change_source(settings),
+        fences=RedisFences(connection, codec, prefix=prefix, fence_lifetime_seconds=lifetime),
+        coherence=coherence,
+        untrusted=untrusted,
+    )
 
 
 async def with_servers(settings: Settings, progress: Callable[[str], None]) -> Settings:
@@ -115,16 +177,25 @@ async def with_servers(settings: Settings, progress: Callable[[str], None]) -> S
     return msgspec.structs.replace(settings, postgres_url=running.postgres_url, redis_urls=running.redis_urls)
 
 
-def connection_pool(settings: Settings) -> ConnectionPool:
-    """The held connections to L3; nothing is opened yet."""
-    connector = PostgresConnector(
+def connector(settings: Settings) -> PostgresConnector:
+    """How connections to L3 are opened."""
+    return PostgresConnector(
         settings.postgres_url,
         connect_timeout_seconds=settings.l3_connect_timeout_seconds,
         statement_timeout_seconds=settings.l3_statement_timeout_seconds,
         ca_file=settings.postgres_ca_file or None,
     )
+
+
+def change_source(settings: Settings) -> PostgresFeed:
+    """A reader of L3's change feed, with a connection of its own; nothing is opened yet."""
+    return PostgresFeed(connector(settings), poll_timeout_seconds=max(0.5, 2 * settings.staleness_bound_seconds))
+
+
+def connection_pool(settings: Settings) -> ConnectionPool:
+    """The held connections to L3; nothing is opened yet."""
     return ConnectionPool(
-        connector.open,
+        connector(settings).open,
         size_max=settings.l3_connections_max,
         queue_max=settings.l3_queue_max,
         timeout_seconds=settings.l3_connect_timeout_seconds,
@@ -194,7 +265,7 @@ class OpenStore(StateStore):
     def __init__(self, node: Node) -> None:
         if node.flows is None:
             raise Closed("the server is not started")
-        super().__init__(node.flows.store.collections)
+        super().__init__(node.flows.store.collections, node.flows.transactions)
         self._node = node
 
     async def close(self) -> None:

@@ -2,12 +2,14 @@
 
 The callers of one moment share a round trip per L2 node and one L3 query. What closes which race:
 
-* A change, a fence or a write detaches the key's flight (`flights`): callers that come after it start their own (rule R4). A
+* A change, a fence or a write detaches the key's flight (`flights`): callers that come after it start their own
+  (rule R4). A
   `STRONG` read joins no flight at all; it enters the next L3 batch, whose query is not yet begun.
 * A flight's ticket and L2's miss are taken before it reads; fills show them, and are refused when overtaken (R1, C2).
 * L2 is asked only while the feed lease holds, and believed only by what the fence map knows when the answer comes (C3).
 * L3 tells its identity with every batch. A new incarnation empties L1 before anything read under it is handed out.
-* Of several servers that miss a key in L2 at once, one takes the lease to load it; the others look again for a while, once,
+* Of several servers that miss a key in L2 at once, one takes the lease to load it; the others look again for a
+  while, once,
   and then load it themselves (R4): a key that is written all the time keeps nobody waiting.
 
 An error of L2 is counted as an error and the read goes on to L3; it is never a miss. An error of L3 reaches
@@ -19,6 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
+from uuid import UUID
 
 from holdfast.clock import Clock
 from holdfast.documents import decode
@@ -123,7 +126,7 @@ class Resolver:
         """
         self.check_open()
         flight = self._new_flight(key)
-        flight.known = known
+        flight.known, flight.coherence = known, self._view.coherence
         self._l3_batcher.add(flight)
         return flight.future
 
@@ -231,7 +234,13 @@ class Resolver:
     async def _read_l3(self, flights: list[Flight]) -> list[Fill]:
         """Settle flights with L3's answer; returns what L2 should be offered."""
         started = self._clock.monotonic()
-        loaded = await self._l3.load(list(dict.fromkeys(flight.key for flight in flights)), _known(flights))
+        keys, incarnation = list(dict.fromkeys(flight.key for flight in flights)), self._view.coherence.incarnation
+        loaded = await self._l3.load(keys, known := _known(flights, incarnation))
+        if known and loaded.coherence.incarnation != incarnation:
+            # A crash may have drawn the same versions again: what was known then says nothing now.
+            for flight in flights:
+                flight.known = None
+            loaded = await self._l3.load(keys)
         self._counters.l3.observe(self._clock.monotonic() - started, len(flights))
         self._applier.adopt(loaded.coherence, started)
         fills = (self._judge_l3(flight, loaded.rows.get(flight.key), started) for flight in flights)
@@ -291,13 +300,15 @@ class Resolver:
         self._flights.settle(flight, result)
 
 
-def _known(flights: list[Flight]) -> dict[Key, int]:
+def _known(flights: list[Flight], incarnation: UUID) -> dict[Key, int]:
     """The versions that every flight of a key knows already, so that L3 need not send their documents."""
     known: dict[Key, int] = {}
     for flight in flights:
-        version = flight.known[0] if flight.known is not None else -1
-        known[flight.key] = version if known.setdefault(flight.key, version) == version else -1
-    return {key: version for key, version in known.items() if version > 0}
+        if flight.coherence is not None and flight.coherence.incarnation != incarnation:
+            flight.known = None
+        version = flight.known[0] if flight.known is not None else 0
+        known[flight.key] = version if known.setdefault(flight.key, version) == version else 0
+    return {key: version for key, version in known.items() if version}
 
 
 def _wanted(flight: Flight) -> bool:

@@ -37,8 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         home: directory of the embedded servers; empty: ``HOLDFAST_HOME``, else the user's data directory.
         embedded_replicas: replicas of each embedded primary, 0 or 1.
         embedded_postgres_version: 16 or 18.
-        staleness_bound_seconds: a bounded read misses nothing that was committed longer before it, on any server; 0.05 to
-            60; 0.25 s. Kinds may have their own.
+        staleness_bound_seconds: a bounded read misses nothing that was committed longer before it, on any server;
+            0.05 to 60; 0.25 s. Kinds may have their own.
         migrate_on_connect: bring the database's schema up to date when connecting; otherwise `holdfast
             migrate` must.
         l1_swarm_entries_max, l1_swarm_ttl_seconds: the seed's swarm cache: 1000 entries, 300 s.

@@ -13,13 +13,15 @@ from typing import Any, Final, Generic, TypeVar, cast
 from holdfast.documents import Document, encode
 from holdfast.entry import MISSING, Consistency, Durability, Entry, Receipt
 from holdfast.errors import Conflict, InvalidDocument, InvalidKey, NotFound, SettingsError
+from holdfast.intake import checked_key, checked_version, checked_write
 from holdfast.key_locks import KeyLocks
 from holdfast.keys import Key, check_id
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
-from holdfast.protocols import ANY_VERSION, Storage, Write
+from holdfast.protocols import Storage, Write
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.tiers.l1_local import Shelf
+from holdfast.transactions import Transactions
 from holdfast.writing import Writer
 
 D = TypeVar("D", bound=Document)
@@ -166,7 +168,7 @@ class Collection(Generic[D]):
         late = len(documents) >= MADE_LATE_MIN and not self.kind.append_only
         writes = []
         for identifier, document in documents.items():
-            key = self._checked(identifier, document)
+            key = checked_key(self.kind, identifier, document)
             body = partial(made, document) if late else made(document)
             writes.append((Write(key, document.SCHEMA, body), document))
         versions = await self._writer.save(self.kind, writes) if writes else {}
@@ -200,7 +202,7 @@ class Collection(Generic[D]):
             OutcomeUnknown, TierError: as `put`.
         """
         key = Key(self.kind.name, check_id(identifier))
-        return await self._writer.delete(key, _checked_version(key, expected_version))
+        return await self._writer.delete(key, checked_version(key, expected_version))
 
     async def scan(self, *, after: str | None = None) -> AsyncIterator[tuple[str, D]]:
         """Every document, from L3, in the byte order of ids; pages of 200, each from a snapshot of its own.
@@ -222,15 +224,7 @@ class Collection(Generic[D]):
         return Key(self.kind.name, check_id(identifier))
 
     def _write(self, identifier: str, document: D, expected: int | None) -> Write:
-        key = self._checked(identifier, document)
-        return Write(key, document.SCHEMA, encode(document, self._writer.limits), _checked_version(key, expected))
-
-    def _checked(self, identifier: str, document: D) -> Key:
-        key = Key(self.kind.name, check_id(identifier))
-        wanted, given = self.kind.document, type(document)
-        if given is not wanted:  # a subclass too: other servers would read it back as its base
-            raise InvalidDocument("", f"{key}: a {wanted.__name__} is wanted, not a {given.__name__}")
-        return key
+        return checked_write(self.kind, identifier, document, expected, self._writer.limits)
 
     async def _update(self, key: Key, change: Callable[[D], D], default: D | None) -> D:
         conflict: Conflict | None = None
@@ -257,10 +251,15 @@ class StateStore:
     Attributes:
         collections: all of them, by the kind's name.
         swarms, bots, teams, routines, run_snapshots: the built-in collections.
+        transaction: ``async with state.transaction() as tx:``; see `Transactions.open`.
+        transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
     """
 
-    def __init__(self, collections: Mapping[str, Collection[Any]]) -> None:
+    def __init__(self, collections: Mapping[str, Collection[Any]], transactions: Transactions) -> None:
         self.collections = collections
+        self.transactions = transactions
+        self.transaction = transactions.open
+        self.transact = transactions.transact
         self.swarms = self.collection(SWARM)
         self.bots = self.collection(BOT)
         self.teams = self.collection(TEAM)
@@ -285,9 +284,3 @@ class StateStore:
 
 def _differing(kind: Kind[Any], other: Kind[Any]) -> list[str]:
     return [each.name for each in fields(kind) if getattr(kind, each.name) != getattr(other, each.name)]
-
-
-def _checked_version(key: Key, expected: object) -> int | None:
-    if expected is None or (type(expected) is int and 0 <= expected < ANY_VERSION):
-        return expected
-    raise InvalidDocument("", f"{key}: expected_version {expected!r} is no version (a whole number from 0 to 2^63-2)")

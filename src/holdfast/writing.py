@@ -1,6 +1,7 @@
 """The way of a write: L3 first, then this server's caches are told; the change feed tells everybody else.
 
-After the commit the key is fenced in L1 and noted in the fence map, and L1 takes the new value. That runs to its end whatever
+After the commit the key is fenced in L1 and noted in the fence map, and L1 takes the new value. That runs to its end
+whatever
 becomes of the caller: one that is cancelled after its write was sent leaves nothing half told.
 """
 
@@ -56,18 +57,23 @@ class Writer:
 
     async def save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
         """Commit documents and tell the caches, whatever becomes of the caller."""
-        return await self._shielded(self._save(kind, writes))
+        return await self.shielded(self._save(kind, writes))
 
     async def delete(self, key: Key, expected: int | None) -> Receipt:
         """Delete a row and tell the caches, whatever becomes of the caller."""
-        return await self._shielded(self._delete(key, expected))
+        return await self.shielded(self._delete(key, expected))
 
     async def drain(self) -> None:
         """Wait for the writes that go on without their callers."""
         while self._under_way:
             await asyncio.wait(self._under_way)
 
-    async def _shielded(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+    async def shielded(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """Do work to its end, whatever becomes of the caller; `drain` waits for it.
+
+        Raises:
+            Closed, WrongEventLoop: it was not begun. And whatever it raises.
+        """
         try:
             self._resolver.check_open()
         except HoldfastError:
@@ -90,7 +96,7 @@ class Writer:
             [write.key for write, _ in writes], self._l3.save([write for write, _ in writes])
         )
         self._adopt()
-        self._tell(versions)
+        self.tell(versions)
         for write, document in writes:
             cache.fill(
                 write.key,
@@ -106,7 +112,7 @@ class Writer:
         version, existed = await self._written([key], self._l3.delete(key, expected=expected))
         self._adopt()
         # Also when there was no row: a cache may still hold what another server deleted.
-        self._tell({key: version})
+        self.tell({key: version})
         return Receipt(version, existed=existed)
 
     async def _written(self, keys: Iterable[Key], write: Awaitable[Outcome]) -> Outcome:
@@ -121,14 +127,17 @@ class Writer:
             if isinstance(fault, OutcomeUnknown) or not isinstance(fault, HoldfastError):
                 # It may be in effect, now or later, at a version nobody told us: refuse every value alike. If it is,
                 # the feed will bring it.
-                self._tell(dict.fromkeys(keys, ANY_VERSION))
+                self.tell(dict.fromkeys(keys, ANY_VERSION))
             raise
 
     def _adopt(self) -> None:
-        """A commit under another incarnation than the one known here must not be judged by what is known of that one."""
+        """A commit under another incarnation than the one known here must not be judged by what is known of that
+        one.
+        """
         self._applier.adopt(self._l3.coherence(), self._resolver.now())
 
-    def _tell(self, versions: Mapping[Key, int]) -> None:
+    def tell(self, versions: Mapping[Key, int]) -> None:
+        """At least these versions exist, or may: fence this server's caches, and wake the others."""
         for key, version in versions.items():
             self._applier.tell(key, version)
         self._committed()

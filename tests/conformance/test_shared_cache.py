@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.testing import ManualClock, MemoryCache
+from fix_l2 import MemoryHarness, RedisHarness
 from holdfast.testing.conformance import SharedCacheSuite, checks
-from holdfast.tiers.l2_redis import RedisCache
 
 ALL = pytest.mark.parametrize("check", checks(SharedCacheSuite), ids=lambda check: check.__name__)
 
@@ -17,10 +16,10 @@ ALL = pytest.mark.parametrize("check", checks(SharedCacheSuite), ids=lambda chec
 @ALL
 async def test_in_memory(check: Callable[[Any], Any]) -> None:
     """The tier in memory keeps the contract."""
-    await check(SharedCacheSuite(MemoryCache(ManualClock())))
+    await check(SharedCacheSuite(MemoryHarness()))
 
 
 @ALL
-async def test_redis(check: Callable[[Any], Any], l2: RedisCache) -> None:
+async def test_redis(check: Callable[[Any], Any], l2_harness: RedisHarness) -> None:
     """The tier over a real three-node Valkey cluster keeps the contract."""
-    await check(SharedCacheSuite(l2))
+    await check(SharedCacheSuite(l2_harness))

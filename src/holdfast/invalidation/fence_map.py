@@ -1,8 +1,8 @@
 """What changed in the last minute, by which a server judges the answers of L2 (pure; rules C3 and R1).
 
-The map knows every change between two snapshots of L3: its start, about a minute ago, and the last poll of the feed. A node of L2
-that was told everything up to some snapshot at or after the start may therefore be asked: what it was not told is in
-the map. Keys this server wrote itself are noted at once, before the feed brings them.
+The map knows every change between two snapshots of L3: its start, about a minute ago, and the last poll of the feed.
+A node of L2 that was told everything up to some snapshot at or after the start may therefore be asked: what it was
+not told is in the map. Keys this server wrote itself are noted at once, before the feed brings them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The feed lease: until when cached answers count (pure).
 
 A poll of the change feed that began at t0 and succeeded proves that everything committed before t0 was delivered. So a
-cached answer given at most the staleness bound after t0 misses nothing that was committed more than the bound before it.
+cached answer given at most the staleness bound after t0 misses nothing that was committed more than the bound before
+it.
 """
 
 from __future__ import annotations

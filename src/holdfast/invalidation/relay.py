@@ -1,9 +1,9 @@
 """The relay: one server, elected, fences L2 after what the change feed brings; the others stand by (rule C3).
 
-For each node of L2 it goes on from the node's own watermark, which lies beside the data and moves with it: after a failover to a
-replica that was behind, or a restart from an old dump, watermark and data are old together, and the relay repeats what
-the node lost. Fences and watermark are set in one step, and only if the watermark is still the one last seen, so an
-old relay, or a connection that was silently led to another node, can do no harm.
+For each node of L2 it goes on from the node's own watermark, which lies beside the data and moves with it: after a
+failover to a replica that was behind, or a restart from an old dump, watermark and data are old together, and the
+relay repeats what the node lost. Fences and watermark are set in one step, and only if the watermark is still the
+one last seen, so an old relay, or a connection that was silently led to another node, can do no harm.
 
 A node whose watermark is gone, or of a past that cannot be continued, begins anew: its snapshot is taken first and its
 generation drawn then, so that every entry which counts was read after the snapshot.

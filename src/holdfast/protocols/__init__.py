@@ -1,7 +1,7 @@
 """The contracts between the flows and the tiers, in words.
 
-`Storage` is L3: `tiers.l3_postgres.PostgresStorage` and `testing.memory_storage.MemoryStorage`. `ChangeSource` is L3's feed:
-`tiers.l3_feed.PostgresFeed` and `testing.memory_feed.MemoryFeed`. `SharedCache` and `FenceSink` are L2:
+`Storage` is L3: `tiers.l3_postgres.PostgresStorage` and `testing.memory_storage.MemoryStorage`. `ChangeSource` is
+L3's feed: `tiers.l3_feed.PostgresFeed` and `testing.memory_feed.MemoryFeed`. `SharedCache` and `FenceSink` are L2:
 `tiers.l2_redis.RedisCache`, `tiers.l2_fences.RedisFences` and `testing.memory_cache.MemoryCache`. The suites in
 `holdfast.testing.conformance` run on all of them.
 """
@@ -19,11 +19,12 @@ from holdfast.protocols.shared_cache import (
     View,
     Watermark,
 )
-from holdfast.protocols.storage import Loaded, Row, Storage, Write
+from holdfast.protocols.storage import Affected, Isolation, Loaded, Row, Storage, StorageTransaction, Write
 
 __all__ = [
     "ANY_VERSION",
     "Absent",
+    "Affected",
     "Cached",
     "Change",
     "ChangeSource",
@@ -33,12 +34,14 @@ __all__ = [
     "FenceSink",
     "FenceTarget",
     "Fill",
+    "Isolation",
     "Loaded",
     "Poll",
     "Row",
     "SharedCache",
     "Snapshot",
     "Storage",
+    "StorageTransaction",
     "View",
     "Watermark",
     "Write",

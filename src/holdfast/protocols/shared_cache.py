@@ -135,15 +135,17 @@ class SharedCache(Protocol):
 
 
 class FenceTarget(Protocol):
-    """One node of L2, as the relay sees it.
+    """One node of L2, as the relay sees it."""
 
-    Attributes:
-        name: its address.
-        slots: what it serves now, first and last slot of each range.
-    """
+    @property
+    def name(self) -> str:
+        """Its address."""
+        ...
 
-    name: str
-    slots: tuple[tuple[int, int], ...]
+    @property
+    def slots(self) -> tuple[tuple[int, int], ...]:
+        """What it serves now, first and last slot of each range."""
+        ...
 
 
 class FenceSink(Protocol):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -64,8 +65,15 @@ class Storage(Protocol):
         """
         ...
 
-    async def load(self, keys: Sequence[Key]) -> Loaded:
-        """Read rows from the primary in one query, however many keys and kinds; absent keys are absent."""
+    async def load(self, keys: Sequence[Key], known: Mapping[Key, int] = {}) -> Loaded:
+        """Read rows from the primary in one query, however many keys and kinds; absent keys are absent.
+
+        Args:
+            known: versions whose rows the caller has, for any of the keys. Where the row is still at that version, its
+                `body` may be left empty (``b""``), so that reading what did not change costs an index probe, however
+                large the document. An incarnation draws no version twice, but another one may: if the answer's
+                incarnation is not the one the caller read its rows under, an empty body says nothing.
+        """
         ...
 
     async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
@@ -92,4 +100,78 @@ class Storage(Protocol):
 
     async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
         """Up to `limit` rows of a kind with ids greater than `after`, in the byte order of their UTF-8 ids."""
+        ...
+
+    async def open_transaction(self, isolation: Isolation) -> StorageTransaction:
+        """Begin a transaction; whoever gets it must end it, by `commit` or `rollback`."""
+        ...
+
+
+class Isolation(enum.Enum):
+    """What a transaction sees of others that commit meanwhile: PostgreSQL's levels."""
+
+    READ_COMMITTED = "read committed"
+    """Each statement sees what was committed before it."""
+    REPEATABLE_READ = "repeatable read"
+    """All of it sees what was committed before its first statement; a write that met a newer row fails."""
+    SERIALIZABLE = "serializable"
+    """As if transactions ran one after the other; one that could not have fails."""
+
+
+class Affected(msgspec.Struct, frozen=True):
+    """What a transaction has changed so far, by whatever statements: those of its triggers and cascades too.
+
+    Attributes:
+        xid: its number; None: it has written nothing.
+        kinds: the names of the kinds of which it changed rows.
+    """
+
+    xid: int | None
+    kinds: frozenset[str] = frozenset()
+
+
+class StorageTransaction(Protocol):
+    """One open transaction of L3. One task at a time may use it. Every method that awaits may raise a `TierError`.
+
+    Attributes:
+        connection: the driver's own, inside the transaction.
+    """
+
+    connection: Any
+
+    async def load(self, keys: Sequence[Key], *, lock: bool = False) -> Mapping[Key, Row]:
+        """Read rows as the transaction sees them; with `lock`, in key order and until its end nobody else may write
+        them.
+        """
+        ...
+
+    async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
+        """Write all or none; as `Storage.save`. After a `Conflict` the transaction goes on."""
+        ...
+
+    async def delete(self, key: Key, *, expected: int | None = None) -> tuple[int, bool]:
+        """Delete a row; as `Storage.delete`. After a `Conflict` the transaction goes on."""
+        ...
+
+    async def affected(self) -> Affected:
+        """What it has changed so far."""
+        ...
+
+    async def commit(self) -> None:
+        """Let all of it take effect.
+
+        Raises:
+            OutcomeUnknown: sent, and the reply was lost.
+            SerializationFailure: others were in the way; nothing of it took effect.
+        """
+        ...
+
+    async def rollback(self) -> None:
+        """Let nothing of it take effect. Never raises; may be called after a failed `commit`."""
+        ...
+
+    def understood(self, fault: Exception) -> Exception:
+        """What an error means that the driver raised from `connection`; an error that is not the driver's stays as
+        it is.
+        """
         ...

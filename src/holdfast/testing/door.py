@@ -11,11 +11,13 @@ from typing import Any
 from holdfast.clock import Clock
 from holdfast.flows import Flows
 from holdfast.kinds import Kind, register
-from holdfast.protocols import SharedCache, Storage
+from holdfast.errors import SettingsError
+from holdfast.protocols import ChangeSource, FenceSink, SharedCache, Storage
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.testing.clock import ManualClock
 from holdfast.testing.memory_cache import MemoryCache
+from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_storage import MemoryStorage
 
 
@@ -25,26 +27,43 @@ async def connect_flows(
     kinds: Iterable[Kind[Any]] = (),
     l2: SharedCache | None = None,
     l3: Storage | None = None,
+    feed: ChangeSource | None = None,
+    relay: tuple[ChangeSource, FenceSink] | None = None,
     clock: Clock | None = None,
     settings: Settings | None = None,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     seed: int = 0,
 ) -> AsyncIterator[Flows]:
-    """A server's inside over the given tiers, for tests that look at caches and counters."""
+    """A server's inside over the given tiers, for tests that look at caches and counters.
+
+    Args:
+        feed: by default that of an L3 in memory; any other L3 needs its own.
+        relay: by default over the given L2 and L3 if both are in memory.
+    """
     registered = register(kinds)
     clock = clock or ManualClock()
-    storage = l3 or MemoryStorage(registered.values(), seed=seed)
+    storage = l3 if l3 is not None else MemoryStorage(registered.values(), seed=seed)
+    cache = l2 if l2 is not None else MemoryCache(clock)
+    if isinstance(storage, MemoryStorage):
+        feed = feed or MemoryFeed(storage)
+        if relay is None and isinstance(cache, MemoryCache):
+            relay = (MemoryFeed(storage), cache)
+    if feed is None:
+        raise SettingsError("connect_flows: an L3 that is not in memory needs its change feed: feed=...")
     flows = Flows(
         settings or Settings(),
         registered,
-        l2=l2 or MemoryCache(clock),
+        l2=cache,
         l3=storage,
+        feed=feed,
+        relay=relay,
         coherence=(await storage.load([])).coherence,
         clock=clock,
         sleep=sleep,
         random_=random.Random(seed),  # noqa: S311 - jitter of a test must repeat
     )
     try:
+        await flows.start()
         yield flows
     finally:
         await flows.stop()
@@ -54,8 +73,8 @@ async def connect_flows(
 async def connect(
     *,
     kinds: Iterable[Kind[Any]] = (),
-    l2: SharedCache | None = None,
-    l3: Storage | None = None,
+    l2: MemoryCache | None = None,
+    l3: MemoryStorage | None = None,
     clock: Clock | None = None,
     settings: Settings | None = None,
     seed: int = 0,

@@ -1,91 +1,196 @@
-"""L3 in memory: the rules of V1-V3 over dictionaries. Several servers of one test share one `MemoryStorage`."""
+"""L3 in memory: rows with versions (V1-V3), transactions, an outbox, and crashes, restarts and restores.
+
+Several servers of one test share one `MemoryStorage`; each has a `MemoryFeed` of its own over it.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from holdfast.errors import AppendOnly, Conflict, TierUnavailable
+from holdfast.errors import OutcomeUnknown, TierUnavailable
 from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN, Kind
-from holdfast.protocols import Coherence, Loaded, Row, Write
+from holdfast.protocols import Change, Coherence, Isolation, Loaded, Row, Snapshot, Write
+from holdfast.testing.memory_locks import RowLocks
+from holdfast.testing.memory_log import ColdCopy, CommitLog
+from holdfast.testing.memory_transaction import MemoryTransaction, TableRules
+
+STATEMENT_KEYS_MAX: Final = 5000
+"""A statement that changes more keys of a kind is told as one change of the whole kind."""
+
+
+class Files(NamedTuple):
+    """What lies on the disk of a stopped L3: a cold copy."""
+
+    incarnation: UUID
+    log: ColdCopy
 
 
 class MemoryStorage:
     """`Storage` in memory.
 
+    Args:
+        on_commit: called at the moment of each commit, whoever wrote, with its transaction id and its changes in the
+            order of its statements.
+        statement_keys_max: keys of a kind that one statement may change and still tell apart.
+
     Attributes:
-        away: while True every call fails as if the server could not be reached.
+        away: while True every call of `Storage` and `MemoryFeed` fails as if the server could not be reached; the raw
+            calls and open transactions go on.
         loads: the keys of each `load` so far, for tests that count queries.
+        log: what was committed.
+        started: names the start of the server; crashes, restarts and restores change it.
+        leader: which feed leads; None: none does.
+        listeners: wakes the feeds that want hints.
     """
 
-    def __init__(self, kinds: Iterable[Kind[Any]] = BUILT_IN, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        kinds: Iterable[Kind[Any]] = BUILT_IN,
+        *,
+        seed: int = 0,
+        on_commit: Callable[[int, Sequence[Change]], None] | None = None,
+        statement_keys_max: int = STATEMENT_KEYS_MAX,
+    ) -> None:
         self.away = False
         self.loads: list[tuple[Key, ...]] = []
-        self._append_only = {kind.name for kind in kinds if kind.append_only}
-        self._rows: dict[Key, Row] = {}
-        self._version = 1
+        self.log = CommitLog(on_commit)
+        self.leader: object | None = None
+        self.listeners: dict[object, Callable[[], None]] = {}
+        self._locks = RowLocks()
+        append_only = frozenset(kind.name for kind in kinds if kind.append_only)
+        self._rules = TableRules(append_only, statement_keys_max)
         self._random = random.Random(seed)  # noqa: S311 - identities of a test must repeat
-        self._coherence = Coherence(self._new_identity(), {"all": 1})
+        self._starts = 1
+        self.started = "start 1"
+        self._identify(self._new_identity())
 
     def coherence(self) -> Coherence:
         """The identity now; see `Storage.coherence`."""
         return self._coherence
 
-    async def load(self, keys: Sequence[Key]) -> Loaded:
+    async def load(self, keys: Sequence[Key], known: Mapping[Key, int] = {}) -> Loaded:
         """Read rows; see `Storage.load`."""
         self._check_here()
         self.loads.append(tuple(keys))
-        return Loaded(self._coherence, {key: self._rows[key] for key in keys if key in self._rows})
+        held = self.log.rows
+        rows = {key: held[key] for key in keys if key in held}
+        for key, version in known.items():
+            if (row := rows.get(key)) is not None and row.version == version:
+                rows[key] = Row(row.version, row.birth, row.schema, b"")
+        return Loaded(self._coherence, rows)
 
     async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
         """Write all or none; see `Storage.save`."""
         self._check_here()
-        for write in writes:
-            self._check_write(write)
-        bodies = {write.key: write.made() for write in writes}
-        versions = {}
-        for write in sorted(writes, key=lambda write: (write.key.kind, write.key.id.encode())):
-            version = self._draw()
-            before = self._rows.get(write.key)
-            birth = version if before is None else before.birth
-            self._rows[write.key] = Row(version, birth, write.schema, bodies[write.key])
-            versions[write.key] = version
-        return versions
+        try:
+            async with self.begin() as transaction:
+                return await transaction.save(writes)
+        except TierUnavailable as fault:
+            raise OutcomeUnknown(f"L3 in memory: writing {len(writes)} documents: {fault}") from fault
 
     async def delete(self, key: Key, *, expected: int | None = None) -> tuple[int, bool]:
         """Delete a row; see `Storage.delete`."""
         self._check_here()
-        if key.kind in self._append_only:
-            raise AppendOnly(f"{key}: documents of kind {key.kind} are history and stay")
-        held = self._rows.get(key)
-        if expected is not None and expected != (held.version if held else 0):
-            raise Conflict(key, expected=expected, actual=held.version if held else 0)
-        self._rows.pop(key, None)
-        return self._draw(), held is not None
+        try:
+            return await self.raw_delete(key, expected=expected)
+        except TierUnavailable as fault:
+            raise OutcomeUnknown(f"L3 in memory: deleting {key}: {fault}") from fault
 
     async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
         """Rows in order of ids; see `Storage.scan`."""
         self._check_here()
-        start = b"" if after is None else after.encode()
-        found = sorted((key for key in self._rows if key.kind == kind), key=lambda key: key.id.encode())
-        return [(key, self._rows[key]) for key in found if key.id.encode() > start][:limit]
+        found = sorted(key for key in self.log.rows if key.kind == kind and key.id > (after or ""))
+        return [(key, self.log.rows[key]) for key in found[:limit]]
 
-    def crash(self) -> None:
-        """Come back as another incarnation, as after a crash or a failover; the rows stay."""
-        self._coherence = Coherence(self._new_identity(), self._coherence.generations)
+    async def open_transaction(self, isolation: Isolation) -> MemoryTransaction:
+        """Begin a server's transaction; see `Storage.open_transaction`."""
+        self._check_here()
+        transaction = MemoryTransaction(
+            self.log, self._locks, self._rules, isolation=isolation, check_here=self._check_here
+        )
+        transaction.connection = transaction
+        return transaction
+
+    def begin(self) -> MemoryTransaction:
+        """Open another tool's transaction, which commits whenever it is told to; writers of its keys wait for it."""
+        return MemoryTransaction(self.log, self._locks, self._rules)
+
+    async def raw_put(self, key: Key, body: bytes, *, schema: int = 1) -> int:
+        """What another tool's statement writes; returns the version. Waits for the key's lock like any writer."""
+        async with self.begin() as transaction:
+            return await transaction.put(key, body, schema=schema)
+
+    async def raw_delete(self, key: Key, *, expected: int | None = None) -> tuple[int, bool]:
+        """What another tool's statement deletes; returns as `Storage.delete` does."""
+        async with self.begin() as transaction:
+            return await transaction.delete(key, expected=expected)
+
+    async def truncate(self, kind: str) -> int:
+        """Empty a kind once no open transaction writes it; returns the number drawn."""
+        while held := self._locks.held(kind):
+            async with self.begin() as transaction:  # its end hands the lock on
+                await transaction.lock(held[0])
+        async with self.begin() as transaction:
+            return transaction.clear(kind)
 
     def raise_generation(self, scope: str) -> int:
         """Void every cached entry of a scope (``all`` or ``kind:<name>``); returns the new generation."""
-        generation = self._draw()
-        self._coherence = Coherence(self._coherence.incarnation, {**self._coherence.generations, scope: generation})
+        xid, generation = self.log.start(), self.log.draw()
+        self.log.commit(xid, {}, (), {**self.log.generations, scope: generation})
+        self._identify(self._coherence.incarnation)
         return generation
 
-    def _draw(self) -> int:
-        self._version += 1
-        return self._version
+    def tidy(self, horizon: Snapshot | None = None) -> None:
+        """Remove from the outbox what a snapshot sees; cursors that do not cover it cannot be continued.
+
+        Args:
+            horizon: by default the snapshot of five tidyings ago.
+        """
+        self.log.tidy(horizon)
+
+    def crash(self, lose: int = 0) -> Sequence[Change]:
+        """Come back as another incarnation, as after a crash or a failover.
+
+        Connections and open transactions are lost, and so are the newest `lose` commits, if they were asynchronous;
+        what was drawn since the last commit that is left (transaction ids, versions) is drawn again.
+
+        Returns:
+            The changes lost.
+
+        Raises:
+            ValueError: so many cannot be lost: 1000 commits at most, and none from before the last start.
+        """
+        lost = self.log.crash(lose)
+        self._start(self._new_identity())
+        return lost
+
+    def restart(self) -> None:
+        """Stop cleanly and start again: connections and open transactions are lost, and nothing else."""
+        self.log.stop()
+        self._start(self._coherence.incarnation)
+
+    def copy(self) -> Files:
+        """A cold copy: the files of the server as if it were stopped now."""
+        return Files(self._coherence.incarnation, self.log.copy())
+
+    def restore(self, files: Files) -> None:
+        """Start on a cold copy: the state of then, under the incarnation of then, which may well be the present one."""
+        self.log.restore(files.log)
+        self._start(files.incarnation)
+
+    def _start(self, incarnation: UUID) -> None:
+        self._starts += 1
+        self.started = f"start {self._starts}"
+        self.leader = None
+        self._locks.break_all()
+        self._identify(incarnation)
+
+    def _identify(self, incarnation: UUID) -> None:
+        self._coherence = Coherence(incarnation, self.log.generations)
 
     def _new_identity(self) -> UUID:
         return UUID(int=self._random.getrandbits(128), version=4)
@@ -93,11 +198,3 @@ class MemoryStorage:
     def _check_here(self) -> None:
         if self.away:
             raise TierUnavailable("L3 in memory is away")
-
-    def _check_write(self, write: Write) -> None:
-        held = self._rows.get(write.key)
-        if write.key.kind in self._append_only and (held is not None or write.expected):
-            raise AppendOnly(f"{write.key}: documents of kind {write.key.kind} are history and cannot be changed")
-        found = held.version if held else 0
-        if write.expected is not None and write.expected != found:
-            raise Conflict(write.key, expected=write.expected, actual=found)

@@ -10,7 +10,8 @@ Format 1, big-endian:
     2      1    flags: 1 compressed, 2 encrypted, 4 fence
     3      1    zero
     4      4    key id of the encryption; 0: none
-    8      8    node's clock when the read from L3 began, ms
+    8      8    node's clock when the read from L3 began, ms; of a fence: until when
+                the key is leased to who loads it, ms
     16     16   incarnation of L3
     32     8    version
     40     8    highest generation known when the read began
@@ -22,8 +23,10 @@ Format 1, big-endian:
     68     ...  payload
     ====== ==== ===========================================================
 
-The scripts of L2 read bytes 0, 8-15, 16-31, 32-39 and 56-59, so every later format must keep these. A fence
-has no payload. The checksum covers the key's name, so that an entry moved to another key is noticed.
+The scripts of L2 read bytes 0, 2, 8-15, 16-31, 32-39 and 56-59, so every later format must keep these. A fence has no
+payload. The checksum covers the key's name, so that an entry moved to another key is noticed; of a fence it takes bytes
+8-15 as zeros, for these are the scripts'. The lease of a key that holds nothing is a fence of version 0 and no
+checksum.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ HEADER_BYTES: Final = 68
 _HEAD = struct.Struct(">sBBBIQ16sQQQIHH")
 _CHECKSUM = struct.Struct(">I")
 _HEADER = struct.Struct(_HEAD.format + "I")
+_NO_LEASE = bytes(8)
 _GZIP_WINDOW = 31  # zlib's name for "gzip container, largest window"
 _GZIP_LEVEL = 1
 _BROKEN = cast("type[Exception]", isal_zlib.error)
@@ -58,7 +62,7 @@ class WireEntry(msgspec.Struct, frozen=True):
 
     Attributes:
         row: None for a fence.
-        read_at_ms: the node's clock when the read from L3 began.
+        read_at_ms: the node's clock when the read from L3 began; of a fence, the end of its lease.
         ttl_ms: from `read_at_ms` on.
     """
 
@@ -118,7 +122,8 @@ class Codec:
             _HEADER.unpack_from(data)
         )
         payload = data[HEADER_BYTES:]
-        if crc32(payload, crc32(data[:64], crc32(name))) != checksum:
+        head = data[:8] + _NO_LEASE + data[16:64] if flags & FENCE else data[:64]
+        if crc32(payload, crc32(head, crc32(name))) != checksum:
             raise CorruptDocument(f"L2 entry {name!r}: its checksum does not match")
         if flags & ENCRYPTED:
             raise CorruptDocument(f"L2 entry {name!r}: encrypted with key {key_id}, which this server does not have")

@@ -60,8 +60,8 @@ class Shelf:
     """The entries of one kind, in LRU order, keyed by id.
 
     Attributes:
-        peek: the live value for an id, or None (not held, expired, known to be missing, or no longer to be trusted); counts a
-            hit or a miss.
+        peek: the live value for an id, or None (not held, expired, known to be missing, or no longer to be trusted);
+            counts a hit or a miss.
         trust_until: sets the monotonic moment until which `peek` answers; at first it always does.
     """
 

@@ -1,47 +1,34 @@
 """The connection to L2: cluster or single node, scripts run on a chosen node, and the map of which node serves what.
 
 Connecting is lazy and repeated on demand, at most once a second, so that L2 may be away when a server starts
-and come back later. All errors of the client leave this module as `TierUnavailable`, with the cause chained.
+and come back later. It goes on in a task of its own, and nobody waits for it longer than for a request: an L2 that
+accepts connections and says nothing holds no reader up. All errors of the client leave this module as
+`TierUnavailable`, with the cause chained.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
-import msgspec
-from glide import (
-    AdvancedGlideClientConfiguration,
-    AdvancedGlideClusterClientConfiguration,
-    ClosingError,
-    ClusterBatch,
-    GlideClient,
-    GlideClientConfiguration,
-    GlideClusterClient,
-    GlideClusterClientConfiguration,
-    GlideError,
-    Logger,
-    LogLevel,
-    NodeAddress,
-    ServerCredentials,
-    TlsAdvancedConfiguration,
-)
+from glide import ClosingError, ClusterBatch, GlideClusterClient, GlideError
 
-from holdfast.errors import SettingsError, TierUnavailable
+from holdfast.errors import TierUnavailable
+from holdfast.tiers.l2_connect import Client, RedisConnector
 from holdfast.tiers.l2_topology import Node, Topology
 
 RECONNECT_SECONDS: Final = 1.0
-INFLIGHT_MAX: Final = 10_000
-"""Requests the client may have under way; far above what batching sends, so that it never decides."""
+MAP_AGE_MAX_SECONDS: Final = 1.0
+"""How old a map of nodes may be that is in doubt."""
 _STALE_TOPOLOGY = ("non local key", "MOVED", "READONLY", "CLUSTERDOWN")
 
 
 Call = Sequence[bytes]
-"""A key of the node, then the script's arguments."""
+"""The key of the node's watermark, then the script's arguments."""
 
 
 class Script:
@@ -52,48 +39,6 @@ class Script:
         self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 
-class RedisAddress(msgspec.Struct, frozen=True):
-    """One parsed URL ``redis[s]://[user[:password]@]host[:port]``."""
-
-    host: str
-    port: int
-    user: str | None
-    password: str | None
-    tls: bool
-
-    @classmethod
-    def parse(cls, url: str) -> RedisAddress:
-        """Read a URL.
-
-        Raises:
-            SettingsError: it is not of the form above; the message never repeats the password.
-        """
-        try:
-            parts = urlsplit(url)
-            port = parts.port or 6379
-        except ValueError:  # its text may hold a part of the password
-            parts, port = urlsplit(""), 0
-        if (
-            parts.scheme not in {"redis", "rediss"}
-            or not parts.hostname
-            or parts.path.strip("/")
-            or parts.query
-            or parts.fragment
-        ):
-            raise SettingsError(
-                "redis_urls: one is not redis[s]://[user[:password]@]host[:port]; "
-                "percent-encode what has a meaning in URLs, such as / and # in a password"
-            )
-        password = unquote(parts.password) if parts.password else None
-        return cls(parts.hostname, port, unquote(parts.username or "") or None, password, parts.scheme == "rediss")
-
-    def __repr__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("address", repr(self))]
-
-
 class RedisConnection:
     """A lazily connected client of L2.
 
@@ -101,7 +46,7 @@ class RedisConnection:
         urls: any nodes of one cluster, or one server.
         request_timeout_seconds: for one request.
         connect_timeout_seconds: for one connection.
-        monotonic: clock in seconds, for the pause between attempts to connect.
+        monotonic: clock in seconds, for the pause between attempts to connect and the age of the map of nodes.
         ca_pem: certificates to trust instead of the system's, for `rediss` URLs.
     """
 
@@ -114,33 +59,41 @@ class RedisConnection:
         monotonic: Callable[[], float],
         ca_pem: bytes | None = None,
     ) -> None:
-        self._addresses = [RedisAddress.parse(url) for url in urls]
-        if not self._addresses:
-            raise SettingsError("redis_urls: at least one URL is needed")
-        if len({(each.tls, each.user, each.password) for each in self._addresses}) > 1:
-            raise SettingsError("redis_urls: all nodes have the same scheme, user and password")
-        if self._addresses[0].user and not self._addresses[0].password:
-            raise SettingsError("redis_urls: there is a user without a password")
-        self._request_timeout_ms = max(1, round(request_timeout_seconds * 1000))
-        self._connect_timeout_ms = max(1, round(connect_timeout_seconds * 1000))
+        self._connector = RedisConnector(
+            urls,
+            request_timeout_seconds=request_timeout_seconds,
+            connect_timeout_seconds=connect_timeout_seconds,
+            ca_pem=ca_pem,
+        )
+        self._request_timeout_seconds = request_timeout_seconds
         self._monotonic = monotonic
-        self._tls = TlsAdvancedConfiguration(root_pem_cacerts=ca_pem) if ca_pem else None
-        self._client: GlideClient | GlideClusterClient | None = None
+        self._client: Client | None = None
         self._topology: Topology | None = None
-        self._connecting = asyncio.Lock()
-        self._retry_at = 0.0
+        self._read_at = -math.inf  # when the reading of the map began that was last done
+        self._connecting: asyncio.Task[None] | None = None
+        self._began_at = 0.0
+        self._retry_at = -math.inf
         self._last_failure: Exception | None = None
         self._closed = False
         self._silent: set[Node] = set()  # asked apart until they answer, so that they keep nobody waiting
 
-    async def topology(self) -> Topology:
-        """The current map of nodes, connecting first if need be."""
-        if self._topology is None:
-            async with self._connecting:
-                if self._topology is None:
-                    await self._connect()
-        assert self._topology is not None  # noqa: S101 - for the type checker; _connect sets it or raises
+    async def topology(self, *, age_max_seconds: float = math.inf) -> Topology:
+        """The map of nodes, connecting first if need be; read anew if it is older than that.
+
+        Raises:
+            TierUnavailable: that failed, or takes longer than a request may; it goes on meanwhile.
+        """
+        if self._topology is not None and not self._is_older(age_max_seconds):
+            return self._topology
+        await self._wait_for(self._attempt())
+        if self._topology is None or self._read_at < self._began_at:
+            raise TierUnavailable(f"L2 at {self._connector.addresses}: {self._fault()}") from self._last_failure
         return self._topology
+
+    def doubt_map(self) -> None:
+        """An answer does not fit the map of nodes: read it anew in the background, unless that was done just now."""
+        if self._topology is not None and self._may_attempt() and self._is_older(MAP_AGE_MAX_SECONDS):
+            self._attempt()
 
     @property
     def map_is_stale(self) -> bool:
@@ -150,8 +103,9 @@ class RedisConnection:
     async def run(self, script: Script, calls: Mapping[Node, Call]) -> dict[Node, Any]:
         """Run a script on several nodes at once; a node that fails costs only its own answer.
 
-        Each call names one key of its node, as the script's only one: the client routes by it in half the time that a
-        route costs. All nodes share one request to the client, which costs as much as a request for one of them.
+        Each call names the key of its node's watermark, as the script's only one: the client routes by it in half the
+        time that a route costs, to whoever serves that slot now. All nodes share one request to the client, which
+        costs as much as a request for one of them.
 
         Returns:
             By node, what the script returned, or a `TierUnavailable` if the node did not answer in time or refused.
@@ -191,6 +145,9 @@ class RedisConnection:
     async def close(self) -> None:
         """Close the connection; may be called twice, and before any connection was made."""
         self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
         client, self._client, self._topology = self._client, None, None
         if client is not None:
             await client.close()
@@ -203,79 +160,65 @@ class RedisConnection:
     def _unavailable(self, node: Node, fault: Exception) -> TierUnavailable:
         if any(sign in str(fault) for sign in _STALE_TOPOLOGY):
             self._topology = None
-        return TierUnavailable(f"L2 node {node.address}: {type(fault).__name__}: {fault}")
+        return TierUnavailable(f"L2 node {node.name}: {type(fault).__name__}: {fault}")
 
-    async def _connect(self) -> None:
+    def _is_older(self, seconds: float) -> bool:
+        return self._monotonic() - self._read_at > seconds
+
+    def _may_attempt(self) -> bool:
+        return not self._closed and self._connecting is None and self._monotonic() >= self._retry_at
+
+    def _fault(self) -> str:
+        fault = self._last_failure
+        return f"{type(fault).__name__}: {fault}" if fault is not None else "the connection was closed meanwhile"
+
+    def _attempt(self) -> asyncio.Task[None]:
+        """The attempt to connect, or to read the map anew, that is under way; a new one if there is none."""
+        if self._connecting is not None:
+            return self._connecting
         if self._closed:
             raise TierUnavailable("L2: the connection is closed")
-        if self._monotonic() < self._retry_at:
-            raise TierUnavailable(f"L2 at {self._addresses}: still away ({self._last_failure})")
+        if not self._may_attempt():
+            raise TierUnavailable(
+                f"L2 at {self._connector.addresses}: still away ({self._fault()})"
+            ) from self._last_failure
+        self._began_at = self._monotonic()
+        self._connecting = asyncio.get_running_loop().create_task(self._connect(), name="holdfast L2 connecting")
+        return self._connecting
+
+    async def _wait_for(self, attempt: asyncio.Task[None]) -> None:
+        """Wait until the attempt ends, but not beyond the time of a request since it began: it may take far longer."""
+        left = self._began_at + self._request_timeout_seconds - self._monotonic()
+        await asyncio.wait([attempt], timeout=max(0.0, left))
+        if not attempt.done():
+            raise TierUnavailable(f"L2 at {self._connector.addresses}: no answer yet; connecting goes on")
+        if not attempt.cancelled():
+            attempt.result()  # raises what nobody foresaw
+
+    async def _connect(self) -> None:
         try:
-            if self._client is None:
-                self._client = await self._open()
-            self._topology = await self._read_topology(self._client)
-        except GlideError as fault:
+            topology = await self._reach()
+        except (GlideError, TierUnavailable) as fault:
             self._retry_at = self._monotonic() + RECONNECT_SECONDS
             self._last_failure = fault
-            raise TierUnavailable(f"L2 at {self._addresses}: {type(fault).__name__}: {fault}") from fault
+        else:
+            self._topology, self._read_at = topology, self._began_at
+            self._silent &= set(topology.nodes)
+        finally:
+            self._connecting = None
 
-    async def _open(self) -> GlideClient | GlideClusterClient:
-        # The client logs each refused request on stderr; every one of them reaches our caller as an error
-        # already.
-        Logger.init(LogLevel.OFF)
-        if await self._is_cluster():
-            advanced = AdvancedGlideClusterClientConfiguration(
-                connection_timeout=self._connect_timeout_ms, tls_config=self._tls
-            )
-            return await GlideClusterClient.create(
-                GlideClusterClientConfiguration(self._nodes(), advanced_config=advanced, **self._common())
-            )
-        return await GlideClient.create(self._single(self._nodes(), read_only=False))
-
-    async def _is_cluster(self) -> bool:
-        """Ask the first node that answers: clients for a cluster and for a single server are different ones."""
-        for position, address in enumerate(self._nodes(), start=1):
-            try:
-                # read_only: a replica may answer too.
-                probe = await GlideClient.create(self._single([address], read_only=True))
-            except GlideError:
-                if position == len(self._addresses):
-                    raise
-                continue
-            try:
-                return b"cluster_enabled:1" in _bytes(await probe.custom_command(["INFO", "cluster"]))
-            finally:
-                await probe.close()
-        raise TierUnavailable("L2: no address to ask")
-
-    def _nodes(self) -> list[NodeAddress]:
-        return [NodeAddress(address.host, address.port) for address in self._addresses]
-
-    def _single(self, nodes: list[NodeAddress], *, read_only: bool) -> GlideClientConfiguration:
-        advanced = AdvancedGlideClientConfiguration(connection_timeout=self._connect_timeout_ms, tls_config=self._tls)
-        return GlideClientConfiguration(nodes, advanced_config=advanced, read_only=read_only, **self._common())
-
-    def _common(self) -> dict[str, Any]:
-        first = self._addresses[0]
-        return {
-            "use_tls": first.tls,
-            "credentials": ServerCredentials(first.password, first.user) if first.password else None,
-            "request_timeout": self._request_timeout_ms,
-            "client_name": "holdfast",
-            "inflight_requests_limit": INFLIGHT_MAX,
-        }
-
-    async def _read_topology(self, client: GlideClient | GlideClusterClient) -> Topology:
-        if isinstance(client, GlideClient):
-            return Topology.single(repr(self._addresses[0]))
-        reply = await client.custom_command(["CLUSTER", "SLOTS"])
-        if not isinstance(reply, list) or not reply:
-            raise TierUnavailable(f"L2 at {self._addresses}: the cluster serves no slots yet")
-        return Topology.from_slots(reply)
-
-
-def _bytes(reply: Any) -> bytes:
-    return reply if isinstance(reply, bytes) else str(reply).encode()
+    async def _reach(self) -> Topology:
+        """Read the map of nodes; a new client is kept if that succeeds, for only then it is connected."""
+        if self._client is not None:
+            return await self._connector.read_topology(self._client)
+        client = await self._connector.open()
+        try:
+            topology = await self._connector.read_topology(client)
+        except BaseException:
+            await client.close()
+            raise
+        self._client = client
+        return topology
 
 
 async def _run_together(client: GlideClusterClient, script: Script, calls: Iterable[Call]) -> Sequence[Any]:

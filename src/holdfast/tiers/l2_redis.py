@@ -1,26 +1,34 @@
-"""L2: entries and fences shared by all servers, in Redis Cluster or a single Redis or Valkey.
+"""L2: entries shared by all servers, in Redis Cluster or a single Redis or Valkey.
 
-Each call is one script per node, whatever the number of keys. A node that is away costs its own keys only.
-The rules are in the scripts (`lua/`) and in `codec`; this module groups, counts and maps errors.
+Each call is one script per node, whatever the number of keys; it reads the node's watermark in the same step as the
+data. A node that is away costs its own keys only. The rules are in the scripts (`lua/`), in `l2_answers` and `codec`;
+this module groups, counts and maps errors. Fences and watermarks are set by `l2_fences`.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from holdfast.errors import CorruptDocument, TierError
 from holdfast.keys import Key, redis_key
-from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill
+from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill, View, Watermark
 from holdfast.tiers.codec import Codec
+from holdfast.tiers.l2_answers import NO_GENERATION, Judge
 from holdfast.tiers.l2_client import RedisConnection, Script
+from holdfast.tiers.l2_topology import Node, slot_of
+from holdfast.tiers.l2_watermarks import decode, watermark_key
 
 Answer = Cached | Absent | Failed
 Arguments = Callable[[list[bytes]], list[bytes]]
 """A script's arguments for the names of one node."""
-Take = Callable[[list[bytes], Any], None]
+Take = Callable[[Node, list[bytes], Any], None]
 """Takes what the script returned for the names of one node."""
+
+_ASKED = struct.Struct(">QQ")
+NO_LEASE = b"0"
 
 
 class RedisCache:
@@ -30,86 +38,100 @@ class RedisCache:
         prefix: of every key name.
         fence_lifetime_seconds: how long a fence stands; a fill may come at most half of it after its read
             began.
+        lease_seconds: for how long a key is leased to the server that loads it.
     """
 
     def __init__(
-        self, connection: RedisConnection, codec: Codec, *, prefix: bytes, fence_lifetime_seconds: float
+        self,
+        connection: RedisConnection,
+        codec: Codec,
+        *,
+        prefix: bytes,
+        fence_lifetime_seconds: float,
+        lease_seconds: float,
     ) -> None:
         self._connection = connection
         self._codec = codec
         self._prefix = prefix
-        self._fence_ms = b"%d" % round(fence_lifetime_seconds * 1000)
         self._fill_age_max_ms = b"%d" % round(fence_lifetime_seconds * 500)
-        self._read, self._fill, self._fence = Script("read"), Script("fill"), Script("fence")
+        self._lease_seconds = lease_seconds
+        self._lease_ms = b"%d" % round(lease_seconds * 1000)
+        self._marks: dict[bytes, tuple[bytes, Watermark | None]] = {}
+        self._read, self._fill = Script("read"), Script("fill")
 
-    async def read(self, keys: Sequence[Key], coherence: Coherence) -> Mapping[Key, Answer]:
+    async def read(self, keys: Sequence[Key], view: View, *, lease: bool = True) -> Mapping[Key, Answer]:
         """Look keys up; see `SharedCache.read`."""
         names = {redis_key(self._prefix, key): key for key in keys}
         answers: dict[Key, Answer] = {}
-        incarnation = coherence.incarnation.bytes
-        floors = {kind: coherence.floor(kind) for kind in {key.kind for key in keys}}
+        lease_ms = self._lease_ms if lease else NO_LEASE
 
-        def take(group: list[bytes], reply: Any) -> None:
-            node_time_ms = reply[0]
-            for name, value in zip(group, islice(reply, 1, None), strict=True):
+        def take(node: Node, group: list[bytes], reply: Any) -> None:
+            judge = Judge(view, self._mark(node, reply[1]), reply[0], node.slots, self._lease_seconds)
+            for name, value in zip(group, islice(reply, 2, None), strict=True):
                 key = names[name]
-                if value is None:
-                    answers[key] = Absent(node_time_ms)
-                else:
-                    answers[key] = self._judge(name, value, node_time_ms, incarnation, floors[key.kind])
+                answers[key] = self._judge(judge, name, key, value)
+            if judge.partial:
+                answers.update((names[name], judge.unserved) for name in group if not judge.speaks_for(slot_of(name)))
+            if judge.partial or not judge.trusted:  # the watermark may be one that another node has left behind
+                self._connection.doubt_map()
 
-        failed = await self._on_each_node(self._read, list(names), lambda group: [b" ".join(group)], take)
+        failed = await self._on_each_node(self._read, list(names), lambda group: [lease_ms, b" ".join(group)], take)
         answers.update({names[name]: Failed(fault) for name, fault in failed.items()})
         return answers
 
     async def fill(self, fills: Sequence[Fill], coherence: Coherence) -> int:
         """Store entries; see `SharedCache.fill`."""
-        entries = {}
-        for fill in fills:
-            name = redis_key(self._prefix, fill.key)
-            entries[name] = self._codec.encode(
-                name,
-                fill.row,
-                incarnation=coherence.incarnation,
-                generation=coherence.highest,
-                read_at_ms=fill.node_time_ms,
-                ttl_ms=round(fill.ttl_seconds * 1000),
-            )
+        wanted = {redis_key(self._prefix, fill.key): fill for fill in fills if _is_wanted(fill)}
+        entries = {name: self._entry(name, fill, coherence) for name, fill in wanted.items()}
         stored: list[int] = []
 
         def arguments(group: list[bytes]) -> list[bytes]:
-            return _pairs(self._fill_age_max_ms, group, entries)
+            misses = [wanted[name].absent for name in group]
+            asked = b"".join([_ASKED.pack(miss.node_time_ms, miss.generation) for miss in misses])
+            pairs = chain.from_iterable((name, entries[name]) for name in group)
+            return [self._fill_age_max_ms, self._lease_ms, asked, *pairs]
 
-        await self._on_each_node(self._fill, list(entries), arguments, lambda _, reply: stored.append(reply))
+        def take(_node: Node, _group: list[bytes], reply: Any) -> None:
+            stored.append(reply)
+
+        await self._on_each_node(self._fill, list(entries), arguments, take)
         return sum(stored)
 
-    async def fence(self, versions: Mapping[Key, int], coherence: Coherence) -> Sequence[Key]:
-        """Raise fences; see `SharedCache.fence`."""
-        keys = {redis_key(self._prefix, key): key for key in versions}
-        incarnation, generation = coherence.incarnation, coherence.highest
+    def _entry(self, name: bytes, fill: Fill, coherence: Coherence) -> bytes:
+        if fill.row is None:
+            return b""
+        return self._codec.encode(
+            name,
+            fill.row,
+            incarnation=coherence.incarnation,
+            generation=max(coherence.highest, fill.absent.generation),
+            read_at_ms=fill.absent.node_time_ms,
+            ttl_ms=round(fill.ttl_seconds * 1000),
+        )
 
-        def arguments(group: list[bytes]) -> list[bytes]:
-            fences = [
-                self._codec.encode_fence(name, versions[keys[name]], incarnation=incarnation, generation=generation)
-                for name in group
-            ]
-            return [self._fence_ms, b" ".join(group), b"".join(fences)]
+    def _mark(self, node: Node, data: bytes | None) -> Watermark | None:
+        """The watermark in a reply; one that is still the last one seen is not decoded again."""
+        if data is None:
+            return None
+        name = watermark_key(self._prefix, node.slots[0][0])
+        known = self._marks.get(name)
+        if known is None or known[0] != data:
+            known = self._marks[name] = (data, decode(name, data))
+        return known[1]
 
-        failed = await self._on_each_node(self._fence, list(keys), arguments, lambda *_: None)
-        return [keys[name] for name in failed]
-
-    def _judge(self, name: bytes, value: bytes, node_time_ms: int, incarnation: bytes, floor: int) -> Answer:
-        """Rule C1: an entry of another incarnation, or below its kind's generation, counts as absent."""
+    def _judge(self, judge: Judge, name: bytes, key: Key, value: bytes | int | None) -> Answer:
+        if value is None:
+            return judge.nothing
+        if isinstance(value, int):
+            if value > 0:
+                return judge.leased(value)
+            self._connection.doubt_map()
+            return judge.unserved
         try:
             entry = self._codec.decode(name, value)
         except CorruptDocument as fault:
-            return Failed(fault, node_time_ms)
-        if entry is None or entry.row is None or entry.incarnation != incarnation or entry.generation < floor:
-            return Absent(node_time_ms)
-        age_ms = node_time_ms - entry.read_at_ms
-        if age_ms < 0:  # the node's clock went back, and with it all that can be said of the entry's age
-            return Absent(node_time_ms)
-        return Cached(entry.row, max(0, entry.ttl_ms - age_ms) / 1000, age_ms / 1000)
+            return Failed(fault, judge.nothing)
+        return judge.nothing if entry is None else judge.entry(key, entry)
 
     async def _on_each_node(
         self, script: Script, names: list[bytes], arguments: Arguments, take: Take
@@ -128,19 +150,21 @@ class RedisCache:
         except TierError as fault:
             return dict.fromkeys(names, fault)
         replies = await self._connection.run(
-            script, {node: [group[0], *arguments(group)] for node, group in groups.items()}
+            script,
+            {
+                node: [watermark_key(self._prefix, node.slots[0][0]), *arguments(group)]
+                for node, group in groups.items()
+            },
         )
         failed: dict[bytes, TierError] = {}
         for node, reply in replies.items():
             if isinstance(reply, TierError):
                 failed.update(dict.fromkeys(groups[node], reply))
             else:
-                take(groups[node], reply)
+                take(node, groups[node], reply)
         return failed
 
 
-def _pairs(first: bytes, names: Sequence[bytes], values: Mapping[bytes, bytes]) -> list[bytes]:
-    arguments = [first]
-    for name in names:
-        arguments += (name, values[name])
-    return arguments
+def _is_wanted(fill: Fill) -> bool:
+    """A node without a watermark takes no fill; a row that is not there only gives back a lease of one's own."""
+    return fill.absent.generation != NO_GENERATION and (fill.row is not None or not fill.absent.leased_seconds)

@@ -10,50 +10,60 @@ import msgspec
 
 SLOTS: Final = 16384
 
+Ranges = tuple[tuple[int, int], ...]
+"""First and last slot of each range, in rising order."""
+
 
 def slot_of(name: bytes) -> int:
     """The slot of a key without a hash tag; `keys.redis_key` escapes the braces that would make one."""
     return binascii.crc_hqx(name, 0) % SLOTS
 
 
+def covers(ranges: Ranges, slot: int) -> bool:
+    """Whether a slot is in one of the ranges."""
+    return any(first <= slot <= last for first, last in ranges)
+
+
 class Node(msgspec.Struct, frozen=True):
-    """A primary.
+    """A primary; implements `FenceTarget`.
 
     Attributes:
-        address: host and port, for messages.
+        name: host and port.
+        slots: what it serves.
     """
 
-    address: str
+    name: str
+    slots: Ranges
 
 
 class Topology:
     """Who serves each slot, as one `CLUSTER SLOTS` told it; never changed, only replaced.
 
     Args:
-        ranges: first slot and primary of each range, in order. A slot nobody serves falls to the range before it, whose
-            node will refuse it.
+        nodes: the primaries, no slot at two of them. A slot nobody serves falls to the range before it, whose node will
+            refuse it.
     """
 
-    def __init__(self, ranges: Sequence[tuple[int, Node]]) -> None:
-        self.nodes: tuple[Node, ...] = tuple(dict.fromkeys(node for _, node in ranges))
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes: tuple[Node, ...] = tuple(sorted(nodes, key=lambda node: node.slots))
+        ranges = sorted((first, position) for position, node in enumerate(self.nodes) for first, _ in node.slots)
         # Positions in `nodes`: a lookup for each key of each read, so neither searched nor hashed.
-        self._by_slot = [self.nodes.index(ranges[0][1])] * SLOTS
-        for first, node in ranges:
-            self._by_slot[first:] = [self.nodes.index(node)] * (SLOTS - first)
+        self._by_slot = [ranges[0][1]] * SLOTS
+        for first, position in ranges:
+            self._by_slot[first:] = [position] * (SLOTS - first)
 
     @classmethod
-    def single(cls, address: str) -> Topology:
+    def single(cls, name: str) -> Topology:
         """A server that is no cluster serves every key."""
-        return cls([(0, Node(address))])
+        return cls([Node(name, ((0, SLOTS - 1),))])
 
     @classmethod
     def from_slots(cls, reply: Iterable[Sequence[Any]]) -> Topology:
         """Read the reply of `CLUSTER SLOTS`: rows of first slot, last slot, primary, replicas..."""
-        ranges = [
-            (int(first), Node(f"{_text(primary[0])}:{primary[1]}"))
-            for first, _last, primary, *_ in sorted(reply, key=lambda row: int(row[0]))
-        ]
-        return cls(ranges)
+        slots: dict[str, list[tuple[int, int]]] = {}
+        for first, last, primary, *_ in reply:
+            slots.setdefault(f"{_text(primary[0])}:{primary[1]}", []).append((int(first), int(last)))
+        return cls([Node(name, tuple(sorted(ranges))) for name, ranges in slots.items()])
 
     def node_of(self, name: bytes) -> Node:
         """The primary that serves a key."""

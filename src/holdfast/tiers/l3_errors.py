@@ -9,7 +9,14 @@ from typing import Final
 import asyncpg
 from asyncpg.exceptions import InternalClientError
 
-from holdfast.errors import OutcomeUnknown, Overloaded, StorageNotReady, TierError, TierUnavailable
+from holdfast.errors import (
+    OutcomeUnknown,
+    Overloaded,
+    SerializationFailure,
+    StorageNotReady,
+    TierError,
+    TierUnavailable,
+)
 
 # Errors that say nothing of whether a commit took place: the connection or the server went away meanwhile.
 _LOST: Final = (
@@ -29,6 +36,7 @@ _NOT_READY: Final = (
     asyncpg.UndefinedFunctionError,
 )
 _FULL: Final = (asyncpg.InsufficientResourcesError,)
+_IN_THE_WAY: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 
 @contextlib.contextmanager
@@ -43,17 +51,25 @@ def mapped(what: str, *, writes: bool = False) -> Iterator[None]:
         yield
     except TierError:
         raise
-    except _LOST as fault:
-        lost = OutcomeUnknown if writes else TierUnavailable
-        raise lost(f"L3: {what}: {_words(fault)}") from fault
-    except asyncpg.QueryCanceledError as fault:
-        raise TierUnavailable(f"L3: {what}: {_words(fault)}") from fault
-    except _NOT_READY as fault:
-        raise StorageNotReady(f"L3: {what}: {_words(fault)}; run `holdfast migrate`") from fault
-    except _FULL as fault:
-        raise Overloaded(f"L3: {what}: {_words(fault)}") from fault
-    except asyncpg.PostgresError as fault:
-        raise TierError(f"L3: {what}: {_words(fault)} (SQLSTATE {fault.sqlstate})") from fault
+    except (*_LOST, asyncpg.PostgresError) as fault:
+        raise meaning(fault, what, writes=writes) from fault
+
+
+def meaning(fault: BaseException, what: str, *, writes: bool = False) -> TierError:
+    """What an error of the driver says, as one of Holdfast's; arguments are those of `mapped`."""
+    told = f"L3: {what}: {_words(fault)}"
+    if isinstance(fault, _LOST):
+        return OutcomeUnknown(told) if writes else TierUnavailable(told)
+    if isinstance(fault, asyncpg.QueryCanceledError):
+        return TierUnavailable(told)
+    if isinstance(fault, _NOT_READY):
+        return StorageNotReady(f"{told}; run `holdfast migrate`")
+    if isinstance(fault, _FULL):
+        return Overloaded(told)
+    if isinstance(fault, _IN_THE_WAY):
+        return SerializationFailure(told)
+    sqlstate = getattr(fault, "sqlstate", None)
+    return TierError(f"{told} (SQLSTATE {sqlstate})" if sqlstate else told)
 
 
 def _words(fault: BaseException) -> str:

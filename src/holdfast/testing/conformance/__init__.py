@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from holdfast.testing.conformance.change_source import ChangeSourceSuite
+from holdfast.testing.conformance.fence_sink import FenceSinkSuite
 from holdfast.testing.conformance.shared_cache import SharedCacheSuite
 from holdfast.testing.conformance.storage import StorageSuite
 
 if not __debug__:
     raise RuntimeError("the conformance suites are made of assertions: run them without python -O")
 
-__all__ = ["SharedCacheSuite", "StorageSuite", "checks"]
+__all__ = ["ChangeSourceSuite", "FenceSinkSuite", "SharedCacheSuite", "StorageSuite", "checks"]
 
 
 def checks(suite: type[Any]) -> list[Callable[[Any], Any]]:

@@ -1,0 +1,323 @@
+"""The contract of `ChangeSource`, rule by rule."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from holdfast.errors import TierError
+from holdfast.keys import Key
+from holdfast.protocols import Change, ChangeSource, Coherence, Cursor, Poll, Snapshot, Storage, Write
+
+KEY = Key("bot", "b1")
+OTHER = Key("team", "t1")
+BODY = b'{"name": "x"}'
+HINT_SECONDS = 10.0
+RECONNECT_SECONDS = 10.0
+Answer = TypeVar("Answer")
+
+
+class OpenTransaction(Protocol):
+    """A transaction that another tool has open."""
+
+    async def put(self, key: Key, body: bytes, /) -> object:
+        """Insert or update a row, which is locked until the end."""
+        ...
+
+    async def delete(self, key: Key, /) -> object:
+        """Delete a row, which is locked until the end."""
+        ...
+
+    async def commit(self) -> object:
+        """Let it take effect."""
+        ...
+
+    async def rollback(self) -> object:
+        """Let nothing of it take effect."""
+        ...
+
+
+class Feeds(Protocol):
+    """An L3 that is read by change sources and written by everybody.
+
+    Attributes:
+        storage: empty, knowing at least the built-in kinds.
+    """
+
+    storage: Storage
+
+    def source(self) -> ChangeSource:
+        """One more reader, as another server has it; whoever made the harness closes it."""
+        ...
+
+    async def begin(self) -> OpenTransaction:
+        """Open a transaction."""
+        ...
+
+    async def truncate(self, kind: str) -> object:
+        """Empty a kind's table."""
+        ...
+
+    async def become_another(self) -> object:
+        """Do what a crash does: L3 comes back as another incarnation, and connections are lost."""
+        ...
+
+
+class ChangeSourceSuite:
+    """The checks.
+
+    Args:
+        feeds: nothing has written to it.
+    """
+
+    def __init__(self, feeds: Feeds) -> None:
+        self.feeds = feeds
+        self.storage = feeds.storage
+
+    async def check_a_beginning_tells_the_identity_and_no_changes(self) -> None:
+        """What was committed before is not told; the cursor carries what a load says of L3."""
+        await self.put(KEY)
+        poll = await self.feeds.source().poll(None)
+        assert (list(poll.changes), poll.reset) == ([], None)
+        assert poll.cursor.coherence == (await self.storage.load([])).coherence
+
+    async def check_each_commit_is_told_once(self) -> None:
+        """Inserts, updates and deletes come with their versions, and not again."""
+        source, cursor = await self.reader()
+        first, other, second = await self.put(KEY), await self.put(OTHER), await self.put(KEY)
+        poll = await self.go_on(source, cursor)
+        assert self.of(KEY, poll.changes) == [Change(KEY, first), Change(KEY, second)]
+        assert self.of(OTHER, poll.changes) == [Change(OTHER, other)]
+        await self.storage.delete(KEY)
+        (gone,) = (poll := await self.go_on(source, poll.cursor)).changes
+        assert (gone.key, gone.deleted) == (KEY, True)
+        assert gone.version > second
+        assert not (await self.go_on(source, poll.cursor)).changes
+
+    async def check_a_refused_write_is_not_told(self) -> None:
+        """Nothing written, nothing told: a conflict, a delete of nothing."""
+        await self.put(KEY)
+        source, cursor = await self.reader()
+        refused = await asyncio.gather(self.storage.save([Write(KEY, 1, BODY, 0)]), return_exceptions=True)
+        assert isinstance(refused[0], Exception)
+        await self.storage.delete(OTHER)
+        assert not (await self.go_on(source, cursor)).changes
+
+    async def check_many_keys_of_several_kinds_in_one_commit(self) -> None:
+        """A write of many rows tells each key, history too."""
+        source, cursor = await self.reader()
+        keys = [Key(kind, f"x{number}") for kind in ("bot", "team", "run_snapshot") for number in range(50)]
+        versions = await self.storage.save([Write(key, 1, BODY) for key in keys])
+        changes = (await self.go_on(source, cursor)).changes
+        assert sorted((change.key, change.version) for change in changes) == sorted(versions.items())
+
+    async def check_an_old_cursor_tells_the_same_again(self) -> None:
+        """A source remembers nothing: a cursor tells the same each time, to every reader."""
+        source, cursor = await self.reader()
+        await self.put(KEY)
+        first = await self.go_on(source, cursor)
+        again = await self.go_on(source, cursor)
+        elsewhere = await self.go_on(self.feeds.source(), cursor)
+        assert list(first.changes) == list(again.changes) == list(elsewhere.changes)
+        assert len(first.changes) == 1
+
+    async def check_an_open_transaction_is_told_when_it_commits(self) -> None:
+        """Numbers drawn early and committed late are not passed over by cursors that went on meanwhile."""
+        source, cursor = await self.reader()
+        transaction = await self.feeds.begin()
+        await transaction.put(KEY, BODY)
+        later = await self.put(OTHER)
+        poll = await self.go_on(source, cursor)
+        assert list(poll.changes) == [Change(OTHER, later)]
+        await self.put(Key("team", "t2"))
+        poll = await self.go_on(source, poll.cursor)
+        assert not self.of(KEY, poll.changes)
+        await transaction.commit()
+        poll = await self.go_on(source, poll.cursor)
+        version = (await self.storage.load([KEY])).rows[KEY].version
+        assert list(poll.changes) == [Change(KEY, version)]
+        assert version < later
+        assert not (await self.go_on(source, poll.cursor)).changes
+
+    async def check_what_is_rolled_back_is_never_told(self) -> None:
+        """A transaction that was open over polls and then undone leaves nothing."""
+        source, cursor = await self.reader()
+        transaction = await self.feeds.begin()
+        await transaction.put(KEY, BODY)
+        poll = await self.go_on(source, cursor)
+        await transaction.rollback()
+        assert not poll.changes
+        assert not (await self.go_on(source, poll.cursor)).changes
+
+    async def check_changes_of_a_key_come_in_the_order_of_their_commits(self) -> None:
+        """Also where the later commit is of the transaction that began first."""
+        await self.put(KEY)
+        source, cursor = await self.reader()
+        early = await self.feeds.begin()
+        await early.put(OTHER, BODY)  # has its transaction id now
+        late = await self.feeds.begin()
+        await late.put(KEY, BODY)
+        await late.commit()
+        await early.delete(KEY)
+        await early.put(KEY, BODY)
+        await early.commit()
+        changes = self.of(KEY, (await self.go_on(source, cursor)).changes)
+        assert [change.deleted for change in changes] == [False, True, False]
+        assert changes[-1].version == (await self.storage.load([KEY])).rows[KEY].version
+
+    async def check_a_truncate_tells_the_whole_kind(self) -> None:
+        """No keys are named, and other kinds are left alone."""
+        await self.put(KEY)
+        await self.put(OTHER)
+        source, cursor = await self.reader()
+        await self.feeds.truncate("bot")
+        (change,) = (await self.go_on(source, cursor)).changes
+        assert change.whole_kind
+        assert change.key.kind == "bot"
+        assert set((await self.storage.load([KEY, OTHER])).rows) == {OTHER}
+
+    async def check_later_cursors_see_more(self) -> None:
+        """Whatever commits in whatever order, a later cursor's snapshot covers an earlier one's."""
+        source, cursor = await self.reader()
+        cursors, opened = [cursor], []
+        for number in range(6):
+            opened.append(await self.feeds.begin())
+            await opened[-1].put(Key("bot", f"b{number}"), BODY)
+            if number % 2:
+                await opened.pop(0).commit()
+            cursors.append((await self.go_on(source, cursors[-1])).cursor)
+        for transaction in opened:
+            await transaction.rollback()
+        for earlier, later in zip(cursors, cursors[1:], strict=False):
+            assert later.snapshot.covers(earlier.snapshot)
+            assert Snapshot.parse(str(later.snapshot)) == later.snapshot
+        assert not cursors[0].snapshot.covers(cursors[-1].snapshot)
+
+    async def check_an_older_snapshot_can_be_gone_back_to(self) -> None:
+        """A cursor with an older snapshot, as a node of L2 keeps it, tells everything since then."""
+        source, cursor = await self.reader()
+        first = await self.put(KEY)
+        newer = (await self.go_on(source, cursor)).cursor
+        second = await self.put(KEY)
+        for anchor in (cursor.anchor, newer.anchor):
+            older = Cursor(Coherence(cursor.coherence.incarnation), cursor.snapshot, anchor)
+            assert list((await self.go_on(source, older)).changes) == [Change(KEY, first), Change(KEY, second)]
+
+    async def check_a_cursor_of_another_incarnation_is_not_continued(self) -> None:
+        """After a crash the answer says why, brings no changes, and is a beginning."""
+        source, cursor = await self.reader()
+        await self.put(KEY)
+        await self.feeds.become_another()
+        poll = await self.reconnected(lambda: source.poll(cursor))
+        assert poll.reset
+        assert not poll.changes
+        assert poll.cursor.coherence.incarnation != cursor.coherence.incarnation
+        version = await self.reconnected(lambda: self.put(OTHER))
+        assert Change(OTHER, version) in (await self.go_on(source, poll.cursor)).changes
+        strange = msgspec.structs.replace(poll.cursor, coherence=Coherence(UUID(int=7)))
+        assert (await source.poll(strange)).reset
+
+    async def check_a_cursor_from_the_future_is_not_continued(self) -> None:
+        """L3 went back in time: what the cursor was told of may never have been."""
+        source, cursor = await self.reader()
+        ahead = cursor.snapshot.xmax + 1_000_000
+        poll = await source.poll(msgspec.structs.replace(cursor, snapshot=Snapshot(ahead, ahead)))
+        assert poll.reset
+        assert not poll.changes
+        assert (await source.poll(poll.cursor)).reset is None
+
+    async def check_tidying_removes_nothing_that_readers_lack(self) -> None:
+        """A reader of a moment ago is continued after any tidying, and so is one with a transaction open."""
+        source, cursor = await self.reader()
+        transaction = await self.feeds.begin()
+        await transaction.put(KEY, BODY)
+        version = await self.put(OTHER)
+        await source.tidy()
+        await source.tidy()
+        poll = await self.go_on(source, cursor)
+        assert list(poll.changes) == [Change(OTHER, version)]
+        await transaction.commit()
+        await source.tidy()
+        assert [change.key for change in (await self.go_on(source, poll.cursor)).changes] == [KEY]
+
+    async def check_generations_reach_every_reader(self) -> None:
+        """A raised generation is known at once to who raised it, at the next poll to others, and to loads."""
+        source, cursor = await self.reader()
+        reader, second = await self.reader()
+        version = await self.put(OTHER)
+        first = await source.raise_generation("kind:bot")
+        assert first.floor("bot") > version > cursor.coherence.highest
+        assert first.floor("team") == cursor.coherence.floor("team")
+        assert (await self.go_on(reader, second)).cursor.coherence == first
+        assert (await self.storage.load([])).coherence == first
+        raised = await asyncio.gather(source.raise_generation("own"), reader.raise_generation("all"))
+        now = (await self.go_on(source, cursor)).cursor.coherence
+        assert now.highest == max(coherence.highest for coherence in raised)
+        assert min(now.generations["own"], now.floor("team")) > first.highest
+
+    async def check_an_announcement_wakes_the_others(self) -> None:
+        """A poll that announces wakes every reader that listens, except itself."""
+        source, cursor = await self.reader()
+        woken, own = asyncio.Event(), asyncio.Event()
+        source.on_hint(own.set)
+        reader, second = await self.reader()
+        reader.on_hint(woken.set)
+        await self.go_on(reader, second)
+        await source.poll(cursor, announce=True)
+        async with asyncio.timeout(HINT_SECONDS):
+            while not woken.is_set():
+                await self.go_on(reader, second)
+                await asyncio.sleep(0)
+        assert not own.is_set()
+
+    async def check_one_reader_leads(self) -> None:
+        """Of several that ask one leads, and goes on to; when it disconnects another one can."""
+        sources = [self.feeds.source() for _ in range(3)]
+        assert [await source.lead() for source in sources] == [True, False, False]
+        assert [await source.lead() for source in reversed(sources)] == [False, False, True]
+        await sources[0].close()
+        async with asyncio.timeout(HINT_SECONDS):
+            while not await sources[1].lead():
+                await asyncio.sleep(0)
+        assert not await sources[2].lead()
+
+    async def check_closing_twice(self) -> None:
+        """A source may be closed twice, also one that was never used."""
+        for source in (self.feeds.source(), (await self.reader())[0]):
+            await source.close()
+            await source.close()
+
+    async def put(self, key: Key) -> int:
+        """Write a row, and return its version."""
+        return (await self.storage.save([Write(key, 1, BODY)]))[key]
+
+    async def reader(self) -> tuple[ChangeSource, Cursor]:
+        """A new reader, and its beginning."""
+        source = self.feeds.source()
+        return source, (await source.poll(None)).cursor
+
+    @staticmethod
+    async def reconnected(call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """The answer of a call whose connection may have been lost."""
+        async with asyncio.timeout(RECONNECT_SECONDS):
+            while True:
+                try:
+                    return await call()
+                except TierError:
+                    await asyncio.sleep(0)
+
+    @staticmethod
+    async def go_on(source: ChangeSource, cursor: Cursor) -> Poll:
+        """A poll that is continued from its cursor."""
+        poll = await source.poll(cursor)
+        assert poll.reset is None, poll.reset
+        return poll
+
+    @staticmethod
+    def of(key: Key, changes: Iterable[Change]) -> list[Change]:
+        """The changes of one key, in their order."""
+        return [change for change in changes if change.key == key]

@@ -1,0 +1,84 @@
+"""What a server makes of the answers of one node of L2 (pure; rules C1 and C3)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from holdfast.keys import Key
+from holdfast.protocols import Absent, Cached, View, Watermark
+from holdfast.tiers.codec import WireEntry
+from holdfast.tiers.l2_topology import Ranges, covers
+
+NO_GENERATION: Final = -1
+"""The generation of a miss that takes no fill."""
+
+
+class Judge:
+    """Judges one answer of a node: all of it was read at one moment.
+
+    Args:
+        mark: the node's watermark; None if it has none.
+        node_time_ms: the node's clock.
+        slots: what the node is thought to serve; no key of another slot is asked of it.
+        lease_seconds: how long a lease lasts at most.
+
+    Attributes:
+        trusted: whether the node's entries can count at all.
+        nothing: the answer for a key that holds nothing.
+        unserved: the answer for a key that the watermark does not speak for.
+        partial: whether there may be such keys.
+    """
+
+    __slots__ = (
+        "_floors",
+        "_incarnation",
+        "_lease_seconds",
+        "_mark",
+        "_view",
+        "nothing",
+        "partial",
+        "trusted",
+        "unserved",
+    )
+
+    def __init__(
+        self, view: View, mark: Watermark | None, node_time_ms: int, slots: Ranges, lease_seconds: float
+    ) -> None:
+        self._view = view
+        self._mark = mark
+        self._lease_seconds = lease_seconds
+        self._incarnation = view.coherence.incarnation.bytes
+        self._floors: dict[str, int] = {}
+        self.trusted = mark is not None and view.trusts(mark)
+        self.unserved = Absent(node_time_ms, NO_GENERATION)
+        self.nothing = Absent(node_time_ms, mark.generation) if mark is not None else self.unserved
+        self.partial = mark is not None and mark.slots != slots
+
+    def speaks_for(self, slot: int) -> bool:
+        """Whether the watermark covers a slot."""
+        return self._mark is not None and covers(self._mark.slots, slot)
+
+    def leased(self, left_ms: int) -> Absent:
+        """The answer for a key that another server loads; without trust there is nothing to wait for."""
+        if not self.trusted:
+            return self.nothing
+        left_seconds = min(left_ms / 1000, self._lease_seconds)
+        return Absent(self.nothing.node_time_ms, self.nothing.generation, left_seconds)
+
+    def entry(self, key: Key, entry: WireEntry) -> Cached | Absent:
+        """The answer for a key that holds an entry: a hit if it counts."""
+        floor = self._floors.get(key.kind)
+        if floor is None:
+            floor = self._floors[key.kind] = max(self._view.coherence.floor(key.kind), self.nothing.generation)
+        if (
+            not self.trusted
+            or entry.row is None
+            or entry.incarnation != self._incarnation
+            or entry.generation < floor
+            or entry.version < self._view.fenced(key)
+        ):
+            return self.nothing
+        age_ms = self.nothing.node_time_ms - entry.read_at_ms
+        if age_ms < 0:  # the node's clock went back, and with it all that can be said of the entry's age
+            return self.nothing
+        return Cached(entry.row, max(0, entry.ttl_ms - age_ms) / 1000, age_ms / 1000)

@@ -1,0 +1,144 @@
+"""Writing rows on one connection: what `PostgresStorage` and `PostgresTransaction` share.
+
+Rows are always locked in key order (ids are collated "C", so Python's order of text is the server's), which keeps
+writers of overlapping sets from deadlocking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+
+from holdfast.errors import AppendOnly, Conflict
+from holdfast.keys import Key
+from holdfast.kinds import Kind
+from holdfast.protocols import Write
+from holdfast.tiers.l3_statements import Statements
+
+MADE_ROWS: Final = 64
+"""Rows in one statement if their documents are still to be made: making the next and writing go side by side."""
+CHUNK_ROWS: Final = 1000
+"""Rows in one statement; more go in several statements of one transaction."""
+
+
+class NoPartition(Exception):
+    """A table of history has no partition for this month yet."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+
+
+class RowWriter:
+    """Writes and deletes rows of all kinds."""
+
+    def __init__(self, kinds: Mapping[str, Kind[Any]], statements: Mapping[str, Statements]) -> None:
+        self._kinds = kinds
+        self._statements = statements
+
+    def batches(self, writes: Iterable[Write]) -> list[list[Write]]:
+        """Writes in key order, cut where kind or sort of expectation changes, at most `CHUNK_ROWS` each."""
+        return list(_batches(writes, self._kinds))
+
+    async def save(self, connection: Any, batches: Sequence[Sequence[Write]]) -> dict[Key, int]:
+        """Write batch after batch; while the server writes one, the documents of the next are made.
+
+        Raises:
+            Conflict, AppendOnly: earlier batches, and a part of this one, may be written.
+            NoPartition: the server refused the statement, and with it the transaction.
+        """
+        versions: dict[Key, int] = {}
+        sent: asyncio.Task[dict[Key, int]] | None = None
+        try:
+            for batch in batches:
+                columns = _columns(batch)
+                if sent is not None:
+                    versions |= await sent
+                sent = asyncio.create_task(self._save_batch(connection, batch, columns))
+                await asyncio.sleep(0)  # it goes out now
+            return versions | (await sent if sent is not None else {})
+        except BaseException:
+            if sent is not None:
+                sent.cancel()
+                await asyncio.wait([sent])  # the connection does one thing at a time, and is to be rolled back
+                _ = sent.cancelled() or sent.exception()  # the first fault is the one to see
+            raise
+
+    async def delete(self, connection: Any, key: Key, expected: int | None) -> tuple[int, bool]:
+        """Delete a row; see `Storage.delete`."""
+        if self._kinds[key.kind].append_only:
+            raise AppendOnly(f"{key}: documents of kind {key.kind} are history and stay")
+        record = await connection.fetchrow(self._statements[key.kind].delete, key.id, expected)
+        deleted, found = bool(record["deleted"]), record["found"]
+        if expected is not None and not deleted and not (expected == 0 and found is None):
+            # Found at the expected version and yet not deleted: another writer changed it in between.
+            raise Conflict(key, expected=expected, actual=None if found == expected else found or 0)
+        return record["drawn"], deleted
+
+    async def _save_batch(self, connection: Any, batch: Sequence[Write], columns: list[Any]) -> dict[Key, int]:
+        """Write rows of one kind and one sort of expectation."""
+        kind = batch[0].key.kind
+        statements = self._statements[kind]
+        statement = statements.upsert
+        if batch[0].expected == 0:
+            statement = statements.insert
+        elif batch[0].expected is not None:
+            if len(batch) > 1:
+                await connection.fetch(statements.lock, columns[0])
+            statement = statements.replace
+            columns.append([write.expected for write in batch])
+        drawn = dict(await self._write(connection, kind, statement, columns))
+        if len(drawn) < len(batch):
+            refused = next(write for write in batch if write.key.id not in drawn)
+            actual = await self._version(connection, refused.key)
+            raise Conflict(refused.key, expected=refused.expected or 0, actual=actual)
+        return {write.key: drawn[write.key.id] for write in batch}
+
+    async def _write(self, connection: Any, kind: str, statement: str, columns: list[Any]) -> Any:
+        try:
+            return await connection.fetch(statement, *columns)
+        except asyncpg.UniqueViolationError as fault:
+            if not self._kinds[kind].append_only:
+                raise
+            raise AppendOnly(
+                f"kind {kind}: {fault.detail or fault} Its documents are history and cannot be written again"
+            ) from fault
+        except asyncpg.CheckViolationError as fault:
+            if fault.constraint_name is None:  # no CHECK of a table, so there was no partition
+                raise NoPartition(self._kinds[kind].table) from fault
+            raise
+
+    async def _version(self, connection: Any, key: Key) -> int:
+        """The version that a refused write met, 0 for none. Read after the refusal, so only good for the message."""
+        return int(await connection.fetchval(self._statements[key.kind].version, key.id) or 0)
+
+
+def _batches(writes: Iterable[Write], kinds: Mapping[str, Kind[Any]]) -> Iterable[list[Write]]:
+    def sort(write: Write) -> tuple[str, int]:
+        if kinds[write.key.kind].append_only:
+            return write.key.kind, 0
+        return write.key.kind, 2 if write.expected is None else min(write.expected, 1)
+
+    # Text in Python's order is in the order of its UTF-8 bytes, which is the server's.
+    in_order = sorted(writes, key=lambda write: write.key)
+    for (kind, _), group in groupby(in_order, key=sort):
+        rows = list(group)
+        if kinds[kind].append_only:
+            if refused := next((write for write in rows if write.expected), None):
+                raise AppendOnly(f"{refused.key}: documents of kind {kind} are history and cannot be changed")
+            rows = [msgspec.structs.replace(write, expected=0) for write in rows]
+        size = CHUNK_ROWS if isinstance(rows[0].body, bytes) else MADE_ROWS
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
+
+
+def _columns(batch: Sequence[Write]) -> list[Any]:
+    return [
+        [write.key.id for write in batch],
+        [write.made() for write in batch],
+        [write.schema for write in batch],
+    ]

@@ -1,0 +1,236 @@
+"""Transactional updates: several documents, and the user's own SQL, in one transaction of L3.
+
+Nothing of it is in L1, in L2 or announced before the commit, nor after a rollback. Reads go to L3, through the
+transaction. After the commit its keys are fenced here, and the caller goes on once the change feed of this server
+has come past it: then the server knows everything it changed, by raw SQL and cascades too (rule S1). If the feed
+cannot be read now, no cache of this server answers until it has come past it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, Generic, TypeVar, cast
+
+from holdfast.documents import Document, Limits
+from holdfast.entry import Durability, Receipt
+from holdfast.errors import HoldfastError, NotFound, OutcomeUnknown, SerializationFailure, SettingsError
+from holdfast.intake import checked_version, checked_write
+from holdfast.invalidation.applying import ChangeApplier
+from holdfast.invalidation.change_feed import ChangeFeed
+from holdfast.invalidation.lease import FeedLease
+from holdfast.keys import Key, check_id
+from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
+from holdfast.protocols import ANY_VERSION, Affected, Isolation, Storage, StorageTransaction
+from holdfast.resolution import Resolver
+from holdfast.writing import Writer
+
+D = TypeVar("D", bound=Document)
+Result = TypeVar("Result")
+
+TRANSACT_ATTEMPTS: Final = 10
+
+
+class TransactionCollection(Generic[D]):
+    """The documents of one kind, as a transaction sees and changes them."""
+
+    def __init__(self, kind: Kind[D], transaction: Transaction) -> None:
+        self.kind = kind
+        self._transaction = transaction
+
+    async def get(self, identifier: str, *, lock: bool = False) -> D | None:
+        """The document, or None.
+
+        Args:
+            lock: keep others from writing it until the transaction's end.
+        """
+        return (await self.get_many([identifier], lock=lock)).get(identifier)
+
+    async def get_many(self, identifiers: Iterable[str], *, lock: bool = False) -> dict[str, D]:
+        """The documents that exist, by id."""
+        keys = [Key(self.kind.name, check_id(identifier)) for identifier in identifiers]
+        rows = await self._transaction.storage.load(keys, lock=lock)
+        return {key.id: cast("D", self._transaction.decode(key, row)) for key, row in rows.items()}
+
+    async def put(self, identifier: str, document: D, *, expected_version: int | None = None) -> Receipt:
+        """Store a document; the receipt counts once the transaction has committed.
+
+        Raises:
+            Conflict: the row is not at `expected_version`; the transaction goes on.
+        """
+        return (await self._save({identifier: document}, expected_version))[identifier]
+
+    async def put_many(self, documents: Mapping[str, D]) -> dict[str, Receipt]:
+        """Store documents, all or none."""
+        return await self._save(documents, None) if documents else {}
+
+    async def update(self, identifier: str, change: Callable[[D], D], *, default: D | None = None) -> D:
+        """Change a document, which is locked until the transaction's end, and return what was stored.
+
+        Raises:
+            NotFound: no row and no default.
+            Conflict: there was no row, and another transaction inserted one.
+        """
+        key = Key(self.kind.name, check_id(identifier))
+        row = (await self._transaction.storage.load([key], lock=True)).get(key)
+        current = default if row is None else cast("D", self._transaction.decode(key, row))
+        if current is None:
+            raise NotFound(f"{key} does not exist; give update a default to create it")
+        changed = change(current)
+        await self._save({identifier: changed}, 0 if row is None else row.version)
+        return changed
+
+    async def delete(self, identifier: str, *, expected_version: int | None = None) -> Receipt:
+        """Delete a document; the receipt's `existed` says whether there was one."""
+        key = Key(self.kind.name, check_id(identifier))
+        expected = checked_version(key, expected_version)
+        version, existed = await self._transaction.storage.delete(key, expected=expected)
+        self._transaction.written[key] = version
+        return Receipt(version, existed=existed)
+
+    async def _save(self, documents: Mapping[str, D], expected: int | None) -> dict[str, Receipt]:
+        limits = self._transaction.limits
+        writes = [checked_write(self.kind, name, document, expected, limits) for name, document in documents.items()]
+        versions = await self._transaction.storage.save(writes)
+        self._transaction.written.update(versions)
+        return {key.id: Receipt(version, Durability.COMMITTED) for key, version in versions.items()}
+
+
+class Transaction:
+    """One transaction: what `state.transaction()` gives.
+
+    Attributes:
+        connection: the driver's connection (asyncpg), inside the transaction, for SQL of one's own. Tables are in
+            the schema `holdfast`; values of type `json` are bytes.
+        affected_tables: after the commit, the tables of managed kinds it changed, by whatever statement; empty before.
+        swarms, bots, teams, routines, run_snapshots: the built-in collections.
+        storage, limits, written, decode: for its collections.
+    """
+
+    def __init__(
+        self,
+        storage: StorageTransaction,
+        kinds: Mapping[str, Kind[Any]],
+        *,
+        decode: Callable[[Key, Any], Any],
+        limits: Limits,
+    ) -> None:
+        self.storage = storage
+        self.decode = decode
+        self.limits = limits
+        self.written: dict[Key, int] = {}
+        self.connection = storage.connection
+        self.affected_tables: frozenset[str] = frozenset()
+        self._kinds = kinds
+        self.swarms = self.collection(SWARM)
+        self.bots = self.collection(BOT)
+        self.teams = self.collection(TEAM)
+        self.routines = self.collection(ROUTINE)
+        self.run_snapshots = self.collection(RUN_SNAPSHOT)
+
+    def collection(self, kind: Kind[D]) -> TransactionCollection[D]:
+        """The collection of a kind inside this transaction.
+
+        Raises:
+            SettingsError: the kind is not known to the store.
+        """
+        if self._kinds.get(kind.name) != kind:
+            raise SettingsError(f"kind {kind.name} is not known here: connect(kinds=[...]) takes own kinds")
+        return TransactionCollection(kind, self)
+
+
+class Transactions:
+    """Opens, commits and repeats transactions; one per server."""
+
+    def __init__(
+        self,
+        *,
+        kinds: Mapping[str, Kind[Any]],
+        l3: Storage,
+        resolver: Resolver,
+        writer: Writer,
+        applier: ChangeApplier,
+        lease: FeedLease,
+        feed: ChangeFeed,
+    ) -> None:
+        self._kinds = kinds
+        self._l3 = l3
+        self._resolver = resolver
+        self._writer = writer
+        self._applier = applier
+        self._lease = lease
+        self._feed = feed
+
+    @asynccontextmanager
+    async def open(self, isolation: Isolation = Isolation.READ_COMMITTED) -> AsyncIterator[Transaction]:
+        """A transaction that commits when the block ends, and is rolled back when it raises or is cancelled.
+
+        Raises:
+            SerializationFailure: others were in the way; nothing took effect.
+            OutcomeUnknown: the reply to COMMIT was lost. Read before repeating.
+            TierError: L3 cannot be reached, or what its driver raised inside.
+        """
+        self._resolver.check_open()
+        storage = await self._l3.open_transaction(Isolation(isolation))
+        transaction = Transaction(storage, self._kinds, decode=self._resolver.decode, limits=self._writer.limits)
+        try:
+            yield transaction
+        except BaseException as fault:
+            await asyncio.shield(asyncio.ensure_future(storage.rollback()))
+            understood = storage.understood(fault) if isinstance(fault, Exception) else fault
+            if understood is not fault:
+                raise understood from fault
+            raise
+        await self._writer.shielded(self._commit(transaction))
+
+    async def transact(
+        self,
+        operation: Callable[[Transaction], Awaitable[Result]],
+        isolation: Isolation = Isolation.SERIALIZABLE,
+        attempts: int = TRANSACT_ATTEMPTS,
+    ) -> Result:
+        """Run an operation in a transaction, again when others were in the way, and return what it returned.
+
+        Args:
+            operation: without effects but those on the transaction: it may run several times.
+            attempts: at most.
+
+        Raises:
+            SerializationFailure: others were in the way each time.
+        """
+        for attempt in range(1, attempts + 1):
+            try:
+                async with self.open(isolation) as transaction:
+                    result = await operation(transaction)
+            except SerializationFailure:
+                if attempt == attempts:
+                    raise
+                await self._writer.sleep(self._writer.backoff(attempt))
+            else:
+                return result
+        raise SettingsError(f"transact: attempts is {attempts}; at least 1 is needed")
+
+    async def _commit(self, transaction: Transaction) -> None:
+        affected = Affected(None)
+        try:
+            affected = await transaction.storage.affected()
+            await transaction.storage.commit()
+        except Exception as fault:
+            await transaction.storage.rollback()
+            if isinstance(fault, OutcomeUnknown) or not isinstance(fault, HoldfastError):
+                # It may be in effect, now or later, and may have changed more than its keys.
+                self._hold(affected)
+                self._writer.tell(dict.fromkeys(transaction.written, ANY_VERSION))
+            raise
+        transaction.affected_tables = frozenset(
+            self._kinds[kind].table for kind in affected.kinds if kind in self._kinds
+        )
+        if affected.xid is not None:
+            self._writer.tell(transaction.written)
+            if not await self._feed.refresh():
+                self._hold(affected)
+
+    def _hold(self, affected: Affected) -> None:
+        if affected.xid is not None:
+            self._lease.hold(affected.xid)

@@ -1,0 +1,25 @@
+"""`FenceSink`: the same suite on Valkey and in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fix_l2 import MemoryHarness, RedisHarness
+from holdfast.testing.conformance import FenceSinkSuite, checks
+
+ALL = pytest.mark.parametrize("check", checks(FenceSinkSuite), ids=lambda check: check.__name__)
+
+
+@ALL
+async def test_in_memory(check: Callable[[Any], Any]) -> None:
+    """The tier in memory keeps the contract."""
+    await check(FenceSinkSuite(MemoryHarness()))
+
+
+@ALL
+async def test_redis(check: Callable[[Any], Any], l2_harness: RedisHarness) -> None:
+    """The tier over a real three-node Valkey cluster keeps the contract."""
+    await check(FenceSinkSuite(l2_harness))

@@ -1,0 +1,112 @@
+"""L2 for the suites of its contract: in memory, and on Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from holdfast.keys import redis_key
+from holdfast.testing import ManualClock, MemoryCache
+from holdfast.testing.conformance.l2_harness import KEY, L2
+from holdfast.tiers.codec import Codec
+from holdfast.tiers.l2_client import RedisConnection
+from holdfast.tiers.l2_fences import RedisFences
+from holdfast.tiers.l2_redis import RedisCache
+from holdfast.tiers.l2_watermarks import watermark_key
+
+
+class MemoryHarness:
+    """L2 in memory, of three nodes."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.cache = MemoryCache(self.clock)
+
+    def open(self, *, fence_lifetime_seconds: float = 60.0, lease_seconds: float = 30.0) -> L2:
+        """Both sides of it."""
+        self.cache = MemoryCache(
+            self.clock, fence_lifetime_seconds=fence_lifetime_seconds, lease_seconds=lease_seconds, nodes=3
+        )
+        return L2(self.cache, self.cache)
+
+    async def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.advance(seconds)
+
+    async def dump(self) -> Any:
+        """A copy of all nodes."""
+        return self.cache.dump()
+
+    async def restore(self, copy: Any) -> None:
+        """Go back to it."""
+        self.cache.restore(copy)
+
+
+class RedisL2(NamedTuple):
+    """Both sides of L2 on Valkey."""
+
+    cache: RedisCache
+    sink: RedisFences
+
+
+class RedisHarness:
+    """L2 on Valkey; only keys of the prefix are touched.
+
+    Args:
+        connection: closed by whoever opened it.
+    """
+
+    def __init__(self, connection: RedisConnection, prefix: bytes) -> None:
+        self.connection = connection
+        self.prefix = prefix
+
+    def open(self, *, fence_lifetime_seconds: float = 60.0, lease_seconds: float = 30.0) -> RedisL2:
+        """Both sides of it."""
+        cache = RedisCache(
+            self.connection,
+            Codec(),
+            prefix=self.prefix,
+            fence_lifetime_seconds=fence_lifetime_seconds,
+            lease_seconds=lease_seconds,
+        )
+        sink = RedisFences(
+            self.connection, Codec(), prefix=self.prefix, fence_lifetime_seconds=fence_lifetime_seconds
+        )
+        return RedisL2(cache, sink)
+
+    async def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        await asyncio.sleep(seconds)
+
+    async def dump(self) -> Mapping[bytes, tuple[bytes | None, int]]:
+        """The serialised values and lifetimes of all watermarks and of the suites' key."""
+        return {name: await self._dumped(name) for name in await self._names()}
+
+    async def restore(self, copy: Any) -> None:
+        """Put them back, and remove what was not there."""
+        for name, (value, lifetime_ms) in copy.items():
+            await self.command("DEL", name)
+            if value is not None:
+                await self.command("RESTORE", name, str(max(0, lifetime_ms)), value)
+
+    async def command(self, *words: str | bytes) -> Any:
+        """Send a command to the node that serves its first key."""
+        await self.connection.topology()
+        return await self.connection._command(list(words))
+
+    async def watermark_keys(self) -> list[bytes]:
+        """The names of the nodes' watermarks."""
+        nodes = (await self.connection.topology()).nodes
+        return [watermark_key(self.prefix, node.slots[0][0]) for node in nodes]
+
+    @property
+    def name(self) -> bytes:
+        """What the suites' key is called in L2."""
+        return redis_key(self.prefix, KEY)
+
+    async def _names(self) -> list[bytes]:
+        return [self.name, *await self.watermark_keys()]
+
+    async def _dumped(self, name: bytes) -> tuple[bytes | None, int]:
+        return await self.command("DUMP", name), await self.command("PTTL", name)

@@ -1,0 +1,128 @@
+"""The fence map: what L2 is judged by."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from holdfast.invalidation.fence_map import FenceMap
+from holdfast.keys import Key
+from holdfast.protocols import ANY_VERSION, Coherence, Cursor, Snapshot, Watermark
+
+L3 = Coherence(UUID(int=1), {"all": 5})
+KEY, OTHER = Key("bot", "b1"), Key("bot", "b2")
+
+
+def snapshot(upto: int) -> Snapshot:
+    return Snapshot(upto, upto)
+
+
+def mark(upto: int, *, incarnation: UUID = L3.incarnation, known: int = 5) -> Watermark:
+    return Watermark(incarnation.bytes, snapshot(upto), 1, known, ((0, 16383),))
+
+
+def advanced(*polls: tuple[float, int], window_seconds: float = 60.0, keys_max: int = 100) -> FenceMap:
+    found = FenceMap(L3, window_seconds=window_seconds, keys_max=keys_max)
+    for began, upto in polls:
+        found.advance(Cursor(L3, snapshot(upto)), began)
+    return found
+
+
+def test_no_node_is_trusted_before_the_first_poll() -> None:
+    """Without a poll nothing is known of what changed."""
+    assert not FenceMap(L3).trusts(mark(100))
+
+
+def test_a_node_that_was_told_all_up_to_the_start_is_trusted() -> None:
+    """What came after the start is in the map; what came before it the node must have been told."""
+    found = advanced((0.0, 10), (1.0, 20))
+    assert found.trusts(mark(10))
+    assert not found.trusts(mark(9))
+
+
+def test_the_start_moves_with_the_window() -> None:
+    """A node that lags by more than the window is trusted no more, for its changes are forgotten."""
+    found = advanced((0.0, 10), (30.0, 20), (61.0, 30))
+    assert found.trusts(mark(10))
+    found.advance(Cursor(L3, snapshot(40)), 91.0)
+    assert not found.trusts(mark(10))
+    assert found.trusts(mark(20))
+
+
+def test_a_key_is_remembered_as_long_as_the_map_starts_before_it() -> None:
+    """A change noted after a poll began is not seen by that poll's snapshot for sure, so it outlives that start."""
+    found = advanced((0.0, 10))
+    found.note(KEY, 7, 5.0)
+    found.advance(Cursor(L3, snapshot(20)), 6.0)
+    found.advance(Cursor(L3, snapshot(30)), 65.9)
+    assert found.fenced(KEY) == 7
+    found.advance(Cursor(L3, snapshot(40)), 66.0)
+    assert found.fenced(KEY) == 0
+
+
+def test_a_poll_that_began_before_the_change_does_not_forget_it() -> None:
+    """The start may not move to a snapshot that does not see what is forgotten."""
+    found = advanced((0.0, 10))
+    found.advance(Cursor(L3, snapshot(20)), 6.0)
+    found.note(KEY, 7, 6.5)
+    found.advance(Cursor(L3, snapshot(30)), 66.2)
+    assert found.fenced(KEY) == 7
+
+
+def test_the_highest_version_counts() -> None:
+    """Changes may be told twice and out of order."""
+    found = advanced((0.0, 10))
+    found.note(KEY, 9, 1.0)
+    found.note(KEY, 7, 2.0)
+    assert found.fenced(KEY) == 9
+
+
+def test_a_whole_kind_is_barred() -> None:
+    """After a change of any number of its keys, no answer for the kind counts while the map remembers."""
+    found = advanced((0.0, 10))
+    found.note_kind("bot", 1.0)
+    assert found.fenced(OTHER) == ANY_VERSION
+    assert found.fenced(Key("team", "t1")) == 0
+    for began in (2.0, 62.0):
+        found.advance(Cursor(L3, snapshot(20)), began)
+    assert found.fenced(OTHER) == 0
+
+
+def test_another_incarnation_is_not_trusted() -> None:
+    """Nor is a node that knows a generation which this server does not know yet."""
+    found = advanced((0.0, 10))
+    assert not found.trusts(mark(10, incarnation=UUID(int=2)))
+    assert not found.trusts(mark(10, known=6))
+    found.learn(Coherence(L3.incarnation, {"all": 6}))
+    assert found.trusts(mark(10, known=6))
+
+
+def test_older_generations_are_not_taken_back() -> None:
+    """An answer that was overtaken must not lower what is known."""
+    found = advanced((0.0, 10))
+    found.learn(Coherence(L3.incarnation, {"all": 4}))
+    assert found.coherence == L3
+
+
+def test_the_map_is_bounded() -> None:
+    """Over the bound the oldest changes go, and the map starts at a snapshot that sees them."""
+    found = advanced((0.0, 10), keys_max=3)
+    for number in range(3):
+        found.note(Key("bot", str(number)), 7, 1.0 + number)
+    found.advance(Cursor(L3, snapshot(20)), 2.5)
+    found.note(KEY, 7, 4.0)
+    found.note(OTHER, 7, 4.0)
+    found.advance(Cursor(L3, snapshot(30)), 5.0)
+    assert len(found) <= 3
+    assert not found.trusts(mark(10))
+    assert found.trusts(mark(30))
+    assert found.fenced(Key("bot", "0")) == 0
+
+
+def test_a_reset_forgets_all_and_trusts_nobody() -> None:
+    """After a crash of L3 the snapshots of before mean nothing."""
+    found = advanced((0.0, 10))
+    found.note(KEY, 7, 1.0)
+    after = Coherence(UUID(int=2), {"all": 5})
+    found.reset(after)
+    assert not found.trusts(mark(100, incarnation=after.incarnation))
+    assert found.fenced(KEY) == 0

@@ -1,0 +1,436 @@
+"""What only the feed in memory has: switches, starts told apart, and a model of everything that can interleave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+import pytest
+from hypothesis import Phase, find, given, settings
+from hypothesis import strategies as st
+
+from fix_loop import settle
+from holdfast.errors import TierUnavailable
+from holdfast.keys import Key
+from holdfast.protocols import Change, ChangeSource, Coherence, Cursor, Write
+from holdfast.testing import MemoryFeed, MemoryStorage
+from holdfast.testing.memory_log import MARKS_KEPT
+from holdfast.testing.memory_transaction import MemoryTransaction
+
+KEY = Key("bot", "b1")
+TEAM = Key("team", "t1")
+
+
+async def put(storage: MemoryStorage, key: Key = KEY) -> int:
+    return (await storage.save([Write(key, 1, b"{}")]))[key]
+
+
+async def begun(storage: MemoryStorage, *, changes_max: int = 100) -> tuple[MemoryFeed, Cursor]:
+    feed = MemoryFeed(storage, changes_max=changes_max)
+    return feed, (await feed.poll(None)).cursor
+
+
+def test_it_is_a_change_source() -> None:
+    """The type checker agrees, and nothing starts with it."""
+    source: ChangeSource = MemoryFeed(MemoryStorage())
+    assert isinstance(source, MemoryFeed)
+
+
+async def test_hints_come_from_the_loop_and_can_be_dropped() -> None:
+    """Not within the announcing call, not to who announces, and not where they are switched off."""
+    storage = MemoryStorage()
+    woken: list[str] = []
+    feeds = {name: MemoryFeed(storage) for name in ("announcing", "listening", "deaf", "held", "failing", "closed")}
+    for name, feed in feeds.items():
+        feed.on_hint(lambda name=name: woken.append(name))  # type: ignore[misc]
+    feeds["deaf"].hints = False
+    feeds["held"].hold()
+    feeds["failing"].fail = True
+    await feeds["closed"].close()
+    await feeds["announcing"].poll(None, announce=True)
+    assert woken == []
+    await settle()
+    assert woken == ["listening"]
+    feeds["deaf"].hints = True
+    feeds["held"].release()
+    feeds["failing"].fail = False
+    await feeds["announcing"].poll(None)
+    await feeds["announcing"].poll(None, announce=True)
+    await settle()
+    assert woken[1:] == ["listening", "deaf", "held", "failing"]
+
+
+async def test_a_held_poll_was_answered_and_does_not_arrive() -> None:
+    """What is committed meanwhile comes with the next one."""
+    storage = MemoryStorage()
+    feed, cursor = await begun(storage)
+    feed.hold()
+    feed.hold()
+    polling = asyncio.get_running_loop().create_task(feed.poll(cursor))
+    await settle()
+    assert not polling.done()
+    version = await put(storage)
+    feed.release()
+    poll = await polling
+    assert not poll.changes
+    assert list((await feed.poll(poll.cursor)).changes) == [Change(KEY, version)]
+
+
+async def test_a_held_call_ends_when_it_fails_closes_or_takes_too_long() -> None:
+    """The cursor stays good; a feed that was held is still held."""
+    storage = MemoryStorage()
+    feed, cursor = await begun(storage)
+    feed.hold()
+    loop = asyncio.get_running_loop()
+    polling = loop.create_task(feed.poll(cursor))
+    await settle()
+    feed.fail = True
+    feed.fail = False
+    with pytest.raises(TierUnavailable, match="cut"):
+        await polling
+    polling = loop.create_task(feed.poll(cursor))
+    await settle()
+    assert not polling.done()
+    storage.away = True
+    feed.release()
+    with pytest.raises(TierUnavailable, match="away"):
+        await polling
+    storage.away = False
+    assert (await feed.poll(cursor)).reset is None
+    feed.hold()
+    polling = loop.create_task(feed.poll(cursor))
+    await settle()
+    await feed.close()
+    with pytest.raises(TierUnavailable, match="closed"):
+        await polling
+    slow = MemoryFeed(storage, timeout_seconds=0.0)
+    assert await slow.lead()
+    slow.hold()
+    with pytest.raises(TierUnavailable, match=r"no answer within 0\.0 s"):
+        await slow.poll(cursor)
+    assert storage.leader is None
+
+
+async def test_every_call_of_a_failing_feed_fails() -> None:
+    """Also where the whole server is away, and after a close."""
+    for ail in ("fail", "away", "close"):
+        storage = MemoryStorage()
+        feed = MemoryFeed(storage)
+        if ail == "close":
+            await feed.close()
+        else:
+            setattr(feed if ail == "fail" else storage, ail, True)
+        for call in (feed.poll(None), feed.lead(), feed.raise_generation("all"), feed.tidy()):
+            with pytest.raises(TierUnavailable):
+                await call
+        assert storage.coherence().generations == {"all": 1}
+
+
+async def test_a_leader_that_is_cut_off_leads_no_more() -> None:
+    """By a failure, a close, or the end of the server's life."""
+    storage = MemoryStorage()
+    one, two = MemoryFeed(storage), MemoryFeed(storage)
+
+    async def lead() -> list[bool]:
+        return [await feed.lead() for feed in (one, two)]
+
+    assert await lead() == [True, False]
+    one.fail = True
+    assert await two.lead()
+    one.fail = False
+    assert await lead() == [False, True]
+    for end in (storage.crash, storage.restart):
+        end()
+        assert await lead() == [True, False]
+    two.fail = True
+    assert await one.lead()
+    await one.close()
+    two.fail = False
+    assert await two.lead()
+    storage.away = True
+    with pytest.raises(TierUnavailable):
+        await two.lead()
+    assert storage.leader is None
+
+
+async def test_a_clean_restart_is_told_from_a_crash() -> None:
+    """The last change delivered is still there, so the cursor is continued; after a crash it is not."""
+    storage = MemoryStorage()
+    feed, cursor = await begun(storage)
+    await put(storage)
+    cursor = (await feed.poll(cursor)).cursor
+    undelivered = await put(storage, TEAM)
+    storage.restart()
+    poll = await feed.poll(cursor)
+    assert (list(poll.changes), poll.reset) == ([Change(TEAM, undelivered)], None)
+    storage.restart()
+    assert (await feed.poll(poll.cursor)).reset is None
+    storage.crash()
+    assert "incarnation" in str((await feed.poll(poll.cursor)).reset)
+
+
+async def test_a_restart_without_an_anchor_is_not_continued() -> None:
+    """Nothing was delivered, or it has left the outbox, or the cursor's start is not known: nothing to know L3 by."""
+    storage = MemoryStorage()
+    feed, nothing = await begun(storage)
+    storage.restart()
+    assert "anew" in str((await feed.poll(nothing)).reset)
+    await put(storage)
+    cursor = (await feed.poll(None)).cursor
+    assert "anew" in str((await feed.poll(msgspec.structs.replace(cursor, anchor=()))).reset)
+    storage.tidy(storage.log.snapshot())
+    assert (await feed.poll(cursor)).reset is None
+    storage.restart()
+    assert "anew" in str((await feed.poll(cursor)).reset)
+
+
+async def test_a_restored_copy_is_caught_by_the_anchor() -> None:
+    """F1: same incarnation, and numbers grown beyond the cursor's; but what was delivered last never was."""
+    storage = MemoryStorage()
+    feed, cursor = await begun(storage)
+    await put(storage)
+    files = storage.copy()
+    await put(storage)
+    cursor = (await feed.poll(cursor)).cursor
+    storage.restore(files)
+    assert "back in time" in str((await feed.poll(cursor)).reset)
+    for _ in range(5):
+        await put(storage)
+    poll = await feed.poll(cursor)
+    assert "anew" in str(poll.reset)
+    assert not poll.changes
+
+
+async def test_a_restored_copy_that_lacks_only_a_generation_is_caught() -> None:
+    """What was voided would be served again."""
+    storage = MemoryStorage()
+    await put(storage)
+    files = storage.copy()
+    feed, _ = await begun(storage)
+    await feed.raise_generation("all")
+    cursor = (await feed.poll(None)).cursor
+    storage.restore(files)
+    for _ in range(5):
+        await put(storage)
+    assert "back in time" in str((await feed.poll(cursor)).reset)
+
+
+async def test_ids_drawn_again_on_a_restored_copy_hide_nothing() -> None:
+    """The cursor saw an id that was rolled back after the copy; on the copy it commits a change of the same key."""
+    storage = MemoryStorage()
+    await put(storage)
+    feed, _ = await begun(storage)
+    files = storage.copy()
+    undone = storage.begin()
+    await undone.put(KEY, b"1")
+    await undone.rollback()
+    cursor = (await feed.poll(None)).cursor
+    storage.restore(files)
+    async with storage.begin() as transaction:
+        version = await transaction.put(KEY, b"2")
+    assert transaction.xid == undone.xid
+    poll = await feed.poll(cursor)
+    assert (list(poll.changes), poll.reset) == ([Change(KEY, version)], None)
+    assert not (await feed.poll(poll.cursor)).changes
+
+
+async def test_a_cursor_older_than_the_outbox_is_not_continued() -> None:
+    """After five tidyings without a poll, or when a horizon is set beyond it."""
+    storage = MemoryStorage()
+    feed, cursor = await begun(storage)
+    await put(storage)
+    for _ in range(MARKS_KEPT):
+        await feed.tidy()
+    assert len((await feed.poll(cursor)).changes) == 1
+    await feed.tidy()
+    poll = await feed.poll(cursor)
+    assert "older than the outbox" in str(poll.reset)
+    await put(storage)
+    storage.tidy(storage.log.snapshot())
+    assert "older than the outbox" in str((await feed.poll(poll.cursor)).reset)
+
+
+async def test_a_cursor_too_far_behind_is_not_continued() -> None:
+    """Emptying the caches is cheaper than so many changes."""
+    storage = MemoryStorage()
+    feed, cursor = await begun(storage, changes_max=3)
+    for _ in range(3):
+        await put(storage)
+    assert len((await feed.poll(cursor)).changes) == 3
+    await put(storage)
+    poll = await feed.poll(cursor)
+    assert poll.reset == "the cursor is 4 changes behind, more than 3"
+    assert (await feed.poll(poll.cursor)).reset is None
+
+
+# A model of writers and readers: steps (what, who, key), from which one run is made.
+
+Step = tuple[str, int, int]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "put", "delete", "commit", "rollback", "poll", "poll", "save"]),
+        st.integers(0, 2),
+        st.integers(0, 2),
+    ),
+    max_size=40,
+)
+
+
+class Reader(Protocol):
+    """Takes what is new from the feed."""
+
+    async def read(self) -> Sequence[Change]: ...
+
+
+class Healthy:
+    """Follows the feed by its cursor."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        self.feed = MemoryFeed(storage)
+        self.cursor = Cursor(storage.coherence(), storage.log.snapshot(), (storage.started,))
+
+    async def read(self) -> Sequence[Change]:
+        poll = await self.feed.poll(self.cursor)
+        assert poll.reset is None
+        self.cursor = poll.cursor
+        return poll.changes
+
+
+class GoingBack(Healthy):
+    """Follows the feed from snapshots alone, as the relay does from a node's watermark."""
+
+    async def read(self) -> Sequence[Change]:
+        self.cursor = Cursor(Coherence(self.cursor.coherence.incarnation), self.cursor.snapshot, self.cursor.anchor)
+        return await super().read()
+
+
+class BySeq:
+    """Mutant: the cursor is the highest `seq` seen."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        self.storage = storage
+        self.seq = 0
+
+    async def read(self) -> Sequence[Change]:
+        new = sorted(entry for entry in self.storage.log.entries() if entry.seq > self.seq)
+        self.seq = new[-1].seq if new else self.seq
+        return [entry.change for entry in new]
+
+
+class ByHorizon:
+    """Mutant: the cursor is the highest (xid, seq) of the transactions below which none runs."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        self.storage = storage
+        self.last = (0, 0)
+
+    async def read(self) -> Sequence[Change]:
+        xmin = self.storage.log.snapshot().xmin
+        entries = [entry for entry in self.storage.log.entries() if entry.xid < xmin]
+        new = sorted((entry.xid, entry.seq, entry.change) for entry in entries if (entry.xid, entry.seq) > self.last)
+        self.last = new[-1][:2] if new else self.last
+        return [change for _, _, change in new]
+
+
+class OneAtATime(Healthy):
+    """Mutant: takes the first change only, and the cursor."""
+
+    async def read(self) -> Sequence[Change]:
+        return (await super().read())[:1]
+
+
+class Model:
+    """Three transactions at a time over three keys, and three readers of one sort."""
+
+    def __init__(self, reader: Callable[[MemoryStorage], Reader]) -> None:
+        self.committed: list[Change] = []
+        self.storage = MemoryStorage(on_commit=lambda _, changes: self.committed.extend(changes))
+        self.transactions: list[MemoryTransaction | None] = [None] * 3
+        self.waiting: dict[int, asyncio.Task[object]] = {}
+        self.readers = [reader(self.storage) for _ in range(3)]
+        self.delivered: list[list[Change]] = [[], [], []]
+
+    async def step(self, what: str, who: int, key: int) -> None:
+        if what == "poll":
+            self.delivered[who] += await self.readers[who].read()
+        elif who not in self.waiting:
+            await self.write(what, who, Key("bot", str(key)))
+        await settle()
+        for writer in [writer for writer, task in self.waiting.items() if task.done()]:
+            fault = self.waiting.pop(writer).exception()
+            if fault is not None:
+                assert "deadlock" in str(fault), fault
+                self.transactions[writer] = None
+
+    async def write(self, what: str, who: int, key: Key) -> None:
+        transaction = self.transactions[who]
+        if what in {"commit", "rollback"}:
+            self.transactions[who] = None
+            if transaction is not None:
+                await (transaction.commit() if what == "commit" else transaction.rollback())
+            return
+        if what == "save":
+            statement = self.storage.raw_put(key, b"{}") if transaction is None else transaction.put(key, b"{}")
+        else:
+            transaction = self.transactions[who] = transaction or self.storage.begin()
+            statement = transaction.put(key, b"{}") if what == "put" else transaction.delete(key)  # type: ignore[assignment]
+        self.waiting[who] = asyncio.get_running_loop().create_task(statement)
+
+    async def finish(self) -> None:
+        """End whatever is open, and read to the end."""
+        while self.waiting or any(self.transactions):
+            for who in range(3):
+                await self.step("commit", who, 0)
+        for who in range(3):
+            await self.step("poll", who, 0)
+
+    def faults(self) -> list[str]:
+        """What a reader missed, got twice, or got in another order than it was committed in."""
+        found = []
+        for delivered in self.delivered:
+            found += ["missed"] * bool(Counter(self.committed) - Counter(delivered))
+            found += ["repeated"] * bool(Counter(delivered) - Counter(self.committed))
+            common = Counter(delivered) & Counter(self.committed)
+            for key in {change.key for change in common}:
+                orders = [[change for change in side if change.key == key] for side in (self.committed, delivered)]
+                found += ["misordered"] * (len(orders[0]) == len(orders[1]) and orders[0] != orders[1])
+        return found
+
+
+def faults_of(steps: Sequence[Step], reader: Callable[[MemoryStorage], Reader]) -> list[str]:
+    """Run the steps and compare."""
+
+    async def run() -> list[str]:
+        model = Model(reader)
+        for step in steps:
+            await model.step(*step)
+        await model.finish()
+        assert model.storage.log.snapshot().running == ()
+        return model.faults()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("reader", [Healthy, GoingBack])
+@settings(max_examples=400)
+@given(steps=STEPS)
+def test_each_commit_is_delivered_once_and_per_key_in_order(
+    reader: Callable[[MemoryStorage], Reader], steps: list[Step]
+) -> None:
+    """Whatever is open, waits, commits late or is rolled back while readers poll."""
+    assert faults_of(steps, reader) == []
+
+
+@pytest.mark.parametrize(
+    ("mutant", "fault"),
+    [(BySeq, "missed"), (ByHorizon, "misordered"), (OneAtATime, "missed")],
+    ids=["seq", "horizon", "limit"],
+)
+def test_the_model_catches_other_cursors(mutant: Callable[[MemoryStorage], Reader], fault: str) -> None:
+    """The usual recipes miss changes or swap them, and the same model shows it."""
+    once = settings(max_examples=2000, derandomize=True, database=None, phases=[Phase.generate])
+    steps = find(STEPS, lambda steps: fault in faults_of(steps, mutant), settings=once)
+    assert faults_of(steps, Healthy) == []
