@@ -40,6 +40,7 @@ from holdfast.settings import Settings
 from holdfast.testing import MemoryCache, MemoryStorage, PausingStorage
 from holdfast.testing.door import connect_flows
 from holdfast.tiers.l2_redis import RedisCache
+from holdfast.tiers.l3_migrations import migrations
 from holdfast.tiers.l3_postgres import PostgresStorage
 
 ADA = Bot(name="Ada")
@@ -141,7 +142,8 @@ async def test_two_servers_migrate_once(settings: Settings) -> None:
         await connection.execute("DROP SCHEMA holdfast CASCADE")
     stores = await asyncio.gather(*(holdfast.connect(settings) for _ in range(4)))
     async with administrator(settings.postgres_url) as connection:
-        assert await connection.fetchval("SELECT count(*) FROM holdfast.migrations") == 1
+        done = await connection.fetchval("SELECT array_agg(number ORDER BY number) FROM holdfast.migrations")
+        assert done == [migration.number for migration in migrations()]
     await asyncio.gather(*(store.close() for store in stores))
 
 
@@ -485,6 +487,22 @@ async def test_a_month_without_partition_is_made(settings: Settings) -> None:
         snapshot = holdfast.RunContextSnapshot(run_id="r1", routine_id="q1", sequence=1)
         await state.run_snapshots.put("r1/1", snapshot)
         assert await state.run_snapshots.get("r1/1", consistency=Consistency.STRONG) == snapshot
+
+
+async def test_thousands_of_snapshots_in_one_call(settings: Settings) -> None:
+    """One put_many takes as much history as it takes of any other kind, all or none."""
+    snapshots = {
+        f"r1/{number:04}": holdfast.RunContextSnapshot(run_id="r1", routine_id="q1", sequence=number)
+        for number in range(5000)
+    }
+    async with holdfast.connect(settings) as state:
+        receipts = await state.run_snapshots.put_many(snapshots)
+        assert len({receipt.version for receipt in receipts.values()}) == 5000
+        assert [pair async for pair in state.run_snapshots.scan()] == list(snapshots.items())
+        more = {"r0/1": snapshots["r1/0001"], "r1/4999": snapshots["r1/4999"]}
+        with pytest.raises(holdfast.AppendOnly, match="r1/4999"):
+            await state.run_snapshots.put_many(more)
+        assert await state.run_snapshots.get("r0/1", consistency=Consistency.STRONG) is None
 
 
 async def test_memory_and_real_tiers_mix() -> None:

@@ -56,7 +56,8 @@ async def migrate(
         StorageNotReady: the database was migrated by a newer version, or an applied migration was changed.
     """
     applied = []
-    async with connection.transaction():
+    # Each statement must see what was committed while it waited for a lock, whatever the database's default is.
+    async with connection.transaction(isolation="read_committed"):
         await connection.execute("SET LOCAL statement_timeout = 0")  # the wait for another server counts as one
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK, timeout=MIGRATION_SECONDS_MAX)
         await connection.execute("CREATE SCHEMA IF NOT EXISTS holdfast")

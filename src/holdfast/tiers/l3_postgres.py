@@ -205,17 +205,17 @@ class PostgresStorage:
         except asyncpg.UniqueViolationError as fault:
             if not self._kinds[kind].append_only:
                 raise
-            raise AppendOnly(f"kind {kind}: {fault}; its documents are history and cannot be written again") from fault
+            raise AppendOnly(
+                f"kind {kind}: {fault.detail or fault} Its documents are history and cannot be written again"
+            ) from fault
         except asyncpg.CheckViolationError as fault:
             if fault.constraint_name is None:  # no CHECK of a table, so there was no partition
                 raise _NoPartition(self._kinds[kind].table) from fault
             raise
 
-    async def _version(self, connection: Any, key: Key) -> int | None:
+    async def _version(self, connection: Any, key: Key) -> int:
         """The version that a refused write met, 0 for none. Read after the refusal, so only good for the message."""
-        for record in await connection.fetch(self._statements[key.kind].lock.removesuffix(" FOR UPDATE"), [key.id]):
-            return int(record["version"])
-        return 0
+        return int(await connection.fetchval(self._statements[key.kind].version, key.id) or 0)
 
 
 def _batches(writes: Iterable[Write], kinds: Mapping[str, Kind[Any]]) -> Iterable[list[Write]]:

@@ -1,7 +1,6 @@
 """The SQL of L3, one set per kind (pure).
 
-Only table names are put into these texts: they come from `Kind`, are checked there and quoted here. Ids,
-    documents and
+Only table names are put into these texts: they come from `Kind`, are checked there and quoted here. Ids, documents and
 versions are always parameters.
 """
 
@@ -31,6 +30,7 @@ class Statements(msgspec.Struct, frozen=True):
         insert: ($1 ids, $2 documents, $3 schemas) inserts what is not there.
         replace: ($1 ids, $2 documents, $3 schemas, $4 versions) updates the rows that are at these versions.
         lock: ($1 ids) locks the rows that exist, in key order.
+        version: ($1 id) the row's version, without a lock; no id.
         delete: ($1 id, $2 version or null) returns the number drawn (null: nothing deleted) and the version
             found.
         scan: ($1 id, $2 limit) rows after an id; no id is empty, so that an empty one asks from the start.
@@ -41,6 +41,7 @@ class Statements(msgspec.Struct, frozen=True):
     insert: str
     replace: str
     lock: str
+    version: str
     delete: str
     scan: str
 
@@ -55,12 +56,14 @@ class Statements(msgspec.Struct, frozen=True):
             load=COHERENCE + _rows(0, table, 1),
             upsert=f"""{insert} ON CONFLICT (id)
                 DO UPDATE SET document = EXCLUDED.document, schema = EXCLUDED.schema {returning}""",
-            # An append-only table has no unique index on the id alone; its trigger refuses what exists.
+            # An append-only table has no unique index on the id alone; its trigger enters the ids in a table that has,
+            # and what exists is refused there.
             insert=f"{insert} {'' if append_only else 'ON CONFLICT (id) DO NOTHING'} {returning}",
             replace=f"""UPDATE {name} t SET document = u.document, schema = u.schema
                 FROM unnest($1::text[], $2::json[], $3::int2[], $4::int8[]) AS u (id, document, schema, version)
                 WHERE t.id = u.id AND t.version = u.version {returning}""",
             lock=f"SELECT t.id, t.version FROM {name} t WHERE t.id = ANY($1::text[]) ORDER BY t.id FOR UPDATE",
+            version=f"SELECT t.version FROM {name} t WHERE t.id = $1",
             delete=f"""WITH found AS (SELECT version FROM {name} WHERE id = $1),
                 gone AS (DELETE FROM {name} WHERE id = $1 AND ($2::int8 IS NULL OR version = $2)
                          RETURNING nextval('holdfast.version_seq') AS drawn)

@@ -146,6 +146,16 @@ class StorageSuite:
         assert len(set(versions.values())) == 2500
         assert len((await self.storage.load(keys)).rows) == 2500
 
+    async def check_thousands_of_history(self) -> None:
+        """History takes thousands of new ids in one save, and none of them if one exists."""
+        keys = [Key("run_snapshot", f"run-1/{number:04}") for number in range(5000)]
+        await self.storage.save([Write(keys[-1], 1, BODY)])
+        await self.expect_append_only(self.storage.save([Write(key, 1, OTHER) for key in keys]))
+        assert set((await self.storage.load(keys)).rows) == {keys[-1]}
+        versions = await self.storage.save([Write(key, 1, BODY) for key in keys[:-1]])
+        assert len(set(versions.values())) == 4999
+        assert set((await self.storage.load(keys)).rows) == set(keys)
+
     async def row(self, key: Key) -> Row:
         """The row of a key."""
         return (await self.storage.load([key])).rows[key]
