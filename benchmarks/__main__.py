@@ -6,21 +6,22 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from benchmarks import l1_get, l1_peek, l2_reads, l3_reads, report, upserts
+from benchmarks import feed, l1_get, l1_peek, l2_reads, l3_reads, report, upserts
 from benchmarks.context import Context, open_context
-from benchmarks.measuring import Result
+from benchmarks.measuring import Figure, Result
 from holdfast.cli import run as run_loop
 from holdfast.errors import HoldfastError
 
-BENCHMARKS: Final[Mapping[str, Callable[[Context], Awaitable[list[Result]]]]] = {
+BENCHMARKS: Final[Mapping[str, Callable[[Context], Awaitable[Sequence[Result | Figure]]]]] = {
     "l1-get": l1_get.run,
     "l1-peek": l1_peek.run,
     "l2-reads": l2_reads.run,
     "l3-reads": l3_reads.run,
     "upserts": upserts.run,
+    "feed": feed.run,
 }
 
 
@@ -45,7 +46,7 @@ def main() -> int:
 
 async def _run(chosen: list[str]) -> int:
     load, begun = os.getloadavg(), time.monotonic()
-    results: list[Result] = []
+    results: list[Result | Figure] = []
     async with open_context() as context:
         for name in chosen:
             found = await BENCHMARKS[name](context)

@@ -53,6 +53,12 @@ class BareTable:
             await self._connection.execute(UPSERT, self._ids, self._bodies, self._schemas)
         return self._repeats * len(self._ids)
 
+    async def upsert_singly(self, rows: int) -> int:
+        """The first rows, one statement each."""
+        for row in zip(self._ids[:rows], self._bodies, self._schemas, strict=False):
+            await self._connection.execute(UPSERT, *([value] for value in row))
+        return rows
+
     @property
     def side(self) -> Side:
         """The side of a comparison."""

@@ -30,7 +30,7 @@ from holdfast.kinds import register
 from holdfast.node import open_tiers
 from holdfast.settings import Settings
 from holdfast.testing.door import connect_flows
-from holdfast.tiers.l2_client import RedisAddress
+from holdfast.tiers.l2_connect import RedisAddress
 from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l2_topology import Topology
@@ -46,6 +46,7 @@ class Context:
     """A running server of Holdfast, and the bare clients it is compared with.
 
     Attributes:
+        settings: of `flows`.
         flows: with `flows.store`, the door.
         l2, l3, fences: the tiers below `flows`.
         glide: a client of the Valkey cluster of its own.
@@ -53,6 +54,7 @@ class Context:
         prefix: of every key in L2.
     """
 
+    settings: Settings
     flows: Flows
     l2: RedisCache
     l3: PostgresStorage
@@ -97,7 +99,7 @@ async def open_context() -> AsyncIterator[Context]:
                 settings=settings,
             )
         )
-        yield Context(flows, tiers.l2, tiers.l3, tiers.fences, glide, postgres, PREFIX.encode())
+        yield Context(settings, flows, tiers.l2, tiers.l3, tiers.fences, glide, postgres, PREFIX.encode())
 
 
 @asynccontextmanager

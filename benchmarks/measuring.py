@@ -102,6 +102,25 @@ class Result:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure and the most it may be.
+
+    Attributes:
+        unit: of both.
+    """
+
+    name: str
+    value: float
+    most: float
+    unit: str
+
+    @property
+    def kept(self) -> bool:
+        """Whether the limit is kept."""
+        return self.value <= self.most
+
+
 async def compare(
     name: str,
     operation: str,

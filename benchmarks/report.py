@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.context import Context
-from benchmarks.measuring import ROUNDS, Result
+from benchmarks.measuring import ROUNDS, Figure, Result
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "reference" / "performance.md"
 LIBRARIES: Final = ("asyncpg", "cashews", "isal", "msgspec", "uvloop", "valkey-glide")
@@ -36,24 +36,27 @@ NOTES: Final = """\
   the same query.
 - **Upserts.** 1000 rows a call, all of which exist. The bare table has the same columns, constraints and
   index, no trigger, and gets its JSON ready made. The tier draws versions by trigger and returns them. The
-  door also encodes and checks each document, fills L1 and fences L2 on all nodes. Both tables are vacuumed
-  before each round.
+  door also encodes and checks each document and fills L1, while the relay fences L2 on all nodes. Both tables
+  are vacuumed before each round. A single write is one row a statement.
+- **The change feed.** Two servers in one process; from the return of `put` on one to the first default `get` on the
+  other that answers with it, which asks without a pause. These are times, not ratios, so a busy machine shows in them.
 """
 
 NOT_COVERED: Final = """\
 - A network: servers and client are on one machine, so round trips cost what waking a process costs.
 - TLS, replicas, several servers at once, more than one thread of callers.
-- Latency percentiles: `make demo` prints those of each tier for real work.
+- Latency percentiles of reads: `make demo` prints those of each tier for real work.
 - Cold caches of PostgreSQL: all rows are in its memory.
 """
 
 
-async def page(context: Context, results: Sequence[Result], load: tuple[float, float, float]) -> str:
+async def page(context: Context, found: Sequence[Result | Figure], load: tuple[float, float, float]) -> str:
     """The report as Markdown.
 
     Args:
         load: the machine's load averages before the run.
     """
+    results = [each for each in found if isinstance(each, Result)]
     return "\n".join(
         [
             "# Performance",
@@ -62,6 +65,8 @@ async def page(context: Context, results: Sequence[Result], load: tuple[float, f
             "",
             METHOD,
             *_ratios(results),
+            "",
+            *_absolute([each for each in found if isinstance(each, Figure)]),
             "",
             *_figures(results),
             "",
@@ -79,8 +84,10 @@ async def page(context: Context, results: Sequence[Result], load: tuple[float, f
     )
 
 
-def line(result: Result) -> str:
+def line(result: Result | Figure) -> str:
     """One result for the terminal."""
+    if isinstance(result, Figure):
+        return f"{result.name:50} {_amount(result)}, limit {result.most:g} {result.unit}: {_verdict(result)}"
     ratio, times = result.limit.shown(result.ratio), result.times
     each = f"{times.ours * 1e6:.3g} us against {times.theirs * 1e6:.3g}"
     return f"{result.name:38} {ratio:>6} ({_spread(result)}; {each}), limit {result.limit}: {_verdict(result)}"
@@ -90,8 +97,8 @@ def _spread(result: Result) -> str:
     return f"{result.limit.shown(min(result.ratios))} to {result.limit.shown(max(result.ratios))}"
 
 
-def _verdict(result: Result) -> str:
-    if result.limit.sense == "none":
+def _verdict(result: Result | Figure) -> str:
+    if isinstance(result, Result) and result.limit.sense == "none":
         return "shown only"
     return "kept" if result.kept else "MISSED"
 
@@ -102,6 +109,17 @@ def _ratios(results: Sequence[Result]) -> list[str]:
         ratio = each.limit.shown(each.ratio)
         rows.append(f"| {each.name} | **{ratio}** | {_spread(each)} | {each.limit} | {_verdict(each)} |")
     return rows
+
+
+def _absolute(figures: Sequence[Figure]) -> list[str]:
+    rows = ["| the change feed | | at most | |", "|---|---|---|---|"]
+    for each in figures:
+        rows += [f"| {each.name} | **{_amount(each)}** | {each.most:g} {each.unit} | {_verdict(each)} |"]
+    return rows
+
+
+def _amount(figure: Figure) -> str:
+    return f"{figure.value:.3g} {figure.unit}"
 
 
 def _figures(results: Sequence[Result]) -> list[str]:

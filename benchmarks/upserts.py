@@ -19,7 +19,9 @@ from holdfast.protocols import Write
 
 ROWS = 1000
 REPEATS = dict(zip(SIZES, (6, 4, 2), strict=True))
+SINGLES = 200
 TIER_LIMIT = 0.55
+SINGLE_LIMIT = 0.75
 DOOR_LIMITS = dict(zip(SIZES, (0.15, 0.35, 0.55), strict=True))
 
 
@@ -34,6 +36,8 @@ async def run(context: Context) -> list[Result]:
         await bare.create()
         await bare.upsert()
         results.append(await _tier(context, size, kind, documents, bare))
+        if size == min(SIZES):
+            results.append(await _single(context, kind, documents, bare))
         results.append(await _door(context, size, kind, documents, bare))
     return results
 
@@ -54,6 +58,23 @@ async def _tier(context: Context, size: int, kind: Kind[Any], documents: dict[st
     )
 
 
+async def _single(context: Context, kind: Kind[Any], documents: dict[str, Any], bare: BareTable) -> Result:
+    names = list(documents)[:SINGLES]
+    writes = [[Write(Key(kind.name, name), documents[name].SCHEMA, encode(documents[name]))] for name in names]
+
+    async def ours() -> int:
+        return sum([len(await context.l3.save(write)) for write in writes])
+
+    return await compare(
+        f"single upsert through the tier, {size_text(min(SIZES))}",
+        "rows",
+        Side("`PostgresStorage.save` of one", ours),
+        Side("asyncpg, one row, no trigger", lambda: bare.upsert_singly(SINGLES)),
+        limit=Limit("at least", SINGLE_LIMIT, percent=True),
+        between=bare.vacuum,
+    )
+
+
 async def _door(context: Context, size: int, kind: Kind[Any], documents: dict[str, Any], bare: BareTable) -> Result:
     collection = context.flows.store.collection(kind)
 
@@ -68,5 +89,6 @@ async def _door(context: Context, size: int, kind: Kind[Any], documents: dict[st
         limit=Limit("at least", DOOR_LIMITS[size], percent=True),
         between=bare.vacuum,
     )
-    assert not context.flows.fences.pending, "a fence did not reach L2"
+    assert context.flows.relay is not None
+    assert context.flows.relay.fenced, "no change reached L2"
     return result

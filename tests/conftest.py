@@ -1,8 +1,12 @@
-"""Fixtures for all tests: real servers (`fix_servers`), a single one (`fix_single`), tiers over them (`fix_tiers`)."""
+"""Fixtures for all tests.
+
+Real servers (`fix_servers`), a single one (`fix_single`), two in a cluster (`fix_cluster`), and tiers over them
+(`fix_tiers`).
+"""
 
 from hypothesis import settings
 
-pytest_plugins = ["fix_servers", "fix_single", "fix_tiers"]
+pytest_plugins = ["fix_feed", "fix_cluster", "fix_servers", "fix_single", "fix_tiers"]
 
 # The gate tries the same examples each time, and never fails for being slow on a busy machine.
 settings.register_profile("gate", derandomize=True, deadline=None)

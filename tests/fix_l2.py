@@ -8,12 +8,19 @@ from typing import Any, NamedTuple
 
 from holdfast.keys import redis_key
 from holdfast.testing import ManualClock, MemoryCache
-from holdfast.testing.conformance.l2_harness import KEY, L2
+from holdfast.testing.conformance.l2_harness import KEY
 from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l2_watermarks import watermark_key
+
+
+class MemoryL2(NamedTuple):
+    """Both sides of L2 in memory: one object."""
+
+    cache: MemoryCache
+    sink: MemoryCache
 
 
 class MemoryHarness:
@@ -23,12 +30,12 @@ class MemoryHarness:
         self.clock = ManualClock()
         self.cache = MemoryCache(self.clock)
 
-    def open(self, *, fence_lifetime_seconds: float = 60.0, lease_seconds: float = 30.0) -> L2:
+    def open(self, *, fence_lifetime_seconds: float = 60.0, lease_seconds: float = 30.0) -> MemoryL2:
         """Both sides of it."""
         self.cache = MemoryCache(
             self.clock, fence_lifetime_seconds=fence_lifetime_seconds, lease_seconds=lease_seconds, nodes=3
         )
-        return L2(self.cache, self.cache)
+        return MemoryL2(self.cache, self.cache)
 
     async def wait(self, seconds: float) -> None:
         """Let time pass."""
@@ -70,9 +77,7 @@ class RedisHarness:
             fence_lifetime_seconds=fence_lifetime_seconds,
             lease_seconds=lease_seconds,
         )
-        sink = RedisFences(
-            self.connection, Codec(), prefix=self.prefix, fence_lifetime_seconds=fence_lifetime_seconds
-        )
+        sink = RedisFences(self.connection, Codec(), prefix=self.prefix, fence_lifetime_seconds=fence_lifetime_seconds)
         return RedisL2(cache, sink)
 
     async def wait(self, seconds: float) -> None:

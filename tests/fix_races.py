@@ -1,16 +1,25 @@
-"""Servers over given tiers, and mutants of the mechanisms that close races."""
+"""Waiting for what L2 was told, and mutants of the mechanisms that close races."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 
-from holdfast.keys import Key
+from holdfast.errors import TierError
+from holdfast.flows import Flows
+from holdfast.keys import Key, redis_key
+from holdfast.protocols import FenceSink, Watermark
+from holdfast.tiers.codec import WireEntry
 from holdfast.tiers.l1_local import LocalCache
 from holdfast.tiers.l2_client import Script
+from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
 
 KEY = Key("bot", "b1")
+DEADLINE_SECONDS = 60.0
+LOOK_SECONDS = 0.002
+"""Between two looks, so that those who are waited for get their turn."""
 
 
 class NoTickets(LocalCache):
@@ -28,22 +37,65 @@ def mutate(script: Script, healthy: str, mutant: str) -> None:
     script.digest = hashlib.sha1(script.source, usedforsecurity=False).hexdigest()
 
 
-def plain_set(cache: RedisCache) -> None:
+def healthy(_cache: RedisCache, _fences: RedisFences) -> None:
+    """Not a mutant."""
+
+
+def plain_set(cache: RedisCache, _fences: RedisFences) -> None:
     """Mutant: a fill overwrites whatever is there."""
-    mutate(cache._fill, "if not (same and above(held, entry)) then", "if true then")
+    mutate(cache._fill, "if same and above(held, entry) then return false end", "")
 
 
-def no_age_check(cache: RedisCache) -> None:
+def no_age_check(cache: RedisCache, _fences: RedisFences) -> None:
     """Mutant: a fill may be as old as it likes."""
-    mutate(cache._fill, "age >= 0 and age <= age_max", "age >= 0")
+    mutate(cache._fill, "age < 0 or age > age_max", "age < 0")
 
 
-def fences_lower(cache: RedisCache) -> None:
+def fences_lower(_cache: RedisCache, fences: RedisFences) -> None:
     """Mutant: a late fence of an old version replaces a newer one."""
-    mutate(cache._fence, "if not same or below(held, fence) then", "if true then")
+    mutate(fences._advance, "if not same or below(held, fence) then", "if true then")
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Ask until it is so; the test's own timeout is the deadline."""
-    while not await condition():
-        pass
+    """Ask until it is so."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not await condition():
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+async def until_l2_is_trusted(*servers: Flows) -> None:
+    """Wait until each of these servers would believe every node of L2; one of them must be able to lead."""
+    sink = next(flows.relay._sink for flows in servers if flows.relay is not None)
+
+    async def trusted() -> bool:
+        return all(
+            mark is not None and all(flows.view.trusts(mark) for flows in servers) for mark in await watermarks(sink)
+        )
+
+    await until(trusted)
+
+
+async def watermarks(sink: FenceSink) -> list[Watermark | None]:
+    """Those of all nodes; None for a node that has none, or does not answer."""
+    try:
+        return [await sink.watermark(target) for target in await sink.targets()]
+    except TierError:
+        return [None]
+
+
+async def until_l2_was_told(cache: RedisCache, version: int, key: Key = KEY) -> None:
+    """Wait until L2 holds a fence, or a value, of at least this version."""
+
+    async def told() -> bool:
+        held = await stored(cache, key)
+        return held is not None and held.version >= version
+
+    await until(told)
+
+
+async def stored(cache: RedisCache, key: Key = KEY) -> WireEntry | None:
+    """What L2 holds for a key, whether it counts or not; a fence has no row. A mere lease is nothing."""
+    name = redis_key(cache._prefix, key)
+    await cache._connection.topology()
+    data: bytes | None = await cache._connection._command(["GET", name])
+    return None if data is None or data[32:40] == bytes(8) else cache._codec.decode(name, data)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import asyncpg
 import pytest
@@ -12,16 +14,53 @@ import pytest
 from fix_l2 import RedisHarness
 from holdfast.clock import SystemClock
 from holdfast.embedded import Running
-from holdfast.kinds import BUILT_IN, register
-from holdfast.node import connection_pool, redis_connection
+from holdfast.flows import Flows
+from holdfast.kinds import BUILT_IN, Kind, register
+from holdfast.node import OpenStore, change_source, connection_pool, redis_connection
+from holdfast.protocols import ChangeSource, FenceSink, SharedCache, Storage
 from holdfast.settings import Settings
+from holdfast.testing.door import connect_flows
 from holdfast.tiers import l3_migrations
 from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
+from holdfast.tiers.l3_feed import PostgresFeed
 from holdfast.tiers.l3_postgres import PostgresStorage
 
 TEMPLATE = "migrated"
+
+
+def flows_of(store: OpenStore) -> Flows:
+    """The inside of an open store."""
+    assert store._node.flows is not None
+    return store._node.flows
+
+
+def flows_over(
+    settings: Settings,
+    l2: SharedCache,
+    l3: Storage,
+    *,
+    fences: FenceSink | None = None,
+    feed: ChangeSource | None = None,
+    kinds: Iterable[Kind[Any]] = (),
+) -> AbstractAsyncContextManager[Flows]:
+    """A server over given tiers, which follows the feed of the settings' database.
+
+    Args:
+        fences: L2 as the relay sees it; None: this server never leads.
+        feed: another way to read the feed.
+    """
+    relay = (change_source(settings), fences) if fences is not None else None
+    feed = feed or change_source(settings)
+    return connect_flows(l2=l2, l3=l3, feed=feed, relay=relay, kinds=kinds, clock=SystemClock(), settings=settings)
+
+
+def make_deaf(flows: Flows) -> None:
+    """Let no hint arrive at a server: it reads the feed when its own time comes, or after a commit of its own."""
+    source = flows.feed._source
+    assert isinstance(source, PostgresFeed)
+    source._wakes.clear()
 
 
 @pytest.fixture(scope="session")
@@ -82,9 +121,9 @@ def l2_harness(l2_connection: RedisConnection, settings: Settings) -> RedisHarne
 
 
 @pytest.fixture
-def l2(l2_harness: RedisHarness) -> RedisCache:
+def l2(l2_harness: RedisHarness, settings: Settings) -> RedisCache:
     """The Valkey cluster as L2."""
-    return l2_harness.open().cache
+    return l2_harness.open(lease_seconds=settings.l2_lease_seconds).cache
 
 
 @pytest.fixture

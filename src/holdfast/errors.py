@@ -123,9 +123,7 @@ class OutcomeUnknown(TierError):
 
 
 class SerializationFailure(TierError):
-    """Other transactions were in the way (a deadlock among them); nothing took effect. Run it again: `transact`
-    does.
-    """
+    """Other transactions were in the way, or in a deadlock; nothing took effect. Run it again, as `transact` does."""
 
 
 class StorageNotReady(TierError):

@@ -37,11 +37,11 @@ class Flight:
         absent: L2's miss; None when L2 was not asked, and then nothing is filled there.
         coherence: what was known of L3 when L2 was asked.
         known: for a strong read, what L1 holds: its version and value, so that L3 need not send it again.
-        lease_until: for how long, in monotonic seconds, it waits for another server that loads the key; 0: not yet
-            asked.
+        lease_until: until when, in monotonic seconds, it waits for another server that loads the key; 0: not yet asked.
+        looks: how often it asked L2 again meanwhile.
     """
 
-    __slots__ = ("absent", "coherence", "future", "key", "known", "lease_until", "ticket")
+    __slots__ = ("absent", "coherence", "future", "key", "known", "lease_until", "looks", "ticket")
 
     def __init__(self, key: Key, future: asyncio.Future[Resolved], ticket: int) -> None:
         self.key = key
@@ -51,6 +51,7 @@ class Flight:
         self.coherence: Coherence | None = None
         self.known: tuple[int, Any] | None = None
         self.lease_until = 0.0
+        self.looks = 0
 
     def settle(self, result: Resolved | Exception) -> None:
         """Tell the callers; a second result is ignored."""

@@ -14,7 +14,7 @@ from holdfast.errors import SettingsError
 from holdfast.flights import Flights
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.change_feed import ChangeFeed
-from holdfast.invalidation.fence_map import FenceMap
+from holdfast.invalidation.fence_map import WINDOW_SECONDS, FenceMap
 from holdfast.invalidation.lease import FeedLease
 from holdfast.invalidation.relay import Relay
 from holdfast.kinds import Kind
@@ -41,6 +41,7 @@ class Flows:
         relay: where it reads while it is the one that fences L2; None: it never is.
         coherence: what L3 said when it was connected.
         untrusted: kinds that no cache may answer for, with the reason.
+        window_seconds: how long this server remembers a change, to judge L2 by.
         sleep: pauses, seconds.
         random_: for jitter.
     """
@@ -59,13 +60,14 @@ class Flows:
         sleep: Callable[[float], Awaitable[object]],
         random_: random.Random,
         untrusted: Mapping[str, str] = MappingProxyType({}),
+        window_seconds: float = WINDOW_SECONDS,
     ) -> None:
         self.counters = Counters()
         self.caches = build_caches(settings, kinds, clock)
         shelves = {name: cache.shelf(name) for name, cache in self.caches.items()}
         bounds = staleness_bounds(settings, kinds)
         flights = Flights()
-        self.view = FenceMap(coherence)
+        self.view = FenceMap(coherence, window_seconds=window_seconds)
         self.lease = FeedLease(bounds, {name: shelf.trust_until for name, shelf in shelves.items()}, untrusted)
         self.applier = ChangeApplier(
             caches=self.caches,
@@ -142,9 +144,7 @@ class Flows:
             self.relay.start()
 
     async def stop(self) -> None:
-        """Let writes and fills under way end, for a while; stop the relay and the feed, empty L1. May be called
-        twice.
-        """
+        """Let writes and fills end, for a while; stop relay and feed, empty L1. May be called twice."""
         self.resolver.closing = True
         try:
             async with asyncio.timeout(DRAIN_SECONDS):

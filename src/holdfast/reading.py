@@ -1,5 +1,4 @@
-"""The way of a read past L1's fast path: the lease first, then the resolver, and what is left when L3 is away (rules
-R3, R5).
+"""The way of a read past L1's fast path (rules R3, R5).
 
 A hit of L1 under a valid lease never comes here. When the lease has run out, all readers wait for one poll of the feed,
 begun after they came; if it succeeds, L1 counts again. If it fails, each key is asked of L3 itself. If L3 is away

@@ -43,6 +43,8 @@ OVERLAP_SECONDS: Final = 0.002
 L2_BATCHES_MAX: Final = 16
 FILLS_MAX: Final = 32
 """Batches of fills on their way to L2; further ones are left out."""
+LOOKS_MAX: Final = 1000
+"""However long a lease, and whatever the clock does, no flight asks L2 more often than this."""
 LOOK_AGAIN_SECONDS: Final = 0.004
 """How long a flight waits before it asks L2 again for what another server loads."""
 
@@ -198,7 +200,8 @@ class Resolver:
             return False
         if not flight.lease_until:
             flight.lease_until = now + leased_seconds
-        if now >= flight.lease_until:
+        flight.looks += 1
+        if now >= flight.lease_until or flight.looks > LOOKS_MAX:
             return False
         self._looking_again[flight] = self._loop.call_later(
             min(LOOK_AGAIN_SECONDS, flight.lease_until - now), self._look_again, flight
@@ -214,6 +217,7 @@ class Resolver:
             batcher.add(flight)
         except Overloaded as fault:  # this flight's own fault: the others of its batch have been answered, or will be
             self._settle(flight, fault)
+            self._offer(_leases([flight]))
 
     async def _ask_l3(self, flights: list[Flight]) -> None:
         try:
@@ -221,8 +225,12 @@ class Resolver:
         except Exception as fault:  # noqa: BLE001 - as above
             self._counters.l3.errors += 1
             self._settle_all(flights, fault)
-            return
-        if fills and len(self._filling) < FILLS_MAX:  # L2 can do without a fill; L3's readers must not wait for one
+            fills = _leases(flights)
+        self._offer(fills)
+
+    def _offer(self, fills: list[Fill]) -> None:
+        """Fill L2 in the background: it can do without, and L3's readers must not wait for it."""
+        if fills and len(self._filling) < FILLS_MAX:
             task = self._loop.create_task(self._fill_l2(fills, self._view.coherence))
             self._filling.add(task)
             task.add_done_callback(self._filling.discard)
@@ -309,6 +317,11 @@ def _known(flights: list[Flight], incarnation: UUID) -> dict[Key, int]:
         version = flight.known[0] if flight.known is not None else 0
         known[flight.key] = version if known.setdefault(flight.key, version) == version else 0
     return {key: version for key, version in known.items() if version}
+
+
+def _leases(flights: list[Flight]) -> list[Fill]:
+    """What gives back the leases of loads that failed, so that nobody waits for them."""
+    return [Fill(flight.key, None, 0.0, flight.absent) for flight in flights if flight.absent is not None]
 
 
 def _wanted(flight: Flight) -> bool:

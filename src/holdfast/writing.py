@@ -131,9 +131,7 @@ class Writer:
             raise
 
     def _adopt(self) -> None:
-        """A commit under another incarnation than the one known here must not be judged by what is known of that
-        one.
-        """
+        # A commit under another incarnation than the one known here must not be judged by what is known of that one.
         self._applier.adopt(self._l3.coherence(), self._resolver.now())
 
     def tell(self, versions: Mapping[Key, int]) -> None:

@@ -13,71 +13,95 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from fix_races import KEY, NoTickets, fences_lower, no_age_check, plain_set, until
+from fix_races import (
+    KEY,
+    NoTickets,
+    fences_lower,
+    healthy,
+    no_age_check,
+    plain_set,
+    stored,
+    until,
+    until_l2_is_trusted,
+    until_l2_was_told,
+)
+from fix_tiers import flows_over
 from holdfast.clock import SystemClock
 from holdfast.documents import Bot
 from holdfast.flows import Flows
-from holdfast.keys import redis_key
 from holdfast.node import redis_connection
-from holdfast.protocols import Cached
 from holdfast.settings import Settings
 from holdfast.testing import PausingCache, PausingStorage
-from holdfast.testing.door import connect_flows
 from holdfast.tiers.codec import Codec
+from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l3_postgres import PostgresStorage
 
 OLD, NEW = Bot(name="old"), Bot(name="new")
 SHORT_FENCE_SECONDS = 0.5
-Mutation = Callable[[RedisCache], None]
-
-
-def healthy(_: RedisCache) -> None:
-    """Not a mutant."""
+Mutation = Callable[[RedisCache, RedisFences], None]
 
 
 class Pair:
-    """A reader and a writer: two servers with L1s of their own over the same L2 and L3."""
+    """A reader and a writer: two servers with L1s of their own over the same L2 and L3. The writer's relay fences L2."""
 
-    def __init__(self, reader: Flows, writer: Flows, l3: PausingStorage, l2: PausingCache) -> None:
+    def __init__(
+        self, reader: Flows, writer: Flows, l3: PausingStorage, l2: PausingCache, cache: RedisCache, fences: RedisFences
+    ) -> None:
         self.reader = reader
         self.writer = writer
         self.reader_l3 = l3
         self.reader_l2 = l2
+        self.cache = cache
+        self.fences = fences
+
+    async def put(self, bot: Bot) -> int:
+        """Let the writer write, and wait until L2 was told of it."""
+        version = (await self.writer.store.bots.put(KEY.id, bot)).version
+        await until_l2_was_told(self.cache, version)
+        return version
 
     async def held_in_l2(self) -> str | None:
-        """The name of the bot that L2 would answer with."""
-        answer = (await self.writer.resolver._l2.read([KEY], self.writer.resolver.coherence))[KEY]
-        return self.writer.resolver.decode(KEY, answer.row).name if isinstance(answer, Cached) else None
+        """The name of the bot that L2 holds, whoever would believe it."""
+        entry = await stored(self.cache)
+        return self.writer.resolver.decode(KEY, entry.row).name if entry is not None and entry.row else None
 
 
 @asynccontextmanager
 async def pair(settings: Settings, l3: PostgresStorage, mutation: Mutation = healthy) -> AsyncIterator[Pair]:
     connection = redis_connection(settings, SystemClock())
+    prefix, lifetime = settings.key_prefix.encode(), settings.l2_fence_lifetime_seconds
     cache = RedisCache(
         connection,
         Codec(),
-        prefix=settings.key_prefix.encode(),
-        fence_lifetime_seconds=settings.l2_fence_lifetime_seconds,
+        prefix=prefix,
+        fence_lifetime_seconds=lifetime,
+        lease_seconds=settings.l2_lease_seconds,
     )
-    mutation(cache)
+    fences, told = (
+        RedisFences(connection, Codec(), prefix=prefix, fence_lifetime_seconds=lifetime) for _ in range(2)
+    )
+    mutation(cache, fences)
+    mutation(cache, told)
     reader_l3, reader_l2 = PausingStorage(l3), PausingCache(cache)
     async with (
-        connect_flows(l2=reader_l2, l3=reader_l3, clock=SystemClock(), settings=settings) as reader,
-        connect_flows(l2=cache, l3=l3, clock=SystemClock(), settings=settings) as writer,
+        flows_over(settings, reader_l2, reader_l3) as reader,
+        flows_over(settings, cache, l3, fences=fences) as writer,
     ):
-        yield Pair(reader, writer, reader_l3, reader_l2)
+        await until_l2_is_trusted(writer, reader)
+        yield Pair(reader, writer, reader_l3, reader_l2, cache, told)
     await connection.close()
 
 
 async def overtaken_in_l1(servers: Pair) -> bool:
-    """The reader stops between load and fill; its own process deletes the row meanwhile."""
+    """The reader stops between load and fill; its own process deletes the row meanwhile, and hears of it."""
     flows = servers.reader
-    await servers.writer.store.bots.put(KEY.id, OLD)
+    await servers.put(OLD)
     pause = servers.reader_l3.pause_next_load()
     reading = asyncio.ensure_future(flows.store.bots.get(KEY.id))
     await pause.reached.wait()
     await flows.store.bots.delete(KEY.id)
+    assert await flows.feed.refresh()
     pause.release()
     await reading
     await flows.resolver.drain()
@@ -86,11 +110,11 @@ async def overtaken_in_l1(servers: Pair) -> bool:
 
 async def overtaken_in_l2(servers: Pair) -> bool:
     """The reader stops between load and fill; another server replaces the document meanwhile."""
-    await servers.writer.store.bots.put(KEY.id, OLD)
+    await servers.put(OLD)
     pause = servers.reader_l3.pause_next_load()
     reading = asyncio.ensure_future(servers.reader.store.bots.get(KEY.id))
     await pause.reached.wait()
-    await servers.writer.store.bots.put(KEY.id, NEW)
+    await servers.put(NEW)
     pause.release()
     await reading
     await servers.reader.resolver.drain()
@@ -99,12 +123,12 @@ async def overtaken_in_l2(servers: Pair) -> bool:
 
 async def overtaken_and_late(servers: Pair) -> bool:
     """The reader's fill is held up until the fence of the write that overtook it has gone."""
-    await servers.writer.store.bots.put(KEY.id, OLD)
+    await servers.put(OLD)
     await until_l2_is_empty(servers)
     pause = servers.reader_l2.pause_next_fill()
     await servers.reader.store.bots.get(KEY.id)
     await pause.reached.wait()
-    await servers.writer.store.bots.put(KEY.id, NEW)
+    await servers.put(NEW)
     await until_l2_is_empty(servers)
     pause.release()
     await servers.reader.resolver.drain()
@@ -113,29 +137,33 @@ async def overtaken_and_late(servers: Pair) -> bool:
 
 async def fenced_out_of_order(servers: Pair) -> bool:
     """The fence of an older write arrives after the fence of a newer one, and then the older value's fill."""
-    first = (await servers.writer.store.bots.put(KEY.id, OLD)).version
+    first = await servers.put(OLD)
     pause = servers.reader_l2.pause_next_fill()
     await servers.reader.store.bots.get(KEY.id)
     await pause.reached.wait()
-    newer = (await servers.writer.store.bots.put(KEY.id, NEW)).version
+    newer = await servers.put(NEW)
     assert newer > first
-    await servers.writer.resolver._l2.fence({KEY: first}, servers.writer.resolver.coherence)
+    await until(lambda: fenced_again(servers, first))
     pause.release()
     await servers.reader.resolver.drain()
     return await servers.held_in_l2() == "old"
 
 
+async def fenced_again(servers: Pair, version: int) -> bool:
+    """Tell every node once more of a version, as a relay does that goes on from an older watermark."""
+    moved = []
+    for target in await servers.fences.targets():
+        mark = await servers.fences.watermark(target)
+        assert mark is not None
+        moved.append(await servers.fences.advance(target, mark, mark, {KEY: version}))
+    return all(moved)
+
+
 async def until_l2_is_empty(servers: Pair) -> None:
     """Wait for the key to expire in L2, fences included."""
-    cache = servers.writer.resolver._l2
-    assert isinstance(cache, RedisCache)
-    name = redis_key(cache._prefix, KEY)
 
     async def gone() -> bool:
-        topology = await cache._connection.topology()
-        node = topology.node_of(name)
-        _, value = (await cache._connection.run(cache._read, {node: [name, name]}))[node]
-        return value is None
+        return await stored(servers.cache) is None
 
     await until(gone)
 
@@ -149,8 +177,7 @@ async def test_l1_takes_no_overtaken_fill(settings: Settings, l3: PostgresStorag
 async def test_without_tickets_l1_takes_it(settings: Settings, l3: PostgresStorage) -> None:
     """The same schedule catches an L1 without tickets."""
     async with pair(settings, l3) as servers:
-        cache = servers.reader.caches["bot"]
-        cache.__class__ = NoTickets
+        servers.reader.caches["bot"].__class__ = NoTickets
         assert await overtaken_in_l1(servers)
 
 

@@ -253,6 +253,29 @@ async def test_a_cursor_older_than_the_outbox_is_not_continued() -> None:
     assert "older than the outbox" in str((await feed.poll(poll.cursor)).reset)
 
 
+async def test_a_server_that_went_back_in_time_keeps_no_horizon_of_the_future() -> None:
+    """Marks and horizons set before a loss or a restore do not stop new cursors."""
+    storage = MemoryStorage()
+    await put(storage)
+    files = storage.copy()
+    for _ in range(5):
+        await put(storage)
+    storage.tidy(storage.log.snapshot())
+    storage.crash(lose=3)
+    feed, cursor = await begun(storage)
+    await put(storage)
+    poll = await feed.poll(cursor)
+    assert (len(poll.changes), poll.reset) == (1, None)
+    for _ in range(MARKS_KEPT):
+        storage.tidy()
+    storage.restore(files)
+    cursor = (await feed.poll(None)).cursor
+    await put(storage)
+    storage.tidy()
+    poll = await feed.poll(cursor)
+    assert (len(poll.changes), poll.reset) == (1, None)
+
+
 async def test_a_cursor_too_far_behind_is_not_continued() -> None:
     """Emptying the caches is cheaper than so many changes."""
     storage = MemoryStorage()
@@ -381,9 +404,10 @@ class Model:
 
     async def finish(self) -> None:
         """End whatever is open, and read to the end."""
-        while self.waiting or any(self.transactions):
+        for _ in range(10):
             for who in range(3):
                 await self.step("commit", who, 0)
+        assert not self.waiting, "a transaction waits for ever"
         for who in range(3):
             await self.step("poll", who, 0)
 

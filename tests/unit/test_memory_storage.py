@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import pytest
 
 from fix_loop import settle
-from holdfast.errors import AppendOnly, Conflict, OutcomeUnknown, TierError, TierUnavailable
+from holdfast.errors import AppendOnly, Conflict, OutcomeUnknown, SerializationFailure, TierUnavailable
 from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN
-from holdfast.protocols import Change, Row, Snapshot, Write
+from holdfast.protocols import Affected, Change, Isolation, Row, Snapshot, StorageTransaction, Write
 from holdfast.testing import MemoryStorage
 from holdfast.testing.memory_log import LOSABLE_COMMITS, MARKS_KEPT, TIDY_COMMITS
 
@@ -53,12 +55,13 @@ async def test_an_open_transaction_sees_its_own_writes_alone() -> None:
         assert transaction.row(TEAM) is None
         assert (await storage.load([KEY, TEAM])).rows.keys() == {TEAM}
     assert (await storage.load([KEY, TEAM])).rows.keys() == {KEY}
-    with pytest.raises(ZeroDivisionError):
+    with contextlib.suppress(ZeroDivisionError):
         async with storage.begin() as transaction:
             await transaction.put(TEAM, b"2")
             raise ZeroDivisionError
     assert await row_of(storage, TEAM) is None
-    assert [change.version for change in outbox(storage)][0] == before
+    told = [Change(TEAM, before), Change(KEY, version)]
+    assert [change for change in outbox(storage) if not change.deleted] == told
 
 
 async def test_writers_of_a_locked_row_wait_in_the_order_of_asking() -> None:
@@ -122,8 +125,8 @@ async def test_a_delete_of_nothing_waits_for_nobody() -> None:
     assert (await storage.delete(KEY))[1] is True
 
 
-@pytest.mark.parametrize("granted", [False, True])
-async def test_a_writer_cancelled_while_it_waits_leaves_the_queue(*, granted: bool) -> None:
+@pytest.mark.parametrize("moment", ["before the lock comes", "when it comes", "after it came"])
+async def test_a_writer_cancelled_while_it_waits_leaves_the_queue(moment: str) -> None:
     """Neither it nor a lock is left behind, also if the lock is on its way when the cancellation comes."""
     storage = MemoryStorage()
     transaction = storage.begin()
@@ -131,12 +134,12 @@ async def test_a_writer_cancelled_while_it_waits_leaves_the_queue(*, granted: bo
     loop = asyncio.get_running_loop()
     waiting = [loop.create_task(storage.raw_put(KEY, body)) for body in (b"1", b"2")]
     await settle()
-    if granted:
+    if moment == "after it came":
         await transaction.commit()
-        waiting[0].cancel()
-    else:
-        waiting[0].cancel()
-        await transaction.commit()
+    waiting[0].cancel()
+    if moment == "before the lock comes":
+        await settle()
+    await transaction.rollback()
     await waiting[1]
     with pytest.raises(asyncio.CancelledError):
         await waiting[0]
@@ -152,12 +155,12 @@ async def test_a_deadlock_ends_the_transaction_that_closes_it() -> None:
     await two.put(OTHER, b"2")
     waiting = asyncio.get_running_loop().create_task(one.put(OTHER, b"1"))
     await settle()
-    with pytest.raises(TierError, match="deadlock"):
+    with pytest.raises(SerializationFailure, match="deadlock"):
         await two.put(KEY, b"2")
     await waiting
     await one.commit()
     for call in (two.put(TEAM, b"2"), two.commit()):
-        with pytest.raises(TierError, match="is over: .*deadlock"):
+        with pytest.raises(SerializationFailure, match=r"is over: .*deadlock"):
             await call
     await two.rollback()
     assert {change.key for change in outbox(storage)} == {KEY, OTHER}
@@ -169,7 +172,8 @@ async def test_a_transaction_that_is_over_refuses_statements() -> None:
     storage = MemoryStorage()
     transaction = storage.begin()
     await transaction.put(KEY, b"1")
-    assert [change.key for change in await transaction.commit()] == [KEY]
+    await transaction.commit()
+    assert [change.key for change in transaction.changes] == [KEY]
     for call in (transaction.put(KEY, b"2"), transaction.delete(KEY), transaction.commit()):
         with pytest.raises(RuntimeError, match="is over: it was committed"):
             await call
@@ -185,6 +189,157 @@ async def test_a_refused_statement_leaves_its_transaction_open() -> None:
         with pytest.raises(Conflict):
             await transaction.delete(OTHER, expected=5)
     assert [change.key for change in outbox(storage)] == [KEY]
+
+
+async def test_a_servers_transaction_is_cut_off_with_it() -> None:
+    """Statements fail while L3 is away, and a commit's outcome is unknown; it did not take effect, and ends."""
+    storage = MemoryStorage()
+    transaction: StorageTransaction = await storage.open_transaction(Isolation.READ_COMMITTED)
+    await transaction.save([Write(KEY, 1, b"1")])
+    storage.away = True
+    for call in (transaction.load([KEY]), transaction.delete(KEY), transaction.save([Write(TEAM, 1, b"1")])):
+        with pytest.raises(TierUnavailable):
+            await call
+    with pytest.raises(TierUnavailable):
+        await storage.open_transaction(Isolation.READ_COMMITTED)
+    with pytest.raises(OutcomeUnknown):
+        await transaction.commit()
+    await transaction.rollback()
+    storage.away = False
+    assert outbox(storage) == []
+    await put(storage)
+
+
+async def test_a_servers_transaction_tells_what_it_changed() -> None:
+    """By whatever statement: its connection stands for SQL of one's own."""
+    storage = MemoryStorage()
+    transaction: StorageTransaction = await storage.open_transaction(Isolation.READ_COMMITTED)
+    assert await transaction.affected() == Affected(None)
+    await transaction.load([KEY], lock=True)
+    await transaction.save([Write(KEY, 1, b"1")])
+    await transaction.connection.put(TEAM, b"2")
+    affected = await transaction.affected()
+    assert affected.kinds == {"bot", "team"}
+    fault = ValueError()
+    assert transaction.understood(fault) is fault
+    before = storage.log.snapshot()
+    await transaction.commit()
+    assert affected.xid is not None
+    assert (before.sees(affected.xid), storage.log.snapshot().sees(affected.xid)) == (False, True)
+
+
+async def test_a_refused_save_of_many_takes_all_of_it_back_and_goes_on() -> None:
+    """As if at a savepoint: what the transaction wrote before stays."""
+    storage = MemoryStorage()
+    transaction = await storage.open_transaction(Isolation.READ_COMMITTED)
+    first = (await transaction.save([Write(KEY, 1, b"1")]))[KEY]
+    with pytest.raises(Conflict):
+        await transaction.save([Write(KEY, 1, b"2"), Write(OTHER, 1, b"2"), Write(TEAM, 1, b"2", 5)])
+    await transaction.commit()
+    assert storage.log.rows == {KEY: Row(first, first, 1, b"1")}
+    assert outbox(storage) == [Change(KEY, first)]
+
+
+async def test_a_locked_load_keeps_writers_away() -> None:
+    """From rows that exist; it finds what the one before committed."""
+    storage = MemoryStorage()
+    await put(storage)
+    transaction = await storage.open_transaction(Isolation.READ_COMMITTED)
+    second = await storage.open_transaction(Isolation.READ_COMMITTED)
+    assert (await transaction.load([OTHER, KEY], lock=True)).keys() == {KEY}
+    await put(storage, OTHER)
+    loading = asyncio.get_running_loop().create_task(second.load([KEY, OTHER], lock=True))
+    await settle()
+    assert not loading.done()
+    await transaction.save([Write(KEY, 1, b"2")])
+    await transaction.commit()
+    assert (await loading)[KEY].body == b"2"
+    await second.rollback()
+
+
+@pytest.mark.parametrize("isolation", Isolation)
+async def test_isolation_decides_what_is_seen_of_others(isolation: Isolation) -> None:
+    """Each statement sees what was committed before it, or all see what was before the first."""
+    storage = MemoryStorage()
+    await put(storage, body=b"1")
+    transaction = await storage.open_transaction(isolation)
+    await put(storage, body=b"2")  # before the first statement
+    assert (await transaction.load([KEY]))[KEY].body == b"2"
+    await put(storage, body=b"3")
+    await put(storage, TEAM)
+    seen = await transaction.load([KEY, TEAM])
+    newest = isolation is Isolation.READ_COMMITTED
+    assert (seen[KEY].body, TEAM in seen) == ((b"3", True) if newest else (b"2", False))
+    await transaction.commit()
+
+
+@pytest.mark.parametrize("isolation", Isolation)
+@pytest.mark.parametrize("write", ["update", "insert", "delete", "lock"])
+async def test_a_write_over_a_newer_row_fails_where_isolation_says_so(isolation: Isolation, write: str) -> None:
+    """Only READ COMMITTED goes on from it; the others are rolled back, and free what they locked."""
+    storage = MemoryStorage()
+    await put(storage)
+    transaction = await storage.open_transaction(isolation)
+    await transaction.load([KEY])
+    await transaction.save([Write(OTHER, 1, b"1")])
+    await put(storage)
+    await put(storage, TEAM)
+    call: Coroutine[Any, Any, object]
+    match write:
+        case "update":
+            call = transaction.save([Write(KEY, 1, b"2")])
+        case "insert":
+            call = transaction.save([Write(TEAM, 1, b"2")])
+        case "delete":
+            call = transaction.delete(KEY)
+        case _:
+            call = transaction.load([KEY], lock=True)
+    if isolation is Isolation.READ_COMMITTED:
+        await call
+        await transaction.commit()
+    else:
+        with pytest.raises(SerializationFailure, match="was changed by another transaction meanwhile"):
+            await call
+        with pytest.raises(SerializationFailure):
+            await transaction.commit()
+    await transaction.rollback()
+    await put(storage, OTHER)
+
+
+@pytest.mark.parametrize("isolation", Isolation)
+async def test_a_first_statement_that_waits_sees_what_was_before_it(isolation: Isolation) -> None:
+    """Not what the one it waited for committed."""
+    storage = MemoryStorage()
+    await put(storage)
+    other = storage.begin()
+    await other.put(KEY, b"1")
+    transaction = await storage.open_transaction(isolation)
+    waiting = asyncio.get_running_loop().create_task(transaction.connection.put(KEY, b"2"))
+    await settle()
+    await other.commit()
+    outcome = (await asyncio.gather(waiting, return_exceptions=True))[0]
+    assert isinstance(outcome, SerializationFailure) is (isolation is not Isolation.READ_COMMITTED)
+    await transaction.rollback()
+
+
+@pytest.mark.parametrize("isolation", Isolation)
+async def test_write_skew_fails_where_transactions_must_be_as_if_in_turn(isolation: Isolation) -> None:
+    """Two that read both rows and write one each: only under SERIALIZABLE one of them fails; readers never do."""
+    storage = MemoryStorage()
+    reader, *writers = [await storage.open_transaction(isolation) for _ in range(3)]
+    for transaction in (reader, *writers):
+        assert await transaction.load([KEY, OTHER]) == {}
+    for transaction, key in zip(writers, (KEY, OTHER), strict=True):
+        await transaction.save([Write(key, 1, b"1")])
+    await writers[0].commit()
+    if isolation is Isolation.SERIALIZABLE:
+        with pytest.raises(SerializationFailure):
+            await writers[1].commit()
+        await writers[1].rollback()
+    else:
+        await writers[1].commit()
+    await reader.commit()
+    assert (OTHER in storage.log.rows) is (isolation is not Isolation.SERIALIZABLE)
 
 
 async def test_other_tools_write_while_servers_are_cut_off_and_keep_the_rules() -> None:
@@ -404,9 +559,9 @@ async def test_a_tidied_outbox_holds_what_the_horizon_does_not_see() -> None:
     await put(storage)
     horizon = storage.log.snapshot()
     team = await put(storage, TEAM)
-    other = await transaction.commit()
+    await transaction.commit()
     storage.tidy(horizon)
-    assert outbox(storage) == [*other, Change(TEAM, team)]
+    assert outbox(storage) == [*transaction.changes, Change(TEAM, team)]
     storage.tidy(Snapshot(3, 3))
     assert storage.log.horizon == horizon
     for _ in range(MARKS_KEPT):

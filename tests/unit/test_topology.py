@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.keys import Key, redis_key
-from holdfast.tiers.l2_topology import SLOTS, Node, Topology, slot_of
+from holdfast.tiers.l2_topology import SLOTS, Node, Topology, covers, slot_of
 
 THREE = [
     [10923, 16383, [b"10.0.0.3", 7002, b"id-c", []], [b"10.0.0.6", 7005, b"id-f", []]],
@@ -35,11 +35,11 @@ def test_a_key_has_no_hash_tag_that_would_move_it(identifier: str) -> None:
 
 
 def test_the_map_names_each_primary_once() -> None:
-    """Replicas and the order of the reply do not matter; addresses read as host:port."""
+    """With what it serves; replicas and the order of the reply do not matter; addresses read as host:port."""
     assert Topology.from_slots(THREE).nodes == (
-        Node("10.0.0.1:7000"),
-        Node("10.0.0.2:7001"),
-        Node("10.0.0.3:7002"),
+        Node("10.0.0.1:7000", ((0, 5460),)),
+        Node("10.0.0.2:7001", ((5461, 10922),)),
+        Node("10.0.0.3:7002", ((10923, 16383),)),
     )
 
 
@@ -48,15 +48,18 @@ def test_a_primary_of_several_ranges_is_one_node() -> None:
     moved = Topology.from_slots(
         [[0, 99, ["a", 1]], [100, 199, ["b", 1]], [200, 16000, ["a", 1]], [16001, 16383, ["b", 1]]]
     )
-    assert moved.nodes == (Node("a:1"), Node("b:1"))
-    assert moved.node_of(b"foo") == Node("a:1")
-    assert moved.node_of(b"bar") == Node("a:1")
+    assert moved.nodes == (
+        Node("a:1", ((0, 99), (200, 16000))),
+        Node("b:1", ((100, 199), (16001, 16383))),
+    )
+    assert moved.node_of(b"foo") == moved.nodes[0]
+    assert moved.node_of(b"bar") == moved.nodes[0]
 
 
 def test_hosts_may_be_text_or_bytes() -> None:
     """Clients decode the reply or leave it; the nodes are the same."""
-    assert Topology.from_slots([[0, 16383, ["::1", 7000]]]).nodes == (Node("::1:7000"),)
-    assert Topology.from_slots([[0, 16383, [b"::1", 7000]]]).nodes == (Node("::1:7000"),)
+    for host in ("::1", b"::1"):
+        assert Topology.from_slots([[0, 16383, [host, 7000]]]).nodes == (Node("::1:7000", ((0, 16383),)),)
 
 
 @settings(max_examples=200)
@@ -75,21 +78,23 @@ def test_each_key_goes_to_the_primary_of_its_slot(starts: set[int], owners: list
     ]
     owner = owners[bisect_right(firsts, slot_of(name)) - 1]
     order.shuffle(rows)
-    assert Topology.from_slots(rows).node_of(name).address == f"host{owner}:7000"
+    node = Topology.from_slots(rows).node_of(name)
+    assert node.name == f"host{owner}:7000"
+    assert covers(node.slots, slot_of(name))
 
 
 @pytest.mark.parametrize(("last", "node"), [(12180, "b:1"), (12181, "b:1"), (12182, "a:1")])
 def test_a_range_holds_its_first_and_its_last_slot(last: int, node: str) -> None:
     """The key of slot 12182 moves to the other node exactly when the border passes it."""
     topology = Topology.from_slots([[0, last, ["a", 1]], [last + 1, 16383, ["b", 1]]])
-    assert topology.node_of(b"foo").address == node
+    assert topology.node_of(b"foo").name == node
 
 
 @pytest.mark.parametrize(("name", "node"), [(b"bar", "a:1"), (b"foo", "b:1"), (b"hello", "a:1")])
 def test_a_slot_that_nobody_serves_falls_to_a_neighbour(name: bytes, node: str) -> None:
     """A cluster with a gap still gives every key a node, which refuses what is not its own."""
     gaps = Topology.from_slots([[1000, 2000, ["a", 1]], [11000, 12000, ["b", 1]]])
-    assert gaps.node_of(name).address == node
+    assert gaps.node_of(name).name == node
 
 
 @given(st.lists(names, max_size=50))
@@ -104,7 +109,13 @@ def test_groups_hold_each_key_once_in_order_at_its_node(batch: list[bytes]) -> N
 
 
 def test_a_single_server_serves_every_key() -> None:
-    """Without a cluster there is one node, addressed by no slot."""
+    """Without a cluster there is one node, of all slots."""
     single = Topology.single("cache.example:6379")
-    assert single.nodes == (Node("cache.example:6379"),)
+    assert single.nodes == (Node("cache.example:6379", ((0, 16383),)),)
     assert single.group([b"a", b"foo", b"a"]) == {single.nodes[0]: [b"a", b"foo", b"a"]}
+
+
+@pytest.mark.parametrize(("slot", "inside"), [(0, False), (1, True), (5, True), (6, False), (9, True), (10, False)])
+def test_ranges_include_their_ends(slot: int, inside: bool) -> None:  # noqa: FBT001 - a parameter of the case
+    """First and last slot are covered, what lies between two ranges is not."""
+    assert covers(((1, 5), (9, 9)), slot) is inside

@@ -10,9 +10,11 @@ import gzip
 from pathlib import Path
 from uuid import UUID
 
+import msgspec
 import pytest
 
-from holdfast.protocols import Row
+from holdfast.protocols import Row, Snapshot, Watermark
+from holdfast.tiers import l2_watermarks
 from holdfast.tiers.codec import Codec, WireEntry
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -24,6 +26,16 @@ SHORT = b'{"name":"Ada","model":"m-1"}'
 LONG = b'{"name":"Ada","metadata":{"notes":"' + b"hold fast " * 20 + b'"}}'
 FENCE = WireEntry(
     row=None, version=VERSION + 1, incarnation=INCARNATION.bytes, generation=GENERATION, read_at_ms=0, ttl_ms=0
+)
+LEASED = msgspec.structs.replace(FENCE, read_at_ms=1_750_000_002_123)
+MARK_NAME = b"vrooli:{3560}:watermark"
+MARK = Watermark(
+    incarnation=INCARNATION.bytes,
+    snapshot=Snapshot(740, 760, (741, 750)),
+    generation=VERSION,
+    known_generation=GENERATION,
+    slots=((0, 99), (200, 5460)),
+    anchor=("1", "2026"),
 )
 
 codec = Codec(compress_above_bytes=100)
@@ -53,7 +65,10 @@ def entry(body: bytes) -> WireEntry:
     )
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("plain", entry(SHORT)), ("compressed", entry(LONG)), ("fence", FENCE)])
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("plain", entry(SHORT)), ("compressed", entry(LONG)), ("fence", FENCE), ("fence-leased", LEASED)],
+)
 def test_golden_bytes_are_read_for_ever(name: str, wanted: WireEntry) -> None:
     """Every later version must read what this one wrote."""
     assert codec.decode(NAME, golden(name)) == wanted
@@ -69,6 +84,13 @@ def test_a_fence_is_written_as_it_always_was() -> None:
     fence = codec.encode_fence(NAME, VERSION + 1, incarnation=INCARNATION, generation=GENERATION)
     assert fence == golden("fence")
     assert len(fence) == 68
+
+
+def test_a_watermark_is_written_and_read_as_it_always_was() -> None:
+    """Each byte is the golden one, and the key it lies on has the golden name."""
+    assert l2_watermarks.watermark_key(b"vrooli:", 0) == MARK_NAME
+    assert l2_watermarks.encode(MARK_NAME, MARK) == golden("watermark")
+    assert l2_watermarks.decode(MARK_NAME, golden("watermark")) == MARK
 
 
 def test_a_compressed_entry_is_written_as_it_always_was() -> None:

@@ -54,6 +54,7 @@ class ChangeApplier:
             if change.key.kind not in self._caches:
                 continue
             if change.whole_kind:
+                self._counters.flushes += 1
                 self._flush_kind(change.key.kind)
                 self._view.note_kind(change.key.kind, self._clock.monotonic())
             else:
@@ -91,12 +92,12 @@ class ChangeApplier:
         known = self._view.coherence
         if coherence is known or coherence.highest < known.highest:
             return
-        for kind in self._caches:
-            if coherence.floor(kind) > known.floor(kind):
-                self._flush_kind(kind)
+        risen = [kind for kind in self._caches if coherence.floor(kind) > known.floor(kind)]
+        for kind in risen:
+            self._flush_kind(kind)
+        self._counters.flushes += bool(risen)
         self._view.learn(coherence)
 
     def _flush_kind(self, kind: str) -> None:
-        self._counters.flushes += 1
         self._caches[kind].flush_kind(kind)
         self._flights.detach_kind(kind)

@@ -140,8 +140,10 @@ class StorageTransaction(Protocol):
     connection: Any
 
     async def load(self, keys: Sequence[Key], *, lock: bool = False) -> Mapping[Key, Row]:
-        """Read rows as the transaction sees them; with `lock`, in key order and until its end nobody else may write
-        them.
+        """Read rows as the transaction sees them.
+
+        Args:
+            lock: in key order; until its end nobody else may write them.
         """
         ...
 
@@ -171,7 +173,5 @@ class StorageTransaction(Protocol):
         ...
 
     def understood(self, fault: Exception) -> Exception:
-        """What an error means that the driver raised from `connection`; an error that is not the driver's stays as
-        it is.
-        """
+        """What an error raised from `connection` means; one that is not the driver's stays as it is."""
         ...

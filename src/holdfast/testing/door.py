@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from holdfast.clock import Clock
-from holdfast.flows import Flows
-from holdfast.kinds import Kind, register
 from holdfast.errors import SettingsError
+from holdfast.flows import Flows
+from holdfast.invalidation.fence_map import WINDOW_SECONDS
+from holdfast.kinds import Kind, register
 from holdfast.protocols import ChangeSource, FenceSink, SharedCache, Storage
 from holdfast.settings import Settings
 from holdfast.store import StateStore
@@ -33,21 +34,23 @@ async def connect_flows(
     settings: Settings | None = None,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     seed: int = 0,
+    window_seconds: float = WINDOW_SECONDS,
 ) -> AsyncIterator[Flows]:
     """A server's inside over the given tiers, for tests that look at caches and counters.
 
     Args:
-        feed: by default that of an L3 in memory; any other L3 needs its own.
+        feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
+        window_seconds: how long it remembers a change, to judge L2 by.
     """
     registered = register(kinds)
     clock = clock or ManualClock()
     storage = l3 if l3 is not None else MemoryStorage(registered.values(), seed=seed)
     cache = l2 if l2 is not None else MemoryCache(clock)
-    if isinstance(storage, MemoryStorage):
-        feed = feed or MemoryFeed(storage)
-        if relay is None and isinstance(cache, MemoryCache):
-            relay = (MemoryFeed(storage), cache)
+    if isinstance(beneath := _beneath(storage), MemoryStorage):
+        feed = feed or MemoryFeed(beneath)
+        if relay is None and isinstance(sink := _beneath(cache), MemoryCache):
+            relay = (MemoryFeed(beneath), sink)
     if feed is None:
         raise SettingsError("connect_flows: an L3 that is not in memory needs its change feed: feed=...")
     flows = Flows(
@@ -61,6 +64,7 @@ async def connect_flows(
         clock=clock,
         sleep=sleep,
         random_=random.Random(seed),  # noqa: S311 - jitter of a test must repeat
+        window_seconds=window_seconds,
     )
     try:
         await flows.start()
@@ -88,3 +92,9 @@ async def connect(
     """
     async with connect_flows(kinds=kinds, l2=l2, l3=l3, clock=clock, settings=settings, seed=seed) as flows:
         yield flows.store
+
+
+def _beneath(tier: object) -> object:
+    while (inner := getattr(tier, "inner", None)) is not None:
+        tier = inner
+    return tier

@@ -174,7 +174,8 @@ class MemoryCache:
             entry = WireEntry(fill.row, fill.row.version, coherence.incarnation.bytes, generation, asked_ms, ttl_ms)
             self._store(fill.key, Held(entry, asked_ms + ttl_ms))
             return True
-        if held is not None and held.leased_until_ms == fill.absent.node_time_ms + self._lease_ms:
+        until = 0 if fill.absent.leased_seconds else fill.absent.node_time_ms + self._lease_ms
+        if held is not None and until and held.leased_until_ms == until:
             self._give_back(fill.key, held)
         return False
 

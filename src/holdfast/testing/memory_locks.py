@@ -77,6 +77,7 @@ class RowLocks:
                 taker, turn = queue.popleft()
                 self._holders[key] = taker
                 taker.locked.append(key)
+                taker.waits_for = None  # now, not when its task goes on: others may look for a circle before that
                 if not turn.done():
                     turn.set_result(None)
                 continue

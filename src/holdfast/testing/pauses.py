@@ -12,10 +12,13 @@ from holdfast.protocols import (
     Coherence,
     Failed,
     Fill,
+    Isolation,
     Loaded,
     Row,
     SharedCache,
     Storage,
+    StorageTransaction,
+    View,
     Write,
 )
 
@@ -41,7 +44,7 @@ class PausingStorage:
     """`Storage` around another one; `pause_next_load` stops the next load between its answer and its arrival."""
 
     def __init__(self, inner: Storage) -> None:
-        self._inner = inner
+        self.inner = inner
         self._load_pause: Pause | None = None
         self._save_pause: Pause | None = None
 
@@ -57,12 +60,12 @@ class PausingStorage:
 
     def coherence(self) -> Coherence:
         """The newest identity known; see `Storage.coherence`."""
-        return self._inner.coherence()
+        return self.inner.coherence()
 
-    async def load(self, keys: Sequence[Key]) -> Loaded:
+    async def load(self, keys: Sequence[Key], known: Mapping[Key, int] = {}) -> Loaded:
         """Read rows; see `Storage.load`."""
         pause, self._load_pause = self._load_pause, None
-        loaded = await self._inner.load(keys)
+        loaded = await self.inner.load(keys, known)
         if pause is not None:
             await pause.here()
         return loaded
@@ -70,25 +73,29 @@ class PausingStorage:
     async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
         """Write all or none; see `Storage.save`."""
         pause, self._save_pause = self._save_pause, None
-        versions = await self._inner.save(writes)
+        versions = await self.inner.save(writes)
         if pause is not None:
             await pause.here()
         return versions
 
     async def delete(self, key: Key, *, expected: int | None = None) -> tuple[int, bool]:
         """Delete a row; see `Storage.delete`."""
-        return await self._inner.delete(key, expected=expected)
+        return await self.inner.delete(key, expected=expected)
 
     async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
         """Rows in order of ids; see `Storage.scan`."""
-        return await self._inner.scan(kind, after=after, limit=limit)
+        return await self.inner.scan(kind, after=after, limit=limit)
+
+    async def open_transaction(self, isolation: Isolation) -> StorageTransaction:
+        """Begin a transaction; see `Storage.open_transaction`."""
+        return await self.inner.open_transaction(isolation)
 
 
 class PausingCache:
     """`SharedCache` around another one; `pause_next_fill` stops the next fill before it arrives."""
 
     def __init__(self, inner: SharedCache) -> None:
-        self._inner = inner
+        self.inner = inner
         self._fill_pause: Pause | None = None
 
     def pause_next_fill(self) -> Pause:
@@ -96,17 +103,15 @@ class PausingCache:
         self._fill_pause = Pause()
         return self._fill_pause
 
-    async def read(self, keys: Sequence[Key], coherence: Coherence) -> Mapping[Key, Cached | Absent | Failed]:
+    async def read(
+        self, keys: Sequence[Key], view: View, *, lease: bool = True
+    ) -> Mapping[Key, Cached | Absent | Failed]:
         """Look keys up; see `SharedCache.read`."""
-        return await self._inner.read(keys, coherence)
+        return await self.inner.read(keys, view, lease=lease)
 
     async def fill(self, fills: Sequence[Fill], coherence: Coherence) -> int:
         """Store entries; see `SharedCache.fill`."""
         pause, self._fill_pause = self._fill_pause, None
         if pause is not None:
             await pause.here()
-        return await self._inner.fill(fills, coherence)
-
-    async def fence(self, versions: Mapping[Key, int], coherence: Coherence) -> Sequence[Key]:
-        """Raise fences; see `SharedCache.fence`."""
-        return await self._inner.fence(versions, coherence)
+        return await self.inner.fill(fills, coherence)

@@ -12,11 +12,8 @@ from __future__ import annotations
 import asyncio
 import random
 import selectors
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
-
-from holdfast.keys import Key
-from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill, Loaded, Row, SharedCache, Storage, Write
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 Result = TypeVar("Result")
 START_SECONDS = 1_000_000.0
@@ -37,9 +34,14 @@ class World:
         """Virtual seconds; makes a world a `Clock`."""
         return self._loop.time()
 
+    def chance(self, share: float) -> bool:
+        """True in this share of the cases."""
+        return share > 0 and self.random.random() < share
+
     async def pause(self, most_seconds: float) -> None:
-        """Take a random time, up to a most."""
-        await asyncio.sleep(self.random.uniform(0, most_seconds))
+        """Take a random time, up to a most; none at all, not even a turn of the loop, if that is 0."""
+        if most_seconds > 0:
+            await asyncio.sleep(self.random.uniform(0, most_seconds))
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
@@ -96,84 +98,3 @@ def simulate(seed: int, scenario: Callable[[World], Awaitable[Result]]) -> Resul
 
 async def _as_coroutine(work: Awaitable[Result]) -> Result:
     return await work
-
-
-class SlowStorage:
-    """`Storage` whose requests and answers take random times, so that they overtake each other."""
-
-    def __init__(self, inner: Storage, world: World, *, most_seconds: float) -> None:
-        self._inner = inner
-        self._world = world
-        self._most_seconds = most_seconds
-
-    def coherence(self) -> Coherence:
-        """The newest identity known; see `Storage.coherence`."""
-        return self._inner.coherence()
-
-    async def load(self, keys: Sequence[Key]) -> Loaded:
-        """Read rows; see `Storage.load`."""
-        return await self._slowly(self._inner.load, keys)
-
-    async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
-        """Write all or none; see `Storage.save`."""
-        return await self._slowly(self._inner.save, writes)
-
-    async def delete(self, key: Key, *, expected: int | None = None) -> tuple[int, bool]:
-        """Delete a row; see `Storage.delete`."""
-        return await self._slowly(lambda deleted: self._inner.delete(deleted, expected=expected), key)
-
-    async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
-        """Rows in order of ids; see `Storage.scan`."""
-        return await self._slowly(lambda named: self._inner.scan(named, after=after, limit=limit), kind)
-
-    async def _slowly(self, act: Callable[[Any], Awaitable[Result]], argument: Any) -> Result:
-        await self._world.pause(self._most_seconds)
-        result = await act(argument)
-        await self._world.pause(self._most_seconds)
-        return result
-
-
-class SlowCache:
-    """`SharedCache` whose requests and answers take random times, some of them minutes; some fences fail.
-
-    Args:
-        late_share: of the fills, those that take up to `late_seconds` to arrive.
-        fail_share: of the fences, those whose node cannot be told.
-    """
-
-    def __init__(
-        self,
-        inner: SharedCache,
-        world: World,
-        *,
-        most_seconds: float,
-        late_share: float = 0.0,
-        late_seconds: float = 0.0,
-        fail_share: float = 0.0,
-    ) -> None:
-        self._inner = inner
-        self._world = world
-        self._most_seconds = most_seconds
-        self._late_share = late_share
-        self._late_seconds = late_seconds
-        self._fail_share = fail_share
-
-    async def read(self, keys: Sequence[Key], coherence: Coherence) -> Mapping[Key, Cached | Absent | Failed]:
-        """Look keys up; see `SharedCache.read`."""
-        await self._world.pause(self._most_seconds)
-        answers = await self._inner.read(keys, coherence)
-        await self._world.pause(self._most_seconds)
-        return answers
-
-    async def fill(self, fills: Sequence[Fill], coherence: Coherence) -> int:
-        """Store entries; see `SharedCache.fill`."""
-        late = self._world.random.random() < self._late_share
-        await self._world.pause(self._late_seconds if late else self._most_seconds)
-        return await self._inner.fill(fills, coherence)
-
-    async def fence(self, versions: Mapping[Key, int], coherence: Coherence) -> Sequence[Key]:
-        """Raise fences; see `SharedCache.fence`."""
-        await self._world.pause(self._most_seconds)
-        if self._world.random.random() < self._fail_share:
-            return list(versions)
-        return await self._inner.fence(versions, coherence)

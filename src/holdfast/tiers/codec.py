@@ -50,7 +50,7 @@ HEADER_BYTES: Final = 68
 
 _HEAD = struct.Struct(">sBBBIQ16sQQQIHH")
 _CHECKSUM = struct.Struct(">I")
-_HEADER = struct.Struct(_HEAD.format + "I")
+_HEADER = struct.Struct(">2xBxIQ16sQQQIH2xI")  # the same, without what every entry of the format has
 _NO_LEASE = bytes(8)
 _GZIP_WINDOW = 31  # zlib's name for "gzip container, largest window"
 _GZIP_LEVEL = 1
@@ -118,22 +118,22 @@ class Codec:
             raise CorruptDocument(f"L2 entry {name!r}: {len(data)} bytes that are no entry of Holdfast")
         if data[1] != FORMAT:
             return None
-        (_, _, flags, _, key_id, read_at_ms, incarnation, version, generation, birth, ttl_ms, schema, _, checksum) = (
+        flags, key_id, read_at_ms, incarnation, version, generation, birth, ttl_ms, schema, checksum = (
             _HEADER.unpack_from(data)
         )
-        payload = data[HEADER_BYTES:]
+        body = data[HEADER_BYTES:]
         head = data[:8] + _NO_LEASE + data[16:64] if flags & FENCE else data[:64]
-        if crc32(payload, crc32(head, crc32(name))) != checksum:
+        if crc32(body, crc32(name + head)) != checksum:
             raise CorruptDocument(f"L2 entry {name!r}: its checksum does not match")
         if flags & ENCRYPTED:
             raise CorruptDocument(f"L2 entry {name!r}: encrypted with key {key_id}, which this server does not have")
-        row = None
-        if version >= ANY_VERSION and not flags & FENCE:
+        if flags & FENCE:
+            return WireEntry(None, version, incarnation, generation, read_at_ms, ttl_ms)
+        if version >= ANY_VERSION:
             raise CorruptDocument(f"L2 entry {name!r}: no row has version {version}")
-        if not flags & FENCE:
-            body = self._inflate(name, payload) if flags & COMPRESSED else payload
-            row = Row(version, birth, schema, body)
-        return WireEntry(row, version, incarnation, generation, read_at_ms, ttl_ms)
+        if flags & COMPRESSED:
+            body = self._inflate(name, body)
+        return WireEntry(Row(version, birth, schema, body), version, incarnation, generation, read_at_ms, ttl_ms)
 
     def _inflate(self, name: bytes, payload: bytes) -> bytes:
         inflater = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)

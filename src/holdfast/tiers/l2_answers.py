@@ -30,11 +30,13 @@ class Judge:
     """
 
     __slots__ = (
+        "_coherence",
+        "_fenced",
         "_floors",
         "_incarnation",
         "_lease_seconds",
         "_mark",
-        "_view",
+        "_node_time_ms",
         "nothing",
         "partial",
         "trusted",
@@ -44,11 +46,13 @@ class Judge:
     def __init__(
         self, view: View, mark: Watermark | None, node_time_ms: int, slots: Ranges, lease_seconds: float
     ) -> None:
-        self._view = view
-        self._mark = mark
-        self._lease_seconds = lease_seconds
+        self._coherence = view.coherence
+        self._fenced = view.fenced
         self._incarnation = view.coherence.incarnation.bytes
         self._floors: dict[str, int] = {}
+        self._mark = mark
+        self._node_time_ms = node_time_ms
+        self._lease_seconds = lease_seconds
         self.trusted = mark is not None and view.trusts(mark)
         self.unserved = Absent(node_time_ms, NO_GENERATION)
         self.nothing = Absent(node_time_ms, mark.generation) if mark is not None else self.unserved
@@ -63,22 +67,25 @@ class Judge:
         if not self.trusted:
             return self.nothing
         left_seconds = min(left_ms / 1000, self._lease_seconds)
-        return Absent(self.nothing.node_time_ms, self.nothing.generation, left_seconds)
+        return Absent(self._node_time_ms, self.nothing.generation, left_seconds)
 
-    def entry(self, key: Key, entry: WireEntry) -> Cached | Absent:
-        """The answer for a key that holds an entry: a hit if it counts."""
-        floor = self._floors.get(key.kind)
-        if floor is None:
-            floor = self._floors[key.kind] = max(self._view.coherence.floor(key.kind), self.nothing.generation)
+    def entry(self, key: Key, entry: WireEntry | None) -> Cached | Absent:
+        """The answer for a key that holds an entry: a hit if it counts; one of an unknown format (None) does not."""
         if (
             not self.trusted
+            or entry is None
             or entry.row is None
             or entry.incarnation != self._incarnation
-            or entry.generation < floor
-            or entry.version < self._view.fenced(key)
+            or entry.generation < (self._floors.get(key.kind) or self._floor(key.kind))
+            or entry.version < self._fenced(key)
         ):
             return self.nothing
-        age_ms = self.nothing.node_time_ms - entry.read_at_ms
+        age_ms = self._node_time_ms - entry.read_at_ms
         if age_ms < 0:  # the node's clock went back, and with it all that can be said of the entry's age
             return self.nothing
-        return Cached(entry.row, max(0, entry.ttl_ms - age_ms) / 1000, age_ms / 1000)
+        left_ms = entry.ttl_ms - age_ms
+        return Cached(entry.row, left_ms / 1000 if left_ms > 0 else 0.0, age_ms / 1000)
+
+    def _floor(self, kind: str) -> int:
+        floor = self._floors[kind] = max(self._coherence.floor(kind), self.nothing.generation)
+        return floor

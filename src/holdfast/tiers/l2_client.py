@@ -81,11 +81,15 @@ class RedisConnection:
         """The map of nodes, connecting first if need be; read anew if it is older than that.
 
         Raises:
-            TierUnavailable: that failed, or takes longer than a request may; it goes on meanwhile.
+            TierUnavailable: that failed, or takes longer than a request may; it goes on meanwhile. After a failure the
+                next attempts are not waited for at all.
         """
         if self._topology is not None and not self._is_older(age_max_seconds):
             return self._topology
-        await self._wait_for(self._attempt())
+        attempt = self._attempt()
+        if self._last_failure is not None:
+            raise self._away()
+        await self._wait_for(attempt)
         if self._topology is None or self._read_at < self._began_at:
             raise TierUnavailable(f"L2 at {self._connector.addresses}: {self._fault()}") from self._last_failure
         return self._topology
@@ -168,6 +172,11 @@ class RedisConnection:
     def _may_attempt(self) -> bool:
         return not self._closed and self._connecting is None and self._monotonic() >= self._retry_at
 
+    def _away(self) -> TierUnavailable:
+        away = TierUnavailable(f"L2 at {self._connector.addresses}: still away ({self._fault()})")
+        away.__cause__ = self._last_failure
+        return away
+
     def _fault(self) -> str:
         fault = self._last_failure
         return f"{type(fault).__name__}: {fault}" if fault is not None else "the connection was closed meanwhile"
@@ -179,9 +188,7 @@ class RedisConnection:
         if self._closed:
             raise TierUnavailable("L2: the connection is closed")
         if not self._may_attempt():
-            raise TierUnavailable(
-                f"L2 at {self._connector.addresses}: still away ({self._fault()})"
-            ) from self._last_failure
+            raise self._away()
         self._began_at = self._monotonic()
         self._connecting = asyncio.get_running_loop().create_task(self._connect(), name="holdfast L2 connecting")
         return self._connecting
@@ -202,7 +209,7 @@ class RedisConnection:
             self._retry_at = self._monotonic() + RECONNECT_SECONDS
             self._last_failure = fault
         else:
-            self._topology, self._read_at = topology, self._began_at
+            self._topology, self._read_at, self._last_failure = topology, self._began_at, None
             self._silent &= set(topology.nodes)
         finally:
             self._connecting = None

@@ -46,7 +46,7 @@ class RedisFences:
     async def watermark(self, target: FenceTarget) -> Watermark | None:
         """The node's watermark; see `FenceSink.watermark`."""
         await self._connection.topology()  # connects, if nobody has yet
-        _, data = await self._run(self._read, target, [b"0", b""])
+        _, data = await self._run(self._read, target, [b"0"])
         name = self._key(target)
         self._held[name] = data or b""
         return decode(name, self._held[name])

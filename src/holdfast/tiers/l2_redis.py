@@ -64,18 +64,25 @@ class RedisCache:
         names = {redis_key(self._prefix, key): key for key in keys}
         answers: dict[Key, Answer] = {}
         lease_ms = self._lease_ms if lease else NO_LEASE
+        decode_entry = self._codec.decode
 
         def take(node: Node, group: list[bytes], reply: Any) -> None:
             judge = Judge(view, self._mark(node, reply[1]), reply[0], node.slots, self._lease_seconds)
             for name, value in zip(group, islice(reply, 2, None), strict=True):
                 key = names[name]
-                answers[key] = self._judge(judge, name, key, value)
+                if type(value) is bytes:
+                    try:
+                        answers[key] = judge.entry(key, decode_entry(name, value))
+                    except CorruptDocument as fault:
+                        answers[key] = Failed(fault, judge.nothing)
+                else:
+                    answers[key] = self._missing(judge, value)
             if judge.partial:
                 answers.update((names[name], judge.unserved) for name in group if not judge.speaks_for(slot_of(name)))
             if judge.partial or not judge.trusted:  # the watermark may be one that another node has left behind
                 self._connection.doubt_map()
 
-        failed = await self._on_each_node(self._read, list(names), lambda group: [lease_ms, b" ".join(group)], take)
+        failed = await self._on_each_node(self._read, list(names), lambda group: [b" ".join((lease_ms, *group))], take)
         answers.update({names[name]: Failed(fault) for name, fault in failed.items()})
         return answers
 
@@ -119,19 +126,13 @@ class RedisCache:
             known = self._marks[name] = (data, decode(name, data))
         return known[1]
 
-    def _judge(self, judge: Judge, name: bytes, key: Key, value: bytes | int | None) -> Answer:
-        if value is None:
+    def _missing(self, judge: Judge, left_ms: int | None) -> Absent:
+        if left_ms is None:
             return judge.nothing
-        if isinstance(value, int):
-            if value > 0:
-                return judge.leased(value)
-            self._connection.doubt_map()
-            return judge.unserved
-        try:
-            entry = self._codec.decode(name, value)
-        except CorruptDocument as fault:
-            return Failed(fault, judge.nothing)
-        return judge.nothing if entry is None else judge.entry(key, entry)
+        if left_ms > 0:
+            return judge.leased(left_ms)
+        self._connection.doubt_map()
+        return judge.unserved
 
     async def _on_each_node(
         self, script: Script, names: list[bytes], arguments: Arguments, take: Take

@@ -24,7 +24,7 @@ def covers(ranges: Ranges, slot: int) -> bool:
     return any(first <= slot <= last for first, last in ranges)
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, cache_hash=True):
     """A primary; implements `FenceTarget`.
 
     Attributes:

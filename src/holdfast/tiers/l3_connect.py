@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 import asyncpg
@@ -17,6 +18,19 @@ _UNREADABLE = (
     "percent-encode what has a meaning in URLs, such as / and # in a password"
 )
 _VERIFIED = {"require", "verify-ca", "verify-full"}
+
+FEED_SESSION: Final[Mapping[str, str]] = {
+    "application_name": "holdfast feed",
+    # Without statistics the planner takes a third of the outbox to be new, and would read all of it.
+    "enable_seqscan": "off",
+    # The lead is a lock of the session: a server that stands still must lose it.
+    "idle_session_timeout": "10s",
+    "tcp_user_timeout": "10s",
+    # Each statement must see what was committed before it, whatever the database's default is.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+}
+"""Settings of the server for a connection that reads the change feed."""
 
 
 class PostgresConnector:
@@ -46,14 +60,17 @@ class PostgresConnector:
         self._command_timeout_seconds = statement_timeout_seconds + GRACE_SECONDS
         self._ssl = self._tls(ca_file)
 
-    async def open(self) -> asyncpg.Connection[Any]:
+    async def open(self, session: Mapping[str, str] | None = None) -> asyncpg.Connection[Any]:
         """Open a connection whose `json` values are bytes.
+
+        Args:
+            session: settings of the server for this connection, instead of or beside the usual ones.
 
         Raises:
             TierUnavailable: the server cannot be reached, or refuses us; the message has no password.
         """
         with mapped("connecting"):
-            connection = await self._connect()
+            connection = await self._connect(session or {})
             try:
                 # A json value travels as its own text; bytes in and out spare a decoding that msgspec does better.
                 await connection.set_type_codec(
@@ -64,7 +81,7 @@ class PostgresConnector:
                 raise
         return connection
 
-    async def _connect(self) -> asyncpg.Connection[Any]:
+    async def _connect(self, session: Mapping[str, str]) -> asyncpg.Connection[Any]:
         try:
             return await asyncpg.connect(
                 self._url,
@@ -78,6 +95,7 @@ class PostgresConnector:
                     "plan_cache_mode": "force_generic_plan",
                     "statement_timeout": str(self._statement_timeout_ms),
                     "idle_in_transaction_session_timeout": str(self._statement_timeout_ms),
+                    **session,
                 },
                 **({"ssl": self._ssl} if self._ssl is not None else {}),
             )

@@ -84,7 +84,7 @@ class ConnectionPool:
                 waiter.set_exception(Closed("L3: the pool is closed"))
         idle, self._idle = self._idle, []
         self._size -= len(idle)
-        await asyncio.gather(*(_close(connection) for connection in idle))
+        await asyncio.gather(*(close_connection(connection) for connection in idle))
 
     async def _acquire(self) -> asyncpg.Connection[Any]:
         if self._closed:
@@ -152,7 +152,7 @@ class ConnectionPool:
             self._idle.append(connection)
 
 
-async def _close(connection: asyncpg.Connection[Any]) -> None:
+async def close_connection(connection: asyncpg.Connection[Any]) -> None:
     """Close politely, or at once if the server does not answer: it must not hold up our end."""
     try:
         await connection.close(timeout=CLOSE_SECONDS)

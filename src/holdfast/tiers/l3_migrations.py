@@ -16,6 +16,11 @@ from holdfast.kinds import Kind
 
 LOCK: Final = 0x486F6C64  # "Hold": the advisory lock that one migrating server holds
 MIGRATION_SECONDS_MAX: Final = 3600.0
+# Partitions made by hand, and triggers that somebody disabled, are for the self-test: such a kind is served uncached.
+_NEVER_WATCHED: Final = """
+SELECT EXISTS (SELECT FROM holdfast.unwatched($1) AS faulty
+               JOIN holdfast.kinds ON name = $1 AND relation = to_regclass(format('holdfast.%I', table_name))
+               WHERE fault = 'is missing')"""
 _FILE_NAME = re.compile(r"(\d{4})_\w+\.sql\Z")
 
 
@@ -98,6 +103,8 @@ async def check(connection: asyncpg.Connection[Any], kinds: Iterable[Kind[Any]])
             raise StorageNotReady(f"kind {kind.name} has no table yet: run `holdfast migrate --kinds MODULE:NAME`")
         if tables[kind.name]["table_name"] != kind.table or tables[kind.name]["append_only"] != kind.append_only:
             raise StorageNotReady(f"kind {kind.name} is kept in another sort of table than declared, or another one")
+        if await connection.fetchval(_NEVER_WATCHED, kind.name):
+            raise StorageNotReady(f"the table of kind {kind.name} is not watched for changes yet: run `holdfast migrate`")
 
 
 def _pending(known: list[Migration], done: dict[int, Any]) -> list[Migration]:
@@ -120,6 +127,7 @@ async def _manage_kinds(
     for kind in kinds:
         try:
             await connection.execute("SELECT holdfast.manage_kind($1, $2, $3)", kind.name, kind.table, kind.append_only)
+            await connection.execute("SELECT holdfast.watch_table($1)", kind.name)
         except asyncpg.ObjectNotInPrerequisiteStateError as fault:
             raise StorageNotReady(str(fault)) from fault
         if kind.name not in present:

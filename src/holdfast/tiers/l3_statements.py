@@ -26,6 +26,9 @@ class Statements(msgspec.Struct, frozen=True):
 
     Attributes:
         load: ($1 ids) the identity row, then the rows.
+        probe: ($1 ids, $2 versions known) as `load`, without the documents of rows at these versions.
+        read: ($1 ids) the rows.
+        read_locked: ($1 ids) the rows, locked in key order.
         upsert: ($1 ids, $2 documents, $3 schemas) puts whatever is there.
         insert: ($1 ids, $2 documents, $3 schemas) inserts what is not there.
         replace: ($1 ids, $2 documents, $3 schemas, $4 versions) updates the rows that are at these versions.
@@ -37,6 +40,9 @@ class Statements(msgspec.Struct, frozen=True):
     """
 
     load: str
+    probe: str
+    read: str
+    read_locked: str
     upsert: str
     insert: str
     replace: str
@@ -52,8 +58,15 @@ class Statements(msgspec.Struct, frozen=True):
         rows = "SELECT * FROM unnest($1::text[], $2::json[], $3::int2[])"
         insert = f"INSERT INTO {name} AS t (id, document, schema) {rows}"
         returning = "RETURNING t.id, t.version"
+        read = f"SELECT id, version, birth, schema, document FROM {name} WHERE id = ANY($1::text[])"
         return cls(
             load=COHERENCE + _rows(0, table, 1),
+            probe=f"""{COHERENCE}
+                UNION ALL SELECT 0::int2, t.id, t.version, t.birth, t.schema,
+                    CASE WHEN t.version <> k.version THEN t.document END
+                FROM unnest($1::text[], $2::int8[]) AS k (id, version) JOIN {name} t ON t.id = k.id""",
+            read=read,
+            read_locked=f"{read} ORDER BY id FOR UPDATE",
             upsert=f"""{insert} ON CONFLICT (id)
                 DO UPDATE SET document = EXCLUDED.document, schema = EXCLUDED.schema {returning}""",
             # An append-only table has no unique index on the id alone; its trigger enters the ids in a table that has,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import pairwise
 from typing import Protocol, TypeVar
 from uuid import UUID
 
@@ -42,13 +43,12 @@ class OpenTransaction(Protocol):
 
 
 class Feeds(Protocol):
-    """An L3 that is read by change sources and written by everybody.
+    """An L3 that is read by change sources and written by everybody."""
 
-    Attributes:
-        storage: empty, knowing at least the built-in kinds.
-    """
-
-    storage: Storage
+    @property
+    def storage(self) -> Storage:
+        """Empty, knowing at least the built-in kinds."""
+        ...
 
     def source(self) -> ChangeSource:
         """One more reader, as another server has it; whoever made the harness closes it."""
@@ -192,7 +192,7 @@ class ChangeSourceSuite:
             cursors.append((await self.go_on(source, cursors[-1])).cursor)
         for transaction in opened:
             await transaction.rollback()
-        for earlier, later in zip(cursors, cursors[1:], strict=False):
+        for earlier, later in pairwise(cursors):
             assert later.snapshot.covers(earlier.snapshot)
             assert Snapshot.parse(str(later.snapshot)) == later.snapshot
         assert not cursors[0].snapshot.covers(cursors[-1].snapshot)
@@ -280,8 +280,8 @@ class ChangeSourceSuite:
         assert [await source.lead() for source in sources] == [True, False, False]
         assert [await source.lead() for source in reversed(sources)] == [False, False, True]
         await sources[0].close()
-        async with asyncio.timeout(HINT_SECONDS):
-            while not await sources[1].lead():
+        async with asyncio.timeout(RECONNECT_SECONDS):
+            while not await sources[1].lead():  # noqa: ASYNC110 - only asking tells
                 await asyncio.sleep(0)
         assert not await sources[2].lead()
 

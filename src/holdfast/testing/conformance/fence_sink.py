@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.keys import Key
 from holdfast.protocols import Absent, Fill
-from holdfast.testing.conformance.l2_harness import COHERENCE, KEY, L2, VIEW, L2Suite, mark_of, row
+from holdfast.testing.conformance.l2_harness import COHERENCE, KEY, L2, OTHER, VIEW, L2Suite, mark_of, row
 
 MANY = [Key("bot", f"b{number}") for number in range(2500)]
 
@@ -57,12 +57,13 @@ class FenceSinkSuite(L2Suite):
         """Told all keys, each node fences its own; together they fence them all, however many there are."""
         l2 = await self.prepared()
         began = {key: await self.absent(l2, key) for key in MANY[:50]}
-        late = [Fill(key, row(5), 900.0, absent) for key, absent in began.items()]
-        await self.fence(l2, dict.fromkeys(MANY, 6))
+        late = [Fill(key, row(number + 5), 900.0, absent) for number, (key, absent) in enumerate(began.items())]
+        await self.fence(l2, {key: number + 6 for number, key in enumerate(MANY)})
         assert await l2.cache.fill(late, COHERENCE) == 0
-        last = MANY[-1]
-        assert await l2.cache.fill([Fill(last, row(5), 900.0, await self.absent(l2, last))], COHERENCE) == 0
-        assert await l2.cache.fill([Fill(last, row(6), 900.0, await self.absent(l2, last))], COHERENCE) == 1
+        last, version = MANY[-1], len(MANY) + 5
+        absent = await self.absent(l2, last)
+        fills = [Fill(last, row(each), 900.0, absent) for each in (version - 1, version)]
+        assert [await l2.cache.fill([fill], COHERENCE) for fill in fills] == [0, 1]
 
     async def check_a_fence_never_lowers(self) -> None:
         """A late fence of an old version leaves a newer value, and a newer fence, in place."""
@@ -73,6 +74,16 @@ class FenceSinkSuite(L2Suite):
         await self.fence(l2, {KEY: 12})
         await self.fence(l2, {KEY: 10})
         assert await self.fill(l2, row(11)) == 0
+
+    async def check_a_fence_of_another_incarnation_stands_over_any_version(self) -> None:
+        """What an earlier incarnation left says nothing: an older value of the new one is refused all the same."""
+        l2 = await self.prepared()
+        await self.fill(l2, row(9))
+        for target in await l2.sink.targets():
+            after = mark_of(target, incarnation=OTHER.incarnation)
+            assert await l2.sink.advance(target, mark_of(target), after, {KEY: 6})
+        assert await self.fill(l2, row(5), coherence=OTHER) == 0
+        assert await self.fill(l2, row(6), coherence=OTHER) == 1
 
     async def check_versions_above_53_bits_are_told_apart(self) -> None:
         """A fence just above a value hides it, one just below does not."""

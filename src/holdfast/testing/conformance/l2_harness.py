@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from holdfast.keys import Key
@@ -24,17 +24,26 @@ from holdfast.protocols import (
 from holdfast.testing.views import FixedView
 
 COHERENCE = Coherence(UUID(int=7), {"all": 100})
+OTHER = Coherence(UUID(int=8), {"all": 100})
+"""Another incarnation of L3."""
 KEY = Key("bot", "b1")
 VIEW = FixedView(COHERENCE)
 STEP_SECONDS = 0.02
 STEPS_MAX = 1000
 
 
-class L2(NamedTuple):
+class L2(Protocol):
     """Both sides of one L2."""
 
-    cache: SharedCache
-    sink: FenceSink
+    @property
+    def cache(self) -> SharedCache:
+        """As servers see it."""
+        ...
+
+    @property
+    def sink(self) -> FenceSink:
+        """As the relay sees it."""
+        ...
 
 
 class L2Harness(Protocol):

@@ -16,7 +16,7 @@ local function below(held, fence)
 end
 
 local at = 1
-for name in string.gmatch(ARGV[4], '%S+') do
+for name in string.gmatch(ARGV[4], '[^ ]+') do
   local fence = string.sub(ARGV[5], at, at + 67)
   at = at + 68
   local held = redis.pcall('GETRANGE', name, 0, 39) -- an error, for a key of another type, is not ours to keep

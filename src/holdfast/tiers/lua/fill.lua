@@ -25,11 +25,11 @@ end
 
 local function store(name, entry, held, age)
   local ttl = struct.unpack('>I4', entry, 57)
-  if age < 0 or age > age_max or age >= ttl then return false end
+  if age < 0 or age > age_max then return false end
   if string.sub(entry, 17, 32) ~= incarnation then return false end
   local same = is_ours(held) and string.sub(held, 17, 32) == incarnation
   if same and above(held, entry) then return false end
-  return type(redis.pcall('SET', name, entry, 'PX', ttl - age)) ~= 'table' or false
+  return redis.pcall('SET', name, entry, 'PX', ttl - age).err == nil -- an error if the TTL is over, or the slot on its way
 end
 
 -- The lease of one's own miss, told by its end: it may have ended, and be another's now.

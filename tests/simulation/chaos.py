@@ -1,0 +1,137 @@
+"""What goes wrong in a world."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from holdfast.testing import MemoryFeed
+from simulation.scene import Scene
+
+GAP_SECONDS = 0.8
+LOST_COMMITS_MAX = 4
+Fault = Callable[[], Awaitable[None]]
+
+
+class Chaos:
+    """Faults at random, one after the other, until cancelled; `heal` ends what lasts."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._world = scene.world
+        self._dumps = [scene.l2.dump()]
+        self._files = scene.l3.copy()
+        self._nodes = list(scene.l2.dump())
+
+    async def run(self, faults: Sequence[Fault]) -> None:
+        """Do one fault after the other."""
+        while True:
+            await self._world.pause(GAP_SECONDS)
+            if self._world.chance(0.5):
+                self._dumps.append(self._scene.l2.dump())
+            if self._world.chance(0.3):
+                self._files = self._scene.l3.copy()
+            await self._world.random.choice(faults)()
+
+    def of_feeds(self) -> list[Fault]:
+        """Faults between servers and the feed."""
+        return [self._lose_hints, self._hold_a_feed, self._fail_a_feed, self._tidy_all, self._raise_generation]
+
+    def of_relays(self) -> list[Fault]:
+        """Faults between the relay and the feed."""
+        return [self._hold_the_leader, self._fail_the_leader]
+
+    def of_l2(self) -> list[Fault]:
+        """Faults of the nodes of L2."""
+        return [self._silence_a_node, self._forget_a_node, self._restore_a_node, self._restore_a_node]
+
+    def of_l3(self) -> list[Fault]:
+        """Faults of L3."""
+        return [self._crash, self._crash, self._restart, self._away]
+
+    def of_files(self) -> list[Fault]:
+        """L3 started on an older copy."""
+        return [self._restore_l3]
+
+    def heal(self) -> None:
+        """End what lasts."""
+        self._scene.l3.away = False
+        self._scene.l2.silent.clear()
+        for server in self._scene.servers:
+            for feed in (server.hearing, server.relaying):
+                feed.hints, feed.fail = True, False
+                feed.release()
+
+    async def _lose_hints(self) -> None:
+        feed = self._a_feed()
+        feed.hints = False
+        await self._world.pause(1.0)
+        feed.hints = True
+
+    async def _hold_a_feed(self) -> None:
+        await self._hold(self._a_feed())
+
+    async def _fail_a_feed(self) -> None:
+        await self._fail(self._a_feed())
+
+    async def _hold_the_leader(self) -> None:
+        for feed in self._leaders():
+            await self._hold(feed)
+
+    async def _fail_the_leader(self) -> None:
+        for feed in self._leaders():
+            await self._fail(feed)
+
+    async def _tidy_all(self) -> None:
+        self._scene.l3.tidy(self._scene.l3.log.snapshot())
+
+    async def _raise_generation(self) -> None:
+        self._scene.l3.raise_generation(self._world.random.choice(("all", "kind:bot", "kind:note")))
+
+    async def _silence_a_node(self) -> None:
+        node = self._world.random.choice(self._nodes)
+        self._scene.l2.silent.add(node)
+        await self._world.pause(1.5)
+        self._scene.l2.silent.discard(node)
+
+    async def _forget_a_node(self) -> None:
+        self._scene.l2.forget(self._world.random.choice(self._nodes))
+
+    async def _restore_a_node(self) -> None:
+        self._scene.l2.restore(self._world.random.choice(self._dumps), self._world.random.choice(self._nodes))
+
+    async def _crash(self) -> None:
+        for lose in range(self._world.random.randint(0, LOST_COMMITS_MAX), -1, -1):
+            try:
+                self._scene.l3.crash(lose)
+            except ValueError:  # so many cannot be lost now
+                continue
+            break
+        self._scene.records.begin_life(self._scene.l3.log.rows)
+
+    async def _restart(self) -> None:
+        self._scene.l3.restart()
+
+    async def _away(self) -> None:
+        self._scene.l3.away = True
+        await self._world.pause(0.6)
+        self._scene.l3.away = False
+
+    async def _restore_l3(self) -> None:
+        self._scene.l3.restore(self._files)
+        self._scene.records.begin_life(self._scene.l3.log.rows)
+
+    def _a_feed(self) -> MemoryFeed:
+        return self._world.random.choice(self._scene.servers).hearing
+
+    def _leaders(self) -> list[MemoryFeed]:
+        return [server.relaying for server in self._scene.servers if server.relaying is self._scene.l3.leader]
+
+    async def _hold(self, feed: MemoryFeed) -> None:
+        feed.hold()
+        await self._world.pause(1.5)
+        feed.release()
+
+    async def _fail(self, feed: MemoryFeed) -> None:
+        feed.fail = True
+        await self._world.pause(1.0)
+        feed.fail = False

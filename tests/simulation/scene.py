@@ -1,0 +1,144 @@
+"""The servers of a world and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+from holdfast import Bot, Settings
+from holdfast.flows import Flows
+from holdfast.keys import Key
+from holdfast.kinds import BUILT_IN, Caching, Kind
+from holdfast.protocols import Change
+from holdfast.store import Collection
+from holdfast.testing import MemoryCache, MemoryFeed, MemoryStorage
+from holdfast.testing.door import connect_flows
+from holdfast.testing.simulation import World
+from holdfast.testing.slow_cache import SlowCache, SlowFences
+from holdfast.testing.slow_feed import SlowFeed
+from holdfast.testing.slow_storage import SlowStorage
+from simulation.records import Records
+
+NAMES = ("s1", "s2", "s3")
+FENCE_SECONDS = 1.0
+"""Minutes run short in these worlds: a fence lives a second, and the fence maps remember two."""
+WINDOW_SECONDS = 2.0
+NOTE = Kind(
+    "note",
+    Bot,
+    caching=Caching(l1_entries_max=2, l1_ttl_seconds=2.0, l2_ttl_seconds=FENCE_SECONDS, staleness_bound_seconds=0.4),
+)
+KEYS = (Key("bot", "b1"), Key("bot", "b2"), Key("note", "n1"), Key("note", "n2"))
+BOUNDS = {"bot": 0.25, "note": 0.4}
+
+
+class Scene:
+    """One world.
+
+    Args:
+        trouble: how much gets lost, 0 to 1.
+    """
+
+    def __init__(self, world: World, trouble: float) -> None:
+        self.world = world
+        self.trouble = trouble
+        self.records = Records(world, KEYS)
+        self.make_l2 = partial(MemoryCache, fence_lifetime_seconds=FENCE_SECONDS, lease_seconds=0.2, nodes=2)
+        self.l2 = self.make_l2(world)
+        self.l3 = MemoryStorage([*BUILT_IN, NOTE], seed=1, on_commit=self._committed, statement_keys_max=1)
+        self.servers: Sequence[Server] = [Server(name, self) for name in NAMES]
+        self._numbers = 0
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Connect all servers."""
+        settings = Settings(
+            l1_config_entries_max=self.world.random.choice((1, 1, 10)), l2_fence_lifetime_seconds=FENCE_SECONDS
+        )
+        self.be_calm(True)
+        for server in self.servers:
+            await server.start(stack, settings)
+        self.be_calm(False)
+
+    def next_number(self) -> int:
+        """The number of a document nobody wrote before."""
+        self._numbers += 1
+        return self._numbers
+
+    def next_document(self) -> tuple[int, Bot]:
+        """A document nobody wrote before, and its number."""
+        number = self.next_number()
+        return number, Bot(name=str(number))
+
+    def next_body(self) -> bytes:
+        """The same, as another tool writes it."""
+        return b'{"name": "%d"}' % self.next_number()
+
+    def be_calm(self, calm: bool) -> None:
+        """Let nothing get lost or late, or again."""
+        for server in self.servers:
+            for tier in (server.feed, server.relay_feed, server.l2, server.l3, server.fences):
+                tier.calm = calm
+
+    def _committed(self, xid: int, changes: Sequence[Change]) -> None:
+        self.records.committed(self.l3.log.rows, changes)
+
+
+class Server:
+    """One server, and the network between it and the tiers.
+
+    Attributes:
+        hearing, relaying: its two readers of the change feed, with their switches.
+        flows: once it is started.
+    """
+
+    def __init__(self, name: str, scene: Scene) -> None:
+        self.name = name
+        self.flows: Flows
+        self.hearing = MemoryFeed(scene.l3, timeout_seconds=1.0)
+        self.relaying = MemoryFeed(scene.l3, timeout_seconds=1.0)
+        self._world = world = scene.world
+        most = world.random.choice((0.0, 0.002, 0.01))
+        slow = world.random.choice((most, most, 0.3))
+        trouble = scene.trouble
+        self.feed = SlowFeed(self.hearing, world, most_seconds=most, lost_share=trouble * 0.05)
+        self.relay_feed = SlowFeed(self.relaying, world, most_seconds=most, lost_share=trouble * 0.03)
+        self.l3 = SlowStorage(
+            scene.l3,
+            world,
+            most_seconds=slow,
+            lost_share=trouble * 0.03,
+            unknown_share=trouble * 0.1,
+            late_seconds=1.5,
+        )
+        self.l2 = SlowCache(
+            scene.l2, scene.make_l2, world, most_seconds=most, late_share=0.15, late_seconds=2.5 * FENCE_SECONDS
+        )
+        self.fences = SlowFences(scene.l2, world, most_seconds=most, late_share=trouble * 0.1, late_seconds=2.0)
+
+    async def start(self, stack: AsyncExitStack, settings: Settings) -> None:
+        """Connect."""
+        self.flows = await stack.enter_async_context(
+            connect_flows(
+                kinds=[NOTE],
+                l2=self.l2,
+                l3=self.l3,
+                feed=self.feed,
+                relay=(self.relay_feed, self.fences),
+                clock=self._world,
+                settings=settings,
+                window_seconds=WINDOW_SECONDS,
+            )
+        )
+
+    def collection(self, kind: str) -> Collection[Any]:
+        """The door to a kind."""
+        return self.flows.store.collections[kind]
+
+    async def drain(self) -> None:
+        """Wait for everything of this server that is late."""
+        await self.flows.writer.drain()
+        await self.flows.resolver.drain()
+        await self.l3.drain()
+        await self.fences.drain()
