@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from holdfast.clock import SystemClock
 from holdfast.keys import redis_key
 from holdfast.testing import ManualClock, MemoryCache
-from holdfast.testing.conformance.l2_harness import KEY
+from holdfast.testing.conformance.l2_harness import KEY, L2Suite
 from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_fences import RedisFences
@@ -115,3 +116,22 @@ class RedisHarness:
 
     async def _dumped(self, name: bytes) -> tuple[bytes | None, int]:
         return await self.command("DUMP", name), await self.command("PTTL", name)
+
+
+def connection_to(
+    *urls: str, clock: ManualClock | None = None, request_timeout: float = 5.0, connect_timeout: float = 5.0
+) -> RedisConnection:
+    """A connection, not yet made."""
+    return RedisConnection(
+        urls,
+        request_timeout_seconds=request_timeout,
+        connect_timeout_seconds=connect_timeout,
+        monotonic=(clock or SystemClock()).monotonic,
+    )
+
+
+async def started(harness: RedisHarness) -> tuple[L2Suite, RedisL2]:
+    """An L2 whose nodes all have a watermark, and the suites' ways to use it."""
+    suite, l2 = L2Suite(harness), harness.open()
+    await suite.begin_anew(l2, 90)
+    return suite, l2

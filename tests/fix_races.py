@@ -63,6 +63,22 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(LOOK_SECONDS)
 
 
+async def until_new(is_new: Callable[[], Awaitable[bool]], committed_at: float, bound_seconds: float = 0.25) -> None:
+    """Read until the answer is new; no old one may have been asked for later than the bound after the commit.
+
+    Args:
+        committed_at: seconds of the running loop's clock.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            began = loop.time()
+            if await is_new():
+                return
+            assert began <= committed_at + bound_seconds, f"the past, {began - committed_at:.3f} s after the commit"
+            await asyncio.sleep(0)
+
+
 async def until_l2_is_trusted(*servers: Flows) -> None:
     """Wait until each of these servers would believe every node of L2; one of them must be able to lead."""
     sink = next(flows.relay._sink for flows in servers if flows.relay is not None)

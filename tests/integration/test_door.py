@@ -11,6 +11,9 @@ import msgspec
 import pytest
 
 import holdfast
+from fix_feed import connected
+from fix_races import until_l2_is_trusted, until_new
+from fix_tiers import flows_of, make_deaf
 from holdfast import Bot, Conflict, Consistency, Document, InvalidDocument, Kind, NotFound, Swarm, Tier
 from holdfast.node import OpenStore
 from holdfast.settings import Settings
@@ -25,6 +28,14 @@ async def state(settings: Settings) -> AsyncIterator[OpenStore]:
 @pytest.fixture
 async def other(settings: Settings) -> AsyncIterator[OpenStore]:
     async with holdfast.connect(settings) as store:
+        yield store
+
+
+@pytest.fixture
+async def laggard(settings: Settings) -> AsyncIterator[OpenStore]:
+    """A server that reads the feed every 20 s only, as its bound allows: its L1 goes on answering with the past."""
+    async with holdfast.connect(msgspec.structs.replace(settings, staleness_bound_seconds=60.0)) as store:
+        make_deaf(flows_of(store))
         yield store
 
 
@@ -44,10 +55,12 @@ async def test_a_third_server_finds_what_the_second_filled(
     settings: Settings, state: OpenStore, other: OpenStore
 ) -> None:
     """The fill of one server is the L2 hit of the next."""
+    await until_l2_is_trusted(flows_of(state), flows_of(other))
     await state.bots.put("b1", Bot(name="Ada"))
     await other.bots.get("b1")
     await other.close()
     async with holdfast.connect(settings) as third:
+        await until_l2_is_trusted(flows_of(third))
         entry = await third.bots.entry("b1")
     assert entry is not None
     assert entry.tier is Tier.L2
@@ -68,15 +81,29 @@ async def test_peek_sees_only_l1(state: OpenStore, other: OpenStore) -> None:
     assert other.bots.peek("b1") is None
 
 
-async def test_strong_reads_see_another_server_at_once(state: OpenStore, other: OpenStore) -> None:
-    """A strong read goes past an L1 that still holds the old document."""
+async def test_another_servers_write_is_seen_within_the_bound(state: OpenStore, other: OpenStore) -> None:
+    """An L1 that holds the old document gives the new one to whoever asks a quarter of a second after the write."""
     await state.bots.put("b1", Bot(name="old"))
     await other.bots.get("b1")
     await state.bots.put("b1", Bot(name="new"))
-    entry = await other.bots.entry("b1", consistency=Consistency.STRONG)
+    written = asyncio.get_running_loop().time()
+
+    async def is_new() -> bool:
+        return await other.bots.get("b1") == Bot(name="new")
+
+    await until_new(is_new, written)
+
+
+async def test_strong_reads_see_another_server_at_once(state: OpenStore, laggard: OpenStore) -> None:
+    """A strong read goes past an L1 that still holds the old document, and replaces what it holds."""
+    await state.bots.put("b1", Bot(name="old"))
+    await laggard.bots.get("b1")
+    await state.bots.put("b1", Bot(name="new"))
+    assert laggard.bots.peek("b1") == Bot(name="old")
+    entry = await laggard.bots.entry("b1", consistency=Consistency.STRONG)
     assert entry is not None
     assert (entry.value.name, entry.tier) == ("new", Tier.L3)
-    assert other.bots.peek("b1") == Bot(name="new")
+    assert laggard.bots.peek("b1") == Bot(name="new")
 
 
 async def test_get_many_returns_what_exists(state: OpenStore, other: OpenStore) -> None:
@@ -101,27 +128,30 @@ async def test_expected_version(state: OpenStore, other: OpenStore) -> None:
     assert read.goal == "two"
 
 
-async def test_after_a_conflict_the_next_read_is_fresh(state: OpenStore, other: OpenStore) -> None:
+async def test_after_a_conflict_the_next_read_is_fresh(state: OpenStore, laggard: OpenStore) -> None:
     """A server that acted on a stale copy does not read the same copy again."""
     first = await state.bots.put("b1", Bot(name="old"))
-    assert await other.bots.get("b1") == Bot(name="old")
+    assert await laggard.bots.get("b1") == Bot(name="old")
     await state.bots.put("b1", Bot(name="new"))
     with pytest.raises(Conflict):
-        await other.bots.put("b1", Bot(name="mine"), expected_version=first.version)
-    assert await other.bots.get("b1") == Bot(name="new")
+        await laggard.bots.put("b1", Bot(name="mine"), expected_version=first.version)
+    assert await laggard.bots.get("b1") == Bot(name="new")
     await state.bots.delete("b1")
+    assert laggard.bots.peek("b1") == Bot(name="new")
     with pytest.raises(Conflict):
-        await other.bots.delete("b1", expected_version=first.version)
-    assert await other.bots.get("b1") is None
+        await laggard.bots.delete("b1", expected_version=first.version)
+    assert await laggard.bots.get("b1") is None
 
 
-async def test_deleting_what_another_server_deleted(state: OpenStore, other: OpenStore) -> None:
+async def test_deleting_what_another_server_deleted(state: OpenStore, laggard: OpenStore) -> None:
     """A delete that finds no row still takes the old copy out of this server's memory."""
     await state.bots.put("b1", Bot(name="Ada"))
-    assert await other.bots.get("b1") == Bot(name="Ada")
+    assert await laggard.bots.get("b1") == Bot(name="Ada")
     await state.bots.delete("b1")
-    assert not (await other.bots.delete("b1")).existed
-    assert await other.bots.get("b1") is None
+    assert laggard.bots.peek("b1") == Bot(name="Ada")
+    assert not (await laggard.bots.delete("b1")).existed
+    assert laggard.bots.peek("b1") is None
+    assert await laggard.bots.get("b1") is None
 
 
 async def test_updates_of_two_servers_lose_nothing(state: OpenStore, other: OpenStore) -> None:
@@ -225,11 +255,8 @@ async def test_own_kinds_are_like_the_built_in_ones(settings: Settings) -> None:
 async def test_the_document_is_json_for_psql(settings: Settings, state: OpenStore) -> None:
     """A person with psql reads documents as JSON, in the seed's tables."""
     await state.swarms.put("s1", Swarm(goal="be read"))
-    connection = await asyncpg.connect(settings.postgres_url)
-    try:
+    async with connected(settings.postgres_url) as connection:
         goal = await connection.fetchval("""SELECT document->>'goal' FROM holdfast."Chat" WHERE id = 's1'""")
-    finally:
-        await connection.close()
     assert goal == "be read"
 
 
@@ -250,8 +277,7 @@ class Queries:
 async def queries(state: OpenStore, monkeypatch: pytest.MonkeyPatch) -> Queries:
     """Every statement of the server's connections; counted by the driver, not by us."""
     log = Queries([])
-    assert state._node.flows is not None
-    pool = state._node.flows.writer._l3._pool  # type: ignore[attr-defined]
+    pool = flows_of(state).writer._l3._pool  # type: ignore[attr-defined]
     opener = pool._opener
 
     async def opened() -> asyncpg.Connection:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import asyncpg
 import msgspec
 import pytest
 
 import holdfast
-from fix_races import KEY, until
+from fix_feed import connected
+from fix_races import KEY, until, until_l2_is_trusted, until_l2_was_told
 from fix_single import Single
+from fix_tiers import flows_of, flows_over, make_deaf
 from holdfast import (
     Bot,
     Consistency,
@@ -32,13 +32,13 @@ from holdfast import (
 )
 from holdfast.clock import SystemClock
 from holdfast.errors import CorruptDocument, Overloaded, SchemaTooNew
-from holdfast.flows import Flows
 from holdfast.keys import Key, redis_key
 from holdfast.node import OpenStore, connection_pool
 from holdfast.protocols import Cached, Write
 from holdfast.settings import Settings
 from holdfast.testing import MemoryCache, MemoryStorage, PausingStorage
 from holdfast.testing.door import connect_flows
+from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l3_migrations import migrations
 from holdfast.tiers.l3_postgres import PostgresStorage
@@ -46,24 +46,14 @@ from holdfast.tiers.l3_postgres import PostgresStorage
 ADA = Bot(name="Ada")
 
 
-def flows_of(store: OpenStore) -> Flows:
-    assert store._node.flows is not None
-    return store._node.flows
-
-
-@asynccontextmanager
-async def administrator(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection beside Holdfast's, for what a person with psql does."""
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
 async def test_without_l2_everything_works_from_l3(settings: Settings) -> None:
     """An L2 that cannot be reached costs errors in the counters and nothing else."""
-    nowhere = msgspec.structs.replace(settings, redis_urls=("redis://127.0.0.1:1",), l2_connect_timeout_seconds=0.2)
+    nowhere = msgspec.structs.replace(
+        settings,
+        redis_urls=("redis://127.0.0.1:1",),
+        l2_connect_timeout_seconds=0.2,
+        l2_request_timeout_seconds=0.2,  # the client tries to connect for as long as this
+    )
     async with holdfast.connect(nowhere) as state, holdfast.connect(nowhere) as other:
         await state.bots.put("b1", ADA)
         assert await other.bots.get("b1") == ADA
@@ -72,44 +62,82 @@ async def test_without_l2_everything_works_from_l3(settings: Settings) -> None:
 
 
 async def test_l2_that_dies_and_comes_back(settings: Settings, single: Single) -> None:
-    """While L2 is away reads go to L3; when it is back, the fences it missed are delivered."""
-    alone = msgspec.structs.replace(
-        settings, redis_urls=single.urls, key_prefix="vrooli:", l2_request_timeout_seconds=0.2
-    )
+    """While L2 is away reads go to L3; when it is back, and empty, it is begun anew and serves."""
+    alone = on_single(settings, single)
     async with holdfast.connect(alone) as state, holdfast.connect(alone) as other:
+        await until_l2_is_trusted(flows_of(state), flows_of(other))
         await state.bots.put("b1", ADA)
         assert await other.bots.get("b1") == ADA
         single.kill()
         await state.bots.put("b1", Bot(name="Eve"))
-        assert list(flows_of(state).fences.pending) == [KEY]
         flows_of(state).caches["bot"].flush()
         assert await state.bots.get("b1") == Bot(name="Eve")
         single.start()
-
-        async def delivered() -> bool:
-            await asyncio.sleep(0.01)
-            return not flows_of(state).fences.pending
-
-        await until(delivered)
+        await until_l2_is_trusted(flows_of(state), flows_of(other))
+        assert sum(flows.relay.restarts for flows in map(flows_of, (state, other)) if flows.relay is not None) == 2
+        assert await tiers_of_reads(state, other) == [holdfast.Tier.L3, holdfast.Tier.L2]
         assert await other.bots.get("b1", consistency=Consistency.STRONG) == Bot(name="Eve")
+
+
+async def test_l2_that_stands_still_is_told_what_it_missed(settings: Settings, single: Single) -> None:
+    """While it says nothing reads go to L3; the value it still holds is fenced when it goes on, and answers nobody."""
+    alone = on_single(settings, single)
+    async with holdfast.connect(alone) as state, holdfast.connect(alone) as other:
+        flows = flows_of(state)
+        cache = flows.resolver._l2
+        assert isinstance(cache, RedisCache)
+        await until_l2_is_trusted(flows, flows_of(other))
+        first = await state.bots.put("b1", ADA)
+        assert await tiers_of_reads(state, other) == [holdfast.Tier.L3, holdfast.Tier.L2]
+        assert single.process is not None
+        single.process.send_signal(signal.SIGSTOP)
+        try:
+            receipt = await state.bots.put("b1", Bot(name="Eve"))
+            flows.caches["bot"].flush()
+            assert await state.bots.get("b1") == Bot(name="Eve")
+        finally:
+            single.process.send_signal(signal.SIGCONT)
+        assert first.version < receipt.version
+        for store in (state, other):
+            flows_of(store).caches["bot"].flush()
+            assert await store.bots.get("b1") == Bot(name="Eve")
+        await until_l2_was_told(cache, receipt.version)
+        await until_l2_is_trusted(flows, flows_of(other))
+        assert await tiers_of_reads(state, other) == [holdfast.Tier.L3, holdfast.Tier.L2]
+
+
+def on_single(settings: Settings, single: Single) -> Settings:
+    """Settings with that server as L2."""
+    return msgspec.structs.replace(
+        settings, redis_urls=single.urls, key_prefix="vrooli:", l2_request_timeout_seconds=0.2
+    )
+
+
+async def tiers_of_reads(*stores: OpenStore) -> list[holdfast.Tier]:
+    """Which tier answers these servers one after the other, when none of them holds the key in L1."""
+    tiers = []
+    for store in stores:
+        flows = flows_of(store)
+        flows.caches["bot"].flush()
+        entry = await store.bots.entry("b1")
+        assert entry is not None
+        tiers.append(entry.tier)
+        await flows.resolver.drain()
+    return tiers
 
 
 async def test_a_single_server_with_an_acl_user(settings: Settings, single: Single) -> None:
     """A server that is no cluster works, under a user that may touch only our prefix."""
-    alone = msgspec.structs.replace(settings, redis_urls=single.urls, key_prefix="vrooli:")
+    alone = on_single(settings, single)
     async with holdfast.connect(alone) as state, holdfast.connect(alone) as other:
+        await until_l2_is_trusted(flows_of(state), flows_of(other))
         await state.bots.put("b1", ADA)
-        await other.bots.get("b1")
-        await flows_of(other).resolver.drain()
-        flows_of(state).caches["bot"].flush()
-        entry = await state.bots.entry("b1")
-        assert entry is not None
-        assert entry.tier is holdfast.Tier.L2
+        assert await tiers_of_reads(other, state) == [holdfast.Tier.L3, holdfast.Tier.L2]
 
 
 async def test_without_l3_a_read_is_an_error(settings: Settings, l3: PostgresStorage, l2: RedisCache) -> None:
-    """A key that only L3 could answer raises; what L1 and L2 hold is still served."""
-    async with connect_flows(l2=l2, l3=l3, clock=SystemClock(), settings=settings) as flows:
+    """A key that only L3 could answer raises; what L1 holds is served for as long as the feed shows it is current."""
+    async with flows_over(settings, l2, l3) as flows:
         await flows.store.bots.put("held", ADA)
         await l3.close()
         assert await flows.store.bots.get("held") == ADA
@@ -129,7 +157,7 @@ async def test_no_server_at_the_address(settings: Settings) -> None:
 
 async def test_a_database_without_the_schema(settings: Settings, servers: holdfast.Settings) -> None:
     """Without migration on connect, an unmigrated database is refused with the command that helps."""
-    async with administrator(settings.postgres_url) as connection:
+    async with connected(settings.postgres_url) as connection:
         await connection.execute("DROP SCHEMA holdfast CASCADE")
     with pytest.raises(StorageNotReady, match="holdfast migrate"):
         async with holdfast.connect(msgspec.structs.replace(settings, migrate_on_connect=False)):
@@ -138,10 +166,10 @@ async def test_a_database_without_the_schema(settings: Settings, servers: holdfa
 
 async def test_two_servers_migrate_once(settings: Settings) -> None:
     """Of servers that start at once on an empty database, one migrates and the others wait."""
-    async with administrator(settings.postgres_url) as connection:
+    async with connected(settings.postgres_url) as connection:
         await connection.execute("DROP SCHEMA holdfast CASCADE")
     stores = await asyncio.gather(*(holdfast.connect(settings) for _ in range(4)))
-    async with administrator(settings.postgres_url) as connection:
+    async with connected(settings.postgres_url) as connection:
         done = await connection.fetchval("SELECT array_agg(number ORDER BY number) FROM holdfast.migrations")
         assert done == [migration.number for migration in migrations()]
     await asyncio.gather(*(store.close() for store in stores))
@@ -149,7 +177,7 @@ async def test_two_servers_migrate_once(settings: Settings) -> None:
 
 async def test_a_lost_reply_is_an_unknown_outcome(settings: Settings) -> None:
     """A write whose connection dies is neither success nor failure, and its key is asked from L3 afterwards."""
-    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+    async with holdfast.connect(settings) as state, connected(settings.postgres_url) as connection:
         await state.bots.put("b1", ADA)
         async with connection.transaction():
             await connection.execute("""SELECT FROM holdfast."User" WHERE id = 'b1' FOR UPDATE""")
@@ -165,18 +193,24 @@ async def test_a_lost_reply_is_an_unknown_outcome(settings: Settings) -> None:
                 await writing
         assert state.bots.peek("b1") is None
         assert await state.bots.get("b1") == ADA
-        await flows_of(state).resolver.drain()
         flows = flows_of(state)
-        answer = (await flows.resolver._l2.read([KEY], flows.resolver.coherence))[KEY]
-        assert not isinstance(answer, Cached), "a value may not be cached while the outcome is unknown"
+        await flows.resolver.drain()
+        await until_l2_is_trusted(flows)
+        answer = (await flows.resolver._l2.read([KEY], flows.view))[KEY]
+        assert not isinstance(answer, Cached), "L2 may not answer here while the outcome is unknown"
 
 
-async def test_a_cancelled_put_still_tells_the_caches(settings: Settings, l3: PostgresStorage, l2: RedisCache) -> None:
+async def test_a_cancelled_put_still_tells_the_caches(
+    settings: Settings, l3: PostgresStorage, l2: RedisCache, l2_fences: RedisFences
+) -> None:
     """A caller cancelled between commit and fence leaves neither tier with the old document."""
-    storage = PausingStorage(l3)
-    async with connect_flows(l2=l2, l3=storage, clock=SystemClock(), settings=settings) as flows:
+    storage, slow = PausingStorage(l3), msgspec.structs.replace(settings, staleness_bound_seconds=60.0)
+    async with flows_over(slow, l2, storage, fences=l2_fences) as flows:
+        make_deaf(flows)  # so it is the writer from whom L1 learns of this commit
         bots = flows.store.bots
+        await until_l2_is_trusted(flows)
         await bots.put("b1", ADA)
+        assert await flows.feed.refresh()
         pause = storage.pause_next_save()
         writing = asyncio.ensure_future(bots.put("b1", Bot(name="Eve")))
         await pause.reached.wait()
@@ -187,7 +221,10 @@ async def test_a_cancelled_put_still_tells_the_caches(settings: Settings, l3: Po
         pause.release()
         await flows.writer.drain()
         assert bots.peek("b1") == Bot(name="Eve")
-        assert not isinstance((await l2.read([KEY], flows.resolver.coherence))[KEY], Cached)
+        assert not isinstance((await l2.read([KEY], flows.view))[KEY], Cached)
+        entry = await bots.entry("b1")
+        assert entry is not None
+        await until_l2_was_told(l2, entry.version)
 
 
 async def test_a_cancelled_reader_leaves_the_flight_to_the_others(
@@ -195,7 +232,7 @@ async def test_a_cancelled_reader_leaves_the_flight_to_the_others(
 ) -> None:
     """R4: of two callers in one flight, one is cancelled and the other is answered."""
     storage = PausingStorage(l3)
-    async with connect_flows(l2=l2, l3=storage, clock=SystemClock(), settings=settings) as flows:
+    async with flows_over(settings, l2, storage) as flows:
         await flows.store.bots.put("b1", ADA)
         flows.caches["bot"].flush()
         pause = storage.pause_next_load()
@@ -210,26 +247,30 @@ async def test_a_cancelled_reader_leaves_the_flight_to_the_others(
 
 async def test_another_incarnation_empties_l1(settings: Settings) -> None:
     """When L3 says it is another one, what was cached under the old one is gone from L1 and void in L2."""
-    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+    async with holdfast.connect(settings) as state, connected(settings.postgres_url) as connection:
+        flows = flows_of(state)
+        await until_l2_is_trusted(flows)
         await state.bots.put("b1", ADA)
-        await state.bots.put("b2", ADA)
+        assert await tiers_of_reads(state, state) == [holdfast.Tier.L3, holdfast.Tier.L2]
         await connection.execute("UPDATE holdfast.incarnation SET id = gen_random_uuid()")
         await state.bots.get("unknown")
         assert state.bots.peek("b1") is None
-        assert await state.bots.get("b1") == ADA
-        assert flows_of(state).counters.flushes == 1
+        entry = await state.bots.entry("b1")
+        assert entry is not None
+        assert (entry.value, entry.tier) == (ADA, holdfast.Tier.L3)
+        # Emptied when an answer or the feed first said so; and again if the feed came second, for what was read between
+        # the two may be older than where the feed begins anew.
+        assert await flows.feed.refresh()
+        assert flows.counters.flushes in {1, 2}
 
 
 async def test_a_raised_generation_voids_a_kind(settings: Settings) -> None:
     """A generation in L3 voids L2's entries of its kind as soon as a server learns of it."""
-    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+    async with holdfast.connect(settings) as state, connected(settings.postgres_url) as connection:
+        await until_l2_is_trusted(flows_of(state))
         await state.bots.put("b1", ADA)
-        flows_of(state).caches["bot"].flush()
-        await state.bots.get("b1")
-        await flows_of(state).resolver.drain()
-        await connection.execute(
-            "INSERT INTO holdfast.generations VALUES ('kind:bot', nextval('holdfast.version_seq'))"
-        )
+        assert await tiers_of_reads(state, state) == [holdfast.Tier.L3, holdfast.Tier.L2]
+        await connection.execute("SELECT holdfast.raise_generation('kind:bot')")
         await state.bots.get("b2")
         entry = await state.bots.entry("b1")
         assert entry is not None
@@ -238,7 +279,7 @@ async def test_a_raised_generation_voids_a_kind(settings: Settings) -> None:
 
 async def test_a_row_of_a_newer_schema(settings: Settings) -> None:
     """E1: a document written by a newer server is `SchemaTooNew`, in a read and in a scan."""
-    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+    async with holdfast.connect(settings) as state, connected(settings.postgres_url) as connection:
         await connection.execute(
             """INSERT INTO holdfast."User" (id, document, schema) VALUES ('b1', '{"__version": 99, "name": "x"}', 99)"""
         )
@@ -250,7 +291,7 @@ async def test_a_row_of_a_newer_schema(settings: Settings) -> None:
 
 async def test_a_row_that_is_no_document(settings: Settings) -> None:
     """A row that cannot be decoded is an error that names it; the other rows are served."""
-    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+    async with holdfast.connect(settings) as state, connected(settings.postgres_url) as connection:
         await state.bots.put("b2", ADA)
         await connection.execute("""INSERT INTO holdfast."User" (id, document) VALUES ('b1', '[1, 2]')""")
         with pytest.raises(CorruptDocument, match="bot:b1"):
@@ -264,7 +305,8 @@ async def test_a_corrupt_l2_entry_is_read_from_l3_and_replaced(settings: Setting
         flows = flows_of(state)
         cache = flows.resolver._l2
         assert isinstance(cache, RedisCache)
-        await state.bots.put("b1", ADA)
+        await until_l2_is_trusted(flows)
+        await until_l2_was_told(cache, (await state.bots.put("b1", ADA)).version)
         name = redis_key(cache._prefix, KEY)
         await cache._connection._command(["SET", name, b"H\x01 damaged " + bytes(80)])
         flows.caches["bot"].flush()
@@ -292,7 +334,7 @@ class Fragile(Document):
 async def test_a_class_that_cannot_make_its_document_fails_alone(settings: Settings) -> None:
     """Whatever a class raises while reading is that row's error; keys read with it are answered, then and later."""
     fragile = Kind("fragile", Fragile)
-    async with holdfast.connect(settings, kinds=[fragile]) as state, administrator(settings.postgres_url) as connection:
+    async with holdfast.connect(settings, kinds=[fragile]) as state, connected(settings.postgres_url) as connection:
         documents = state.collection(fragile)
         await documents.put("good", Fragile(name="x"))
         flows_of(state).caches["fragile"].flush()
@@ -310,14 +352,16 @@ async def test_a_key_of_another_type_disturbs_nobody(settings: Settings) -> None
         flows = flows_of(state)
         cache = flows.resolver._l2
         assert isinstance(cache, RedisCache)
-        await state.bots.put_many({f"b{number}": ADA for number in range(60)})
-        await cache._connection.topology()
+        await until_l2_is_trusted(flows)
+        receipts = await state.bots.put_many({f"b{number}": ADA for number in range(60)})
+        for identifier, receipt in receipts.items():
+            await until_l2_was_told(cache, receipt.version, Key("bot", identifier))
         for number in (1, 2):
             name = redis_key(cache._prefix, Key("bot", f"b{number}"))
             await cache._connection._command(["DEL", name])
             await cache._connection._command(["LPUSH", name, b"x"])
-        await state.bots.put("b2", Bot(name="Eve"))
-        assert not flows.fences.pending
+        receipt = await state.bots.put("b2", Bot(name="Eve"))
+        await until_l2_was_told(cache, receipt.version, Key("bot", "b2"))
         flows.caches["bot"].flush()
         found = await state.bots.get_many([f"b{number}" for number in range(60)])
         assert len(found) == 60
@@ -342,7 +386,7 @@ async def test_another_event_loop_is_refused(settings: Settings) -> None:
 async def test_a_server_that_stands_still_is_not_waited_for(settings: Settings) -> None:
     """A PostgreSQL that takes a statement and does nothing more is an error within the time of a statement."""
     short = msgspec.structs.replace(settings, l3_statement_timeout_seconds=0.5)
-    async with holdfast.connect(short) as state, administrator(settings.postgres_url) as connection:
+    async with holdfast.connect(short) as state, connected(settings.postgres_url) as connection:
         await state.bots.put("b1", ADA)
         pids = await connection.fetch(
             "SELECT pid FROM pg_stat_activity WHERE application_name = 'holdfast' AND datname = current_database()"
@@ -467,7 +511,7 @@ async def test_closing_twice_and_using_it_afterwards(settings: Settings) -> None
 
 async def test_raw_sql_cannot_choose_a_version(settings: Settings) -> None:
     """V1 and V3: whatever a statement says, version and birth are the trigger's, also under replication role."""
-    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+    async with holdfast.connect(settings) as state, connected(settings.postgres_url) as connection:
         receipt = await state.bots.put("b1", ADA)
         await connection.execute("SET session_replication_role = replica")
         await connection.execute("""UPDATE holdfast."User" SET version = 1, birth = 1 WHERE id = 'b1'""")
@@ -478,7 +522,7 @@ async def test_raw_sql_cannot_choose_a_version(settings: Settings) -> None:
 
 async def test_a_month_without_partition_is_made(settings: Settings) -> None:
     """The first snapshot of a month nobody prepared makes its partition and is stored."""
-    async with holdfast.connect(settings) as state, administrator(settings.postgres_url) as connection:
+    async with holdfast.connect(settings) as state, connected(settings.postgres_url) as connection:
         for (part,) in await connection.fetch(
             """SELECT inhrelid::regclass::text FROM pg_inherits
             WHERE inhparent = 'holdfast."RunContextSnapshot"'::regclass"""
@@ -506,12 +550,21 @@ async def test_thousands_of_snapshots_in_one_call(settings: Settings) -> None:
 
 
 async def test_memory_and_real_tiers_mix() -> None:
-    """A server over tiers in memory forgets an L2 that was away, like a real one."""
+    """Over tiers in memory too, an L2 that was away is told what it missed."""
     l2 = MemoryCache(SystemClock())
     async with connect_flows(l2=l2, clock=SystemClock()) as flows:
+        relay = flows.relay
+        assert relay is not None
+        await until_l2_is_trusted(flows)
         l2.away = True
         await flows.store.bots.put("b1", ADA)
-        assert list(flows.fences.pending) == [KEY]
+
+        async def failed() -> bool:
+            return isinstance(relay.fault, TierUnavailable)
+
+        async def told() -> bool:
+            return relay.fenced == 1
+
+        await until(failed)
         l2.away = False
-        await flows.fences._attempt([KEY])
-        assert not flows.fences.pending
+        await until(told)

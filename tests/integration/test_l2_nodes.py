@@ -1,49 +1,23 @@
-"""Watermarks and data on real nodes: parts, damage, moved slots, full memory, nodes that start anew or say nothing."""
+"""Watermarks and data on real nodes: parts, damage, foreign keys, leases, and a node that starts anew."""
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from collections.abc import AsyncIterator
-from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from fix_cluster import HALF, Cluster
-from fix_l2 import RedisHarness, RedisL2
+from fix_l2 import RedisHarness, connection_to, started
 from fix_single import Single
-from holdfast.clock import SystemClock
-from holdfast.errors import CorruptDocument, TierUnavailable
+from holdfast.errors import CorruptDocument
 from holdfast.keys import Key
-from holdfast.protocols import Absent, Cached, Failed, Fill
-from holdfast.testing import ManualClock
-from holdfast.testing.conformance.l2_harness import COHERENCE, KEY, VIEW, L2Suite, mark_of, row
-from holdfast.tiers.l2_client import RedisConnection
+from holdfast.protocols import Failed
+from holdfast.testing.conformance.l2_harness import KEY, mark_of, row
 from holdfast.tiers.l2_fences import FENCES_MAX
-from holdfast.tiers.l2_topology import slot_of
-from holdfast.tiers.l2_watermarks import decode, watermark_key
+from holdfast.tiers.l2_watermarks import decode
 
 MANY = {Key("bot", f"many{number}"): 6 for number in range(3 * FENCES_MAX + 1)}
-
-
-def connection_to(
-    *urls: str, clock: ManualClock | None = None, request_timeout: float = 5.0, connect_timeout: float = 5.0
-) -> RedisConnection:
-    """A connection, not yet made."""
-    return RedisConnection(
-        urls,
-        request_timeout_seconds=request_timeout,
-        connect_timeout_seconds=connect_timeout,
-        monotonic=(clock or SystemClock()).monotonic,
-    )
-
-
-async def started(harness: RedisHarness) -> tuple[L2Suite, RedisL2]:
-    """An L2 whose nodes all have a watermark, and the suites' ways to use it."""
-    suite, l2 = L2Suite(harness), harness.open()
-    await suite.begin_anew(l2, 90)
-    return suite, l2
 
 
 @pytest.fixture
@@ -51,20 +25,6 @@ async def alone(single: Single) -> AsyncIterator[RedisHarness]:
     """L2 on a single server, under a user that may touch only its prefix."""
     connection = connection_to(*single.urls)
     yield RedisHarness(connection, b"vrooli:")
-    await connection.close()
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    """The clock by which the map of nodes ages."""
-    return ManualClock()
-
-
-@pytest.fixture
-async def pair(cluster: Cluster, clock: ManualClock) -> AsyncIterator[RedisHarness]:
-    """L2 on a cluster of two nodes."""
-    connection = connection_to(*cluster.urls, clock=clock)
-    yield RedisHarness(connection, b"two:")  # with it, the suites' key is served by the second node
     await connection.close()
 
 
@@ -244,176 +204,3 @@ async def test_a_lease_from_before_the_clock_went_back_holds_nobody_up(alone: Re
     assert 0 < (await suite.missed(l2)).leased_seconds <= 30
     assert (await suite.missed(l2, lease=True)).leased_seconds == 0
     assert (await suite.missed(l2)).leased_seconds > 0
-
-
-async def test_a_full_node_still_answers_and_is_told(cluster: Cluster, pair: RedisHarness) -> None:
-    """Without room for fills, hits stay hits, and fences and watermarks arrive: no old value is served."""
-    suite, l2 = await started(pair)
-    await suite.fill(l2, row(5))
-    for node in cluster.nodes:
-        node.ask("CONFIG", "SET", "maxmemory", 1)
-    assert await suite.version(l2) == 5
-    assert await suite.fill(l2, row(6)) == 0
-    await suite.fence(l2, {KEY: 6})
-    assert await suite.version(l2) == 0
-
-
-async def test_a_moved_slot_is_a_miss_until_the_watermark_lists_it(
-    cluster: Cluster, pair: RedisHarness, clock: ManualClock
-) -> None:
-    """C3: the value moves along, but the new owner's watermark says nothing of it; nor does it take a fill."""
-    suite, l2 = await started(pair)
-    await suite.fill(l2, row(5))
-    assert await suite.version(l2) == 5
-    slot = slot_of(pair.name)
-    assert slot > HALF
-    cluster.move(slot, 1, 0)
-    assert (await suite.missed(l2)).generation == -1, "the old owner answered for it"
-    clock.advance(2.0)
-
-    async def mapped() -> bool:
-        await suite.missed(l2)
-        nodes = (await pair.connection.topology()).nodes
-        return any((slot, slot) in node.slots for node in nodes)
-
-    await suite.until(mapped)
-    absent = await suite.missed(l2, lease=True)
-    assert absent.generation == -1
-    assert await suite.fill(l2, row(6), absent) == 0
-    for target in await l2.sink.targets():
-        before = await l2.sink.watermark(target)
-        assert before is not None
-        assert await l2.sink.advance(target, before, mark_of(target, at=11), {})
-    assert await suite.version(l2) == 5
-
-
-async def test_targets_follow_moved_slots(cluster: Cluster, pair: RedisHarness, clock: ManualClock) -> None:
-    """The relay sees within a second who serves what; what it meant for the former owner is refused."""
-    _suite, l2 = await started(pair)
-    old, _ = await l2.sink.targets()
-    cluster.move(100, 0, 1)
-    assert (await l2.sink.targets())[0] == old
-    clock.advance(1.1)
-    first, second = await l2.sink.targets()
-    assert first.slots == ((0, 99), (101, HALF - 1))
-    assert second.slots == ((100, 100), (HALF, 16383))
-    with pytest.raises(TierUnavailable, match="other slots"):
-        await l2.sink.advance(old, mark_of(old), mark_of(old, at=11), {})
-
-
-async def test_a_node_whose_lowest_slot_moved_has_no_watermark(
-    cluster: Cluster, pair: RedisHarness, clock: ManualClock
-) -> None:
-    """Its watermark went along with the slot: reads by the old map, and by the new one, are misses, not errors."""
-    _suite, l2 = await started(pair)
-    keys = [Key("bot", f"b{number}") for number in range(40)]
-    absent = await l2.cache.read(keys, VIEW, lease=False)
-    fills = [Fill(key, row(5), 900.0, each) for key, each in absent.items() if isinstance(each, Absent)]
-    assert await l2.cache.fill(fills, COHERENCE) == 40
-    served = {key for key in keys if slot_of(pair.prefix + str(key).encode()) < HALF}
-    cluster.move(0, 0, 1)
-    answers = await l2.cache.read(keys, VIEW, lease=False)
-    assert {key for key, each in answers.items() if isinstance(each, Absent)} == served
-    assert {key for key, each in answers.items() if isinstance(each, Cached)} == set(keys) - served
-    clock.advance(1.1)
-    receiver, giver = await l2.sink.targets()
-    assert (receiver.slots[0], giver.slots[0]) == ((0, 0), (1, HALF - 1))
-    left_behind, none = [await l2.sink.watermark(target) for target in (receiver, giver)]
-    assert left_behind is not None
-    assert left_behind.slots == ((0, HALF - 1),)
-    assert none is None
-    answers = await l2.cache.read(keys, VIEW, lease=False)
-    assert {each.generation for each in answers.values() if isinstance(each, Absent)} == {-1}
-    assert await l2.sink.advance(receiver, left_behind, mark_of(receiver, at=11), {})
-    assert {key for key, each in (await l2.cache.read(keys, VIEW)).items() if isinstance(each, Cached)} == set(
-        keys
-    ) - served
-
-
-async def test_a_fence_in_a_slot_under_way_moves_no_watermark(
-    cluster: Cluster, pair: RedisHarness, clock: ManualClock
-) -> None:
-    """A key that may already be at the next owner cannot be fenced: the node is not told, and says so."""
-    suite, l2 = await started(pair)
-    slot = slot_of(pair.name)
-    _, owner = await l2.sink.targets()
-    cluster.begin_move(slot, 1, 0)
-    assert (await suite.missed(l2, lease=True)).generation == -1
-    with pytest.raises(TierUnavailable):
-        await l2.sink.advance(owner, mark_of(owner), mark_of(owner, at=11), {KEY: 6})
-    clock.advance(1.1)
-    assert await l2.sink.watermark(owner) == mark_of(owner)
-
-
-async def test_an_l2_that_says_nothing_holds_no_reader_up() -> None:
-    """It accepts connections and never answers: readers wait for a request's time once, then not at all."""
-    accepted = 0
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal accepted
-        accepted += 1
-        await reader.read(-1)
-        writer.close()
-
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    connection = connection_to(f"redis://127.0.0.1:{port}", request_timeout=0.2, connect_timeout=30.0)
-    loop, l2 = asyncio.get_running_loop(), RedisHarness(connection, b"vrooli:").open()
-    ticks: list[float] = []
-    ticking = asyncio.ensure_future(_tick(ticks))
-    began = loop.time()
-    answers = await asyncio.gather(*(l2.cache.read([KEY], VIEW) for _ in range(20)))
-    waited = loop.time() - began
-    again = await l2.cache.read([KEY], VIEW)
-    ticking.cancel()
-    for answer in [*(each[KEY] for each in answers), again[KEY]]:
-        assert isinstance(answer, Failed)
-        assert isinstance(answer.error, TierUnavailable)
-    assert 0.15 < waited < 5.0
-    assert loop.time() - began - waited < 0.15, "the second look waited too"
-    assert max(later - earlier for earlier, later in pairwise(ticks)) < 2.0, "the loop stood still"
-    assert accepted == 1
-    with pytest.raises(TierUnavailable):
-        await l2.sink.targets()
-    await connection.close()
-    assert connection._connecting is None
-    with pytest.raises(TierUnavailable, match="closed"):
-        await connection.topology()
-    server.close()
-    await server.wait_closed()
-
-
-async def _tick(ticks: list[float]) -> None:
-    while True:
-        ticks.append(asyncio.get_running_loop().time())
-        await asyncio.sleep(0.01)
-
-
-async def test_an_l2_that_comes_late_is_found(single: Single, clock: ManualClock) -> None:
-    """After a failed attempt readers fail at once for a second; then one connects."""
-    single.kill()
-    connection = connection_to(*single.urls, clock=clock, request_timeout=0.5, connect_timeout=0.1)
-    sink = RedisHarness(connection, b"vrooli:").open().sink
-
-    async def refused(match: str) -> None:
-        with pytest.raises(TierUnavailable, match=match):
-            await sink.targets()
-        if connection._connecting is not None:
-            await asyncio.wait([connection._connecting])
-
-    await refused("no answer yet|Error")
-    single.start()
-    await refused("still away")
-    clock.advance(1.1)
-    await refused("still away")  # but it connects meanwhile
-    assert len(await sink.targets()) == 1
-    await connection.close()
-
-
-def test_every_slot_has_a_watermark_key_of_its_own() -> None:
-    """The tag lies in the slot, as the servers count it: only what stands between the braces."""
-    for slot in (0, 1, 5461, HALF, 16383):
-        name = watermark_key(b"vrooli:", slot)
-        assert name.startswith(b"vrooli:{")
-        assert name.endswith(b"}:watermark")
-        assert slot_of(name[name.index(b"{") + 1 : name.index(b"}")]) == slot

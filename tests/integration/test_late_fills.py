@@ -23,7 +23,6 @@ from fix_races import (
     stored,
     until,
     until_l2_is_trusted,
-    until_l2_was_told,
 )
 from fix_tiers import flows_over
 from holdfast.clock import SystemClock
@@ -56,9 +55,16 @@ class Pair:
         self.fences = fences
 
     async def put(self, bot: Bot) -> int:
-        """Let the writer write, and wait until L2 was told of it."""
+        """Let the writer write, and wait until each node of L2 was told of it; its fence may be gone by then."""
+        relay = self.writer.relay
+        assert relay is not None
+        wanted = relay.fenced + len(await self.fences.targets())
         version = (await self.writer.store.bots.put(KEY.id, bot)).version
-        await until_l2_was_told(self.cache, version)
+
+        async def told() -> bool:
+            return relay.fenced >= wanted
+
+        await until(told)
         return version
 
     async def held_in_l2(self) -> str | None:
@@ -82,7 +88,7 @@ async def pair(settings: Settings, l3: PostgresStorage, mutation: Mutation = hea
         RedisFences(connection, Codec(), prefix=prefix, fence_lifetime_seconds=lifetime) for _ in range(2)
     )
     mutation(cache, fences)
-    mutation(cache, told)
+    told._advance = fences._advance
     reader_l3, reader_l2 = PausingStorage(l3), PausingCache(cache)
     async with (
         flows_over(settings, reader_l2, reader_l3) as reader,

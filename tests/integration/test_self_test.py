@@ -18,6 +18,7 @@ HISTORY = 'holdfast."RunContextSnapshot"'
 OLD_MONTH = f"""
 CREATE TABLE holdfast.old (LIKE {HISTORY} INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
 ALTER TABLE {HISTORY} ATTACH PARTITION holdfast.old FOR VALUES FROM ('2001-01-01 00:00Z') TO ('2001-02-01 00:00Z')"""
+pytestmark = pytest.mark.parametrize("database_url", ["postgres_url"], indirect=True)
 Sql = Any  # asyncpg.Connection cannot be subscripted at run time
 
 

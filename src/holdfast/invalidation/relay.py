@@ -114,9 +114,7 @@ class Relay:
         targets = await self._sink.targets()
         awake = [target for target in targets if not self._is_silent(target)]
         await asyncio.gather(*(self._learn(target) for target in awake if target.name not in self._marks))
-        await self._begin(
-            [target for target in awake if target.name not in self._marks and not self._is_silent(target)]
-        )
+        await self._begin([target for target in awake if not self._continues(target) and not self._is_silent(target)])
         for start, group in self._by_start(awake):
             await self._bring(start, group)
         names = {target.name for target in targets}
@@ -153,24 +151,25 @@ class Relay:
         self.restarts += len(targets)
         await asyncio.gather(*(self._advance(target, after, {}) for target in targets))
 
+    def _continues(self, target: FenceTarget) -> bool:
+        """Whether a node's watermark speaks for all that it serves.
+
+        One that was given slots begins anew: what their older owner was told is not known, and if they came with the
+        slot of that node's watermark, the watermark itself is of the other node.
+        """
+        mark = self._marks.get(target.name)
+        return mark is not None and all(
+            any(first <= low and high <= last for first, last in mark.slots) for low, high in target.slots
+        )
+
     def _by_start(self, targets: Sequence[FenceTarget]) -> list[tuple[Cursor, list[FenceTarget]]]:
         """The nodes whose watermarks are known, by the cursor from which each is to be told."""
         groups: dict[tuple[bytes, Snapshot], tuple[Cursor, list[FenceTarget]]] = {}
         for target in targets:
             if (mark := self._marks.get(target.name)) is not None:
-                if not set(target.slots) <= set(mark.slots):
-                    # It was given slots. Their older owner may have been told less than this node, so go back as far as
-                    # the one that was told least.
-                    mark = self._oldest(mark)
                 cursor = Cursor(Coherence(UUID(bytes=mark.incarnation)), mark.snapshot, mark.anchor)
                 groups.setdefault((mark.incarnation, mark.snapshot), (cursor, []))[1].append(target)
         return list(groups.values())
-
-    def _oldest(self, mark: Watermark) -> Watermark:
-        for other in self._marks.values():
-            if other.incarnation == mark.incarnation and mark.snapshot.covers(other.snapshot):
-                mark = other
-        return mark
 
     async def _bring(self, start: Cursor, targets: Sequence[FenceTarget]) -> None:
         """Tell nodes everything since a cursor."""

@@ -117,7 +117,11 @@ class MemoryFeed:
         snapshot, coherence = log.snapshot(), self._storage.coherence()
         if cursor is None:
             return Poll(Cursor(coherence, snapshot, self._first_anchor()))
-        if cursor.snapshot is snapshot and cursor.coherence is coherence and self._is_of_this_start(cursor):
+        if (
+            cursor.snapshot is snapshot
+            and cursor.coherence is coherence
+            and cursor.anchor[:1] == (self._storage.started,)
+        ):
             return Poll(cursor)  # nothing was committed since
         reset = self._why_not(cursor, snapshot, coherence)
         if reset is None:
@@ -150,7 +154,8 @@ class MemoryFeed:
         return sorted(entry for entry in log.entries() if entry.seq > last.seq or not cursor.snapshot.sees(entry.xid))
 
     def _is_of_this_start(self, cursor: Cursor) -> bool:
-        return cursor.anchor[:1] == (self._storage.started,)
+        """Whether the cursor needs no proof of its past. One without an anchor is taken at its maker's word."""
+        return cursor.anchor[:1] in {(), (self._storage.started,)}
 
     def _last_delivered(self, cursor: Cursor) -> Entry | None:
         names = cursor.anchor[1:]
@@ -162,6 +167,8 @@ class MemoryFeed:
 
     def _anchor(self, cursor: Cursor, entries: Sequence[Entry]) -> tuple[str, ...]:
         """The start, and the entry with the highest `seq` that was delivered."""
+        if not cursor.anchor:
+            return self._first_anchor()  # everything is delivered now
         names = cursor.anchor[1:]
         if entries and (not names or entries[-1].seq > int(names[0].partition(":")[0])):
             names = (entries[-1].name,)

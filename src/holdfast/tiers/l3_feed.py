@@ -58,7 +58,7 @@ class PostgresFeed:
     async def lead(self) -> bool:
         """Try to become, or stay, the leader; see `ChangeSource.lead`."""
         async with self._talking("asking for the lead") as session:
-            session.leads = session.leads or await session.connection.fetchval(sql.LEAD)
+            session.leads = await session.connection.fetchval(sql.STILL_LEADS if session.leads else sql.LEAD)
             return session.leads
 
     async def raise_generation(self, scope: str) -> Coherence:

@@ -26,6 +26,9 @@ PROBE: Final = "SELECT pg_current_snapshot()::text AS snapshot, id::text AS inca
 """Equal texts prove that nothing was committed in between. It costs a small part of the full statement."""
 
 LEAD: Final = "SELECT pg_try_advisory_lock(hashtextextended('holdfast.leader', 0))"
+STILL_LEADS: Final = "SELECT true"
+"""To a session that got the lead once, any answer says that it has it."""
+
 RAISE_GENERATION: Final = "SELECT holdfast.raise_generation($1)"
 MARK: Final = "SELECT holdfast.mark_outbox()"
 IDLE_LEAVES: Final = "SELECT leaf::oid FROM holdfast.idle_leaves() AS leaf"

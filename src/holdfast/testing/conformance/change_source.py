@@ -203,9 +203,11 @@ class ChangeSourceSuite:
         first = await self.put(KEY)
         newer = (await self.go_on(source, cursor)).cursor
         second = await self.put(KEY)
-        for anchor in (cursor.anchor, newer.anchor):
+        for anchor in (cursor.anchor, newer.anchor, ()):
             older = Cursor(Coherence(cursor.coherence.incarnation), cursor.snapshot, anchor)
-            assert list((await self.go_on(source, older)).changes) == [Change(KEY, first), Change(KEY, second)]
+            poll = await self.go_on(source, older)
+            assert list(poll.changes) == [Change(KEY, first), Change(KEY, second)]
+            assert poll.cursor.anchor
 
     async def check_a_cursor_of_another_incarnation_is_not_continued(self) -> None:
         """After a crash the answer says why, brings no changes, and is a beginning."""

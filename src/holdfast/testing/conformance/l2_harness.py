@@ -29,7 +29,7 @@ OTHER = Coherence(UUID(int=8), {"all": 100})
 KEY = Key("bot", "b1")
 VIEW = FixedView(COHERENCE)
 STEP_SECONDS = 0.02
-STEPS_MAX = 1000
+STEPS_MAX = 300
 
 
 class L2(Protocol):

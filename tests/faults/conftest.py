@@ -1,0 +1,36 @@
+"""Servers that these tests break: one set for all of them, since each test leaves it running."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from fix_feed import run
+from holdfast.settings import Settings
+from holdfast.testing.fixtures import fault_proxy, server_controls
+from holdfast.testing.server_controls import ServerControls
+
+__all__ = ["fault_proxy", "server_controls"]
+
+
+@pytest.fixture(scope="session")
+def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerControls]:
+    """A PostgreSQL and three nodes, killed when the session ends."""
+    servers = ServerControls(tmp_path_factory.mktemp("faults") / "servers")
+    yield servers
+    run(servers.close())
+
+
+@pytest.fixture
+async def controls(breakable: ServerControls) -> AsyncIterator[ServerControls]:
+    """The set, with all of it running."""
+    await breakable.start()
+    yield breakable
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A prefix for the keys of one test."""
+    return f"test-{uuid.uuid4().hex}:"
