@@ -85,14 +85,15 @@ class OpenTransaction:
         """Insert or update a row."""
         await self._connection.execute(
             f"""INSERT INTO {TABLES[key.kind]} (id, document) VALUES ($1, $2)
-            ON CONFLICT (id) DO UPDATE SET document = EXCLUDED.document""",
+            ON CONFLICT (id) DO UPDATE SET document = EXCLUDED.document""",  # noqa: S608 - a table's name
             key.id,
             body.decode(),
         )
 
     async def delete(self, key: Key) -> None:
         """Delete a row."""
-        await self._connection.execute(f"DELETE FROM {TABLES[key.kind]} WHERE id = $1", key.id)
+        table = TABLES[key.kind]
+        await self._connection.execute(f"DELETE FROM {table} WHERE id = $1", key.id)  # noqa: S608 - its name
 
     async def commit(self) -> None:
         """Let it take effect."""
@@ -112,9 +113,7 @@ class PostgresFeeds:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.pool = ConnectionPool(
-            connector(url).open, size_max=4, queue_max=100, timeout_seconds=TIMEOUT_SECONDS
-        )
+        self.pool = ConnectionPool(connector(url).open, size_max=4, queue_max=100, timeout_seconds=TIMEOUT_SECONDS)
         self.storage = PostgresStorage(self.pool, register([]))
         self.sources: list[PostgresFeed] = []
 

@@ -1,7 +1,7 @@
 """Writers on hot keys, a reader of the feed beside them, and what it was told held against what was committed.
 
-What was committed is known from a table of its own, which each transaction writes along: its number is drawn while the row is
-locked, so it has the order of each key, and it is rolled back with whatever it tells of.
+What was committed is known from a table of its own, which each transaction writes along: its number is drawn while the
+row is locked, so it has the order of each key, and it is rolled back with whatever it tells of.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -68,10 +69,10 @@ class Verdict:
         return self.latencies[min(len(self.latencies) - 1, int(share * len(self.latencies)))]
 
     def __str__(self) -> str:
+        p50, p99, slowest = (1000 * self.latency(share) for share in (0.5, 0.99, 1))
         return (
-            f"{self.committed} changes: missed {self.missed}, surplus {self.surplus}, keys out of order "
-            f"{self.disordered}; latency p50 {self.latency(0.5) * 1000:.1f} ms, p99 {self.latency(0.99) * 1000:.1f} ms, "
-            f"max {self.latencies[-1] * 1000:.1f} ms"
+            f"{self.committed} changes: missed {self.missed}, surplus {self.surplus}, "
+            f"keys out of order {self.disordered}; latency p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {slowest:.1f} ms"
         )
 
 
@@ -90,21 +91,24 @@ class Load:
     async def run(self, source: Source, *, seconds: float, open_seconds: float) -> Verdict:
         """Write and read for so long; one transaction stays open for `open_seconds`, one is prepared meanwhile."""
         cursor = (await source.poll(None)).cursor
+        prepared = f"feed_load_{uuid.uuid4().hex}"
         async with AsyncExitStack() as stack:
-            connections = [await stack.enter_async_context(connected(self.url)) for _ in range(WRITERS + 3)]
-            timer, prepared, opened, *writers = connections
-            reading = asyncio.ensure_future(self._read(source, cursor))
-            await prepared.execute("BEGIN")
-            await prepared.fetch(PUT, "prepared")
-            await prepared.execute("PREPARE TRANSACTION 'feed_load'")
-            work = [asyncio.ensure_future(self._write(each, number)) for number, each in enumerate(writers)]
-            work.append(asyncio.ensure_future(self._keep_open(opened, open_seconds)))
-            await timer.execute("SELECT pg_sleep($1)", seconds)
-            self.over.set()
-            await asyncio.gather(*work)
-            await prepared.execute("COMMIT PREPARED 'feed_load'")
-            cursor = await reading
-            self._take((await source.poll(cursor)).changes)
+            connections = [await stack.enter_async_context(connected(self.url)) for _ in range(WRITERS + 2)]
+            timer, opened, *writers = connections
+            await timer.execute("BEGIN")
+            await timer.fetch(PUT, "prepared")
+            await timer.execute(f"PREPARE TRANSACTION '{prepared}'")
+            try:
+                async with asyncio.TaskGroup() as group:
+                    reading = group.create_task(self._read(source, cursor))
+                    group.create_task(self._keep_open(opened, open_seconds))
+                    for number, each in enumerate(writers):
+                        group.create_task(self._write(each, number))
+                    await timer.execute("SELECT pg_sleep($1)", seconds)
+                    self.over.set()
+            finally:
+                await timer.execute(f"COMMIT PREPARED '{prepared}'")
+            self._take((await source.poll(reading.result())).changes)
             return self._judge(await timer.fetch("SELECT id, version, deleted FROM audit ORDER BY n"))
 
     async def _read(self, source: Source, cursor: Cursor) -> Cursor:

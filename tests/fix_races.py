@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 
+from glide import RequestError
+
 from holdfast.errors import TierError
 from holdfast.flows import Flows
 from holdfast.keys import Key, redis_key
@@ -110,8 +112,11 @@ async def until_l2_was_told(cache: RedisCache, version: int, key: Key = KEY) -> 
 
 
 async def stored(cache: RedisCache, key: Key = KEY) -> WireEntry | None:
-    """What L2 holds for a key, whether it counts or not; a fence has no row. A mere lease is nothing."""
+    """What L2 holds for a key, whether it counts or not; a fence has no row. A mere lease, or a list, is nothing."""
     name = redis_key(cache._prefix, key)
     await cache._connection.topology()
-    data: bytes | None = await cache._connection._command(["GET", name])
+    try:
+        data: bytes | None = await cache._connection._command(["GET", name])
+    except RequestError:
+        return None
     return None if data is None or data[32:40] == bytes(8) else cache._codec.decode(name, data)

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -14,12 +16,14 @@ import pytest
 from fix_l2 import RedisHarness
 from holdfast.clock import SystemClock
 from holdfast.embedded import Running
+from holdfast.embedded.layout import SOCKET_NAME
 from holdfast.flows import Flows
 from holdfast.kinds import BUILT_IN, Kind, register
 from holdfast.node import OpenStore, change_source, connection_pool, redis_connection
 from holdfast.protocols import ChangeSource, FenceSink, SharedCache, Storage
 from holdfast.settings import Settings
 from holdfast.testing.door import connect_flows
+from holdfast.testing.fault_proxy import FaultProxy
 from holdfast.tiers import l3_migrations
 from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_fences import RedisFences
@@ -61,6 +65,36 @@ def make_deaf(flows: Flows) -> None:
     source = flows.feed._source
     assert isinstance(source, PostgresFeed)
     source._wakes.clear()
+
+
+class Behind(NamedTuple):
+    """L3 behind a fault proxy.
+
+    Attributes:
+        url: of this test's database, through the proxy.
+    """
+
+    proxy: FaultProxy
+    url: str
+
+
+def behind(proxy: FaultProxy, url: str) -> Behind:
+    """The database of a URL, through a proxy in front of its server, which is reached by its socket."""
+    parts = urlsplit(url)
+    return Behind(proxy, f"postgresql://{parts.username}@127.0.0.1:{proxy.port}{parts.path}")
+
+
+@pytest.fixture
+async def behind_proxy(settings: Settings) -> AsyncIterator[Behind]:
+    """L3 behind a fault proxy."""
+    async with proxy_of(settings) as proxy:
+        yield behind(proxy, settings.postgres_url)
+
+
+def proxy_of(settings: Settings) -> FaultProxy:
+    """A proxy in front of L3, not yet started."""
+    (directory,) = parse_qs(urlsplit(settings.postgres_url).query)["host"]
+    return FaultProxy(Path(directory) / SOCKET_NAME)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ class SettingArguments(TypedDict, total=False):
     home: str
     embedded_replicas: int
     embedded_postgres_version: Literal[16, 18]
+    staleness_bound_seconds: float
     migrate_on_connect: bool
     l1_swarm_entries_max: int
     l1_swarm_ttl_seconds: float
@@ -29,6 +30,7 @@ class SettingArguments(TypedDict, total=False):
     l2_request_timeout_seconds: float
     l2_connect_timeout_seconds: float
     l2_compress_above_bytes: int
+    l2_lease_seconds: float
     l2_fence_lifetime_seconds: float
     l3_connections_max: int
     l3_queue_max: int

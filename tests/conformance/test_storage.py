@@ -196,7 +196,7 @@ async def application(settings: Settings, sql: asyncpg.Connection[Any], role: st
     """Settings of a role that may use the tables of documents, and create nothing."""
     await sql.execute(f"GRANT USAGE ON SCHEMA holdfast TO {role}")
     await sql.execute(f"GRANT USAGE ON SEQUENCE holdfast.version_seq TO {role}")
-    own = ["migrations", "kinds", "generations", "incarnation"]
+    own = ["migrations", "kinds", "generations", "incarnation", "outbox", "outbox_mark_ages"]
     tables = ", ".join(f"holdfast.{quote(name)}" for name in [*own, *(kind.table for kind in BUILT_IN)])
     await sql.execute(f"GRANT SELECT, INSERT ON {tables} TO {role}")
     return msgspec.structs.replace(settings, postgres_url=as_role(settings, role), migrate_on_connect=False)

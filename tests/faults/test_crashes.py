@@ -11,20 +11,28 @@ from __future__ import annotations
 import asyncio
 import random
 import subprocess
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from fix_races import until
-from faults.stage import IDS, Mutation, Stage, healthy, on_stage, upsert
+from faults.stage import IDS, Mutation, Stage, healthy, number_of, on_stage, upsert
+from fix_races import until, until_l2_is_trusted, watermarks
 from holdfast import Bot, OutcomeUnknown, Settings, TierError
+from holdfast.clock import SystemClock
 from holdfast.embedded.privileges import DATA, data_area
+from holdfast.embedded.servers import ignore
 from holdfast.flows import Flows
-from holdfast.protocols import Coherence, Snapshot
-
+from holdfast.invalidation.applying import ChangeApplier
+from holdfast.invalidation.fence_map import FenceMap
+from holdfast.kinds import register
+from holdfast.node import open_tiers
+from holdfast.protocols import Coherence, Cursor, Snapshot, Watermark
+from holdfast.testing.door import connect_flows
 from holdfast.testing.fault_proxy import FaultProxy, StartProxy
 from holdfast.testing.server_controls import ServerControls
 from holdfast.tiers import l3_feed, l3_feed_answers
@@ -33,8 +41,8 @@ pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(180)]
 
 LOST = 4
 """Documents that are written last in a round, all of them asynchronously."""
-FEW = 8
-"""Writes after a crash at most."""
+FEW = 80
+"""Writes after a loss at most, until L3 has drawn again as many transactions as it had."""
 ONLY_COMMITS_FLUSH = ("wal_writer_delay = '10s'", "autovacuum = off", "checkpoint_timeout = '1h'")
 DRAW_TO_THE_LAST = """
 DO $$ BEGIN
@@ -220,89 +228,203 @@ async def test_prove_crashes(controls: ServerControls, fault_proxy: StartProxy, 
     assert toll.drawn_again > 30
 
 
-async def halt(controls: ServerControls) -> None:
-    """Stop PostgreSQL cleanly."""
-    server = controls._servers["postgres"]
-    process = await asyncio.to_thread(server.find)
-    assert process is not None
-    await asyncio.to_thread(server.halt, process)
-
-
 def copy(source: Path, target: Path) -> None:
     """Put a copy of a folder, with owners and modes, in place of another."""
     subprocess.run(["rm", "-rf", str(target)], check=True)
     subprocess.run(["cp", "-a", str(source), str(target)], check=True)
 
 
-async def until_known(stage: Stage, scope: str) -> None:
-    """Wait until every server knows that the generation of a scope was raised."""
+async def told_of_a_row(stage: Stage) -> bool:
+    """Whether servers and nodes were all told of a row of the outbox: without one a restart proves nothing."""
+    (sink,) = [flows.relay._sink for flows in stage.flows if flows.relay is not None and flows.relay.leading]
+    places = [*(flows.feed._cursor for flows in stage.flows), *await watermarks(sink)]
+    return all(place is not None and len(place.anchor) > 1 for place in places)
 
-    async def known() -> bool:
-        return all(scope in flows.view.coherence.generations for flows in stage.flows)
 
-    await until(known)
+@dataclass
+class Copied:
+    """A copy that was put back.
+
+    Attributes:
+        resets: cursors of servers that were not continued after the clean restart from which the copy was made.
+        newcomer: answers that are not L3's, to a server that came new while all others were still away.
+    """
+
+    stage: Stage
+    resets: int
+    newcomer: list[str]
 
 
 async def cold_copy(
-    controls: ServerControls, fault_proxy: StartProxy, prefix: str, folder: Path, mutation: Mutation = healthy
-) -> Stage:
-    """Copy a stopped L3, let all go on for a while, and put the copy back."""
-    async with acted(controls, fault_proxy, prefix, mutation) as (stage, proxy):
-        data = data_area(controls._layout) / DATA
+    controls: ServerControls,
+    fault_proxy: StartProxy,
+    prefix: str,
+    folder: Path,
+    *,
+    writes: int = 6,
+    generations: bool = False,
+) -> Copied:
+    """Copy a stopped L3, let all go on for a while, and put the copy back.
+
+    Args:
+        writes: so many are lost one by one, besides one of all documents.
+        generations: one is raised after the copy, above all numbers that the copy will draw soon.
+    """
+    async with acted(controls, fault_proxy, prefix) as (stage, proxy):
         await stage.until_cached(await stage.rows())
-        resets = [flows.feed.resets for flows in stage.flows]
-        stage.records.end_life()
-        await halt(controls)
-        await asyncio.to_thread(copy, data, folder / "copy")
-        await controls.restart("postgres")
-        stage.records.begin_life(await stage.rows())
+        await until(partial(told_of_a_row, stage))
+        data, copied = data_area(controls._layout) / DATA, folder / "copy"
+        await replace(stage, controls, partial(copy, data, copied))
         await stage.until_served()
-        if mutation is healthy:
-            assert [flows.feed.resets for flows in stage.flows] == resets  # a clean restart is no crash
-        async with stage.sql() as connection:
-            # Many versions for one transaction, and then a generation: it is above all that the copy will draw soon.
-            with stage.records.write(IDS) as numbers:
-                await upsert(connection, numbers)
-            await connection.execute('TRUNCATE holdfast."Teams"')
-            await until_known(stage, "kind:team")
-            for identifier in IDS[:6]:
-                with stage.records.write([identifier]) as numbers:
-                    await upsert(connection, numbers)
-        in_l1, in_l2 = await stage.until_cached({each: number for each, number in (await stage.rows()).items()})
-        print("cached", in_l1, in_l2, [dict(f.view.coherence.generations) for f in stage.flows])
-        seen = max(flows.feed._cursor.snapshot.xmax for flows in stage.flows if flows.feed._cursor is not None)
-        stage.records.end_life()
+        resets = sum(flows.feed.resets for flows in stage.flows)
+        await write_after_the_copy(stage, writes, generations=generations)
         gate = proxy.refuse()
-        await halt(controls)
+        await replace(stage, controls, partial(copy, copied, data))
         stage.faults += 1
-        await asyncio.to_thread(copy, folder / "copy", data)
-        await controls.restart("postgres")
-        stage.records.begin_life(await stage.rows())
-        assert await write_few(stage, [*IDS[5:12]], past=seen)
+        seen = max(flows.feed._cursor.snapshot.xmax for flows in stage.flows if flows.feed._cursor is not None)
+        newcomer = await stale_for_a_newcomer(stage)
+        assert await write_few(stage, IDS[5:12], past=seen)
         gate.end()
         await stage.stale_at_rest()
         stage.records.end_life()
-        print(vars(stage.records), [f.feed.resets for f in stage.flows], [dict(f.view.coherence.generations) for f in stage.flows])
+    print(vars(stage.records))
+    return Copied(stage, resets, newcomer)
+
+
+async def replace(stage: Stage, controls: ServerControls, act: Callable[[], None]) -> None:
+    """Do something to the files of L3 while it is stopped cleanly."""
+    stage.records.end_life()
+    server = controls._servers["postgres"]
+    process = await asyncio.to_thread(server.find)
+    assert process is not None
+    await asyncio.to_thread(server.halt, process)
+    await asyncio.to_thread(act)
+    await controls.restart("postgres")
+    stage.records.begin_life(await stage.rows())
+
+
+async def write_after_the_copy(stage: Stage, writes: int, *, generations: bool) -> None:
+    """Write what the copy will not have, until all caches hold it."""
+    await until_l2_is_trusted(*stage.flows)  # the nodes begin anew with each start of L3's server
+    async with stage.sql() as connection:
+        with stage.records.write(IDS) as numbers:
+            await upsert(connection, numbers)  # many versions, and one transaction
+        if generations:
+            await connection.execute('TRUNCATE holdfast."Teams"')
+            await until(partial(is_known, stage, "kind:team"))
+        for identifier in (IDS[number % 6] for number in range(writes)):
+            with stage.records.write([identifier]) as numbers:
+                await upsert(connection, numbers)
+    _, in_l2 = await stage.until_cached(await stage.rows())
+    assert in_l2 > len(IDS) // 2
+
+
+async def read_ahead(controls: ServerControls, fault_proxy: StartProxy, prefix: str, folder: Path) -> Stage:
+    """As `cold_copy`, but the feed stands still after the copy: what is lost was read, and never delivered."""
+    async with acted(controls, fault_proxy, prefix) as (stage, proxy):
+        await until(partial(told_of_a_row, stage))
+        data, copied = data_area(controls._layout) / DATA, folder / "copy"
+        await replace(stage, controls, partial(copy, data, copied))
+        await stage.until_served()
+        silence = proxy.hold(where=lambda connection: b"holdfast feed" in connection.first_bytes)
+        async with stage.sql() as connection:
+            with stage.records.write(IDS) as numbers:
+                await upsert(connection, numbers)
+        await until(partial(are_held, stage, numbers))
+        gate = proxy.refuse()
+        await replace(stage, controls, partial(copy, copied, data))
+        stage.faults += 2
+        gate.end()
+        silence.end()
+        await stage.stale_at_rest()
+        assert [flows.feed.resets for flows in stage.flows] == [0, 0], "no cursor gave the copy away"
+        stage.records.end_life()
     return stage
 
 
+async def are_held(stage: Stage, numbers: Mapping[str, int]) -> bool:
+    """Whether every server has these documents in memory, though it may not answer with them."""
+    shelves = [flows.caches["bot"].shelf("bot") for flows in stage.flows]
+    held = [[shelf.entry(identifier) for identifier in numbers] for shelf in shelves]
+    return all([each and number_of(each.value) for each in entries] == list(numbers.values()) for entries in held)
+
+
+async def is_known(stage: Stage, scope: str) -> bool:
+    """Whether every server knows that the generation of a scope was raised."""
+    return all(scope in flows.view.coherence.generations for flows in stage.flows)
+
+
+async def stale_for_a_newcomer(stage: Stage) -> list[str]:
+    """Answers that are not L3's, to a server that is not elected."""
+    settings = msgspec.structs.replace(stage.settings, postgres_url=stage.url)
+    rows = await stage.rows()
+    async with AsyncExitStack() as stack:
+        tiers = await open_tiers(settings, register([]), SystemClock(), stack, ignore)
+        alone = connect_flows(l2=tiers.l2, l3=tiers.l3, feed=tiers.feed, clock=SystemClock(), settings=settings)
+        flows = await stack.enter_async_context(alone)
+        bots = await flows.store.bots.get_many(IDS)
+    return [f"{identifier}: {number_of(bot)}" for identifier, bot in bots.items() if number_of(bot) != rows[identifier]]
+
+
+@pytest.mark.parametrize(("writes", "generations"), [(6, False), (6, True), (60, False)])
 async def test_an_older_copy_leaves_nothing_stale(
-    controls: ServerControls, fault_proxy: StartProxy, prefix: str, tmp_path: Path
+    controls: ServerControls, fault_proxy: StartProxy, prefix: str, tmp_path: Path, writes: int, *, generations: bool
 ) -> None:
     """F1: L3 is put back to a cold copy of the same incarnation, and no answer is of what came after the copy."""
-    stage = await cold_copy(controls, fault_proxy, prefix, tmp_path)
+    copied = await cold_copy(controls, fault_proxy, prefix, tmp_path, writes=writes, generations=generations)
+    assert copied.stage.records.stale == []
+    assert copied.newcomer == []
+    assert copied.resets == 0, "a clean restart is no crash"
+
+
+async def test_what_was_read_before_the_feed_told_of_it_is_lost_too(
+    controls: ServerControls, fault_proxy: StartProxy, prefix: str, tmp_path: Path
+) -> None:
+    """F1: every cursor is from before the copy and goes on, and what was read after it is answered no more."""
+    stage = await read_ahead(controls, fault_proxy, prefix, tmp_path)
     assert stage.records.stale == []
+
+
+async def test_what_was_read_before_the_feed_told_of_it_is_found(
+    controls: ServerControls, fault_proxy: StartProxy, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same schedule finds servers that keep it."""
+    monkeypatch.setattr(ChangeApplier, "_doubt_the_end_of_a_life", lambda _applier: None)
+    stage = await read_ahead(controls, fault_proxy, prefix, tmp_path)
+    assert any(fact.startswith(("a answers", "b answers")) for fact in stage.records.stale)
 
 
 async def test_an_older_copy_that_is_not_recognised_is_found(
     controls: ServerControls, fault_proxy: StartProxy, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same schedule finds a feed that goes on after a restart without looking for its anchor."""
+    """The same schedule finds a feed that goes on under the same identity, without looking for its anchor."""
 
-    def never_restarted(*_: object) -> bool:
-        return True
+    def why_not(cursor: Cursor, coherence: Coherence, *_: object) -> str | None:
+        return "another one" if cursor.coherence.incarnation != coherence.incarnation else None
 
-    for module in (l3_feed, l3_feed_answers):
-        monkeypatch.setattr(module, "is_of_start", never_restarted)
-    stage = await cold_copy(controls, fault_proxy, prefix, tmp_path, mutation=lambda _flows: None)
-    assert stage.records.stale
+    monkeypatch.setattr(l3_feed_answers, "_why_not", why_not)
+    copied = await cold_copy(controls, fault_proxy, prefix, tmp_path)
+    assert any(fact.startswith(("a answers", "b answers")) for fact in copied.stage.records.stale)
+
+
+async def test_an_older_copy_that_keeps_its_identity_is_found(
+    controls: ServerControls, fault_proxy: StartProxy, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same schedule finds entries of L2 whose generation the copy has not drawn yet."""
+    monkeypatch.setattr(l3_feed, "WENT_BACK", frozenset())
+    copied = await cold_copy(controls, fault_proxy, prefix, tmp_path, generations=True)
+    assert any(fact.startswith("L2 answers") for fact in copied.stage.records.stale)
+
+
+async def test_a_watermark_of_before_the_restart_that_is_believed_is_found(
+    controls: ServerControls, fault_proxy: StartProxy, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same schedule finds a server that believes L2 before the relay has found out about the copy."""
+    monkeypatch.setattr(FenceMap, "trusts", trusts_any_life)
+    copied = await cold_copy(controls, fault_proxy, prefix, tmp_path, writes=60)
+    assert copied.newcomer
+
+
+def trusts_any_life(view: FenceMap, mark: Watermark) -> bool:
+    """Mutant: as `FenceMap.trusts`, whichever start of L3's server the mark is of."""
+    return view._start is not None and mark.snapshot.covers(view._start)

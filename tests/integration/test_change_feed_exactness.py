@@ -1,4 +1,4 @@
-"""The feed tells every committed change once, in the order of each key, whatever writers do; and its mutants are caught."""
+"""The feed tells every committed change once, in the order of each key; and its mutants are caught."""
 
 from __future__ import annotations
 

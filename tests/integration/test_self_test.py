@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import asyncpg
 import pytest
 
 from fix_feed import Reader, connected
@@ -22,9 +21,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["postgres_url"], indirect=
 Sql = Any  # asyncpg.Connection cannot be subscripted at run time
 
 
-async def test_the_self_test_finds_nothing_and_leaves_nothing(
-    sql: Sql, reader: Reader, database_url: str
-) -> None:
+async def test_the_self_test_finds_nothing_and_leaves_nothing(sql: Sql, reader: Reader, database_url: str) -> None:
     """All kinds are trusted, no row stays, and writers are not kept waiting by an open one of theirs."""
     await sql.execute("BEGIN")
     await sql.execute("""INSERT INTO holdfast."User" (id, document) VALUES ('a', '{}')""")
@@ -38,7 +35,11 @@ async def test_the_self_test_finds_nothing_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("damage", "kind", "words"),
     [
-        ('ALTER TABLE holdfast."User" DISABLE TRIGGER holdfast_note_update', "bot", "holdfast_note_update .* is disabled"),
+        (
+            'ALTER TABLE holdfast."User" DISABLE TRIGGER holdfast_note_update',
+            "bot",
+            "holdfast_note_update .* is disabled",
+        ),
         ('ALTER TABLE holdfast."User" ENABLE TRIGGER holdfast_note_insert', "bot", "is not enabled always"),
         ('DROP TRIGGER holdfast_note_truncate ON holdfast."User"', "bot", "holdfast_note_truncate .* is missing"),
         ('ALTER TABLE holdfast."User" DISABLE TRIGGER holdfast_stamp', "bot", "holdfast_stamp .* is disabled"),
@@ -56,7 +57,7 @@ async def test_the_self_test_finds_nothing_and_leaves_nothing(
             "team",
             "of the trials INSERT, UPDATE, DELETE in .* the outbox tells INSERT, UPDATE$",
         ),
-        ('ALTER TABLE holdfast."Routine" ADD CHECK (id < \'a\')', "routine", "refuses a trial row: .*check constraint"),
+        ("ALTER TABLE holdfast.\"Routine\" ADD CHECK (id < 'a')", "routine", "refuses a trial row: .*check constraint"),
         (
             """CREATE OR REPLACE FUNCTION holdfast.stamp() RETURNS trigger LANGUAGE plpgsql AS
             'BEGIN NEW.version := 10; NEW.birth := 10; RETURN NEW; END'""",
@@ -67,7 +68,7 @@ async def test_the_self_test_finds_nothing_and_leaves_nothing(
     ],
 )
 async def test_a_table_that_does_not_tell_is_found_out(sql: Sql, damage: str, kind: str, words: str) -> None:
-    """By the catalog or by trial; kinds whose tables are in order stay trusted, and nothing is left in an open transaction."""
+    """By the catalog or by trial; kinds whose tables are in order stay trusted, and no transaction is left open."""
     await sql.execute(damage)
     reasons = await untrusted(sql, BUILT_IN)
     assert re.search(words, reasons[kind]), reasons
@@ -98,5 +99,8 @@ async def test_migrating_mends_what_the_self_test_finds(sql: Sql) -> None:
     async with sql.transaction():
         for kind in BUILT_IN:
             await sql.execute("SELECT holdfast.watch_table($1)", kind.name)
-        assert await sql.fetch("""SELECT relation::regclass FROM pg_locks JOIN pg_class ON pg_class.oid = relation
-            WHERE pid = pg_backend_pid() AND relkind IN ('r', 'p') AND mode <> 'AccessShareLock'""") == []
+        assert (
+            await sql.fetch("""SELECT relation::regclass FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+            WHERE pid = pg_backend_pid() AND relkind IN ('r', 'p') AND mode <> 'AccessShareLock'""")
+            == []
+        )

@@ -21,7 +21,7 @@ from holdfast.clock import SystemClock
 from holdfast.embedded import Running
 from holdfast.node import connection_pool, prepare, redis_connection
 from holdfast.protocols import Absent, Failed
-from holdfast.testing.conformance.shared_cache import COHERENCE
+from holdfast.testing.conformance.l2_harness import VIEW
 from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_redis import RedisCache
 
@@ -122,8 +122,8 @@ def tls_postgres(tmp_path: Path, certificates: Certificates) -> Iterator[str]:
 async def ask(settings: Settings) -> Absent | Failed:
     """What L2 says of a key that nobody stored."""
     connection = redis_connection(settings, SystemClock())
-    cache = RedisCache(connection, Codec(), prefix=b"tls:", fence_lifetime_seconds=60.0)
-    answer = (await cache.read([KEY], COHERENCE))[KEY]
+    cache = RedisCache(connection, Codec(), prefix=b"tls:", fence_lifetime_seconds=60.0, lease_seconds=0.2)
+    answer = (await cache.read([KEY], VIEW))[KEY]
     await connection.close()
     assert isinstance(answer, Absent | Failed)
     return answer

@@ -18,7 +18,9 @@ from holdfast.tiers.l3_statements import quote
 
 INSERT = """INSERT INTO holdfast."User" (id, document) SELECT id, '{}' FROM unnest($1::text[]) id"""
 HISTORY = 'holdfast."RunContextSnapshot"'
-PARTITION = f"(SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{HISTORY}'::regclass ORDER BY 1 LIMIT 1)"
+PARTITIONS = """SELECT inhrelid::regclass::text FROM pg_inherits
+    WHERE inhparent = 'holdfast."RunContextSnapshot"'::regclass ORDER BY 1"""
+IN_MONTHS = "INSERT INTO {} (id, document, created_at) VALUES ($1, '{{}}', now() + $2 * interval '1 month')"
 Sql = Any  # asyncpg.Connection cannot be subscripted at run time
 
 
@@ -59,7 +61,9 @@ async def test_a_cascade(sql: Sql, reader: Reader) -> None:
     await sql.execute("""ALTER TABLE holdfast."Teams" ADD owner text
         REFERENCES holdfast."User" (id) ON DELETE CASCADE ON UPDATE CASCADE""")
     await insert(sql, "a", "b")
-    await sql.execute("""INSERT INTO holdfast."Teams" (id, document, owner) VALUES ('t', '{}', 'a'), ('s', '{}', 'b')""")
+    await sql.execute(
+        """INSERT INTO holdfast."Teams" (id, document, owner) VALUES ('t', '{}', 'a'), ('s', '{}', 'b')"""
+    )
     await reader.poll()
     await sql.execute("""DELETE FROM holdfast."User" WHERE id = 'a'""")
     assert sorted(await reader.news()) == [("bot", "a", True), ("team", "t", True)]
@@ -67,7 +71,9 @@ async def test_a_cascade(sql: Sql, reader: Reader) -> None:
     assert sorted(await reader.news()) == [("bot", "b", True), ("bot", "c", False), ("team", "s", False)]
 
 
-@pytest.mark.parametrize("statement", ['TRUNCATE holdfast."User"', 'TRUNCATE holdfast."Teams", holdfast."User" CASCADE'])
+@pytest.mark.parametrize(
+    "statement", ['TRUNCATE holdfast."User"', 'TRUNCATE holdfast."Teams", holdfast."User" CASCADE']
+)
 async def test_a_truncate_tells_the_whole_kind(sql: Sql, reader: Reader, statement: str) -> None:
     """Named or reached through another table."""
     await insert(sql, "a")
@@ -81,8 +87,9 @@ async def test_a_delete_and_a_new_insert(sql: Sql, reader: Reader) -> None:
     """In one transaction and in two; the order is the one of the row."""
     await insert(sql, "a")
     await reader.poll()
-    await sql.execute("""BEGIN; DELETE FROM holdfast."User"; INSERT INTO holdfast."User" (id, document) VALUES ('a', '{}');
-        COMMIT; DELETE FROM holdfast."User" """)
+    await sql.execute("""BEGIN; DELETE FROM holdfast."User";
+        INSERT INTO holdfast."User" (id, document) VALUES ('a', '{}'); COMMIT;
+        DELETE FROM holdfast."User" """)
     changes = (await reader.poll()).changes
     assert [change.deleted for change in changes] == [True, False, True]
     assert [change.version for change in changes] == sorted({change.version for change in changes})
@@ -143,9 +150,9 @@ async def test_a_writable_common_table_expression(sql: Sql, reader: Reader) -> N
 
 async def test_a_rolled_back_savepoint(sql: Sql, reader: Reader) -> None:
     """What was undone inside a transaction that committed is not told."""
-    await sql.execute(f"""BEGIN; INSERT INTO holdfast."User" (id, document) VALUES ('a', '{{}}');
-        SAVEPOINT s; INSERT INTO holdfast."User" (id, document) VALUES ('b', '{{}}'); ROLLBACK TO SAVEPOINT s;
-        SAVEPOINT t; INSERT INTO holdfast."User" (id, document) VALUES ('c', '{{}}'); RELEASE SAVEPOINT t; COMMIT""")
+    await sql.execute("""BEGIN; INSERT INTO holdfast."User" (id, document) VALUES ('a', '{}');
+        SAVEPOINT s; INSERT INTO holdfast."User" (id, document) VALUES ('b', '{}'); ROLLBACK TO SAVEPOINT s;
+        SAVEPOINT t; INSERT INTO holdfast."User" (id, document) VALUES ('c', '{}'); RELEASE SAVEPOINT t; COMMIT""")
     assert await reader.news() == [("bot", "a", False), ("bot", "c", False)]
 
 
@@ -163,19 +170,21 @@ async def test_the_replication_role_silences_nothing(sql: Sql, reader: Reader) -
 
 async def test_history_by_its_table_and_by_its_partition(sql: Sql, reader: Reader) -> None:
     """A row is told once, whichever of both the statement names; so is one in a month made later."""
-    partition = await sql.fetchval(f"SELECT {PARTITION}")
-    await sql.execute(f"INSERT INTO {HISTORY} (id, document) VALUES ('a', '{{}}')")
-    await sql.execute(f"INSERT INTO {partition} (id, document) VALUES ('b', '{{}}')")
+    first = await sql.fetchval(PARTITIONS)
+    await sql.execute(IN_MONTHS.format(HISTORY), "a", 0)
+    await sql.execute(IN_MONTHS.format(first), "b", 0)
     await sql.execute("SELECT holdfast.ensure_month('RunContextSnapshot', now() + interval '8 months')")
-    later = (await sql.fetchval(f"SELECT max(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = '{HISTORY}'::regclass"))
-    await sql.execute(f"INSERT INTO {later} (id, document, created_at) VALUES ('c', '{{}}', now() + interval '8 months')")
+    later = (await sql.fetch(PARTITIONS))[-1][0]
+    await sql.execute(IN_MONTHS.format(later), "c", 8)
     assert await reader.news() == [("run_snapshot", each, False) for each in "abc"]
     await sql.execute(f"TRUNCATE {later}")
     assert await reader.news() == [("run_snapshot", "", False)]
 
 
 @pytest.mark.parametrize(("count", "told"), [(5000, 5000), (5001, 1)])
-async def test_a_statement_of_too_many_keys_tells_the_whole_kind(sql: Sql, reader: Reader, count: int, told: int) -> None:
+async def test_a_statement_of_too_many_keys_tells_the_whole_kind(
+    sql: Sql, reader: Reader, count: int, told: int
+) -> None:
     """Insert, update and delete alike, in one change with an empty id."""
     await insert(sql, *(f"k{number}" for number in range(count)))
     await sql.execute("""UPDATE holdfast."User" SET document = '{"x": 1}'""")
@@ -192,7 +201,7 @@ async def test_an_own_kind_is_watched(sql: Sql, reader: Reader) -> None:
     plan = Kind("plan", Bot, 'Plan "x"')
     table = f"holdfast.{quote(plan.table)}"
     assert await l3_migrations.migrate(sql, [*BUILT_IN, plan]) == ["kind plan"]
-    await sql.execute(f"INSERT INTO {table} (id, document) VALUES ('a', '{{}}')")
+    await sql.execute(IN_MONTHS.format(table), "a", 0)
     assert await reader.news() == [("plan", "a", False)]
     assert await untrusted(sql, [*BUILT_IN, plan]) == {}
 

@@ -143,7 +143,7 @@ class Tools:
             (step,) = self._random.choices((self._put, self._delete, self._truncate, self._open), (4, 2, 1, 2))
             try:
                 await step(self._random.choice(KEYS))
-            except TierError:
+            except (TierError, Rollback):
                 self._scene.records.errors += 1
 
     async def _put(self, key: Key) -> None:
@@ -157,10 +157,8 @@ class Tools:
 
     async def _open(self, key: Key) -> None:
         """A transaction that stays open while others go on."""
-        transaction = self._scene.l3.begin()
-        await transaction.put(key, self._scene.next_body())
-        await self._scene.world.pause(OPEN_SECONDS)
-        if self._random.random() < 0.2:
-            await transaction.rollback()
-        else:
-            await transaction.commit()
+        async with self._scene.l3.begin() as transaction:
+            await transaction.put(key, self._scene.next_body())
+            await self._scene.world.pause(OPEN_SECONDS)
+            if self._random.random() < 0.2:
+                raise Rollback

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from holdfast.testing import MemoryFeed
 from simulation.scene import Scene
 
 GAP_SECONDS = 0.8
+EXCHANGE_SECONDS = 0.5
 LOST_COMMITS_MAX = 4
 Fault = Callable[[], Awaitable[None]]
 
@@ -117,6 +119,11 @@ class Chaos:
         self._scene.l3.away = False
 
     async def _restore_l3(self) -> None:
+        """Stopped, its files exchanged and started: that takes longer than any lease lasts."""
+        self._scene.l3.away = True
+        await asyncio.sleep(EXCHANGE_SECONDS)
+        await self._world.pause(1.0)
+        self._scene.l3.away = False
         self._scene.l3.restore(self._files)
         self._scene.records.begin_life(self._scene.l3.log.rows)
 

@@ -22,6 +22,8 @@ from simulation.records import number_in
 from simulation.scene import KEYS, Scene, Server
 
 AGENTS = 2
+WORLD_SECONDS = 120.0
+"""Nothing may keep an agent waiting so long."""
 RECOVERY_SECONDS = 10.0
 
 
@@ -34,7 +36,8 @@ async def run_world(world: World) -> list[str]:
         others = [asyncio.ensure_future(Tools(scene).run())]
         if faults := chosen(world, chaos):
             others.append(asyncio.ensure_future(chaos.run(faults)))
-        await asyncio.gather(*(Agent(scene, server).run() for server in scene.servers for _ in range(AGENTS)))
+        async with asyncio.timeout(WORLD_SECONDS):
+            await asyncio.gather(*(Agent(scene, server).run() for server in scene.servers for _ in range(AGENTS)))
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
@@ -46,7 +49,7 @@ async def run_world(world: World) -> list[str]:
 
 def chosen(world: World, chaos: Chaos) -> list[Fault]:
     """The faults of this world."""
-    groups = [chaos.of_feeds(), chaos.of_relays(), chaos.of_l2(), chaos.of_l3()]
+    groups = [chaos.of_feeds(), chaos.of_relays(), chaos.of_l2(), chaos.of_l3(), chaos.of_files()]
     return [fault for group in groups if world.chance(0.4) for fault in group]
 
 
@@ -56,7 +59,9 @@ async def check_quiet(scene: Scene) -> None:
         await server.drain()
     try:
         async with asyncio.timeout(RECOVERY_SECONDS):
-            while not all([has_recovered(scene, server) for server in scene.servers]):
+            while not all([await server.flows.feed.refresh() for server in scene.servers]) or not all(
+                has_recovered(scene, server) for server in scene.servers
+            ):
                 await asyncio.sleep(0.05)
     except TimeoutError:
         states = [(server.name, server.flows.feed.fault, server.flows.relay and server.flows.relay.fault) for server in scene.servers]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fix_l2 import MemoryHarness
 from holdfast.clock import Clock
 from holdfast.errors import TierUnavailable
-from holdfast.keys import Key
-from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill, Row, Write
-from holdfast.testing import ManualClock, MemoryCache, MemoryStorage, PausingCache, PausingStorage
-
-KEY = Key("bot", "b1")
-COHERENCE = Coherence(UUID(int=7), {"all": 1})
+from holdfast.protocols import Absent, Fill, Write
+from holdfast.testing import ManualClock, MemoryStorage, PausingCache, PausingStorage
+from holdfast.testing.conformance.l2_harness import COHERENCE, KEY, VIEW, L2Suite, row
 
 
 def test_time_stands_still_until_it_is_advanced() -> None:
@@ -99,45 +96,6 @@ async def test_a_raised_generation_is_above_every_version_so_far() -> None:
     assert (coherence.floor("bot"), coherence.floor("team")) == (generation, 1)
 
 
-async def test_a_cache_that_is_away_says_so_for_each_key() -> None:
-    """Reads are errors, fills and fences do not arrive; afterwards it answers what it held."""
-    clock = ManualClock()
-    cache = MemoryCache(clock)
-    fill = Fill(KEY, Row(5, 5, 1, b"{}"), 900.0, round(clock.monotonic() * 1000))
-    assert await cache.fill([fill], COHERENCE) == 1
-    cache.away = True
-    failed = (await cache.read([KEY], COHERENCE))[KEY]
-    assert isinstance(failed, Failed)
-    assert isinstance(failed.error, TierUnavailable)
-    assert await cache.fill([fill], COHERENCE) == 0
-    assert await cache.fence({KEY: 9}, COHERENCE) == [KEY]
-    cache.away = False
-    assert isinstance((await cache.read([KEY], COHERENCE))[KEY], Cached)
-    cache.forget()
-    assert isinstance((await cache.read([KEY], COHERENCE))[KEY], Absent)
-
-
-async def test_a_cache_lets_entries_and_fences_end_by_its_clock() -> None:
-    """A TTL counts from the read of L3, a fence from its arrival."""
-    clock = ManualClock()
-    cache = MemoryCache(clock, fence_lifetime_seconds=60.0)
-    began = round(clock.monotonic() * 1000)
-    clock.advance(20)
-    await cache.fill([Fill(KEY, Row(5, 5, 1, b"{}"), 100.0, began)], COHERENCE)
-    clock.advance(79)
-    answer = (await cache.read([KEY], COHERENCE))[KEY]
-    assert isinstance(answer, Cached)
-    assert (answer.remaining_seconds, answer.age_seconds) == (1.0, 99.0)
-    clock.advance(1)
-    assert isinstance((await cache.read([KEY], COHERENCE))[KEY], Absent)
-    await cache.fence({KEY: 9}, COHERENCE)
-    clock.advance(59)
-    late = Fill(KEY, Row(8, 8, 1, b"{}"), 100.0, round(clock.monotonic() * 1000))
-    assert await cache.fill([late], COHERENCE) == 0
-    clock.advance(1)
-    assert await cache.fill([late], COHERENCE) == 1
-
-
 async def test_a_paused_load_was_answered_and_has_not_arrived() -> None:
     """What is written during the stop is not in the answer; the stop is for the next load alone."""
     storage = PausingStorage(MemoryStorage())
@@ -168,14 +126,16 @@ async def test_a_paused_save_is_committed_and_not_yet_reported() -> None:
 
 async def test_a_paused_fill_has_not_arrived() -> None:
     """It stops on its way, so what happens meanwhile comes first."""
-    clock = ManualClock()
-    inner = MemoryCache(clock)
-    cache = PausingCache(inner)
+    harness = MemoryHarness()
+    suite, l2 = L2Suite(harness), harness.open()
+    await suite.begin_anew(l2, 90)
+    cache = PausingCache(l2.cache)
     pause = cache.pause_next_fill()
-    fill = Fill(KEY, Row(5, 5, 1, b"{}"), 900.0, round(clock.monotonic() * 1000))
+    fill = Fill(KEY, row(5), 900.0, await suite.missed(l2))
     filling = asyncio.get_running_loop().create_task(cache.fill([fill], COHERENCE))
     await pause.reached.wait()
-    assert isinstance((await cache.read([KEY], COHERENCE))[KEY], Absent)
-    await cache.fence({KEY: 6}, COHERENCE)
+    assert isinstance((await cache.read([KEY], VIEW))[KEY], Absent)
+    await suite.fence(l2, {KEY: 6})
     pause.release()
     assert await filling == 0
+    assert await cache.fill([Fill(KEY, row(6), 900.0, await suite.missed(l2))], COHERENCE) == 1

@@ -23,8 +23,10 @@ AS_TEXT: dict[str, tuple[str, Any]] = {
     "home": ("/var/lib/holdfast", "/var/lib/holdfast"),
     "embedded_replicas": ("1", 1),
     "embedded_postgres_version": ("16", 16),
+    "staleness_bound_seconds": ("0.5", 0.5),
     "migrate_on_connect": ("false", False),
     "l2_compress_above_bytes": ("0", 0),
+    "l2_lease_seconds": ("1.5", 1.5),
     "document_bytes_max": ("20000000", 20_000_000),
     "document_depth_max": ("32", 32),
     "inflated_bytes_max": ("20000000", 20_000_000),
@@ -47,13 +49,14 @@ def refusal(**sources: Any) -> str:
 
 
 def test_nothing_given_means_the_embedded_servers_and_the_sizes_of_the_seed() -> None:
-    """The three L1 caches have the sizes and TTLs of the seed, and no server is named."""
+    """The three L1 caches have the sizes and TTLs of the seed, no server is named, and the bound is a quarter second."""
     settings = load_settings(environment={})
     assert settings.embedded
     assert (settings.l1_swarm_entries_max, settings.l1_swarm_ttl_seconds) == (1000, 300)
     assert (settings.l1_run_entries_max, settings.l1_run_ttl_seconds) == (500, 600)
     assert (settings.l1_config_entries_max, settings.l1_config_ttl_seconds) == (2000, 900)
     assert (settings.l2_compress_above_bytes, settings.document_bytes_max) == (1024, 2**20)
+    assert settings.staleness_bound_seconds == 0.25
 
 
 def test_arguments_win_over_the_environment_and_that_over_the_file(config: Path) -> None:
@@ -100,6 +103,9 @@ def test_each_setting_is_read_from_its_variable(name: str) -> None:
         ({"environment": {"HOLDFAST_MIGRATE_ON_CONNECT": "yes"}}, "environment: migrate_on_connect: Expected `bool`"),
         ({"arguments": {"redis_urls": "redis://a"}}, "arguments: redis_urls: Expected `array`"),
         ({"arguments": {"embedded_replicas": 2}}, "arguments: embedded_replicas: Expected `int` <= 1"),
+        ({"arguments": {"staleness_bound_seconds": 0.01}}, "arguments: staleness_bound_seconds: Expected `float` >= 0.05"),
+        ({"arguments": {"staleness_bound_seconds": 61}}, "arguments: staleness_bound_seconds: Expected `float` <= 60"),
+        ({"arguments": {"l2_lease_seconds": 61}}, "arguments: l2_lease_seconds: Expected `float` <= 60"),
         ({"arguments": {"document_depth_max": 201}}, "arguments: document_depth_max: Expected `int` <= 128"),
         ({"arguments": {"key_prefix": "p" * 65}}, "arguments: key_prefix: Expected `str` of length <= 64"),
     ],

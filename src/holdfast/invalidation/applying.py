@@ -41,6 +41,7 @@ class ChangeApplier:
         self._clock = clock
         self._counters = counters
         self._adopted_at = clock.monotonic()
+        self._life: tuple[str, ...] = ()
 
     def apply(self, poll: Poll, began: float) -> None:
         """Take over what a poll begun at `began` (monotonic seconds) brought; then the lease is renewed."""
@@ -50,6 +51,9 @@ class ChangeApplier:
             self._adopted_at = max(self._adopted_at, began)
         else:
             self._flush_below(cursor.coherence)
+            if self._life not in {(), cursor.life}:
+                self._doubt_the_end_of_a_life()
+        self._life = cursor.life
         for change in poll.changes:
             if change.key.kind not in self._caches:
                 continue
@@ -61,6 +65,16 @@ class ChangeApplier:
                 self.tell(change.key, change.version)
         self._view.advance(cursor, began)
         self._lease.renew(began, cursor.snapshot)
+
+    def _doubt_the_end_of_a_life(self) -> None:
+        """Drop what was read after the last good poll of a server of L3 that was started anew since.
+
+        All that the feed delivered is still there. What was committed after it and read at once may not be, if these
+        are older files, and nobody would ever tell.
+        """
+        self._flights.detach_all()
+        for cache in set(self._caches.values()):
+            cache.forget_since(self._lease.renewed_at)
 
     def tell(self, key: Key, version: int) -> None:
         """At least this version of a key exists: nothing older may be answered or filled any more."""

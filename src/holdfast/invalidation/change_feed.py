@@ -1,8 +1,9 @@
 """The change feed of one server: one loop that polls, applies, and keeps the lease alive (rules F1, F2, R3).
 
 A poll comes at once on a hint, on a commit of this server, and for a reader whose lease has run out; 20 ms after a poll
-that brought changes no hint had announced (somebody writes with another tool); otherwise a third of the bound after the
-last. A poll that fails costs the lease, never the cursor: the next one goes on where the last good one ended.
+that brought changes no hint had announced (somebody writes with another tool); otherwise a third of the bound, and at
+most 5 s, after the last. A poll that fails costs the lease, never the cursor: the next one goes on where the last
+good one ended.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ UNANNOUNCED_SECONDS: Final = 0.02
 GAP_SECONDS: Final = 0.002
 """Between two polls at least: what is committed meanwhile comes with one of them."""
 RETRY_SECONDS: Final = 0.05
+PAUSE_SECONDS_MAX: Final = 5.0
+"""Between two polls at most, however long the bound: the server ends a session that is idle for twice as long."""
 
 
 class ChangeFeed:
@@ -136,7 +139,8 @@ class ChangeFeed:
             self._fail(fault, announce=announce)
         else:
             unannounced = bool(poll.changes) and not (hinted or announce)
-            self._pause_seconds = UNANNOUNCED_SECONDS if unannounced else self._bound_seconds / 3
+            idle_seconds = min(self._bound_seconds / 3, PAUSE_SECONDS_MAX)
+            self._pause_seconds = UNANNOUNCED_SECONDS if unannounced else idle_seconds
         finally:
             if waiting is not None and not waiting.done():
                 waiting.set_result(succeeded)

@@ -33,6 +33,7 @@ class FenceMap:
         self._window_seconds = window_seconds
         self._keys_max = keys_max
         self._start: Snapshot | None = None  # None: the feed has not begun; no node can be trusted
+        self._life: tuple[str, ...] = ()  # of L3's server, from one start to the next
         self._later: deque[tuple[float, Snapshot]] = (
             deque()
         )  # snapshots the map may start from next, by their poll's begin
@@ -63,6 +64,7 @@ class FenceMap:
     def advance(self, cursor: Cursor, began: float) -> None:
         """A poll begun at `began` (monotonic seconds) has come to a cursor, and all it brought was noted."""
         self.learn(cursor.coherence)
+        self._life = cursor.life
         if self._start is None:
             self._start = cursor.snapshot
         if not self._later or began - self._later[-1][0] >= _STEP_SECONDS:
@@ -83,10 +85,15 @@ class FenceMap:
         self._kinds[kind] = now
 
     def trusts(self, mark: Watermark) -> bool:
-        """Whether every change that a node may not have been told is known here."""
+        """Whether every change that a node may not have been told is known here.
+
+        A mark from before L3's server was started anew proves nothing until the relay has found that L3 is no older
+        copy: snapshots of what came after the copy are no part of the present line.
+        """
         return (
             self._start is not None
             and mark.incarnation == self._coherence.incarnation.bytes
+            and mark.anchor[:1] == self._life
             and mark.known_generation <= self._coherence.highest
             and mark.snapshot.covers(self._start)
         )

@@ -174,7 +174,10 @@ class Relay:
     async def _bring(self, start: Cursor, targets: Sequence[FenceTarget]) -> None:
         """Tell nodes everything since a cursor."""
         poll = await self._source.poll(start)
-        if poll.reset is not None:
+        if poll.reset is not None or start.life != poll.cursor.life:
+            # A past that cannot be continued; or L3 was started anew, and L2 may hold what was read at the end of
+            # its last
+            # life and is not in these files.
             await self._begin(targets)
             return
         known = poll.cursor.coherence.highest
@@ -190,10 +193,10 @@ class Relay:
 
     def _wants(self, target: FenceTarget, poll: Poll) -> bool:
         mark = self._marks[target.name]
-        if poll.changes or mark.slots != target.slots:
+        if poll.changes or mark.slots != target.slots or mark.anchor[:1] != poll.cursor.life:
             return True
-        due = self._moved_at.get(target.name, 0.0) + MARK_SECONDS <= self._clock.monotonic()
-        return due and mark.snapshot != poll.cursor.snapshot
+        # Also while nothing at all changes: so a node that lost everything is found out, and L2 is of use again.
+        return self._moved_at.get(target.name, 0.0) + MARK_SECONDS <= self._clock.monotonic()
 
     async def _follow(self, target: FenceTarget, poll: Poll, known: int, versions: Mapping[Key, int]) -> None:
         mark, cursor = self._marks[target.name], poll.cursor

@@ -42,7 +42,8 @@ class Counters:
     """The counters of one server.
 
     Attributes:
-        flushes: times L1 was emptied because L3 said it is another incarnation, or raised a generation.
+        flushes: times L1, or the part of a kind, was emptied: L3 is another incarnation, a generation was raised, or a
+            kind changed by more keys than are told apart.
     """
 
     l2: TierCounters = field(default_factory=TierCounters)

@@ -73,12 +73,18 @@ class Cursor(msgspec.Struct, frozen=True):
     Attributes:
         coherence: the identity that the snapshot belongs to.
         snapshot: everything it sees was delivered, or lies before the cursor's beginning.
-        anchor: what the source needs to recognise its own past after a restart; not for anyone else.
+        anchor: what the source needs to recognise its own past after a restart. The first part names the start of L3's
+            server; the others are not for anyone else.
     """
 
     coherence: Coherence
     snapshot: Snapshot
     anchor: tuple[str, ...] = ()
+
+    @property
+    def life(self) -> tuple[str, ...]:
+        """The start of L3's server at which this was true; empty without an anchor."""
+        return self.anchor[:1]
 
 
 class Poll(msgspec.Struct, frozen=True):

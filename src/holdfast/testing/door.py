@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 from holdfast.clock import Clock
@@ -35,12 +36,14 @@ async def connect_flows(
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     seed: int = 0,
     window_seconds: float = WINDOW_SECONDS,
+    untrusted: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Flows]:
     """A server's inside over the given tiers, for tests that look at caches and counters.
 
     Args:
         feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
+        untrusted: kinds that no cache may answer for, with the reason.
         window_seconds: how long it remembers a change, to judge L2 by.
     """
     registered = register(kinds)
@@ -65,6 +68,7 @@ async def connect_flows(
         sleep=sleep,
         random_=random.Random(seed),  # noqa: S311 - jitter of a test must repeat
         window_seconds=window_seconds,
+        untrusted=untrusted,
     )
     try:
         await flows.start()

@@ -162,12 +162,19 @@ class SlowTransaction:
     async def commit(self) -> None:
         """Let all of it take effect; see `StorageTransaction.commit`."""
         self._sent = True
-        await self._storage.write(self._inner.commit, self._inner.rollback)
+        await self._storage.write(self._end, self._inner.rollback)
 
     async def rollback(self) -> None:
         """Let nothing of it take effect; see `StorageTransaction.rollback`. A COMMIT that was sent is not called back."""
         if not self._sent:
             await self._inner.rollback()
+
+    async def _end(self) -> None:
+        try:
+            await self._inner.commit()
+        except HoldfastError:
+            await self._inner.rollback()
+            raise
 
     def understood(self, fault: Exception) -> Exception:
         """See `StorageTransaction.understood`."""

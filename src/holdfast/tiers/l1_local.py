@@ -139,9 +139,9 @@ class LocalCache:
         self._clock = clock
         self._shelves: dict[str, Shelf] = {}
         self._size = 0
-        # Fences by key in order of arrival: (arrival, version). Arrival numbers are this cache's only clock
-        # of events.
-        self._fences: OrderedDict[Key, tuple[int, int]] = OrderedDict()
+        # Fences by key in order of arrival: (arrival, version, the same without ANY_VERSION). Arrival numbers are this
+        # cache's only clock of events.
+        self._fences: OrderedDict[Key, tuple[int, int, int]] = OrderedDict()
         self._fences_max = entries_max * FENCES_PER_ENTRY
         self._arrival = 0
         self._forgotten = 0
@@ -163,18 +163,18 @@ class LocalCache:
     def fence(self, key: Key, version: int) -> None:
         """Note that this version exists: drops any other, and refuses fills of reads begun before that are older."""
         self._arrival += 1
-        _, known = self._fences.pop(key, (0, 0))
-        if known == ANY_VERSION:
-            known = 0  # it forbade what was read before it; this one forbids that too, and says more
+        # ANY_VERSION forbids what was read before it, as every later fence does; what was known before it stays known.
+        _, _, known = self._fences.pop(key, (0, 0, 0))
         held = self.shelf(key.kind).entries.get(key.id)
         if held is not None and held.version != version:
             # Below it: the past. Above it: newer, or of the row's earlier life, since an upsert that ends as an insert
             # drew its number before it waited for the delete. Nobody can tell which, so L3 is asked.
             known = max(known, held.version)
             self._remove(key)
-        self._fences[key] = (self._arrival, max(known, version))
+        known = max(known, version if version != ANY_VERSION else 0)
+        self._fences[key] = (self._arrival, max(known, version), known)
         if len(self._fences) > self._fences_max:
-            _, (self._forgotten, _) = self._fences.popitem(last=False)
+            _, (self._forgotten, _, _) = self._fences.popitem(last=False)
 
     def fill(self, key: Key, value: Any, version: int, *, ticket: int, read_at: float, ttl_seconds: float) -> bool:
         """Hold a value read from L2 or L3, unless the rules refuse it; says whether it is held now.
@@ -204,6 +204,16 @@ class LocalCache:
         self._arrival += 1
         self._forgotten = self._arrival
 
+    def forget_since(self, moment: float) -> None:
+        """Forget what was read from a moment on (monotonic seconds), and refuse the fill of what is being read."""
+        for shelf in self._shelves.values():
+            young = [identifier for identifier, entry in shelf.entries.items() if entry.read_at >= moment]
+            for identifier in young:
+                del shelf.entries[identifier]
+            self._size -= len(young)
+        self._arrival += 1
+        self._forgotten = self._arrival
+
     def flush_kind(self, kind: str) -> None:
         """Forget a kind's entries, and refuse the fill of every read begun before now."""
         entries = self.shelf(kind).entries
@@ -215,7 +225,7 @@ class LocalCache:
     def _admits(self, key: Key, value: Any, version: int, ticket: int, read_at: float) -> bool:
         if ticket < self._forgotten:
             return False
-        arrival, fenced = self._fences.get(key, (0, 0))
+        arrival, fenced, _ = self._fences.get(key, (0, 0, 0))
         if arrival > ticket and (value is MISSING or fenced > version):
             return False
         held = self.shelf(key.kind).entries.get(key.id)

@@ -1,8 +1,8 @@
 """The change feed of L3: `ChangeSource` over one connection of its own (rules F1 to F4).
 
-The connection is opened when it is first needed, and after a failure by the next call. It cannot be shared: it listens for hints
-and may hold the lead, a lock that goes with the session. So it needs a session of the server, which a pooler in
-transaction mode does not give.
+The connection is opened when it is first needed, and after a failure by the next call. It cannot be shared: it listens
+for hints and may hold the lead, a lock that goes with the session. So it needs a session of the server, which a pooler
+in transaction mode does not give.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from holdfast.errors import Closed, TierUnavailable
 from holdfast.protocols import Coherence, Cursor, Poll
@@ -20,8 +21,8 @@ from holdfast.tiers import l3_feed_statements as sql
 from holdfast.tiers.l3_connect import FEED_SESSION, PostgresConnector
 from holdfast.tiers.l3_connections import close_connection
 from holdfast.tiers.l3_errors import mapped
-from holdfast.tiers.l3_feed_answers import answer, is_of_start, question, read_coherence
-from holdfast.tiers.l3_statements import COHERENCE, ENSURE_INCARNATION
+from holdfast.tiers.l3_feed_answers import WENT_BACK, answer, is_of_start, question, read_coherence
+from holdfast.tiers.l3_statements import COHERENCE
 
 
 class PostgresFeed:
@@ -58,7 +59,8 @@ class PostgresFeed:
     async def lead(self) -> bool:
         """Try to become, or stay, the leader; see `ChangeSource.lead`."""
         async with self._talking("asking for the lead") as session:
-            session.leads = await session.connection.fetchval(sql.STILL_LEADS if session.leads else sql.LEAD)
+            statement = sql.STILL_LEADS if session.leads else sql.LEAD
+            session.leads = bool(await session.connection.fetchval(statement))
             return session.leads
 
     async def raise_generation(self, scope: str) -> Coherence:
@@ -69,7 +71,7 @@ class PostgresFeed:
         async with self._talking(f"raising the generation of {scope}") as session:
             await session.connection.execute(sql.RAISE_GENERATION, scope)
             while (record := await session.connection.fetchrow(COHERENCE)) is None:
-                await session.connection.execute(ENSURE_INCARNATION)
+                await session.connection.execute(sql.ENSURE_INCARNATION)
             return read_coherence(record["id"], record["document"])
 
     async def tidy(self) -> None:
@@ -118,10 +120,7 @@ class PostgresFeed:
     async def _open(self) -> _Session:
         connection = await self._connector.open(self._settings)
         try:
-            standby, start = await connection.fetchrow(sql.SERVER)
-            if standby:
-                raise TierUnavailable("L3: the server is a standby, where snapshots say nothing of what is running")
-            session = _Session(connection, start)
+            session = _Session(connection, await _start_of(connection))
             await connection.add_listener(sql.CHANNEL, self._listener(session))
         except BaseException:
             connection.terminate()
@@ -138,6 +137,18 @@ class PostgresFeed:
                     loop.call_soon(wake)
 
         return hear
+
+
+async def _start_of(connection: asyncpg.Connection[Any]) -> str:
+    """When the server was started.
+
+    Raises:
+        TierUnavailable: it is a standby.
+    """
+    standby, start = await connection.fetchrow(sql.SERVER)
+    if standby:
+        raise TierUnavailable("L3: the server is a standby, where snapshots say nothing of what is running")
+    return str(start)
 
 
 class _Session:
@@ -170,12 +181,23 @@ class _Session:
         return Poll(Cursor(last.coherence, cursor.snapshot, cursor.anchor))
 
     async def read(self, cursor: Cursor | None, *, announce: bool) -> Poll:
-        """Ask the outbox."""
+        """Ask the outbox. An L3 that went back in time gets another identity first.
+
+        What caches hold of the time after the copy may bear higher versions and generations than L3 will draw for long,
+        so that nothing but the identity voids it.
+        """
+        poll = await self._read(cursor, announce=announce)
+        if poll.reset in WENT_BACK:
+            await self.connection.execute(sql.RENEW_INCARNATION, poll.cursor.coherence.incarnation)
+            poll = msgspec.structs.replace(await self._read(None, announce=announce), reset=poll.reset)
+        return poll
+
+    async def _read(self, cursor: Cursor | None, *, announce: bool) -> Poll:
         self.hinted = False
         statement, arguments = question(cursor, self.start, announce=announce, newest=self._last is None)
         records = await self.connection.fetch(statement, *arguments)
-        while not records or records[0]["seq"] != sql.IDENTITY_SEQ:  # a crash emptied the identity
-            await self.connection.execute(ENSURE_INCARNATION)
+        while not records or records[0]["seq"] != sql.IDENTITY_SEQ:  # emptied by a crash, or not of this database
+            await self.connection.execute(sql.ENSURE_INCARNATION)
             records = await self.connection.fetch(statement, *arguments)
         poll = answer(cursor, self.start, records)
         self._last = poll.cursor

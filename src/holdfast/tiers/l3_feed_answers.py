@@ -1,8 +1,9 @@
 """What to ask the outbox for a cursor, and what its answer means (pure).
 
-An anchor is when the server was started, and `seq`, xid and time of the outbox row with the highest `seq` that was delivered; at
-the beginning, of the newest there is. UNLOGGED tables survive a copy of a stopped server's files, so that an older copy
-has the same incarnation: after a restart only a row that is still there proves that this is the same past.
+An anchor is when the server was started, and `seq`, xid and time of the outbox row with the highest `seq` that was
+delivered; at the beginning, of the newest there is. UNLOGGED tables survive a copy of a stopped server's files, so that
+an older copy has the same incarnation: after a restart only a row that is still there proves that this is the same
+past.
 
 A cursor without an anchor is continued without such a proof: whoever builds one from a snapshot must know by other
 means that no restart lies in between. The cursor returned has an anchor again.
@@ -11,7 +12,7 @@ means that no restart lies in between. The cursor returned has an anchor again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -24,6 +25,11 @@ Record = Mapping[str, Any]
 Row = tuple[str, ...]
 """`seq`, xid and time of a row of the outbox, or nothing."""
 _NO_ROW = (None, None, None)
+
+AHEAD: Final = "the cursor is ahead of L3, which went back in time"
+UNPROVEN: Final = "L3 was started anew, and what was delivered last is not in its outbox any more"
+WENT_BACK: Final = frozenset({AHEAD, UNPROVEN})
+"""Reasons to begin anew that mean: L3 may be an older copy, under the identity of what came after it."""
 
 
 def question(cursor: Cursor | None, start: str, *, announce: bool, newest: bool) -> tuple[str, list[Any]]:
@@ -76,11 +82,11 @@ def _why_not(cursor: Cursor, coherence: Coherence, snapshot: Snapshot, identity:
     if cursor.coherence.incarnation != coherence.incarnation:
         return "L3 is another incarnation: it crashed, failed over or was restored"
     if not snapshot.covers(cursor.snapshot) or cursor.coherence.highest > coherence.highest:
-        return "the cursor is ahead of L3, which went back in time"
+        return AHEAD
+    if not identity["proven"]:
+        return UNPROVEN
     if horizon is not None and not cursor.snapshot.covers(Snapshot.parse(horizon)):
         return "the cursor is older than what the outbox is sure to hold still"
-    if not identity["proven"]:
-        return "L3 was started anew, and what was delivered last is not in its outbox any more"
     if changes is not None and changes > CHANGES_MAX:
         return f"the cursor is too far behind: more than {CHANGES_MAX} changes"
     return None

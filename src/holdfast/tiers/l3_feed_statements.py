@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - only constants are put together
 """The SQL of the change feed (pure).
 
 A cursor is a snapshot. What is new lies at or beyond its end, or was running when it was taken: exactly the rows that
@@ -19,16 +20,25 @@ HORIZON: Final = "270 seconds"
 IDENTITY_SEQ: Final = -1
 """In place of `seq`, in the row that tells the identity."""
 
-SERVER: Final = """
-SELECT pg_is_in_recovery() AS standby, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8::text AS start"""
+# Of a row that came with a dump the origin is another table.
+_IDENTITY: Final = "holdfast.incarnation i WHERE origin = i.tableoid"
 
-PROBE: Final = "SELECT pg_current_snapshot()::text AS snapshot, id::text AS incarnation FROM holdfast.incarnation"
+ENSURE_INCARNATION: Final = """
+INSERT INTO holdfast.incarnation AS i DEFAULT VALUES
+ON CONFLICT (one) DO UPDATE SET id = EXCLUDED.id, origin = EXCLUDED.origin WHERE i.origin <> i.tableoid"""
+
+SERVER: Final = """
+SELECT pg_is_in_recovery() AS standby,
+       (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8::text AS start"""
+
+PROBE: Final = f"SELECT pg_current_snapshot()::text AS snapshot, id::text AS incarnation FROM {_IDENTITY}"
 """Equal texts prove that nothing was committed in between. It costs a small part of the full statement."""
 
 LEAD: Final = "SELECT pg_try_advisory_lock(hashtextextended('holdfast.leader', 0))"
 STILL_LEADS: Final = "SELECT true"
 """To a session that got the lead once, any answer says that it has it."""
 
+RENEW_INCARNATION: Final = "UPDATE holdfast.incarnation SET id = gen_random_uuid() WHERE id = $1"
 RAISE_GENERATION: Final = "SELECT holdfast.raise_generation($1)"
 MARK: Final = "SELECT holdfast.mark_outbox()"
 IDLE_LEAVES: Final = "SELECT leaf::oid FROM holdfast.idle_leaves() AS leaf"
@@ -37,34 +47,39 @@ EMPTY_LEAF: Final = "SELECT holdfast.empty_leaf($1::oid::regclass)"
 _COLUMNS: Final = "xid, seq, at, kind, op, keys, ids, versions"
 _AT: Final = "(extract(epoch FROM at) * 1000000)::int8::text"
 
+# Rows with xids that nobody can have drawn here came with a dump of another server.
+_OWN: Final = "xid < pg_snapshot_xmax(pg_current_snapshot())"
+
 # The two conditions are index scans of their own; with OR there would be one over everything.
 _SINCE: Final = f"""
-    SELECT {_COLUMNS} FROM holdfast.outbox WHERE xid >= $1::text::xid8
+    SELECT {_COLUMNS} FROM holdfast.outbox WHERE xid >= $1::text::xid8 AND {_OWN}
     UNION ALL SELECT {_COLUMNS} FROM holdfast.outbox WHERE xid = ANY ($2::text[]::xid8[])"""
 
-# On a copy of older files xids above the copy's are drawn again, and the cursor may see them though it never saw what they
-# stand for now. What came after the copy has a `seq` above all that was delivered before it.
+# On a copy of older files xids above the copy's are drawn again, and the cursor may see them though it never saw what
+# they stand for now. What came after the copy has a `seq` above all that was delivered before it.
 _SINCE_BEFORE_RESTART: Final = f"""
     SELECT {_COLUMNS} FROM holdfast.outbox
-    WHERE xid >= $1::text::xid8 OR xid = ANY ($2::text[]::xid8[]) OR seq > $5"""
+    WHERE {_OWN} AND (xid >= $1::text::xid8 OR xid = ANY ($2::text[]::xid8[]) OR seq > $5)"""
 
 _IS_THERE: Final = f"EXISTS (SELECT FROM holdfast.outbox WHERE xid = $6::text::xid8 AND seq = $5 AND {_AT} = $7)"
 
 
 def _poll(since: str, proven: str) -> str:
-    """One row of identity, with `seq` IDENTITY_SEQ, then the outbox's rows in the order of `seq`: all of it from one snapshot."""
+    """A row of identity, whose `seq` is IDENTITY_SEQ, then the outbox's rows in order, all of it from one snapshot."""
     return f"""
 WITH fresh AS MATERIALIZED (SELECT * FROM ({since}) AS everything LIMIT {CHANGES_MAX + 1})
 SELECT ({IDENTITY_SEQ})::int8 AS seq, NULL AS xid, NULL AS at, NULL AS kind, NULL::"char" AS op, NULL::text[] AS ids,
        NULL::int8[] AS versions, pg_current_snapshot()::text AS snapshot, i.id::text AS incarnation,
-       coalesce((SELECT json_object_agg(scope, generation ORDER BY scope) FROM holdfast.generations), '{{}}') AS generations,
-       (SELECT m.snapshot FROM holdfast.outbox_mark_ages m WHERE age >= interval '{HORIZON}' ORDER BY age LIMIT 1) AS horizon,
+       coalesce((SELECT json_object_agg(scope, generation ORDER BY scope) FROM holdfast.generations), '{{}}')
+           AS generations,
+       (SELECT m.snapshot FROM holdfast.outbox_mark_ages m WHERE age >= interval '{HORIZON}' ORDER BY age LIMIT 1)
+           AS horizon,
        (SELECT sum(keys) FROM fresh) AS changes,
        {proven} AS proven,
-       CASE WHEN $4 THEN (SELECT ARRAY[seq::text, xid::text, {_AT}] FROM holdfast.outbox
+       CASE WHEN $4 THEN (SELECT ARRAY[seq::text, xid::text, {_AT}] FROM holdfast.outbox WHERE {_OWN}
                           ORDER BY outbox.xid DESC, outbox.seq DESC LIMIT 1) END AS newest,
        CASE WHEN $3 THEN pg_notify('{CHANNEL}', '')::text END AS announced
-FROM holdfast.incarnation i
+FROM {_IDENTITY}
 UNION ALL
 SELECT seq, xid::text, {_AT}, kind, op, ids, versions, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM fresh WHERE (SELECT sum(keys) FROM fresh) <= {CHANGES_MAX}

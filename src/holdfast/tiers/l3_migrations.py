@@ -104,7 +104,9 @@ async def check(connection: asyncpg.Connection[Any], kinds: Iterable[Kind[Any]])
         if tables[kind.name]["table_name"] != kind.table or tables[kind.name]["append_only"] != kind.append_only:
             raise StorageNotReady(f"kind {kind.name} is kept in another sort of table than declared, or another one")
         if await connection.fetchval(_NEVER_WATCHED, kind.name):
-            raise StorageNotReady(f"the table of kind {kind.name} is not watched for changes yet: run `holdfast migrate`")
+            raise StorageNotReady(
+                f"the table of kind {kind.name} is not watched for changes yet: run `holdfast migrate`"
+            )
 
 
 def _pending(known: list[Migration], done: dict[int, Any]) -> list[Migration]:
@@ -127,7 +129,6 @@ async def _manage_kinds(
     for kind in kinds:
         try:
             await connection.execute("SELECT holdfast.manage_kind($1, $2, $3)", kind.name, kind.table, kind.append_only)
-            await connection.execute("SELECT holdfast.watch_table($1)", kind.name)
         except asyncpg.ObjectNotInPrerequisiteStateError as fault:
             raise StorageNotReady(str(fault)) from fault
         if kind.name not in present:

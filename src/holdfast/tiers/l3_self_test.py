@@ -1,7 +1,8 @@
 """Which kinds may be cached: those whose tables prove that they tell of their changes.
 
-Each table, and each partition, takes an insert, an update and a delete in a transaction that is rolled back, and the outbox must
-tell them. What cannot be tried without harm, such as TRUNCATE, or without a right to it, is judged by the catalog alone.
+Each table, and each partition, takes an insert, an update and a delete in a transaction that is rolled back, and the
+outbox must tell them. What cannot be tried without harm, such as TRUNCATE, or without a right to it, is judged by the
+catalog alone.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '200ms'"
 # Names with their schema, whatever the search path is.
 _NAME: Final = "format('%s.%I', relnamespace::regnamespace, relname)"
 _UNWATCHED: Final = f"""
-SELECT {_NAME}, trigger_name, fault FROM holdfast.unwatched($1) JOIN pg_class ON oid = relation LIMIT 1"""
+SELECT {_NAME}, trigger_name, fault
+FROM holdfast.unwatched($1) JOIN pg_class ON oid = relation LIMIT 1"""  # noqa: S608 - constants
 
-# A moment that each partition takes: its lower bound, or what lies just below the upper one. The table above partitions takes
-# that of one of them. A table that is partitioned and has no partition takes no rows.
+# A moment that each partition takes: its lower bound, or what lies just below the upper one. The table above partitions
+# takes that of one of them. A table that is partitioned and has no partition takes no rows.
 _RELATIONS: Final = rf"""
 WITH bounds AS (
     SELECT relation, {_NAME} AS name, relkind = 'p' AS parted, pg_get_expr(relpartbound, oid) AS bound
@@ -38,7 +40,7 @@ SELECT name, coalesce(moment, (SELECT min(moment) FROM moments), now())::text AS
        has_table_privilege(relation, 'INSERT') AS inserts,
        has_table_privilege(relation, 'UPDATE') AS updates,
        has_table_privilege(relation, 'DELETE') AS deletes
-FROM moments WHERE NOT parted OR EXISTS (SELECT FROM moments WHERE moment IS NOT NULL)"""
+FROM moments WHERE NOT parted OR EXISTS (SELECT FROM moments WHERE moment IS NOT NULL)"""  # noqa: S608 - constants
 
 _TOLD: Final = """
 SELECT op, versions[array_position(ids, $1)] AS version FROM holdfast.outbox
@@ -105,12 +107,13 @@ async def _silent(connection: asyncpg.Connection[Any], kind: Kind[Any], relation
 
 
 def _trials(kind: Kind[Any], relation: asyncpg.Record, identifier: str) -> dict[str, str]:
-    """What to try, by what the outbox calls it. Names come quoted from the catalog, and the rest holds no quotes."""
+    """What to try, by what the outbox calls it."""
+    # Names come quoted from the catalog; ids and moments hold no quotes.
     name, moment = relation["name"], relation["moment"]
     trials = {
-        "i": f"INSERT INTO {name} (id, document, created_at) VALUES ('{identifier}', '{{}}', '{moment}')",
-        "u": f"UPDATE {name} SET document = '{{}}' WHERE id = '{identifier}'",
-        "d": f"DELETE FROM {name} WHERE id = '{identifier}'",
+        "i": f"INSERT INTO {name} (id, document, created_at) VALUES ('{identifier}', '{{}}', '{moment}')",  # noqa: S608
+        "u": f"UPDATE {name} SET document = '{{}}' WHERE id = '{identifier}'",  # noqa: S608
+        "d": f"DELETE FROM {name} WHERE id = '{identifier}'",  # noqa: S608
     }
     if kind.append_only or not relation["updates"]:
         del trials["u"]

@@ -1,12 +1,13 @@
--- The outbox: what changed, told by triggers in the writer's own transaction, whatever tool it uses. Rules F1, F3, F4 and
--- C4 of the protocol.
+-- The outbox: what changed, told by triggers in the writer's own transaction, whatever tool it uses. Rules F1, F3, F4
+-- and C4 of the protocol.
 
 -- Drawn while the changed rows are locked, so that it orders the changes of one key.
 CREATE SEQUENCE holdfast.outbox_seq AS bigint CACHE 1;
 
--- One row for what a statement did to a table: with a row for each key, statements of many keys cost a third more. An id that
--- is empty stands for any number of the kind's keys. op: i, u, d as in INSERT, UPDATE, DELETE; t as in TRUNCATE; m for
--- more keys than are told apart. Logged, unlike the identity: a prepared transaction may commit after a crash.
+-- One row for what a statement did to a table: a row for each key would make statements of many keys a fifth slower.
+-- An id that is empty stands for any number of the kind's keys. op: i, u, d as in INSERT, UPDATE, DELETE; t as in
+-- TRUNCATE; m for more keys than are told apart. Logged, unlike the identity: a prepared transaction may commit after a
+-- crash.
 CREATE TABLE holdfast.outbox (
     leaf smallint NOT NULL,
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
@@ -20,9 +21,9 @@ CREATE TABLE holdfast.outbox (
 ) PARTITION BY LIST (leaf);
 CREATE INDEX outbox_xid_seq ON holdfast.outbox (xid, seq);
 
--- F3: a ring of leaves, each written for five minutes and emptied whole before its next turn. No row is ever changed, so
--- vacuum would find nothing to do, and be in the way of who empties the leaf. A leaf that is missing fails no write: its
--- rows go to the last one. What is wide is stored beside the row as it is, since packing it takes the writer longer.
+-- F3: a ring of leaves, each written for five minutes and emptied whole before its next turn. No row is ever changed,
+-- so vacuum would find nothing to do, and be in the way of who empties the leaf. A leaf that is missing fails no write:
+-- its rows go to the last one. Wide values are stored as they are, since packing them takes the writer longer.
 DO $$
 DECLARE
     leaf text;
@@ -41,18 +42,23 @@ END $$;
 CREATE FUNCTION holdfast.outbox_leaf(moment timestamptz) RETURNS smallint LANGUAGE sql STABLE
     RETURN (pg_catalog.date_part('epoch', moment)::bigint / 300 % 6)::smallint;
 
+-- A dump holds the rows of UNLOGGED tables too. Where it was restored the tables are others, and the rows do not count.
+ALTER TABLE holdfast.incarnation ADD origin oid NOT NULL DEFAULT 'holdfast.incarnation'::regclass;
+
 -- Snapshots of the past: a leaf may be emptied of what an old one sees, and a reader that has not seen as much as one
 -- that is a little younger must begin anew. UNLOGGED like the identity, so both are lost together.
 CREATE UNLOGGED TABLE holdfast.outbox_marks (
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     snapshot text NOT NULL DEFAULT pg_current_snapshot()
 );
+ALTER TABLE holdfast.outbox_marks ADD origin oid NOT NULL DEFAULT 'holdfast.outbox_marks'::regclass;
 -- By a clock that stands still where the machine's was set back: what was once old stays old.
 CREATE VIEW holdfast.outbox_mark_ages AS
-    SELECT at, snapshot, greatest(clock_timestamp(), max(at) OVER ()) - at AS age FROM holdfast.outbox_marks;
+    SELECT at, snapshot, greatest(clock_timestamp(), max(at) OVER ()) - at AS age
+    FROM holdfast.outbox_marks WHERE origin = tableoid;
 
--- The trigger function, once per statement; the kind is its argument. It acts for its owner, so writers need no right on
--- the outbox. Of an UPDATE that changed primary keys, the ids left behind are told as deleted: both transition tables
+-- The trigger function, once per statement; the kind is its argument. It acts for its owner, so writers need no right
+-- on the outbox. Of an UPDATE that changed primary keys, the ids left behind are told as deleted: both transition tables
 -- have their rows in the order of the scan, so their ids differ only then, and EXCEPT says which without comparing each
 -- with each, whatever plan was made when there was one row.
 CREATE FUNCTION holdfast.note() RETURNS trigger
@@ -100,7 +106,6 @@ BEGIN
 END $$;
 -- Or anybody could hang it on a table of theirs, and void what caches hold.
 REVOKE EXECUTE ON FUNCTION holdfast.note() FROM PUBLIC;
-DO $$ BEGIN EXECUTE format('GRANT EXECUTE ON FUNCTION holdfast.note() TO %s', holdfast.keeper()); END $$;
 
 -- A kind's table and everything below it: triggers of a statement fire for the table that the statement names, and
 -- partitions do not inherit them.
@@ -116,14 +121,20 @@ $$;
 CREATE FUNCTION holdfast.watch_relation(kind text, relation regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    tables CONSTANT text[] := ARRAY['NEW TABLE AS written', 'OLD TABLE AS erased NEW TABLE AS written', 'OLD TABLE AS erased', NULL];
-    operations CONSTANT text[] := ARRAY['insert', 'update', 'delete', 'truncate'];
+    operation text;
+    tables text;
+    name text;
 BEGIN
-    FOR number IN 1..4 LOOP
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION holdfast.note(%L)',
-                       'holdfast_note_' || operations[number], operations[number], relation,
-                       'REFERENCING ' || tables[number], kind);
-        EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', relation, 'holdfast_note_' || operations[number]);
+    FOR operation, tables IN VALUES
+        ('insert', 'REFERENCING NEW TABLE AS written'),
+        ('update', 'REFERENCING OLD TABLE AS erased NEW TABLE AS written'),
+        ('delete', 'REFERENCING OLD TABLE AS erased'),
+        ('truncate', '')
+    LOOP
+        name := 'holdfast_note_' || operation;
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s
+            FOR EACH STATEMENT EXECUTE FUNCTION holdfast.note(%L)', name, operation, relation, tables, kind);
+        EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', relation, name);
     END LOOP;
 END $$;
 
@@ -151,6 +162,15 @@ CREATE FUNCTION holdfast.watch_table(kind text) RETURNS void
 BEGIN
     PERFORM holdfast.watch_relation(kind, relation)
     FROM (SELECT DISTINCT relation FROM holdfast.unwatched(kind) WHERE trigger_name <> 'holdfast_stamp') AS faulty;
+END $$;
+
+-- A kind is managed when its table is there and tells of its changes.
+ALTER FUNCTION holdfast.manage_kind(text, text, boolean) RENAME TO make_table;
+CREATE FUNCTION holdfast.manage_kind(kind text, wanted_table text, once boolean) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM holdfast.make_table(kind, wanted_table, once);
+    PERFORM holdfast.watch_table(kind);
 END $$;
 
 -- As in 0002, and a new partition is watched before it takes rows.
@@ -194,14 +214,15 @@ BEGIN
     RETURN drawn;
 END $$;
 
--- F3: store a mark, at most one a minute. Marks go after an hour, but for the youngest by which a leaf may have been emptied.
+-- F3: store a mark, at most one a minute. Marks go after an hour, but for the youngest by which a leaf may have been
+-- emptied.
 CREATE FUNCTION holdfast.mark_outbox() RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO holdfast.outbox_marks
     SELECT WHERE NOT EXISTS (SELECT FROM holdfast.outbox_mark_ages WHERE age < interval '1 minute');
-    DELETE FROM holdfast.outbox_marks WHERE at < (
-        SELECT max(at) FROM holdfast.outbox_mark_ages WHERE age >= interval '5 minutes'
-    ) AND at IN (SELECT at FROM holdfast.outbox_mark_ages WHERE age > interval '1 hour');
+    DELETE FROM holdfast.outbox_marks WHERE origin <> tableoid OR (
+        at IN (SELECT at FROM holdfast.outbox_mark_ages WHERE age > interval '1 hour')
+        AND at < (SELECT max(at) FROM holdfast.outbox_mark_ages WHERE age >= interval '5 minutes'));
 $$;
 
 -- The leaves that nobody should be writing to now.
@@ -214,18 +235,21 @@ CREATE FUNCTION holdfast.idle_leaves() RETURNS SETOF regclass
     ORDER BY relname
 $$;
 
--- F3: empty a leaf if all that is in it lies before an old mark, and say whether it was emptied. A transaction may commit just
--- as the lock is granted, so what counts is asked again afterwards, in a statement that sees it. Nobody waits behind
--- this for longer than the lock is waited for: a leaf that is in use is left for the next time.
+-- F3: empty a leaf if all that is in it lies before an old mark, and say whether it was emptied. A transaction may
+-- commit just as the lock is granted, so what counts is asked again afterwards, in a statement that sees it. Nobody
+-- waits behind this for longer than the lock is waited for: a leaf that is in use is left for the next time.
 CREATE FUNCTION holdfast.empty_leaf(leaf regclass) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms' SET enable_seqscan = off AS $$
 DECLARE
     mark pg_snapshot := (SELECT snapshot FROM holdfast.outbox_mark_ages WHERE age >= interval '5 minutes'
                          ORDER BY age LIMIT 1);
+    -- An xid that nobody can have drawn here comes from another server, by way of a dump.
     is_past CONSTANT text := format(
-        'SELECT EXISTS (SELECT FROM %1$s) AND NOT EXISTS (SELECT FROM %1$s WHERE xid >= pg_snapshot_xmax($1))
-            AND NOT EXISTS (SELECT FROM %1$s WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))))', leaf);
+        'SELECT EXISTS (SELECT FROM %1$s)
+            AND NOT EXISTS (SELECT FROM %1$s WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))))
+            AND NOT EXISTS (SELECT FROM %1$s
+                            WHERE xid >= pg_snapshot_xmax($1) AND xid < pg_snapshot_xmax(pg_current_snapshot()))', leaf);
     past boolean := false;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -247,6 +271,24 @@ BEGIN
     RETURN past;
 EXCEPTION WHEN lock_not_available THEN
     RETURN false;
+END $$;
+
+-- All of it is the keeper's, whoever migrates: the note of a write by anybody, and ensure_month, act for that role.
+DO $$
+DECLARE
+    keeper regrole := holdfast.keeper();
+    made text;
+BEGIN
+    FOR made IN
+        SELECT 'TABLE ' || oid::regclass FROM pg_class WHERE relowner <> keeper AND (
+            oid IN ('holdfast.outbox_seq'::regclass, 'holdfast.outbox'::regclass, 'holdfast.outbox_marks'::regclass,
+                    'holdfast.outbox_mark_ages'::regclass)
+            OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'holdfast.outbox'::regclass))
+        UNION ALL SELECT 'FUNCTION ' || oid::regprocedure FROM pg_proc
+        WHERE proowner <> keeper AND pronamespace = 'holdfast'::regnamespace
+    LOOP
+        EXECUTE format('ALTER %s OWNER TO %s', made, keeper);
+    END LOOP;
 END $$;
 
 SELECT holdfast.watch_table(name) FROM holdfast.kinds ORDER BY name;

@@ -1,0 +1,143 @@
+"""Reads while the lease holds, when it has run out, and while L3 is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from holdfast import Bot, Consistency, StaleUnavailable, Swarm, Tier, TierUnavailable
+from holdfast.flows import Flows
+from holdfast.keys import Key
+from holdfast.testing import ManualClock, MemoryFeed, MemoryStorage
+from holdfast.testing.door import connect_flows
+
+ADA, EVE = Bot(name="Ada"), Bot(name="Eve")
+PAST_THE_BOUND = 0.3
+
+
+@pytest.fixture
+def l3() -> MemoryStorage:
+    return MemoryStorage()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def source(l3: MemoryStorage) -> MemoryFeed:
+    return MemoryFeed(l3)
+
+
+@pytest.fixture
+async def flows(l3: MemoryStorage, clock: ManualClock, source: MemoryFeed) -> AsyncIterator[Flows]:
+    async with connect_flows(l3=l3, feed=source, clock=clock) as opened:
+        await opened.store.bots.put("b1", ADA)
+        yield opened
+
+
+async def test_past_the_bound_peek_does_not_answer(flows: Flows, source: MemoryFeed, clock: ManualClock) -> None:
+    """What was last known to be current longer ago than the bound is not given away without a look."""
+    source.fail = True
+    assert flows.store.bots.peek("b1") == ADA
+    clock.advance(PAST_THE_BOUND)
+    assert flows.store.bots.peek("b1") is None
+
+
+async def test_one_poll_brings_the_cache_back(flows: Flows, l3: MemoryStorage, clock: ManualClock) -> None:
+    """All readers wait for one poll; nothing is asked of L3 for what did not change (R3)."""
+    loads = len(l3.loads)
+    clock.advance(PAST_THE_BOUND)
+    assert await asyncio.gather(*(flows.store.bots.get("b1") for _ in range(50))) == [ADA] * 50
+    assert len(l3.loads) == loads
+
+
+async def test_the_poll_brings_what_changed(flows: Flows, l3: MemoryStorage, clock: ManualClock) -> None:
+    """A change by another tool, of which nobody gave a hint, is seen by the first read past the bound."""
+    await l3.raw_put(Key("bot", "b1"), b'{"name":"Eve"}')
+    clock.advance(PAST_THE_BOUND)
+    assert await flows.store.bots.get("b1") == EVE
+
+
+async def test_without_the_feed_each_key_is_asked_of_l3(
+    flows: Flows, l3: MemoryStorage, source: MemoryFeed, clock: ManualClock
+) -> None:
+    """No answer is older than the bound though no poll succeeds; L2 is not asked either."""
+    source.fail = True
+    await flows.feed.refresh()
+    clock.advance(PAST_THE_BOUND)
+    asked = flows.counters.l2.round_trips
+    await l3.raw_put(Key("bot", "b1"), b'{"name":"Eve"}')
+    assert await flows.store.bots.get("b1") == EVE
+    assert await flows.store.bots.get_many(["b1", "b2"]) == {"b1": EVE}
+    assert flows.counters.l2.round_trips == asked
+
+
+async def test_a_held_feed_keeps_a_reader_at_most_for_the_bound(
+    flows: Flows, source: MemoryFeed, clock: ManualClock
+) -> None:
+    """A poll that never comes back must not hold up what L3 can answer."""
+    source.hold()
+    clock.advance(PAST_THE_BOUND)
+    async with asyncio.timeout(5):
+        assert await flows.store.bots.get("b1") == ADA
+    source.release()
+
+
+async def test_without_l3_a_read_is_an_error_unless_the_caller_allows_its_age(
+    flows: Flows, l3: MemoryStorage, clock: ManualClock
+) -> None:
+    """`max_stale` says how long ago the value may last have been known to be current; the answer says so (R5)."""
+    l3.away = True
+    await flows.feed.refresh()
+    clock.advance(10.0)
+    bots = flows.store.bots
+    with pytest.raises(StaleUnavailable, match=r"10 s ago; at most 0 s"):
+        await bots.get("b1")
+    with pytest.raises(StaleUnavailable, match="at most 9 s"):
+        await bots.get("b1", max_stale=9.0)
+    with pytest.raises(TierUnavailable):
+        await bots.get("b2", max_stale=60.0)
+    with pytest.raises(TierUnavailable):
+        await bots.get("b1", consistency=Consistency.STRONG, max_stale=60.0)
+    assert await bots.get("b1", max_stale=60.0) == ADA
+    assert await bots.get_many(["b1"], max_stale=60.0) == {"b1": ADA}
+    entry = await bots.entry("b1", max_stale=60.0)
+    assert entry is not None
+    assert (entry.stale, entry.tier, entry.value) == (True, Tier.L1, ADA)
+    l3.away = False
+    assert (entry := await bots.entry("b1")) is not None
+    assert not entry.stale
+
+
+async def test_an_untrusted_kind_is_read_from_l3_each_time(l3: MemoryStorage) -> None:
+    """A table whose triggers do not work is served uncached; the others are cached as ever."""
+    async with connect_flows(l3=l3, untrusted={"bot": "its trigger is disabled"}) as flows:
+        await flows.store.bots.put("b1", ADA)
+        await flows.store.swarms.put("s1", Swarm(goal="x"))
+        loads = len(l3.loads)
+        assert await flows.store.bots.get("b1") == ADA
+        assert await flows.store.bots.get("b1") == ADA
+        assert len(l3.loads) == loads + 2
+        assert flows.store.bots.peek("b1") is None
+        assert flows.store.swarms.peek("s1") == Swarm(goal="x")
+        assert flows.counters.l2.round_trips == 0
+
+
+async def test_a_strong_read_of_what_l1_has_moves_no_document(flows: Flows, l3: MemoryStorage) -> None:
+    """L3 confirms the version; the answer is the very object that L1 holds."""
+    held = flows.store.bots.peek("b1")
+    assert await flows.store.bots.get("b1", consistency=Consistency.STRONG) is held
+    await l3.raw_put(Key("bot", "b1"), b'{"name":"Eve"}')
+    assert await flows.store.bots.get("b1", consistency=Consistency.STRONG) == EVE
+
+
+async def test_versions_of_another_incarnation_are_not_confirmed(flows: Flows, l3: MemoryStorage) -> None:
+    """After a crash that lost a commit, its number stands for something else."""
+    await flows.store.bots.put("b1", EVE)
+    l3.crash(lose=1)
+    await l3.raw_put(Key("bot", "b1"), b'{"name":"Ada"}')
+    assert await flows.store.bots.get("b1", consistency=Consistency.STRONG) == ADA
