@@ -1,7 +1,7 @@
 """A server in a process of its own, for tests of what several do at once.
 
-It prints "ready" when it believes L2. For each line of JSON on its input, the number of readers and an id, it has so many
-readers read that bot at once, and prints what they got, how many keys it asked of L3, and how long that took.
+It says "ready" when it believes L2. For each line of JSON on its input, the number of readers and an id, it has so many
+readers read that bot at once, and says what they got, how many keys it asked of L3, and how long that took.
 """
 
 from __future__ import annotations
@@ -33,19 +33,25 @@ class Result(msgspec.Struct):
     seconds: float
 
 
+def say(line: bytes) -> None:
+    """Write a line to whoever started this."""
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
 async def serve(settings: Settings) -> None:
     """Follow orders until the input ends."""
     async with holdfast.connect(settings) as store:
         flows = flows_of(store)
         await until_l2_is_trusted(flows)
-        print("ready", flush=True)
+        say(b"ready")
         while line := await asyncio.to_thread(sys.stdin.readline):
             order = msgspec.json.decode(line, type=Order)
             before, began = flows.counters.l3.keys, time.monotonic()
             bots = await asyncio.gather(*(store.bots.get(order.id) for _ in range(order.readers)))
             names = [bot.name if bot is not None else None for bot in bots]
             result = Result(names, flows.counters.l3.keys - before, time.monotonic() - began)
-            print(msgspec.json.encode(result).decode(), flush=True)
+            say(msgspec.json.encode(result))
 
 
 if __name__ == "__main__":

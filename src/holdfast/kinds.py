@@ -24,7 +24,10 @@ STALENESS_BOUND_SECONDS_MAX: Final = 60.0
 SCHEMA_MAX: Final = 2**15 - 1
 """A schema is a smallint in L3."""
 
-RESERVED_TABLES: Final = frozenset({"generations", "incarnation", "kinds", "migrations", "outbox", "outbox_marks"})
+RESERVED_TABLES: Final = frozenset({"generations", "incarnation", "kinds", "migrations"})
+RESERVED_BEGINNING: Final = "outbox"
+RESERVED_END: Final = "_ids"
+"""Of the tables that keep the ids of history."""
 _NAMEABLE: Final = re.compile(r"[^\0\ud800-\udfff]+\Z")
 
 TABLE_NAME_BYTES_MAX: Final = 50
@@ -91,7 +94,8 @@ class Kind(Generic[D]):
             raise SettingsError(
                 f"kind {self.name}: table names have 1 to {TABLE_NAME_BYTES_MAX} bytes of UTF-8, no NUL"
             )
-        if self.table in RESERVED_TABLES:
+        reserved = self.table.startswith(RESERVED_BEGINNING) or self.table.endswith(RESERVED_END)
+        if reserved or self.table in RESERVED_TABLES:
             raise SettingsError(f"kind {self.name}: the table {self.table} is Holdfast's own")
         self._check_caching()
 

@@ -15,7 +15,7 @@ import pytest
 
 import holdfast
 from fix_races import until
-from holdfast import AppendOnly, Kind, RunContextSnapshot, TierError
+from holdfast import AppendOnly, Kind, RunContextSnapshot, SerializationFailure
 from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN, register
 from holdfast.node import connection_pool
@@ -23,7 +23,7 @@ from holdfast.protocols import Write
 from holdfast.settings import Settings
 from holdfast.testing import MemoryStorage
 from holdfast.testing.conformance import StorageSuite, checks
-from holdfast.tiers import l3_migrations, l3_postgres
+from holdfast.tiers import l3_migrations, l3_rows
 from holdfast.tiers.l3_postgres import PostgresStorage
 from holdfast.tiers.l3_statements import quote
 
@@ -329,11 +329,11 @@ async def test_writers_in_the_order_given_deadlock(
     def unsorted(writes: Sequence[Write], *, key: Callable[[Write], Key]) -> list[Write]:
         return list(writes)
 
-    monkeypatch.setattr(l3_postgres, "sorted", unsorted, raising=False)
+    monkeypatch.setattr(l3_rows, "sorted", unsorted, raising=False)
     outcomes = await save_crosswise(impatient, sql, settings.postgres_url)
     (fault,) = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    assert isinstance(fault, TierError)
-    assert "SQLSTATE 40P01" in str(fault)
+    assert isinstance(fault, SerializationFailure)
+    assert "DeadlockDetected" in str(fault)
 
 
 async def until_waiting(url: str, *writers: asyncio.Future[Any]) -> None:

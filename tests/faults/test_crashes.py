@@ -343,7 +343,9 @@ async def read_ahead(controls: ServerControls, fault_proxy: StartProxy, prefix: 
 
 
 async def are_held(stage: Stage, numbers: Mapping[str, int]) -> bool:
-    """Whether every server has these documents in memory, though it may not answer with them."""
+    """Read; whether every server has these documents in memory, though it may not answer with them."""
+    for store in stage.servers.values():
+        await store.bots.get_many(numbers)
     shelves = [flows.caches["bot"].shelf("bot") for flows in stage.flows]
     held = [[shelf.entry(identifier) for identifier in numbers] for shelf in shelves]
     return all([each and number_of(each.value) for each in entries] == list(numbers.values()) for entries in held)

@@ -47,7 +47,7 @@ SELECT 'bulk-' || number, '{"name": "0"}' FROM generate_series($1::int, $2::int 
 ON CONFLICT (id) DO UPDATE SET document = EXCLUDED.document"""
 END_THE_LEADER = """
 SELECT pg_terminate_backend(pid) FROM pg_locks
-WHERE locktype = 'advisory' AND granted AND (classid::int8 << 32 | objid) = hashtextextended('holdfast.leader', 0)"""
+WHERE locktype = 'advisory' AND granted AND (classid::int8 << 32 | objid::int8) = hashtextextended('holdfast.leader', 0)"""
 
 
 @dataclass
@@ -57,10 +57,12 @@ class Toll:
     Attributes:
         torn: rounds that left a batch half told: a node between two of its parts, or nodes that were told of it beside
             nodes that were not.
+        in_l2: documents that L2 held when a batch changed them, over all rounds.
         takeover_seconds: the longest time until the stand-by led.
     """
 
     rounds: int = 0
+    in_l2: int = 0
     torn: int = 0
     takeover_seconds: float = 0.0
 
@@ -72,8 +74,8 @@ class Child:
         self.process = process
 
     @classmethod
-    async def begin(cls, settings: Settings) -> Child:
-        """Start it, and wait until it stands by or leads."""
+    async def begin(cls, settings: Settings, *mutation: str) -> Child:
+        """Start it, and wait until it stands by."""
         given = {
             "POSTGRES_URL": settings.postgres_url,
             "REDIS_URLS": ",".join(settings.redis_urls),
@@ -83,6 +85,7 @@ class Child:
             await asyncio.create_subprocess_exec(
                 sys.executable,
                 str(Path(__file__).with_name("relay_child.py")),
+                *mutation,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env={
@@ -136,7 +139,8 @@ class Relays:
 
     async def hit(self, number: signal.Signals, source: random.Random) -> None:
         """Commit a batch, and send the leader a signal when a part of it has passed."""
-        await self.stage.until_cached(await self.stage.rows())
+        _, in_l2 = await self.stage.until_cached(await self.stage.rows())
+        self.toll.in_l2 += in_l2
         with self.stage.records.write(IDS) as numbers:
             async with self.stage.sql() as connection, connection.transaction():
                 shares = [dict(list(numbers.items())[step::STEPS]) for step in range(STEPS)]
@@ -210,13 +214,15 @@ async def announced(controls: ServerControls, port_of: dict[str, int]) -> bool:
     def ports(name: str) -> set[int]:
         with valkey.Valkey.from_url(controls.url(name)) as client:
             slots: Any = client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
-        return {int(each["primary"][1]) for each in slots.values()}
+        return {int(primary[1]) for _, _, primary, *_ in slots}
 
     return all([await asyncio.to_thread(ports, name) == set(port_of.values()) for name in port_of])
 
 
 @asynccontextmanager
-async def relays(controls: ServerControls, fault_proxy: StartProxy, prefix: str) -> AsyncIterator[Relays]:
+async def relays(
+    controls: ServerControls, fault_proxy: StartProxy, prefix: str, *mutation: str
+) -> AsyncIterator[Relays]:
     """A stage whose servers never lead, and two children that do, with proxies in front of all nodes."""
     proxies = {name: await fault_proxy(*controls.address(name)) for name in NODES}
     settings = Settings(
@@ -235,7 +241,7 @@ async def relays(controls: ServerControls, fault_proxy: StartProxy, prefix: str)
             relay = flows_of(store).relay
             assert relay is not None
             await relay.stop()
-        leader = await Child.begin(settings)
+        leader = await Child.begin(settings, *mutation)
         await leader.told("leads")
         both = Relays(stage, list(proxies.values()), leader, await Child.begin(settings))
         stack.push_async_callback(both.end)
@@ -257,6 +263,16 @@ async def test_a_relay_killed_in_a_batch_leaves_nothing_stale(
     print(both.toll, vars(both.stage.records))
     assert both.stage.records.stale == []
     assert both.toll.torn > 0
+    assert both.toll.in_l2 > both.toll.rounds * len(IDS) // 2
+
+
+async def test_fences_that_follow_their_watermark_are_found(
+    controls: ServerControls, fault_proxy: StartProxy, prefix: str
+) -> None:
+    """The same round finds a relay whose fences come after the watermark that speaks of them."""
+    async with relays(controls, fault_proxy, prefix, "mark-first") as both:
+        await both.kill(random.Random(1))
+    assert any(fact.startswith("L2 answers") for fact in both.stage.records.stale)
 
 
 @pytest.mark.prove

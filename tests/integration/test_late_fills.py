@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import msgspec
 import pytest
@@ -41,18 +42,22 @@ SHORT_FENCE_SECONDS = 0.5
 Mutation = Callable[[RedisCache, RedisFences], None]
 
 
+@dataclass
 class Pair:
-    """A reader and a writer: two servers with L1s of their own over the same L2 and L3. The writer's relay fences L2."""
+    """A reader and a writer: two servers with L1s of their own over the same L2 and L3. The writer's relay leads.
 
-    def __init__(
-        self, reader: Flows, writer: Flows, l3: PausingStorage, l2: PausingCache, cache: RedisCache, fences: RedisFences
-    ) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.reader_l3 = l3
-        self.reader_l2 = l2
-        self.cache = cache
-        self.fences = fences
+    Attributes:
+        reader_l3, reader_l2: the reader's tiers, which can be stopped.
+        cache: L2 itself.
+        fences: L2 as one more relay sees it.
+    """
+
+    reader: Flows
+    writer: Flows
+    reader_l3: PausingStorage
+    reader_l2: PausingCache
+    cache: RedisCache
+    fences: RedisFences
 
     async def put(self, bot: Bot) -> int:
         """Let the writer write, and wait until each node of L2 was told of it; its fence may be gone by then."""
@@ -84,9 +89,7 @@ async def pair(settings: Settings, l3: PostgresStorage, mutation: Mutation = hea
         fence_lifetime_seconds=lifetime,
         lease_seconds=settings.l2_lease_seconds,
     )
-    fences, told = (
-        RedisFences(connection, Codec(), prefix=prefix, fence_lifetime_seconds=lifetime) for _ in range(2)
-    )
+    fences, told = (RedisFences(connection, Codec(), prefix=prefix, fence_lifetime_seconds=lifetime) for _ in range(2))
     mutation(cache, fences)
     told._advance = fences._advance
     reader_l3, reader_l2 = PausingStorage(l3), PausingCache(cache)

@@ -140,6 +140,8 @@ class Tools:
         """Go on until cancelled."""
         while True:
             await self._scene.world.pause(RAW_SECONDS)
+            if self._scene.l3.away:
+                continue
             (step,) = self._random.choices((self._put, self._delete, self._truncate, self._open), (4, 2, 1, 2))
             try:
                 await step(self._random.choice(KEYS))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from holdfast.testing import MemoryFeed
+from holdfast.testing.memory_storage import Files
 from simulation.scene import Scene
 
 GAP_SECONDS = 0.8
@@ -21,7 +22,7 @@ class Chaos:
         self._scene = scene
         self._world = scene.world
         self._dumps = [scene.l2.dump()]
-        self._files = scene.l3.copy()
+        self._files: Files | None = scene.l3.copy()
         self._nodes = list(scene.l2.dump())
 
     async def run(self, faults: Sequence[Fault]) -> None:
@@ -30,7 +31,7 @@ class Chaos:
             await self._world.pause(GAP_SECONDS)
             if self._world.chance(0.5):
                 self._dumps.append(self._scene.l2.dump())
-            if self._world.chance(0.3):
+            if self._world.chance(0.3) and not self._scene.l3.away:
                 self._files = self._scene.l3.copy()
             await self._world.random.choice(faults)()
 
@@ -119,13 +120,18 @@ class Chaos:
         self._scene.l3.away = False
 
     async def _restore_l3(self) -> None:
-        """Stopped, its files exchanged and started: that takes longer than any lease lasts."""
+        """Stopped, its files exchanged and started: that takes longer than any lease lasts. No copy is used twice."""
+        files, self._files = self._files, None
+        if files is None:
+            return
+        self._scene.l3.restart()  # it stops, and what is open ends with it
         self._scene.l3.away = True
         await asyncio.sleep(EXCHANGE_SECONDS)
         await self._world.pause(1.0)
         self._scene.l3.away = False
-        self._scene.l3.restore(self._files)
+        self._scene.l3.restore(files)
         self._scene.records.begin_life(self._scene.l3.log.rows)
+        await asyncio.sleep(EXCHANGE_SECONDS)  # the next copy is made of what L3 has become by then
 
     def _a_feed(self) -> MemoryFeed:
         return self._world.random.choice(self._scene.servers).hearing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -19,18 +20,16 @@ from holdfast.testing.door import connect_flows
 ADA = Bot(name="Ada")
 
 
+@dataclass
 class Servers:
     """Two servers on one L2 and one L3; `writer` fills L3, `reader` is watched, and follows `feed`."""
 
-    def __init__(
-        self, writer: Flows, reader: Flows, clock: ManualClock, l2: MemoryCache, l3: MemoryStorage, feed: MemoryFeed
-    ) -> None:
-        self.writer = writer
-        self.reader = reader
-        self.clock = clock
-        self.l2 = l2
-        self.l3 = l3
-        self.feed = feed
+    writer: Flows
+    reader: Flows
+    clock: ManualClock
+    l2: MemoryCache
+    l3: MemoryStorage
+    feed: MemoryFeed
 
     @property
     def counted(self) -> Counters:

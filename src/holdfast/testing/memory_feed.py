@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
+from uuid import UUID
 
 from holdfast.errors import TierUnavailable
 from holdfast.protocols import Coherence, Cursor, Poll, Snapshot
@@ -12,6 +13,11 @@ from holdfast.testing.memory_log import Entry
 from holdfast.testing.memory_storage import MemoryStorage
 
 CHANGES_MAX: Final = 10_000
+AHEAD: Final = "the cursor is ahead of L3, which went back in time"
+UNPROVEN: Final = "L3 was started anew, and what was delivered last is not in its outbox"
+WENT_BACK: Final = frozenset({AHEAD, UNPROVEN})
+"""Reasons to begin anew that mean: L3 may be an older copy. It gets another identity then, and also if it is an incarnation
+that was left before; as in `tiers.l3_feed`."""
 
 
 class MemoryFeed:
@@ -39,6 +45,7 @@ class MemoryFeed:
         self._closed = False
         self._held: asyncio.Event | None = None
         self._cuts = 0
+        self._left: set[UUID] = set()
 
     @property
     def fail(self) -> bool:
@@ -130,7 +137,11 @@ class MemoryFeed:
                 anchor = self._anchor(cursor, entries)
                 return Poll(Cursor(coherence, snapshot, anchor), [entry.change for entry in entries])
             reset = f"the cursor is {len(entries)} changes behind, more than {self._changes_max}"
-        return Poll(Cursor(coherence, snapshot, self._first_anchor()), reset=reset)
+        if cursor.coherence.incarnation != coherence.incarnation:
+            self._left.add(cursor.coherence.incarnation)
+        if reset in WENT_BACK or coherence.incarnation in self._left:
+            self._storage.renew_identity(coherence.incarnation)
+        return Poll(Cursor(self._storage.coherence(), snapshot, self._first_anchor()), reset=reset)
 
     def _why_not(self, cursor: Cursor, snapshot: Snapshot, coherence: Coherence) -> str | None:
         """Why a cursor cannot be continued, as far as the cursor itself tells."""
@@ -138,11 +149,11 @@ class MemoryFeed:
         if known.incarnation != coherence.incarnation:
             return "L3 is another incarnation"
         if not snapshot.covers(cursor.snapshot) or (known is not coherence and known.highest > coherence.highest):
-            return "the cursor is ahead of L3, which went back in time"
+            return AHEAD
+        if not self._is_of_this_start(cursor) and self._last_delivered(cursor) is None:
+            return UNPROVEN
         if not cursor.snapshot.covers(self._storage.log.horizon):
             return "the cursor is older than the outbox"
-        if not self._is_of_this_start(cursor) and self._last_delivered(cursor) is None:
-            return "L3 was started anew, and what was delivered last is not in its outbox"
         return None
 
     def _since(self, cursor: Cursor) -> Sequence[Entry]:

@@ -173,6 +173,11 @@ class MemoryStorage:
         self.log.stop()
         self._start(self._coherence.incarnation)
 
+    def renew_identity(self, incarnation: UUID) -> None:
+        """Become another incarnation, if it is still this one: what caches hold of it may be of a past that was lost."""
+        if self._coherence.incarnation == incarnation:
+            self._identify(self._new_identity())
+
     def copy(self) -> Files:
         """A cold copy: the files of the server as if it were stopped now."""
         return Files(self._coherence.incarnation, self.log.copy())

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -21,7 +22,7 @@ from holdfast.tiers import l3_feed_statements as sql
 from holdfast.tiers.l3_connect import FEED_SESSION, PostgresConnector
 from holdfast.tiers.l3_connections import close_connection
 from holdfast.tiers.l3_errors import mapped
-from holdfast.tiers.l3_feed_answers import WENT_BACK, answer, is_of_start, question, read_coherence
+from holdfast.tiers.l3_feed_answers import answer, is_of_start, question, read_coherence, went_back
 from holdfast.tiers.l3_statements import COHERENCE
 
 
@@ -40,6 +41,7 @@ class PostgresFeed:
         self._session: _Session | None = None
         self._turn = asyncio.Lock()
         self._wakes: list[Callable[[], None]] = []
+        self._left: set[UUID] = set()
         self._closed = False
 
     async def poll(self, cursor: Cursor | None, *, announce: bool = False) -> Poll:
@@ -120,7 +122,7 @@ class PostgresFeed:
     async def _open(self) -> _Session:
         connection = await self._connector.open(self._settings)
         try:
-            session = _Session(connection, await _start_of(connection))
+            session = _Session(connection, await _start_of(connection), self._left)
             await connection.add_listener(sql.CHANNEL, self._listener(session))
         except BaseException:
             connection.terminate()
@@ -158,11 +160,15 @@ class _Session:
         start: when its server was started.
         leads: it holds the lead.
         hinted: something was announced that it has not read yet.
+
+    Args:
+        left: see `went_back`; it outlives the connection.
     """
 
-    def __init__(self, connection: asyncpg.Connection[Any], start: str) -> None:
+    def __init__(self, connection: asyncpg.Connection[Any], start: str, left: set[UUID]) -> None:
         self.connection = connection
         self.start = start
+        self._left = left
         self.leads = False
         self.hinted = False
         self._last: Cursor | None = None
@@ -187,7 +193,7 @@ class _Session:
         so that nothing but the identity voids it.
         """
         poll = await self._read(cursor, announce=announce)
-        if poll.reset in WENT_BACK:
+        if went_back(cursor, poll, self._left):
             await self.connection.execute(sql.RENEW_INCARNATION, poll.cursor.coherence.incarnation)
             poll = msgspec.structs.replace(await self._read(None, announce=announce), reset=poll.reset)
         return poll

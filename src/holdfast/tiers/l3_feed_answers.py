@@ -30,6 +30,7 @@ AHEAD: Final = "the cursor is ahead of L3, which went back in time"
 UNPROVEN: Final = "L3 was started anew, and what was delivered last is not in its outbox any more"
 WENT_BACK: Final = frozenset({AHEAD, UNPROVEN})
 """Reasons to begin anew that mean: L3 may be an older copy, under the identity of what came after it."""
+LEFT_MAX: Final = 1000
 
 
 def question(cursor: Cursor | None, start: str, *, announce: bool, newest: bool) -> tuple[str, list[Any]]:
@@ -64,6 +65,21 @@ def answer(cursor: Cursor | None, start: str, records: Sequence[Record]) -> Poll
         for identifier, version in zip(row["ids"], row["versions"], strict=True)
     ]
     return Poll(Cursor(coherence, snapshot, _anchor(start, [cursor.anchor[1:], *newest])), changes)
+
+
+def went_back(cursor: Cursor | None, poll: Poll, left: set[UUID]) -> bool:
+    """Whether an answer to a cursor proves that L3 is an older copy.
+
+    Args:
+        left: incarnations that came to their end, as far as one reader knows; the answer may add one. A crash makes a new
+            one, so that only older files bring one back.
+    """
+    if cursor is None or poll.reset is None:
+        return False
+    before, now = cursor.coherence.incarnation, poll.cursor.coherence.incarnation
+    if before != now and len(left) < LEFT_MAX:
+        left.add(before)
+    return poll.reset in WENT_BACK or now in left
 
 
 def is_of_start(cursor: Cursor, start: str) -> bool:
