@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, TypeVar, cast
+from uuid import UUID
 
 from holdfast.documents import Document, Limits
 from holdfast.entry import Durability, Receipt
@@ -173,6 +174,7 @@ class Transactions:
         """
         self._resolver.check_open()
         storage = await self._l3.open_transaction(Isolation(isolation))
+        incarnation = self._l3.coherence().incarnation
         transaction = Transaction(storage, self._kinds, decode=self._resolver.decode, limits=self._writer.limits)
         try:
             yield transaction
@@ -182,7 +184,7 @@ class Transactions:
             if understood is not fault:
                 raise understood from fault
             raise
-        await self._writer.shielded(self._commit(transaction))
+        await self._writer.shielded(self._commit(transaction, incarnation))
 
     async def transact(
         self,
@@ -211,7 +213,7 @@ class Transactions:
                 return result
         raise SettingsError(f"transact: attempts is {attempts}; at least 1 is needed")
 
-    async def _commit(self, transaction: Transaction) -> None:
+    async def _commit(self, transaction: Transaction, incarnation: UUID) -> None:
         affected = Affected(None)
         try:
             affected = await transaction.storage.affected()
@@ -220,7 +222,7 @@ class Transactions:
             await transaction.storage.rollback()
             if isinstance(fault, OutcomeUnknown) or not isinstance(fault, HoldfastError):
                 # It may be in effect, now or later, and may have changed more than its keys.
-                self._hold(affected)
+                self._hold(affected, incarnation)
                 self._writer.tell(dict.fromkeys(transaction.written, ANY_VERSION))
             raise
         transaction.affected_tables = frozenset(
@@ -229,8 +231,10 @@ class Transactions:
         if affected.xid is not None:
             self._writer.tell(transaction.written)
             if not await self._feed.refresh():
-                self._hold(affected)
+                self._hold(affected, incarnation)
 
-    def _hold(self, affected: Affected) -> None:
-        if affected.xid is not None:
+    def _hold(self, affected: Affected, incarnation: UUID) -> None:
+        self._writer.adopt()
+        # With its incarnation a transaction is over, and its number may not come again for long.
+        if affected.xid is not None and self._applier.incarnation == incarnation:
             self._lease.hold(affected.xid)

@@ -95,7 +95,7 @@ class Writer:
         versions = await self._written(
             [write.key for write, _ in writes], self._l3.save([write for write, _ in writes])
         )
-        self._adopt()
+        self.adopt()
         self.tell(versions)
         for write, document in writes:
             cache.fill(
@@ -110,7 +110,7 @@ class Writer:
 
     async def _delete(self, key: Key, expected: int | None) -> Receipt:
         version, existed = await self._written([key], self._l3.delete(key, expected=expected))
-        self._adopt()
+        self.adopt()
         # Also when there was no row: a cache may still hold what another server deleted.
         self.tell({key: version})
         return Receipt(version, existed=existed)
@@ -130,8 +130,8 @@ class Writer:
                 self.tell(dict.fromkeys(keys, ANY_VERSION))
             raise
 
-    def _adopt(self) -> None:
-        # A commit under another incarnation than the one known here must not be judged by what is known of that one.
+    def adopt(self) -> None:
+        """Take over L3's identity: a commit under another one must not be judged by what is known of this one."""
         self._applier.adopt(self._l3.coherence(), self._resolver.now())
 
     def tell(self, versions: Mapping[Key, int]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from fix_feed import run
-from holdfast.settings import Settings
 from holdfast.testing.fixtures import fault_proxy, server_controls
 from holdfast.testing.server_controls import ServerControls
 
@@ -24,10 +23,10 @@ def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerContro
 
 
 @pytest.fixture
-async def controls(breakable: ServerControls) -> AsyncIterator[ServerControls]:
+async def controls(breakable: ServerControls) -> ServerControls:
     """The set, with all of it running."""
     await breakable.start()
-    yield breakable
+    return breakable
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A server in a process of its own, to be killed: it says when it begins and ceases to lead, until its input ends.
 
-Settings come from the environment. With the argument `mark-first` it is a mutant, which moves a node's watermark first and
-sends the fences then.
+Settings come from the environment. With the argument `mark-first` it is a mutant, which moves a node's watermark first
+and sends the fences then.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ async def tell(relay: Relay) -> None:
     while True:  # a relay tells nobody
         if relay.leading is not led:
             led = relay.leading
-            print("leads" if led else "stands by", flush=True)
+            sys.stdout.write("leads\n" if led else "stands by\n")
+            sys.stdout.flush()
         await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -153,7 +153,7 @@ class Stage:
             await asyncio.sleep(PASS_SECONDS)
 
     async def stale_at_rest(self) -> list[str]:
-        """With nobody writing: answers that are not L3's rows, by the servers and by L2 for one that comes new to it."""
+        """With nobody writing: answers that are not L3's rows, of the servers, and of L2 to one that comes new."""
         await self.until_served()
         rows, stale = await self.rows(), []
         async with holdfast.connect(self.settings) as fresh:
@@ -211,7 +211,9 @@ async def l2_answers(flows: Flows) -> dict[str, int | None]:
 
 
 @asynccontextmanager
-async def on_stage(url: str, settings: Settings, *, names: str = "ab", mutation: Mutation = healthy) -> AsyncIterator[Stage]:
+async def on_stage(
+    url: str, settings: Settings, *, names: str = "ab", mutation: Mutation = healthy
+) -> AsyncIterator[Stage]:
     """A stage with its servers."""
     async with AsyncExitStack() as stack:
         stage = Stage(url, settings)

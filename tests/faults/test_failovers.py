@@ -1,7 +1,7 @@
 """A node of L2 goes back in time: a replica that was far behind is promoted, or a node starts on an older dump.
 
-Values, fences and watermark go back together. The servers hold few documents in memory here, so that L2 is asked all the
-time, and one of them remembers changes for a second only, so that it depends on the watermark.
+Values, fences and watermark go back together. The servers hold few documents in memory here, so that L2 is asked all
+the time, and one of them remembers changes for a second only, so that it depends on the watermark.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from holdfast.testing.server_controls import ServerControls
 from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_topology import slot_of
 
-pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.xdist_group("faults_l2"), pytest.mark.timeout(240)]
 
 IN_MEMORY = 8
 MEMORY_SECONDS = 1.0
@@ -76,7 +76,7 @@ class Node:
 
     def _ask(self, commands: Sequence[tuple[str | bytes, ...]]) -> list[Any]:
         with valkey.Valkey.from_url(self._url, socket_timeout=10.0) as client:
-            return [client.execute_command(*words) for words in commands]  # type: ignore[no-untyped-call]
+            return [client.execute_command(*words) for words in commands]
 
 
 def nodes_of(controls: ServerControls) -> list[Node]:
@@ -85,13 +85,21 @@ def nodes_of(controls: ServerControls) -> list[Node]:
 
 
 async def first_pair(controls: ServerControls) -> tuple[Node, Node, range]:
-    """The primary of the lowest slots, its replica, and the slots."""
+    """The primary of the lowest slots, its replica, and the slots, once the nodes tell of both."""
     nodes = nodes_of(controls)
-    (rows,) = await nodes[0].ask(("CLUSTER", "SLOTS"))
-    first, last, *both = min(rows, key=lambda row: int(row[0]))
     by_port = {node.port: node for node in nodes}
-    primary, replica = (by_port[int(port)] for _, port, *_ in both)
-    return primary, replica, range(int(first), int(last) + 1)
+    found: list[tuple[list[Node], range]] = []
+
+    async def told() -> bool:
+        (rows,) = await nodes[0].ask(("CLUSTER", "SLOTS"))
+        first, last, *both = min(rows, key=lambda row: int(row[0]))
+        pair = [by_port[int(port)] for _, port, *_ in both if int(port) in by_port]
+        found[:] = [(pair, range(int(first), int(last) + 1))]
+        return len(pair) == 2
+
+    await until(told)
+    (((primary, replica), slots),) = found
+    return primary, replica, slots
 
 
 async def follows(replica: Node, port: int | None) -> bool:
@@ -129,7 +137,7 @@ async def acted(controls: ServerControls, prefix: str, mutation: Mutation = heal
 
 
 async def write_most(stage: Stage, source: random.Random) -> None:
-    """Write most of the documents, by a server and by raw SQL, until L2 holds them and the second server forgot that."""
+    """Write most of the documents, in two ways, until L2 holds them and the second server has forgotten that."""
     async with stage.sql() as connection:
         for position, identifier in enumerate(source.sample(IDS, len(IDS) * 3 // 4)):
             with stage.records.write([identifier]) as numbers:
@@ -233,20 +241,24 @@ async def failovers(
         for _ in range(rounds):
             await fail_over(stage, controls, fault_proxy, source, toll)
         stage.records.end_life()
-    print(toll, vars(stage.records))
     return stage, toll
 
 
 async def old_dumps(
-    controls: ServerControls, prefix: str, folder: Path, *, rounds: int, seed: int, mutation: Mutation = healthy
+    controls: ServerControls,
+    prefix: str,
+    folder: Path,
+    *,
+    relayed: Sequence[bool],
+    seed: int,
+    mutation: Mutation = healthy,
 ) -> tuple[Stage, Toll]:
-    """Rounds, the last one without a relay."""
+    """Rounds with a relay, of which the last one may be without."""
     toll, source = Toll(), random.Random(seed)
     async with acted(controls, prefix, mutation) as stage:
-        for number in range(rounds):
-            await go_back(stage, controls, folder, source, toll, relayed=number < rounds - 1)
+        for each in relayed:
+            await go_back(stage, controls, folder, source, toll, relayed=each)
         stage.records.end_life()
-    print(toll, vars(stage.records))
     return stage, toll
 
 
@@ -257,7 +269,7 @@ def believes_any_watermark(flows: Flows) -> None:
     def trusts(_mark: Watermark) -> bool:
         return view._start is not None
 
-    view.trusts = trusts  # type: ignore[method-assign]
+    view.trusts = trusts  # type: ignore[method-assign, assignment]
 
 
 def goes_on_from_memory(flows: Flows) -> None:
@@ -310,18 +322,18 @@ async def test_a_replica_far_behind_is_found_without_watermarks(
 
 async def test_an_old_dump_leaves_nothing_stale(controls: ServerControls, prefix: str, tmp_path: Path) -> None:
     """C3: a node starts on files from before most of the writes, with a relay and without; no answer is of the past."""
-    stage, toll = await old_dumps(controls, prefix, tmp_path, rounds=2, seed=1)
+    stage, toll = await old_dumps(controls, prefix, tmp_path, relayed=[True, False], seed=1)
     assert stage.records.stale == []
     assert toll.filled > len(IDS)
     assert toll.behind > 0
 
 
-@pytest.mark.parametrize(("mutation", "rounds"), [(believes_any_watermark, 1), (goes_on_from_memory, 2)])
+@pytest.mark.parametrize(("mutation", "relayed"), [(believes_any_watermark, False), (goes_on_from_memory, True)])
 async def test_an_old_dump_is_found_without_watermarks(
-    controls: ServerControls, prefix: str, tmp_path: Path, mutation: Mutation, rounds: int
+    controls: ServerControls, prefix: str, tmp_path: Path, mutation: Mutation, *, relayed: bool
 ) -> None:
     """The same rounds find readers, or a relay, that do not look at the node's watermark."""
-    stage, _ = await old_dumps(controls, prefix, tmp_path, rounds=rounds, seed=1, mutation=mutation)
+    stage, _ = await old_dumps(controls, prefix, tmp_path, relayed=[relayed], seed=1, mutation=mutation)
     assert stage.records.stale
 
 
@@ -341,6 +353,6 @@ async def test_prove_failovers_of_replicas(
 @pytest.mark.timeout(600)
 async def test_prove_failovers_to_old_dumps(controls: ServerControls, prefix: str, tmp_path: Path) -> None:
     """C3: nodes start on older files thirty times."""
-    stage, toll = await old_dumps(controls, prefix, tmp_path, rounds=30, seed=2)
+    stage, toll = await old_dumps(controls, prefix, tmp_path, relayed=[True] * 29 + [False], seed=2)
     assert stage.records.stale == []
     assert toll.behind > 30

@@ -30,7 +30,7 @@ from holdfast.testing.fault_proxy import FaultProxy, StartProxy
 from holdfast.testing.server_controls import ServerControls
 from holdfast.tiers.l2_fences import RedisFences
 
-pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.xdist_group("faults_l2"), pytest.mark.timeout(180)]
 
 NODES = ("valkey-1", "valkey-2", "valkey-3")
 STEP = 3000
@@ -47,7 +47,8 @@ SELECT 'bulk-' || number, '{"name": "0"}' FROM generate_series($1::int, $2::int 
 ON CONFLICT (id) DO UPDATE SET document = EXCLUDED.document"""
 END_THE_LEADER = """
 SELECT pg_terminate_backend(pid) FROM pg_locks
-WHERE locktype = 'advisory' AND granted AND (classid::int8 << 32 | objid::int8) = hashtextextended('holdfast.leader', 0)"""
+WHERE locktype = 'advisory' AND granted
+AND (classid::int8 << 32 | objid::int8) = hashtextextended('holdfast.leader', 0)"""
 
 
 @dataclass
@@ -213,7 +214,7 @@ async def announced(controls: ServerControls, port_of: dict[str, int]) -> bool:
 
     def ports(name: str) -> set[int]:
         with valkey.Valkey.from_url(controls.url(name)) as client:
-            slots: Any = client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
+            slots: Any = client.execute_command("CLUSTER", "SLOTS")
         return {int(primary[1]) for _, _, primary, *_ in slots}
 
     return all([await asyncio.to_thread(ports, name) == set(port_of.values()) for name in port_of])
@@ -253,14 +254,12 @@ async def relays(
 async def test_a_relay_killed_in_a_batch_leaves_nothing_stale(
     controls: ServerControls, fault_proxy: StartProxy, prefix: str
 ) -> None:
-    """C3: two leaders are killed in the middle of a batch, one stands still and wakes; the next one goes on."""
+    """C3: one leader is killed in the middle of a batch, the next one stands still and wakes; the stand-by goes on."""
     source = random.Random(1)
     async with relays(controls, fault_proxy, prefix) as both:
         await both.kill(source)
         await both.freeze(source, cut=True)
-        await both.kill(source)
         both.stage.records.end_life()
-    print(both.toll, vars(both.stage.records))
     assert both.stage.records.stale == []
     assert both.toll.torn > 0
     assert both.toll.in_l2 > both.toll.rounds * len(IDS) // 2
@@ -286,6 +285,5 @@ async def test_prove_failovers_of_the_relay(controls: ServerControls, fault_prox
                 await both.kill(source)
             await both.freeze(source, cut=False)
         both.stage.records.end_life()
-    print(both.toll, vars(both.stage.records))
     assert both.stage.records.stale == []
     assert both.toll.torn > both.toll.rounds // 2

@@ -36,6 +36,7 @@ async def laggard(settings: Settings) -> AsyncIterator[OpenStore]:
     """A server that reads the feed every 5 s only, as its bound allows: its L1 goes on answering with the past."""
     async with holdfast.connect(msgspec.structs.replace(settings, staleness_bound_seconds=60.0)) as store:
         make_deaf(flows_of(store))
+        assert await flows_of(store).feed.refresh()  # which brings nothing, so the next poll is not soon
         yield store
 
 

@@ -167,6 +167,23 @@ async def test_a_trusting_reader_is_caught(settings: Settings, behind_proxy: Beh
         assert counting.worst_seconds > BOUND_SECONDS
 
 
+async def test_a_distant_l3_is_followed(
+    settings: Settings, behind_proxy: Behind, l2: RedisCache, l3: PostgresStorage
+) -> None:
+    """To connect takes longer there than a poll may; a server starts all the same, and follows."""
+    feed = change_source(msgspec.structs.replace(settings, postgres_url=behind_proxy.url))
+    behind_proxy.proxy.delay(0.08)
+    began = asyncio.get_running_loop().time()
+    async with flows_over(settings, l2, l3, feed=feed) as flows:
+        assert asyncio.get_running_loop().time() - began > 0.5, "it was no longer than a poll: the test shows nothing"
+
+        async def followed() -> bool:
+            return flows.feed.polls >= 5
+
+        await until(followed)
+        assert flows.feed.fault is None
+
+
 class Plan(Document, frozen=True, kw_only=True):
     """A document that may be read stale."""
 

@@ -12,9 +12,7 @@ from holdfast.protocols import Isolation
 from holdfast.transactions import Transaction
 from simulation.scene import BOUNDS, KEYS, NOTE, Scene, Server
 
-STEPS = 12
-STEP_SECONDS = 0.2
-RAW_SECONDS = 0.3
+STEPS = 14
 OPEN_SECONDS = 2.0
 
 
@@ -37,7 +35,7 @@ class Agent:
         steps += (self._delete, self._put_many)
         weights = (8, 4, 2, 2, 2, 2, 1, 1, 1)
         for _ in range(STEPS):
-            await self._scene.world.pause(STEP_SECONDS)
+            await self._scene.world.pause(self._scene.theme.pace_seconds)
             (step,) = self._random.choices(steps, weights)
             try:
                 await step(self._random.choice(KEYS))
@@ -104,7 +102,8 @@ class Agent:
         async def work(tx: Transaction) -> None:
             numbers.clear()  # it may run again
             first, second, third = self._random.sample(KEYS, 3)
-            await tx.connection.put(third, self._scene.next_body())
+            numbers[third] = self._scene.next_number()
+            await tx.connection.put(third, body_of(numbers[third]))
             for key in (first, second):
                 numbers[key], bot = self._scene.next_document()
                 kind = self._server.collection(key.kind).kind
@@ -129,6 +128,11 @@ class Agent:
         self._records.read(self._server.name, key, number, began, bound, version)
 
 
+def body_of(number: int) -> bytes:
+    """A document as another tool writes it."""
+    return b'{"name": "%d"}' % number
+
+
 class Tools:
     """Everybody else who writes to L3."""
 
@@ -139,17 +143,18 @@ class Tools:
     async def run(self) -> None:
         """Go on until cancelled."""
         while True:
-            await self._scene.world.pause(RAW_SECONDS)
+            await self._scene.world.pause(self._scene.theme.pace_seconds * 2)
             if self._scene.l3.away:
                 continue
-            (step,) = self._random.choices((self._put, self._delete, self._truncate, self._open), (4, 2, 1, 2))
+            steps = (self._put, self._delete, self._truncate, self._open, self._rebirth)
+            (step,) = self._random.choices(steps, (4, 2, 1, 2, 1))
             try:
                 await step(self._random.choice(KEYS))
             except (TierError, Rollback):
                 self._scene.records.errors += 1
 
     async def _put(self, key: Key) -> None:
-        await self._scene.l3.raw_put(key, self._scene.next_body())
+        await self._scene.l3.raw_put(key, body_of(self._scene.next_number()))
 
     async def _delete(self, key: Key) -> None:
         await self._scene.l3.raw_delete(key)
@@ -160,7 +165,23 @@ class Tools:
     async def _open(self, key: Key) -> None:
         """A transaction that stays open while others go on."""
         async with self._scene.l3.begin() as transaction:
-            await transaction.put(key, self._scene.next_body())
+            await transaction.put(key, body_of(self._scene.next_number()))
             await self._scene.world.pause(OPEN_SECONDS)
             if self._random.random() < 0.2:
                 raise Rollback
+
+    async def _rebirth(self, key: Key) -> None:
+        """A row's last value has a higher number than the row that follows its deletion (rule V1)."""
+        async with asyncio.TaskGroup() as tasks:
+            async with self._scene.l3.begin() as first:
+                await first.put(key, body_of(self._scene.next_number()))
+                tasks.create_task(self._delete_slowly(key))
+                await asyncio.sleep(0.001)
+                tasks.create_task(self._put(key))  # draws its number now
+                await asyncio.sleep(0.001)
+                await first.put(key, body_of(self._scene.next_number()))
+
+    async def _delete_slowly(self, key: Key) -> None:
+        async with self._scene.l3.begin() as second:
+            await second.delete(key)
+            await self._scene.world.pause(0.3)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from holdfast.testing import MemoryFeed
-from holdfast.testing.memory_storage import Files
 from simulation.scene import Scene
 
 GAP_SECONDS = 0.8
@@ -22,38 +21,26 @@ class Chaos:
         self._scene = scene
         self._world = scene.world
         self._dumps = [scene.l2.dump()]
-        self._files: Files | None = scene.l3.copy()
+        self._files = scene.l3.copy()
         self._nodes = list(scene.l2.dump())
+        self._faults: dict[str, list[Fault]] = {
+            "feeds": [self._lose_hints, self._hold_a_feed, self._fail_a_feed, self._tidy_all, self._raise_generation],
+            "relays": [self._hold_the_leader, self._fail_the_leader, self._silence_and_tidy, self._restart],
+            "nodes": [self._silence_a_node, self._forget_a_node, self._restore_a_node, self._restore_a_node],
+            "crashes": [self._crash, self._crash, self._restart, self._away],
+            "files": [self._restore_l3, self._restore_unnoticed],
+        }
 
-    async def run(self, faults: Sequence[Fault]) -> None:
-        """Do one fault after the other."""
-        while True:
+    async def run(self, groups: Sequence[str]) -> None:
+        """Do one fault after the other, of these groups."""
+        faults = [fault for group in groups for fault in self._faults[group]]
+        while faults:
             await self._world.pause(GAP_SECONDS)
             if self._world.chance(0.5):
                 self._dumps.append(self._scene.l2.dump())
             if self._world.chance(0.3) and not self._scene.l3.away:
                 self._files = self._scene.l3.copy()
             await self._world.random.choice(faults)()
-
-    def of_feeds(self) -> list[Fault]:
-        """Faults between servers and the feed."""
-        return [self._lose_hints, self._hold_a_feed, self._fail_a_feed, self._tidy_all, self._raise_generation]
-
-    def of_relays(self) -> list[Fault]:
-        """Faults between the relay and the feed."""
-        return [self._hold_the_leader, self._fail_the_leader]
-
-    def of_l2(self) -> list[Fault]:
-        """Faults of the nodes of L2."""
-        return [self._silence_a_node, self._forget_a_node, self._restore_a_node, self._restore_a_node]
-
-    def of_l3(self) -> list[Fault]:
-        """Faults of L3."""
-        return [self._crash, self._crash, self._restart, self._away]
-
-    def of_files(self) -> list[Fault]:
-        """L3 started on an older copy."""
-        return [self._restore_l3]
 
     def heal(self) -> None:
         """End what lasts."""
@@ -75,6 +62,28 @@ class Chaos:
 
     async def _fail_a_feed(self) -> None:
         await self._fail(self._a_feed())
+
+    async def _silence_and_tidy(self) -> None:
+        """A node misses changes, and then nobody can tell it any more."""
+        node = self._world.random.choice(self._nodes)
+        self._scene.l2.silent.add(node)
+        await self._world.pause(1.0)
+        await self._tidy_all()
+        self._scene.l2.silent.discard(node)
+
+    async def _restore_unnoticed(self) -> None:
+        """L3 goes back while some cannot read the feed, and it may be past what they know when they can again."""
+        feeds = [feed for server in self._scene.servers for feed in (server.hearing, server.relaying)]
+        deaf = [feed for feed in feeds if self._world.chance(0.5)]
+        for feed in deaf:
+            feed.hold()
+        await self._world.pause(0.4)
+        self._files = self._scene.l3.copy()
+        await self._world.pause(0.4)
+        await self._restore_l3()
+        await self._world.pause(0.8)
+        for feed in deaf:
+            feed.release()
 
     async def _hold_the_leader(self) -> None:
         for feed in self._leaders():
@@ -120,18 +129,14 @@ class Chaos:
         self._scene.l3.away = False
 
     async def _restore_l3(self) -> None:
-        """Stopped, its files exchanged and started: that takes longer than any lease lasts. No copy is used twice."""
-        files, self._files = self._files, None
-        if files is None:
-            return
+        """Stopped, its files exchanged and started: that takes longer than any lease lasts."""
         self._scene.l3.restart()  # it stops, and what is open ends with it
         self._scene.l3.away = True
         await asyncio.sleep(EXCHANGE_SECONDS)
         await self._world.pause(1.0)
         self._scene.l3.away = False
-        self._scene.l3.restore(files)
+        self._scene.l3.restore(self._files)
         self._scene.records.begin_life(self._scene.l3.log.rows)
-        await asyncio.sleep(EXCHANGE_SECONDS)  # the next copy is made of what L3 has become by then
 
     def _a_feed(self) -> MemoryFeed:
         return self._world.random.choice(self._scene.servers).hearing

@@ -20,6 +20,7 @@ from holdfast.testing.slow_cache import SlowCache, SlowFences
 from holdfast.testing.slow_feed import SlowFeed
 from holdfast.testing.slow_storage import SlowStorage
 from simulation.records import Records
+from simulation.themes import Theme
 
 NAMES = ("s1", "s2", "s3")
 FENCE_SECONDS = 1.0
@@ -37,13 +38,14 @@ BOUNDS = {"bot": 0.25, "note": 0.4}
 class Scene:
     """One world.
 
-    Args:
-        trouble: how much gets lost, 0 to 1.
+    Attributes:
+        records: what is committed and answered.
+        l2, l3, servers: its parts.
     """
 
-    def __init__(self, world: World, trouble: float) -> None:
+    def __init__(self, world: World, theme: Theme) -> None:
         self.world = world
-        self.trouble = trouble
+        self.theme = theme
         self.records = Records(world, KEYS)
         self.make_l2 = partial(MemoryCache, fence_lifetime_seconds=FENCE_SECONDS, lease_seconds=0.2, nodes=2)
         self.l2 = self.make_l2(world)
@@ -71,10 +73,6 @@ class Scene:
         number = self.next_number()
         return number, Bot(name=str(number))
 
-    def next_body(self) -> bytes:
-        """The same, as another tool writes it."""
-        return b'{"name": "%d"}' % self.next_number()
-
     def be_calm(self, calm: bool) -> None:
         """Let nothing get lost or late, or again."""
         for server in self.servers:
@@ -99,23 +97,22 @@ class Server:
         self.hearing = MemoryFeed(scene.l3, timeout_seconds=1.0)
         self.relaying = MemoryFeed(scene.l3, timeout_seconds=1.0)
         self._world = world = scene.world
-        most = world.random.choice((0.0, 0.002, 0.01))
-        slow = world.random.choice((most, most, 0.3))
-        trouble = scene.trouble
-        self.feed = SlowFeed(self.hearing, world, most_seconds=most, lost_share=trouble * 0.05)
-        self.relay_feed = SlowFeed(self.relaying, world, most_seconds=most, lost_share=trouble * 0.03)
+        theme = scene.theme
+        most = world.random.choice(theme.delays)
+        slow, slow_relay = (world.random.choice((most, most, *theme.slow)) for _ in range(2))
+        self.feed = SlowFeed(self.hearing, world, most_seconds=most, lost_share=theme.lost * 0.05)
+        self.relay_feed = SlowFeed(self.relaying, world, most_seconds=slow_relay, lost_share=theme.lost * 0.03)
         self.l3 = SlowStorage(
             scene.l3,
             world,
             most_seconds=slow,
-            lost_share=trouble * 0.03,
-            unknown_share=trouble * 0.1,
+            lost_share=theme.lost * 0.03,
+            unknown_share=theme.lost * 0.1,
             late_seconds=1.5,
         )
-        self.l2 = SlowCache(
-            scene.l2, scene.make_l2, world, most_seconds=most, late_share=0.15, late_seconds=2.5 * FENCE_SECONDS
-        )
-        self.fences = SlowFences(scene.l2, world, most_seconds=most, late_share=trouble * 0.1, late_seconds=2.0)
+        late = {"most_seconds": most, "late_share": theme.late}
+        self.l2 = SlowCache(scene.l2, scene.make_l2, world, late_seconds=2.5 * FENCE_SECONDS, **late)
+        self.fences = SlowFences(scene.l2, world, late_seconds=2.0, **late)
 
     async def start(self, stack: AsyncExitStack, settings: Settings) -> None:
         """Connect."""

@@ -17,9 +17,10 @@ from holdfast.protocols import Cached
 from holdfast.testing.simulation import World
 from holdfast.testing.views import FixedView
 from simulation.actors import Agent, Tools
-from simulation.chaos import Chaos, Fault
+from simulation.chaos import Chaos
 from simulation.records import number_in
 from simulation.scene import KEYS, Scene, Server
+from simulation.themes import THEMES
 
 AGENTS = 2
 WORLD_SECONDS = 120.0
@@ -27,15 +28,17 @@ WORLD_SECONDS = 120.0
 RECOVERY_SECONDS = 10.0
 
 
-async def run_world(world: World) -> list[str]:
-    """Let everybody work until all agents are done, then wait for quiet; the faults found."""
-    scene = Scene(world, world.random.choice((0.0, 0.5, 1.0)))
+async def run_world(world: World, theme: str | None = None) -> list[str]:
+    """Let everybody work until all agents are done, then wait for quiet; the faults found.
+
+    Args:
+        theme: one of `THEMES`; None: any, by the seed.
+    """
+    scene = Scene(world, THEMES[theme or world.random.choice(list(THEMES))](world.random))
     async with AsyncExitStack() as stack:
         await scene.start(stack)
         chaos = Chaos(scene)
-        others = [asyncio.ensure_future(Tools(scene).run())]
-        if faults := chosen(world, chaos):
-            others.append(asyncio.ensure_future(chaos.run(faults)))
+        others = [asyncio.ensure_future(work) for work in (Tools(scene).run(), chaos.run(scene.theme.faults))]
         async with asyncio.timeout(WORLD_SECONDS):
             await asyncio.gather(*(Agent(scene, server).run() for server in scene.servers for _ in range(AGENTS)))
         for task in others:
@@ -45,12 +48,6 @@ async def run_world(world: World) -> list[str]:
         scene.be_calm(True)
         await check_quiet(scene)
     return scene.records.violations()
-
-
-def chosen(world: World, chaos: Chaos) -> list[Fault]:
-    """The faults of this world."""
-    groups = [chaos.of_feeds(), chaos.of_relays(), chaos.of_l2(), chaos.of_l3(), chaos.of_files()]
-    return [fault for group in groups if world.chance(0.4) for fault in group]
 
 
 async def check_quiet(scene: Scene) -> None:

@@ -85,7 +85,7 @@ async def test_a_first_poll_that_fails_is_an_error_of_start(l3: MemoryStorage, a
 
 
 async def test_a_hint_brings_the_change_at_once(feed: ChangeFeed, applied: Applied, l3: MemoryStorage) -> None:
-    """The next poll by itself would come after 20 s."""
+    """The next poll by itself would come after 5 s."""
     other = MemoryFeed(l3)
     version = await l3.raw_put(KEY, b"{}")
     await other.poll(None, announce=True)

@@ -6,6 +6,7 @@ No method awaits: a reader sees a poll applied wholly or not at all.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from uuid import UUID
 
 from holdfast.clock import Clock
 from holdfast.flights import Flights
@@ -43,9 +44,16 @@ class ChangeApplier:
         self._adopted_at = clock.monotonic()
         self._life: tuple[str, ...] = ()
 
+    @property
+    def incarnation(self) -> UUID:
+        """Of L3, as known here."""
+        return self._view.coherence.incarnation
+
     def apply(self, poll: Poll, began: float) -> None:
         """Take over what a poll begun at `began` (monotonic seconds) brought; then the lease is renewed."""
         cursor = poll.cursor
+        if began <= self._adopted_at and cursor.coherence.incarnation != self._view.coherence.incarnation:
+            return  # overtaken by an answer of the incarnation that came after; the next poll begins anew
         if poll.reset is not None or cursor.coherence.incarnation != self._view.coherence.incarnation:
             self._begin_anew(cursor.coherence)
             self._adopted_at = max(self._adopted_at, began)
@@ -67,7 +75,7 @@ class ChangeApplier:
         self._lease.renew(began, cursor.snapshot)
 
     def _doubt_the_end_of_a_life(self) -> None:
-        """Drop what was read after the last good poll of a server of L3 that was started anew since.
+        """Drop what was filled after the last good poll of a server of L3 that was started anew since.
 
         All that the feed delivered is still there. What was committed after it and read at once may not be, if these
         are older files, and nobody would ever tell.

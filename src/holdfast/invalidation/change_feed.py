@@ -13,13 +13,14 @@ from collections.abc import Callable
 from typing import Final
 
 from holdfast.clock import Clock
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, TierError
 from holdfast.protocols import ChangeSource, Cursor, Poll
 
 UNANNOUNCED_SECONDS: Final = 0.02
 GAP_SECONDS: Final = 0.002
 """Between two polls at least: what is committed meanwhile comes with one of them."""
 RETRY_SECONDS: Final = 0.05
+START_ATTEMPTS: Final = 5
 PAUSE_SECONDS_MAX: Final = 5.0
 """Between two polls at most, however long the bound: the server ends a session that is idle for twice as long."""
 
@@ -65,12 +66,24 @@ class ChangeFeed:
         """Poll for the first time, and go on in the background.
 
         Raises:
-            TierError: the first poll failed; nothing runs then.
+            TierError: the first poll failed, `START_ATTEMPTS` times; nothing runs then.
         """
         if self._task is None:
-            began = self._clock.monotonic()
-            self._take(await self._source.poll(None), began)
+            await self._begin()
             self._task = asyncio.get_running_loop().create_task(self._run(), name="holdfast change feed")
+
+    async def _begin(self) -> None:
+        for attempt in range(1, START_ATTEMPTS + 1):
+            began = self._clock.monotonic()
+            try:
+                poll = await self._source.poll(None)
+            except TierError:  # on a busy machine it may be slow, once; later polls are repeated in the same way
+                if attempt == START_ATTEMPTS:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self._take(poll, began)
+                return
 
     async def stop(self) -> None:
         """End the loop and disconnect; may be called twice."""

@@ -205,9 +205,12 @@ class LocalCache:
         self._forgotten = self._arrival
 
     def forget_since(self, moment: float) -> None:
-        """Forget what was read from a moment on (monotonic seconds), and refuse the fill of what is being read."""
+        """Forget what was filled from a moment on (monotonic seconds), and refuse the fill of what is being read.
+
+        What was only used since then goes too. When its read began says nothing: it may have ended much later.
+        """
         for shelf in self._shelves.values():
-            young = [identifier for identifier, entry in shelf.entries.items() if entry.read_at >= moment]
+            young = [identifier for identifier, entry in shelf.entries.items() if entry.used_at >= moment]
             for identifier in young:
                 del shelf.entries[identifier]
             self._size -= len(young)

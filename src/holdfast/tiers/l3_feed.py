@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -25,13 +25,17 @@ from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed_answers import answer, is_of_start, question, read_coherence, went_back
 from holdfast.tiers.l3_statements import COHERENCE
 
+CONNECT_SECONDS: Final = 5.0
+"""To connect, and the first call on a connection, take many round trips; where each is long, a poll's time is short."""
+
 
 class PostgresFeed:
     """`ChangeSource` over PostgreSQL.
 
     Args:
-        poll_timeout_seconds: for one call, connecting included. A connection that has not answered by then is ended, so
-            that no call hangs on a network that stands still; the lead goes with it.
+        poll_timeout_seconds: for one call. A connection that has not answered by then is ended, so that no call hangs
+            on a network that stands still; the lead goes with it. A call that must connect first has
+            CONNECT_SECONDS more.
     """
 
     def __init__(self, connector: PostgresConnector, *, poll_timeout_seconds: float) -> None:
@@ -102,7 +106,7 @@ class PostgresFeed:
         async with self._turn:
             try:
                 with mapped(what):
-                    async with asyncio.timeout(self._timeout_seconds):
+                    async with asyncio.timeout(self._time_for_a_call()):
                         yield await self._connected()
             except BaseException:
                 # What was given up may still be running over there.
@@ -110,6 +114,10 @@ class PostgresFeed:
                 if session is not None:
                     session.connection.terminate()
                 raise
+
+    def _time_for_a_call(self) -> float:
+        connected = self._session is not None and not self._session.connection.is_closed()
+        return self._timeout_seconds if connected else self._timeout_seconds + CONNECT_SECONDS
 
     async def _connected(self) -> _Session:
         if self._closed:
