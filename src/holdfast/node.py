@@ -138,9 +138,7 @@ async def open_tiers(
     coherence = (await l3.load([])).coherence
     connection = redis_connection(settings, clock)
     stack.push_async_callback(connection.close)
-    codec = Codec(
-        compress_above_bytes=settings.l2_compress_above_bytes, inflated_bytes_max=settings.inflated_bytes_max
-    )
+    codec = Codec(compress_above_bytes=settings.l2_compress_above_bytes, inflated_bytes_max=settings.inflated_bytes_max)
     prefix, lifetime = settings.key_prefix.encode(), settings.l2_fence_lifetime_seconds
     return Tiers(
         l2=RedisCache(

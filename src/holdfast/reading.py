@@ -105,7 +105,7 @@ class Reader:
         """The flight of a key that L1 does not answer."""
         if consistency is not Consistency.STRONG:
             return self._resolver.load(key)
-        held = self._shelves[key.kind].entry(key.id)
+        held = self._shelves[key.kind].entry(key.id) if self._trusted(key.kind) else None
         return self._resolver.load_strong(
             key, (held.version, held.value) if held is not None and held.version else None
         )

@@ -244,8 +244,11 @@ class Resolver:
         started = self._clock.monotonic()
         keys, incarnation = list(dict.fromkeys(flight.key for flight in flights)), self._view.coherence.incarnation
         loaded = await self._l3.load(keys, known := _known(flights, incarnation))
-        if known and loaded.coherence.incarnation != incarnation:
-            # A crash may have drawn the same versions again: what was known then says nothing now.
+        if known and (
+            loaded.coherence.incarnation != incarnation
+            or not all(self._is_still_known(flight, loaded.rows.get(flight.key)) for flight in flights)
+        ):
+            # A crash, or an older copy of L3, may have drawn the same versions again: what was known then says nothing.
             for flight in flights:
                 flight.known = None
             loaded = await self._l3.load(keys)
@@ -253,6 +256,14 @@ class Resolver:
         self._applier.adopt(loaded.coherence, started)
         fills = (self._judge_l3(flight, loaded.rows.get(flight.key), started) for flight in flights)
         return [fill for fill in fills if fill is not None]
+
+    def _is_still_known(self, flight: Flight, row: Row | None) -> bool:
+        """Whether L1 still holds, and may answer with, what a strong read knew and L3 therefore did not send."""
+        if flight.known is None or row is None or row.version != flight.known[0]:
+            return True
+        held = self._caches[flight.key.kind].shelf(flight.key.kind).entry(flight.key.id)
+        trusted = self._lease.valid(flight.key.kind, self._clock.monotonic())
+        return trusted and held is not None and held.version == row.version and held.value is flight.known[1]
 
     def _judge_l3(self, flight: Flight, row: Row | None, started: float) -> Fill | None:
         """Settle a flight with L3's answer; returns what L2 should be offered."""

@@ -8,10 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fix_feed import run
-from holdfast.testing.fixtures import fault_proxy, server_controls
 from holdfast.testing.server_controls import ServerControls
-
-__all__ = ["fault_proxy", "server_controls"]
 
 
 @pytest.fixture(scope="session")

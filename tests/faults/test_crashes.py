@@ -31,11 +31,10 @@ from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.fence_map import FenceMap
 from holdfast.kinds import register
 from holdfast.node import open_tiers
-from holdfast.protocols import Coherence, Cursor, Snapshot, Watermark
+from holdfast.protocols import Coherence, Snapshot, Watermark
 from holdfast.testing.door import connect_flows
 from holdfast.testing.fault_proxy import FaultProxy, StartProxy
 from holdfast.testing.server_controls import ServerControls
-from holdfast.tiers import l3_feed_answers, l3_feed_statements
 
 pytestmark = [pytest.mark.xdist_group("faults_l3"), pytest.mark.timeout(180)]
 
@@ -392,37 +391,6 @@ async def test_what_was_read_before_the_feed_told_of_it_is_found(
     monkeypatch.setattr(ChangeApplier, "_doubt_the_end_of_a_life", lambda _applier: None)
     stage = await read_ahead(controls, fault_proxy, prefix, tmp_path)
     assert any(fact.startswith(("a answers", "b answers")) for fact in stage.records.stale)
-
-
-async def test_an_older_copy_that_is_not_recognised_is_found(
-    controls: ServerControls, fault_proxy: StartProxy, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same schedule finds a feed that goes on under the same identity, without looking for its anchor."""
-
-    def why_not(cursor: Cursor, coherence: Coherence, *_: object) -> str | None:
-        return "another one" if cursor.coherence.incarnation != coherence.incarnation else None
-
-    monkeypatch.setattr(l3_feed_answers, "_why_not", why_not)
-    copied = await cold_copy(controls, fault_proxy, prefix, tmp_path, writes=60)
-    assert any(fact.startswith(("a answers", "b answers")) for fact in copied.stage.records.stale)
-
-
-async def test_an_older_copy_that_keeps_its_identity_is_found(
-    controls: ServerControls, fault_proxy: StartProxy, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same schedule finds entries of L2 whose generation the copy has not drawn yet."""
-    monkeypatch.setattr(l3_feed_statements, "RENEW_INCARNATION", "SELECT $1::uuid")
-    copied = await cold_copy(controls, fault_proxy, prefix, tmp_path, writes=6, generations=True)
-    assert any(fact.startswith("L2 answers") for fact in copied.stage.records.stale)
-
-
-async def test_a_watermark_of_before_the_restart_that_is_believed_is_found(
-    controls: ServerControls, fault_proxy: StartProxy, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same schedule finds a server that believes L2 before the relay has found out about the copy."""
-    monkeypatch.setattr(FenceMap, "trusts", trusts_any_life)
-    copied = await cold_copy(controls, fault_proxy, prefix, tmp_path, writes=60)
-    assert copied.newcomer
 
 
 def trusts_any_life(view: FenceMap, mark: Watermark) -> bool:

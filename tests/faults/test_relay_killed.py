@@ -265,15 +265,6 @@ async def test_a_relay_killed_in_a_batch_leaves_nothing_stale(
     assert both.toll.in_l2 > both.toll.rounds * len(IDS) // 2
 
 
-async def test_fences_that_follow_their_watermark_are_found(
-    controls: ServerControls, fault_proxy: StartProxy, prefix: str
-) -> None:
-    """The same round finds a relay whose fences come after the watermark that speaks of them."""
-    async with relays(controls, fault_proxy, prefix, "mark-first") as both:
-        await both.kill(random.Random(1))
-    assert any(fact.startswith("L2 answers") for fact in both.stage.records.stale)
-
-
 @pytest.mark.prove
 @pytest.mark.timeout(600)
 async def test_prove_failovers_of_the_relay(controls: ServerControls, fault_proxy: StartProxy, prefix: str) -> None:

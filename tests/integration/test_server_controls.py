@@ -18,8 +18,6 @@ from holdfast.embedded.processes import Deadline, find_process
 from holdfast.testing.fault_proxy import StartProxy
 from holdfast.testing.server_controls import ServerControls
 
-pytest_plugins = ["holdfast.testing.fixtures"]
-
 LONG_SECONDS = 30.0
 SHORT_SECONDS = 0.2  # to see that there is no answer
 NODES = ("valkey-1", "valkey-2", "valkey-3")

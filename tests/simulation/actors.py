@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from holdfast import Bot, Consistency, HoldfastError
 from holdfast.errors import TierError
 from holdfast.keys import Key
 from holdfast.protocols import Isolation
 from holdfast.transactions import Transaction
-from simulation.scene import BOUNDS, KEYS, NOTE, Scene, Server
+from simulation.scene import BOUNDS, KEYS, Scene, Server
 
 STEPS = 14
 OPEN_SECONDS = 2.0
@@ -31,8 +30,8 @@ class Agent:
 
     async def run(self) -> None:
         """Take all steps; what fails as it may is counted."""
-        steps = (self._get, self._put, self._strong, self._many, self._entry, self._transaction, self._update)
-        steps += (self._delete, self._put_many)
+        steps = [self._get, self._put, self._strong, self._many, self._entry, self._transaction, self._update]
+        steps += [self._delete, self._put_many]
         weights = (8, 4, 2, 2, 2, 2, 1, 1, 1)
         for _ in range(STEPS):
             await self._scene.world.pause(self._scene.theme.pace_seconds)
@@ -64,7 +63,12 @@ class Agent:
     async def _entry(self, key: Key) -> None:
         began = self._scene.world.monotonic()
         entry = await self._server.collection(key.kind).entry(key.id)
-        self._read(key, entry and entry.value, began, version=entry and entry.version)
+        self._read(
+            key,
+            entry.value if entry is not None else None,
+            began,
+            version=entry.version if entry is not None else None,
+        )
 
     async def _put(self, key: Key) -> None:
         number, bot = self._scene.next_document()
@@ -172,14 +176,13 @@ class Tools:
 
     async def _rebirth(self, key: Key) -> None:
         """A row's last value has a higher number than the row that follows its deletion (rule V1)."""
-        async with asyncio.TaskGroup() as tasks:
-            async with self._scene.l3.begin() as first:
-                await first.put(key, body_of(self._scene.next_number()))
-                tasks.create_task(self._delete_slowly(key))
-                await asyncio.sleep(0.001)
-                tasks.create_task(self._put(key))  # draws its number now
-                await asyncio.sleep(0.001)
-                await first.put(key, body_of(self._scene.next_number()))
+        async with asyncio.TaskGroup() as tasks, self._scene.l3.begin() as first:
+            await first.put(key, body_of(self._scene.next_number()))
+            tasks.create_task(self._delete_slowly(key))
+            await asyncio.sleep(0.001)
+            tasks.create_task(self._put(key))  # draws its number now
+            await asyncio.sleep(0.001)
+            await first.put(key, body_of(self._scene.next_number()))
 
     async def _delete_slowly(self, key: Key) -> None:
         async with self._scene.l3.begin() as second:

@@ -70,7 +70,9 @@ def missing_over_a_fence(patch: pytest.MonkeyPatch) -> None:
     """MISSING is filled though its key was fenced since the read began."""
     healthy = LocalCache._admits
 
-    def admits(self: LocalCache, key: Key, value: object, version: int, ticket: int, read_at: float) -> bool:
+    def admits(  # noqa: PLR0917 - it has the shape of what it replaces
+        self: LocalCache, key: Key, value: object, version: int, ticket: int, read_at: float
+    ) -> bool:
         ticket = 2**60 if value is MISSING and ticket >= self._forgotten else ticket
         return healthy(self, key, value, version, ticket, read_at)
 

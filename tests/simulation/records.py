@@ -1,7 +1,7 @@
 """What a world committed and answered, for the history checker: one history for each life of L3.
 
-A crash that loses commits, or an older copy, begins another life: what was lost never was. An answer may come from any life
-that its bound reaches back into; of several, the newest that knows it is taken, and binds it.
+A crash that loses commits, or an older copy, begins another life: what was lost never was. An answer may come from
+any life that its bound reaches back into; of several, the newest that knows it is taken, and binds it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Records:
             if (key, version) in life.deletes:
                 life.history.wrote(server, key, version, self._clock.monotonic())
 
-    def read(
+    def read(  # noqa: PLR0917 - an answer has six parts
         self, server: str, key: Key, number: int | None, began: float, bound: float, version: int | None = None
     ) -> None:
         """A read was answered just now, with a document's number or None for MISSING."""

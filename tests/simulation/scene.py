@@ -58,10 +58,10 @@ class Scene:
         settings = Settings(
             l1_config_entries_max=self.world.random.choice((1, 1, 10)), l2_fence_lifetime_seconds=FENCE_SECONDS
         )
-        self.be_calm(True)
+        self.be_calm(calm=True)
         for server in self.servers:
             await server.start(stack, settings)
-        self.be_calm(False)
+        self.be_calm(calm=False)
 
     def next_number(self) -> int:
         """The number of a document nobody wrote before."""
@@ -73,7 +73,7 @@ class Scene:
         number = self.next_number()
         return number, Bot(name=str(number))
 
-    def be_calm(self, calm: bool) -> None:
+    def be_calm(self, *, calm: bool) -> None:
         """Let nothing get lost or late, or again."""
         for server in self.servers:
             for tier in (server.feed, server.relay_feed, server.l2, server.l3, server.fences):

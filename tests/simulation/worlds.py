@@ -2,9 +2,9 @@
 
     faults = simulate(4711, run_world)      # the same seed, the same world, to the last event
 
-What is promised: an answer of a bounded read is at most its kind's bound behind when the read began; a strong read misses nothing
-committed before it began; a server sees its own committed writes; nothing is answered that was never committed. And when
-all is quiet, L1 and L2 hold what L3 holds, or nothing, and everything works again.
+What is promised: an answer of a bounded read is at most its kind's bound behind when the read began; a strong read
+misses nothing committed before it began; a server sees its own committed writes; nothing is answered that was never
+committed. And when all is quiet, L1 and L2 hold what L3 holds, or nothing, and everything works again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def run_world(world: World, theme: str | None = None) -> list[str]:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         chaos.heal()
-        scene.be_calm(True)
+        scene.be_calm(calm=True)
         await check_quiet(scene)
     return scene.records.violations()
 
@@ -56,12 +56,15 @@ async def check_quiet(scene: Scene) -> None:
         await server.drain()
     try:
         async with asyncio.timeout(RECOVERY_SECONDS):
-            while not all([await server.flows.feed.refresh() for server in scene.servers]) or not all(
+            while not all([await server.flows.feed.refresh() for server in scene.servers]) or not all(  # noqa: ASYNC110
                 has_recovered(scene, server) for server in scene.servers
             ):
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # virtual
     except TimeoutError:
-        states = [(server.name, server.flows.feed.fault, server.flows.relay and server.flows.relay.fault) for server in scene.servers]
+        states = [
+            (server.name, server.flows.feed.fault, server.flows.relay and server.flows.relay.fault)
+            for server in scene.servers
+        ]
         scene.records.faults.append(f"not recovered within {RECOVERY_SECONDS} s: {states}")
     for server in scene.servers:
         check_l1(scene, server)

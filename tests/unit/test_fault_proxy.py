@@ -16,7 +16,6 @@ from holdfast.testing.fault_pipe import CHUNK_BYTES, WAITING_BYTES_MAX, Traffic
 from holdfast.testing.fault_proxy import FaultProxy, StartProxy
 from holdfast.testing.faults import Way
 
-pytest_plugins = ["holdfast.testing.fixtures"]
 pytestmark = pytest.mark.timeout(60)  # the deadline of every wait for bytes
 
 CLOCK_SECONDS = 0.002  # what a loop's clock may be coarse by

@@ -209,12 +209,22 @@ async def test_a_restored_copy_is_caught_by_the_anchor() -> None:
     await put(storage)
     cursor = (await feed.poll(cursor)).cursor
     storage.restore(files)
-    assert "back in time" in str((await feed.poll(cursor)).reset)
     for _ in range(5):
         await put(storage)
     poll = await feed.poll(cursor)
     assert "anew" in str(poll.reset)
     assert not poll.changes
+
+
+async def test_a_restored_copy_is_caught_by_its_lower_numbers() -> None:
+    """F1: the cursor has seen what this L3 has not drawn yet."""
+    storage = MemoryStorage()
+    feed, cursor = await begun(storage)
+    files = storage.copy()
+    await put(storage)
+    cursor = (await feed.poll(cursor)).cursor
+    storage.restore(files)
+    assert "back in time" in str((await feed.poll(cursor)).reset)
 
 
 async def test_a_restored_copy_that_lacks_only_a_generation_is_caught() -> None:

@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from holdfast.tiers.l3_statements import Statements, load_many, quote
 
-PARAMETERS: Final = {"load": 1, "upsert": 3, "insert": 3, "replace": 4, "lock": 1, "version": 1, "delete": 2, "scan": 2}
+PARAMETERS: Final = {
+    "load": 1,
+    "probe": 2,
+    "read": 1,
+    "read_locked": 1,
+    "upsert": 3,
+    "insert": 3,
+    "replace": 4,
+    "lock": 1,
+    "version": 1,
+    "delete": 2,
+    "scan": 2,
+}
 tables = st.text(
     st.one_of(st.sampled_from("\"';-$1)\\ \n"), st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
     min_size=1,

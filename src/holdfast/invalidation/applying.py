@@ -83,6 +83,7 @@ class ChangeApplier:
         self._flights.detach_all()
         for cache in set(self._caches.values()):
             cache.forget_since(self._lease.renewed_at)
+        self._lease.revoke()  # its transactions are over, and their numbers may not come again for long
 
     def tell(self, key: Key, version: int) -> None:
         """At least this version of a key exists: nothing older may be answered or filled any more."""

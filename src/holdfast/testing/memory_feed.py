@@ -16,8 +16,8 @@ CHANGES_MAX: Final = 10_000
 AHEAD: Final = "the cursor is ahead of L3, which went back in time"
 UNPROVEN: Final = "L3 was started anew, and what was delivered last is not in its outbox"
 WENT_BACK: Final = frozenset({AHEAD, UNPROVEN})
-"""Reasons to begin anew that mean: L3 may be an older copy. It gets another identity then, and also if it is an incarnation
-that was left before; as in `tiers.l3_feed`."""
+"""Reasons to begin anew that mean: L3 may be an older copy. It gets another identity then, and also if it is an
+incarnation that was left before; as in `tiers.l3_feed`."""
 
 
 class MemoryFeed:

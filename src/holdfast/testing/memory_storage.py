@@ -174,7 +174,7 @@ class MemoryStorage:
         self._start(self._coherence.incarnation)
 
     def renew_identity(self, incarnation: UUID) -> None:
-        """Become another incarnation, if it is still this one: what caches hold of it may be of a past that was lost."""
+        """Become another incarnation, if it is still this one: its caches may hold what was lost."""
         if self._coherence.incarnation == incarnation:
             self._identify(self._new_identity())
 

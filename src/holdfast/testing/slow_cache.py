@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -84,8 +85,8 @@ class SlowFences:
 
     Args:
         most_seconds: for a request, and for an answer.
-        late_share: of the advances, those that reach the node up to `late_seconds` after the relay gave them up, or never,
-            or whose answer is lost.
+        late_share: of the advances, those that reach the node up to `late_seconds` after the relay gave them up, or
+            never, or whose answer is lost.
 
     Attributes:
         calm: while True nothing is late.
@@ -141,10 +142,8 @@ class SlowFences:
         self, target: FenceTarget, before: Watermark | None, after: Watermark, versions: Mapping[Key, int]
     ) -> None:
         await self._world.pause(self._late_seconds)
-        try:
+        with contextlib.suppress(TierUnavailable):  # the node is away: nobody waits for it
             await self._inner.advance(target, before, after, versions)
-        except TierUnavailable:
-            pass  # the node is away: nobody waits for it
 
     async def _slowly(self, act: Callable[[], Awaitable[Result]]) -> Result:
         await self._world.pause(self._most_seconds)

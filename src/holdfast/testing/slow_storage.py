@@ -1,8 +1,9 @@
-"""L3 behind a slow and faulty network: calls overtake each other, get lost, and take effect after their callers gave up."""
+"""L3 behind a slow and faulty network: calls overtake each other, get lost, and take effect late."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -128,10 +129,8 @@ class SlowStorage:
         await self._world.pause(self._late_seconds)
         if self._inner.started != started:
             return  # the connection ended with the server
-        try:
+        with contextlib.suppress(HoldfastError):  # then it never took effect, and nobody waits for it
             await act()
-        except HoldfastError:
-            pass  # it never took effect, and nobody waits for it
 
 
 class SlowTransaction:
@@ -165,7 +164,7 @@ class SlowTransaction:
         await self._storage.write(self._end, self._inner.rollback)
 
     async def rollback(self) -> None:
-        """Let nothing of it take effect; see `StorageTransaction.rollback`. A COMMIT that was sent is not called back."""
+        """Let nothing of it take effect, unless COMMIT was sent; see `StorageTransaction.rollback`."""
         if not self._sent:
             await self._inner.rollback()
 

@@ -71,8 +71,8 @@ def went_back(cursor: Cursor | None, poll: Poll, left: set[UUID]) -> bool:
     """Whether an answer to a cursor proves that L3 is an older copy.
 
     Args:
-        left: incarnations that came to their end, as far as one reader knows; the answer may add one. A crash makes a new
-            one, so that only older files bring one back.
+        left: incarnations that came to their end, as far as one reader knows; the answer may add one. A crash makes
+            a new one, so that only older files bring one back.
     """
     if cursor is None or poll.reset is None:
         return False
