@@ -13,9 +13,10 @@ from holdfast.documents import Document, encode
 from holdfast.tiers.l3_statements import quote
 
 SCHEMA = "bare"
-UPSERT = f"""INSERT INTO {SCHEMA}.documents (id, document, schema)
+BARE = f"{SCHEMA}.documents"
+UPSERT = """INSERT INTO {} (id, document, schema)
 SELECT * FROM unnest($1::text[], $2::json[], $3::int2[])
-ON CONFLICT (id) DO UPDATE SET document = EXCLUDED.document, schema = EXCLUDED.schema"""  # noqa: S608 - constants
+ON CONFLICT (id) DO UPDATE SET document = EXCLUDED.document, schema = EXCLUDED.schema"""
 
 
 class BareTable:
@@ -50,13 +51,14 @@ class BareTable:
     async def upsert(self) -> int:
         """One round."""
         for _ in range(self._repeats):
-            await self._connection.execute(UPSERT, self._ids, self._bodies, self._schemas)
+            await self._connection.execute(UPSERT.format(BARE), self._ids, self._bodies, self._schemas)
         return self._repeats * len(self._ids)
 
-    async def upsert_singly(self, rows: int) -> int:
-        """The first rows, one statement each."""
+    async def upsert_singly(self, rows: int, *, managed: bool = False) -> int:
+        """The first rows, one statement each; `managed`: into the table that it is like."""
+        statement = UPSERT.format(self._managed if managed else BARE)
         for row in zip(self._ids[:rows], self._bodies, self._schemas, strict=False):
-            await self._connection.execute(UPSERT, *([value] for value in row))
+            await self._connection.execute(statement, *([value] for value in row))
         return rows
 
     @property

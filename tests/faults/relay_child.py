@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import holdfast
 from fix_tiers import flows_of
 from holdfast.invalidation.relay import Relay
-from holdfast.keys import Key, redis_key
+from holdfast.keys import Key
 from holdfast.protocols import Watermark
 from holdfast.tiers.l2_fences import FENCES_MAX, RedisFences
 from holdfast.tiers.l2_topology import Node
@@ -26,7 +26,7 @@ async def mark_first(
     sink: RedisFences, target: Node, before: Watermark | None, after: Watermark, versions: Mapping[Key, int]
 ) -> bool:
     """Mutant of `RedisFences.advance`."""
-    served = await sink._served(target, {redis_key(sink._prefix, key): versions[key] for key in versions})
+    served = await sink._served(target, versions)
     fences, name = sink._fences(served, after), sink._key(target)
     moved = encode(name, after)
     if not await sink._compare_and_set(target, sink._expected(name, before), moved, []):

@@ -63,7 +63,7 @@ class Pair:
         """Let the writer write, and wait until each node of L2 was told of it; its fence may be gone by then."""
         relay = self.writer.relay
         assert relay is not None
-        wanted = relay.fenced + len(await self.fences.targets())
+        wanted = relay.fenced + 1
         version = (await self.writer.store.bots.put(KEY.id, bot)).version
 
         async def told() -> bool:

@@ -41,6 +41,7 @@ async def test_the_self_test_finds_nothing_and_leaves_nothing(sql: Sql, reader: 
             "holdfast_note_update .* is disabled",
         ),
         ('ALTER TABLE holdfast."User" ENABLE TRIGGER holdfast_note_insert', "bot", "is not enabled always"),
+        ('DROP TRIGGER holdfast_note_moved ON holdfast."User"', "bot", "holdfast_note_moved .* is missing"),
         ('DROP TRIGGER holdfast_note_truncate ON holdfast."User"', "bot", "holdfast_note_truncate .* is missing"),
         ('ALTER TABLE holdfast."User" DISABLE TRIGGER holdfast_stamp', "bot", "holdfast_stamp .* is disabled"),
         (

@@ -62,15 +62,20 @@ class ChangeApplier:
             if self._life not in {(), cursor.life}:
                 self._doubt_the_end_of_a_life()
         self._life = cursor.life
+        now, caches = self._clock.monotonic(), self._caches
         for change in poll.changes:
-            if change.key.kind not in self._caches:
+            key = change.key
+            cache = caches.get(key.kind)
+            if cache is None:
                 continue
-            if change.whole_kind:
-                self._counters.flushes += 1
-                self._flush_kind(change.key.kind)
-                self._view.note_kind(change.key.kind, self._clock.monotonic())
+            if key.id:
+                cache.fence(key, change.version)
+                self._view.note(key, change.version, now)
+                self._flights.detach(key)
             else:
-                self.tell(change.key, change.version)
+                self._counters.flushes += 1
+                self._flush_kind(key.kind)
+                self._view.note_kind(key.kind, now)
         self._view.advance(cursor, began)
         self._lease.renew(began, cursor.snapshot)
 

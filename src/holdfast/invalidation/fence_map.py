@@ -77,8 +77,8 @@ class FenceMap:
 
     def note(self, key: Key, version: int, now: float) -> None:
         """A change of a key is known: an answer must have at least this version."""
-        _, known = self._keys.pop(key, (now, 0))
-        self._keys[key] = (now, max(known, version))
+        noted = self._keys.pop(key, None)
+        self._keys[key] = (now, version if noted is None or noted[1] < version else noted[1])
 
     def note_kind(self, kind: str, now: float) -> None:
         """Any number of a kind's keys changed: L2 answers for none of them while the map remembers."""

@@ -48,8 +48,8 @@ class Snapshot(msgspec.Struct, frozen=True):
         return other.xmax <= self.xmax and not any(xid < other.xmax and other.sees(xid) for xid in self.running)
 
 
-class Change(msgspec.Struct, frozen=True):
-    """One committed change of a key.
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """One committed change of a key. It holds no cycle, and there are many: the collector need not look at them.
 
     Attributes:
         key: with an empty id: any number of the kind's keys changed.

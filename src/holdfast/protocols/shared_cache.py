@@ -172,6 +172,8 @@ class FenceSink(Protocol):
     ) -> bool:
         """Fence those of the keys that the node serves and move its watermark, in one step as seen by any reader.
 
+        `versions` must not be changed afterwards; giving the same object for several nodes is cheap.
+
         A fence notes that at least this version exists: until its lifetime ends, older values are refused. It never
         lowers what a key holds.
 

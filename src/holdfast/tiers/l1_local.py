@@ -164,14 +164,17 @@ class LocalCache:
         """Note that this version exists: drops any other, and refuses fills of reads begun before that are older."""
         self._arrival += 1
         # ANY_VERSION forbids what was read before it, as every later fence does; what was known before it stays known.
-        _, _, known = self._fences.pop(key, (0, 0, 0))
-        held = self.shelf(key.kind).entries.get(key.id)
+        former = self._fences.pop(key, None)
+        known = 0 if former is None else former[2]
+        shelf = self._shelves.get(key.kind)
+        held = None if shelf is None else shelf.entries.get(key.id)
         if held is not None and held.version != version:
             # Below it: the past. Above it: newer, or of the row's earlier life, since an upsert that ends as an insert
             # drew its number before it waited for the delete. Nobody can tell which, so L3 is asked.
             known = max(known, held.version)
             self._remove(key)
-        known = max(known, version if version != ANY_VERSION else 0)
+        if version > known and version != ANY_VERSION:
+            known = version
         self._fences[key] = (self._arrival, max(known, version), known)
         if len(self._fences) > self._fences_max:
             _, (self._forgotten, _, _) = self._fences.popitem(last=False)

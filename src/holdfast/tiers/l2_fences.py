@@ -11,7 +11,7 @@ from holdfast.keys import Key, redis_key
 from holdfast.protocols import FenceTarget, Watermark
 from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_client import MAP_AGE_MAX_SECONDS, RedisConnection, Script
-from holdfast.tiers.l2_topology import Node
+from holdfast.tiers.l2_topology import Node, Topology
 from holdfast.tiers.l2_watermarks import decode, encode, part_after, watermark_key
 
 FENCES_MAX: Final = 1000
@@ -37,6 +37,8 @@ class RedisFences:
         self._prefix = prefix
         self._lifetime_ms = b"%d" % round(fence_lifetime_seconds * 1000)
         self._held: dict[bytes, bytes] = {}  # by the watermark's key, the bytes last seen or written: parts, and damage
+        # The last mapping sorted: the relay gives the same one for each node.
+        self._sorted: tuple[Mapping[Key, int], Topology, Mapping[Node, Mapping[bytes, int]]] | None = None
         self._read, self._advance = Script("read"), Script("advance")
 
     async def targets(self) -> Sequence[Node]:
@@ -55,7 +57,7 @@ class RedisFences:
         self, target: FenceTarget, before: Watermark | None, after: Watermark, versions: Mapping[Key, int]
     ) -> bool:
         """Fence keys and move the watermark; see `FenceSink.advance`."""
-        served = await self._served(target, {redis_key(self._prefix, key): versions[key] for key in versions})
+        served = await self._served(target, versions)
         fences = self._fences(served, after)
         expected = self._expected(self._key(target), before)
         while len(fences) > FENCES_MAX:
@@ -67,11 +69,17 @@ class RedisFences:
         last = self._part(target, before, expected) if after == before else encode(self._key(target), after)
         return await self._compare_and_set(target, expected, last, fences)
 
-    async def _served(self, target: FenceTarget, versions: dict[bytes, int]) -> dict[bytes, int]:
+    async def _served(self, target: FenceTarget, versions: Mapping[Key, int]) -> Mapping[bytes, int]:
+        """The versions of the keys that a node serves, by their names."""
         node, topology = Node(target.name, target.slots), await self._connection.topology()
         if node not in topology.nodes:
             raise TierUnavailable(f"L2 node {target.name}: it serves other slots by now")
-        return {name: versions[name] for name in topology.group(versions).get(node, ())}
+        if self._sorted is None or self._sorted[0] is not versions or self._sorted[1] is not topology:
+            named = {redis_key(self._prefix, key): version for key, version in versions.items()}
+            groups = topology.group(named)
+            by_node = {each: {name: named[name] for name in groups[each]} for each in groups}
+            self._sorted = (versions, topology, by_node)
+        return self._sorted[2].get(node, {})
 
     def _fences(self, versions: Mapping[bytes, int], mark: Watermark) -> list[tuple[bytes, bytes]]:
         incarnation, generation = UUID(bytes=mark.incarnation), mark.generation

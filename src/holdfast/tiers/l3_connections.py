@@ -59,13 +59,7 @@ class ConnectionPool:
             Overloaded: too many are waiting.
             TierUnavailable: none came within the timeout, or the server cannot be reached.
         """
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                connection = await self._acquire()
-        except TimeoutError as fault:
-            raise TierUnavailable(
-                f"L3: no connection within {self._timeout_seconds:g} s ({self._size} of {self._size_max} open)"
-            ) from fault
+        connection = self._take_idle() or await self._wait_for_one()
         try:
             yield connection
         except (asyncio.CancelledError, TimeoutError):
@@ -86,7 +80,7 @@ class ConnectionPool:
         self._size -= len(idle)
         await asyncio.gather(*(close_connection(connection) for connection in idle))
 
-    async def _acquire(self) -> asyncpg.Connection[Any]:
+    def _take_idle(self) -> asyncpg.Connection[Any] | None:
         if self._closed:
             raise Closed("L3: the pool is closed")
         while self._idle:
@@ -94,6 +88,18 @@ class ConnectionPool:
             if not connection.is_closed():
                 return connection
             self._size -= 1
+        return None
+
+    async def _wait_for_one(self) -> asyncpg.Connection[Any]:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self._acquire()
+        except TimeoutError as fault:
+            raise TierUnavailable(
+                f"L3: no connection within {self._timeout_seconds:g} s ({self._size} of {self._size_max} open)"
+            ) from fault
+
+    async def _acquire(self) -> asyncpg.Connection[Any]:
         if self._size < self._size_max:
             return await self._open()
         if len(self._waiting) >= self._queue_max:

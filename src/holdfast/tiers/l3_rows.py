@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final
 
 import asyncpg
@@ -26,6 +27,9 @@ CHUNK_ROWS: Final = 1000
 """Rows in one statement; more go in several statements of one transaction."""
 
 
+_key = attrgetter("key")
+
+
 class NoPartition(Exception):
     """A table of history has no partition for this month yet."""
 
@@ -41,7 +45,7 @@ class RowWriter:
         self._statements = statements
 
     def batches(self, writes: Iterable[Write]) -> list[list[Write]]:
-        """Writes in key order, cut where kind or sort of expectation changes, at most `CHUNK_ROWS` each."""
+        """Writes in key order, cut where kind, schema or sort of expectation changes, at most `CHUNK_ROWS` each."""
         return list(_batches(writes, self._kinds))
 
     async def save(self, connection: Any, batches: Sequence[Sequence[Write]]) -> dict[Key, int]:
@@ -51,6 +55,8 @@ class RowWriter:
             Conflict, AppendOnly: earlier batches, and a part of this one, may be written.
             NoPartition: the server refused the statement, and with it the transaction.
         """
+        if len(batches) == 1:
+            return await self._save_batch(connection, batches[0], _columns(batches[0]))
         versions: dict[Key, int] = {}
         sent: asyncio.Task[dict[Key, int]] | None = None
         try:
@@ -80,11 +86,13 @@ class RowWriter:
         return record["drawn"], deleted
 
     async def _save_batch(self, connection: Any, batch: Sequence[Write], columns: list[Any]) -> dict[Key, int]:
-        """Write rows of one kind and one sort of expectation."""
+        """Write rows of one kind, schema and sort of expectation."""
         kind = batch[0].key.kind
         statements = self._statements[kind]
         statement = statements.upsert
-        if batch[0].expected == 0:
+        if len(batch) == 1 and batch[0].expected is None:
+            statement, columns = statements.upsert_one, [columns[0][0], columns[1][0], columns[2]]
+        elif batch[0].expected == 0:
             statement = statements.insert
         elif batch[0].expected is not None:
             if len(batch) > 1:
@@ -118,14 +126,14 @@ class RowWriter:
 
 
 def _batches(writes: Iterable[Write], kinds: Mapping[str, Kind[Any]]) -> Iterable[list[Write]]:
-    def sort(write: Write) -> tuple[str, int]:
-        if kinds[write.key.kind].append_only:
-            return write.key.kind, 0
-        return write.key.kind, 2 if write.expected is None else min(write.expected, 1)
+    def sort(write: Write) -> tuple[str, int, int]:
+        if write.expected is None and not kinds[write.key.kind].append_only:
+            return write.key.kind, write.schema, 2
+        return write.key.kind, write.schema, min(write.expected or 0, 1)
 
     # Text in Python's order is in the order of its UTF-8 bytes, which is the server's.
-    in_order = sorted(writes, key=lambda write: write.key)
-    for (kind, _), group in groupby(in_order, key=sort):
+    in_order = sorted(writes, key=_key)
+    for (kind, _, _), group in groupby(in_order, key=sort):
         rows = list(group)
         if kinds[kind].append_only:
             if refused := next((write for write in rows if write.expected), None):
@@ -137,8 +145,4 @@ def _batches(writes: Iterable[Write], kinds: Mapping[str, Kind[Any]]) -> Iterabl
 
 
 def _columns(batch: Sequence[Write]) -> list[Any]:
-    return [
-        [write.key.id for write in batch],
-        [write.made() for write in batch],
-        [write.schema for write in batch],
-    ]
+    return [[write.key.id for write in batch], [write.made() for write in batch], batch[0].schema]

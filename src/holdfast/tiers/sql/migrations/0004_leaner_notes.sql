@@ -1,0 +1,102 @@
+-- The note of 0003 at a lower price: what an UPDATE erased is kept no more, and what it wrote is read once.
+
+-- As in 0003, but for changed primary keys.
+CREATE OR REPLACE FUNCTION holdfast.note() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    keys_max CONSTANT integer := 5000;
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        INSERT INTO holdfast.outbox (leaf, kind, op, keys, ids, versions)
+        SELECT holdfast.outbox_leaf(clock_timestamp()), TG_ARGV[0],
+               CASE WHEN count(*) > keys_max THEN 'm' ELSE 'd' END,
+               CASE WHEN count(*) > keys_max THEN 1 ELSE count(*) END,
+               CASE WHEN count(*) > keys_max THEN ARRAY[''] ELSE array_agg(id) END,
+               CASE WHEN count(*) > keys_max THEN ARRAY[max(version)] ELSE array_agg(version) END
+        FROM (SELECT id, nextval('holdfast.version_seq') AS version FROM erased LIMIT keys_max + 1) AS gone
+        HAVING count(*) > 0;
+    ELSIF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO holdfast.outbox (leaf, kind, op, keys, ids, versions)
+        VALUES (holdfast.outbox_leaf(clock_timestamp()), TG_ARGV[0], 't', 1, ARRAY[''],
+                ARRAY[nextval('holdfast.version_seq')]);
+    ELSE
+        INSERT INTO holdfast.outbox (leaf, kind, op, keys, ids, versions)
+        SELECT holdfast.outbox_leaf(clock_timestamp()), TG_ARGV[0],
+               CASE WHEN count(*) > keys_max THEN 'm' WHEN TG_OP = 'INSERT' THEN 'i' ELSE 'u' END,
+               CASE WHEN count(*) > keys_max THEN 1 ELSE count(*) END,
+               CASE WHEN count(*) > keys_max THEN ARRAY[''] ELSE array_agg(id) END,
+               CASE WHEN count(*) > keys_max THEN ARRAY[nextval('holdfast.version_seq')] ELSE array_agg(version) END
+        FROM (SELECT id, version FROM written LIMIT keys_max + 1) AS changed
+        HAVING count(*) > 0;
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- An UPDATE that changed a primary key deletes the old one. The number is the lowest that is above the old key's last
+-- version: whatever row takes that key in the same statement has drawn no lower one.
+CREATE FUNCTION holdfast.note_moved() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO holdfast.outbox (leaf, kind, op, keys, ids, versions)
+    VALUES (holdfast.outbox_leaf(clock_timestamp()), TG_ARGV[0], 'd', 1, ARRAY[OLD.id], ARRAY[OLD.version + 1]);
+    RETURN NULL;
+END $$;
+REVOKE EXECUTE ON FUNCTION holdfast.note_moved() FROM PUBLIC;
+
+-- The triggers by which a table tells of its changes. Tables of history refuse every UPDATE, and a trigger of rows would
+-- come down to their partitions by itself.
+CREATE FUNCTION holdfast.note_triggers(kind text)
+    RETURNS TABLE (name text, event text, level text, function regproc, type integer)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'holdfast_note_' || wanted.name, wanted.event, wanted.level, wanted.function, wanted.type
+    FROM (VALUES
+        ('insert', 'INSERT', 'REFERENCING NEW TABLE AS written FOR EACH STATEMENT', 'holdfast.note'::regproc, 4),
+        ('update', 'UPDATE', 'REFERENCING NEW TABLE AS written FOR EACH STATEMENT', 'holdfast.note', 16),
+        ('delete', 'DELETE', 'REFERENCING OLD TABLE AS erased FOR EACH STATEMENT', 'holdfast.note', 8),
+        ('truncate', 'TRUNCATE', 'FOR EACH STATEMENT', 'holdfast.note', 32),
+        ('moved', 'UPDATE', 'FOR EACH ROW WHEN (OLD.id <> NEW.id)', 'holdfast.note_moved', 17)
+    ) AS wanted (name, event, level, function, type)
+    WHERE wanted.name <> 'moved' OR NOT EXISTS (SELECT FROM holdfast.kinds k WHERE k.name = $1 AND append_only)
+$$;
+
+CREATE OR REPLACE FUNCTION holdfast.watch_relation(kind text, relation regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    wanted record;
+BEGIN
+    FOR wanted IN SELECT * FROM holdfast.note_triggers(kind) LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s EXECUTE FUNCTION %s(%L)',
+                       wanted.name, wanted.event, relation, wanted.level, wanted.function, kind);
+        EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', relation, wanted.name);
+    END LOOP;
+END $$;
+
+CREATE OR REPLACE FUNCTION holdfast.unwatched(kind text)
+    RETURNS TABLE (relation regclass, trigger_name text, fault text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT r.relation, wanted.name, CASE
+        WHEN t.oid IS NULL THEN 'is missing'
+        WHEN t.tgenabled = 'D' THEN 'is disabled'
+        WHEN t.tgenabled <> 'A' THEN 'is not enabled always'
+        ELSE 'is not Holdfast''s' END
+    FROM holdfast.relations($1) AS r (relation)
+    CROSS JOIN (SELECT 'holdfast_stamp', NULL::regproc, NULL::integer
+                UNION ALL SELECT name, function, type FROM holdfast.note_triggers($1)) AS wanted (name, function, type)
+    LEFT JOIN pg_trigger AS t ON t.tgrelid = r.relation AND t.tgname = wanted.name
+    WHERE (t.tgenabled = 'A' AND (wanted.type IS NULL OR (
+        t.tgfoid = wanted.function AND t.tgtype = wanted.type
+        AND t.tgargs = convert_to($1, 'UTF8') || '\x00'))) IS NOT TRUE
+    ORDER BY r.relation, wanted.name
+$$;
+
+DO $$
+DECLARE
+    made text;
+BEGIN
+    FOREACH made IN ARRAY ARRAY['note_moved()', 'note_triggers(text)'] LOOP
+        EXECUTE format('ALTER FUNCTION holdfast.%s OWNER TO %s', made, holdfast.keeper());
+    END LOOP;
+END $$;
+
+SELECT holdfast.watch_relation(name, relation) FROM holdfast.kinds, holdfast.relations(name) AS relation
+ORDER BY name, relation;
