@@ -16,7 +16,7 @@ from holdfast.invalidation.fence_map import FenceMap
 from holdfast.invalidation.lease import NEVER, FeedLease
 from holdfast.invalidation.relay import NODE_SCOPE, Relay
 from holdfast.keys import Key
-from holdfast.protocols import Change, Cursor, Poll, Snapshot, Watermark
+from holdfast.protocols import Cursor, Poll, Snapshot, Watermark
 from holdfast.resolution import Resolver
 from holdfast.testing import MemoryCache, MemoryFeed
 from holdfast.testing.memory_cache import Held
@@ -374,8 +374,14 @@ def horizon_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("F4")
 def whole_kind_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    """A change of a whole kind is taken for one of the key without an id."""
-    patch.setattr(Change, "whole_kind", property(lambda self: False))
+    """A change of a whole kind does nothing here."""
+    healthy = ChangeApplier.apply
+
+    def apply(self: ChangeApplier, poll: Poll, began: float) -> None:
+        single = [change for change in poll.changes if not change.whole_kind]
+        healthy(self, msgspec.structs.replace(poll, changes=single), began)
+
+    patch.setattr(ChangeApplier, "apply", apply)
 
 
 # Transactions

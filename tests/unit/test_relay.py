@@ -155,6 +155,7 @@ async def test_a_node_that_is_away_is_told_when_it_is_back(bench: Bench) -> None
     assert (away, first | last) in bench.line.sent
     assert bench.fence(A) == last[A]
     assert bench.relay.restarts == 3
+    assert bench.relay.fault is None
 
 
 async def test_a_node_that_stays_away_does_not_hold_up_the_others(bench: Bench) -> None:

@@ -18,6 +18,7 @@ PARAMETERS: Final = {
     "read": 1,
     "read_locked": 1,
     "upsert": 3,
+    "upsert_one": 3,
     "insert": 3,
     "replace": 4,
     "lock": 1,

@@ -52,7 +52,6 @@ class Relay:
 
     Attributes:
         leading: whether it is.
-        fault: why the last round failed; None: it did not.
         fenced: keys whose fences were sent; a key that is sent again counts again.
         restarts: nodes that had to begin anew.
     """
@@ -63,14 +62,20 @@ class Relay:
         self._clock = clock
         self._marks: dict[str, Watermark] = {}
         self._moved_at: dict[str, float] = {}
-        self._silent_until: dict[str, float] = {}
+        self._silent: dict[str, tuple[float, Exception]] = {}  # nodes left alone: until when, and why
         self._tidied_at = clock.monotonic()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.leading = False
-        self.fault: Exception | None = None
+        self._fault: Exception | None = None
         self.fenced = 0
         self.restarts = 0
+
+    @property
+    def fault(self) -> Exception | None:
+        """Why the last round failed, or else why a node is left alone; None: neither."""
+        now = self._clock.monotonic()
+        return self._fault or next((fault for until, fault in self._silent.values() if until > now), None)
 
     def start(self) -> None:
         """Stand by, or lead, in the background."""
@@ -95,13 +100,13 @@ class Relay:
         while True:
             try:
                 await self._round()
-                self.fault = None
+                self._fault = None
             except Exception as fault:  # noqa: BLE001 - the loop must outlive any fault; `fault` shows it
                 self._note_fault(fault)
-            await self._pause(IDLE_SECONDS if self.leading and self.fault is None else STANDBY_SECONDS)
+            await self._pause(IDLE_SECONDS if self.leading and self._fault is None else STANDBY_SECONDS)
 
     def _note_fault(self, fault: Exception) -> None:
-        self.fault = fault
+        self._fault = fault
         if not isinstance(fault, HoldfastError):
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "holdfast: a round of the relay failed", "exception": fault}
@@ -227,11 +232,10 @@ class Relay:
             self._moved_at[target.name] = self._clock.monotonic()
 
     def _leave_alone(self, target: FenceTarget, fault: Exception) -> None:
-        self.fault = fault
-        self._silent_until[target.name] = self._clock.monotonic() + SILENT_SECONDS
+        self._silent[target.name] = (self._clock.monotonic() + SILENT_SECONDS, fault)
 
     def _is_silent(self, target: FenceTarget) -> bool:
-        return self._silent_until.get(target.name, 0.0) > self._clock.monotonic()
+        return target.name in self._silent and self._silent[target.name][0] > self._clock.monotonic()
 
     async def _tidy(self) -> None:
         if self._tidied_at + TIDY_SECONDS <= self._clock.monotonic():

@@ -51,7 +51,7 @@ class View(Protocol):
         ...
 
 
-class Cached(msgspec.Struct, frozen=True):
+class Cached(msgspec.Struct, frozen=True, gc=False):
     """A hit of L2.
 
     Attributes:
@@ -64,7 +64,7 @@ class Cached(msgspec.Struct, frozen=True):
     age_seconds: float
 
 
-class Absent(msgspec.Struct, frozen=True):
+class Absent(msgspec.Struct, frozen=True, gc=False):
     """A miss of L2: nothing there, a fence, or an entry that does not count under the view.
 
     Attributes:

@@ -12,7 +12,7 @@ from holdfast.keys import Key
 from holdfast.protocols.coherence import Coherence
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One row of L3.
 
     Attributes:

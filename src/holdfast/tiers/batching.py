@@ -42,7 +42,7 @@ class Batcher(Generic[Item]):
         batches_max: int,
         overlap_seconds: float,
         waiting_max: int = WAITING_MAX,
-        wanted: Callable[[Item], bool] = lambda _: True,
+        wanted: Callable[[Item], bool] | None = None,
     ) -> None:
         self._handle = handle
         self._items_max = items_max
@@ -64,7 +64,8 @@ class Batcher(Generic[Item]):
         if len(self._waiting) >= self._waiting_max:
             raise Overloaded(f"{self._waiting_max} calls wait for their batch already; that is the most")
         self._waiting.append(item)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
 
     async def drain(self) -> None:
         """Wait until nothing waits or runs."""
@@ -93,9 +94,10 @@ class Batcher(Generic[Item]):
 
     def _take(self) -> list[Item]:
         batch: list[Item] = []
-        while self._waiting and len(batch) < self._items_max:
-            item = self._waiting.popleft()
-            if self._wanted(item):
+        waiting, wanted = self._waiting, self._wanted
+        while waiting and len(batch) < self._items_max:
+            item = waiting.popleft()
+            if wanted is None or wanted(item):
                 batch.append(item)
         return batch
 

@@ -57,7 +57,7 @@ _GZIP_LEVEL = 1
 _BROKEN = cast("type[Exception]", isal_zlib.error)
 
 
-class WireEntry(msgspec.Struct, frozen=True):
+class WireEntry(msgspec.Struct, frozen=True, gc=False):
     """A decoded entry of L2.
 
     Attributes:
