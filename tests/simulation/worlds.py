@@ -25,7 +25,8 @@ from simulation.themes import THEMES
 AGENTS = 2
 WORLD_SECONDS = 120.0
 """Nothing may keep an agent waiting so long."""
-RECOVERY_SECONDS = 10.0
+RECOVERY_SECONDS = 20.0
+"""A relay whose every call to L3 takes 0.6 s needs about 5 s a round, and two rounds after the one under way."""
 
 
 async def run_world(world: World, theme: str | None = None) -> list[str]:

@@ -71,9 +71,8 @@ class SlowStorage:
         return await self.write(lambda: self._inner.delete(key, expected=expected))
 
     async def open_transaction(self, isolation: Isolation) -> SlowTransaction:
-        """Begin a transaction; see `Storage.open_transaction`."""
-        await self._world.pause(self._most_seconds)
-        return SlowTransaction(await self._inner.open_transaction(isolation), self)
+        """Begin a transaction; see `Storage.open_transaction`. A connection that is new after a crash tells so."""
+        return SlowTransaction(await self.step(lambda: self._inner.open_transaction(isolation)), self)
 
     async def drain(self) -> None:
         """Wait for what takes effect late."""
