@@ -37,7 +37,8 @@ NOTES: Final = """\
 - **Upserts.** 1000 rows a call, all of which exist. The bare table has the same columns, constraints and
   index, no trigger, and gets its JSON ready made. The tier draws versions by trigger and returns them. The
   door also encodes and checks each document and fills L1, while the relay fences L2 on all nodes. Both tables
-  are vacuumed before each round. A single write is one row a statement.
+  are vacuumed before each round. A single write is one row a statement: by the same statement of asyncpg into
+  the managed table, while a server follows the feed, and through the tier.
 - **The change feed.** Two servers in one process; from the return of `put` on one to the first default `get` on the
   other that answers with it, which asks without a pause. These are times, not ratios, so a busy machine shows in them.
 """
