@@ -49,12 +49,8 @@ MUTANTS: Final = {
     "V2-a_delete_draws_no_version": Mutant(
         "note", "nextval('holdfast.version_seq') AS version FROM erased", "version FROM erased", DELETE_OF_ONE
     ),
-    "V2-an_id_left_draws_no_version": Mutant(
-        "note_moved", "OLD.version + 1", "OLD.version", RENAME
-    ),
-    "F1-an_id_left_is_not_told": Mutant(
-        "note_moved", "ARRAY[OLD.id]", "ARRAY[NEW.id]", RENAME
-    ),
+    "V2-an_id_left_draws_no_version": Mutant("note_moved", "OLD.version + 1", "OLD.version", RENAME),
+    "F1-an_id_left_is_not_told": Mutant("note_moved", "ARRAY[OLD.id]", "ARRAY[NEW.id]", RENAME),
     "F1-an_update_is_not_told": Mutant("note", "FROM written", "FROM written WHERE false", UPDATE_OF_ONE),
     "F1-an_upsert_is_told_by_its_insert_only": Mutant(
         "note",

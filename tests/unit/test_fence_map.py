@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import msgspec
+
 from holdfast.invalidation.fence_map import FenceMap
 from holdfast.keys import Key
 from holdfast.protocols import ANY_VERSION, Coherence, Cursor, Snapshot, Watermark
@@ -94,6 +96,15 @@ def test_another_incarnation_is_not_trusted() -> None:
     assert not found.trusts(mark(10, known=6))
     found.learn(Coherence(L3.incarnation, {"all": 6}))
     assert found.trusts(mark(10, known=6))
+
+
+def test_a_mark_of_another_start_of_l3_is_not_trusted() -> None:
+    """Older files may have been put in place meanwhile, and their snapshots are no part of the line."""
+    found = FenceMap(L3)
+    found.advance(Cursor(L3, snapshot(10), ("second start",)), 0.0)
+    marked = msgspec.structs.replace(mark(10), anchor=("first start",))
+    assert not found.trusts(marked)
+    assert found.trusts(msgspec.structs.replace(marked, anchor=("second start",)))
 
 
 def test_older_generations_are_not_taken_back() -> None:

@@ -1,0 +1,70 @@
+"""Mechanisms that few seeded worlds need: with one switched off, the test of its rule fails."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from fix_l2 import MemoryHarness
+from holdfast.testing import MemoryStorage
+from holdfast.testing.conformance import FenceSinkSuite, SharedCacheSuite
+from holdfast.testing.door import connect_flows
+from simulation.mutants import MUTANTS
+from simulation.test_worlds import CAUGHT_IN
+from unit import test_fence_map, test_memory_feed, test_relay, test_transactions
+
+CAUGHT_BY: Final[dict[str, Callable[..., Any]]] = {
+    "R1-C3-own_writes_are_not_noted": (
+        test_relay.test_before_the_fence_arrives_the_writer_does_not_believe_the_old_value
+    ),
+    "C2-plain_set": SharedCacheSuite.check_an_older_version_never_replaces_a_newer_one,
+    "C2-no_age_check": SharedCacheSuite.check_a_fill_that_comes_minutes_late_is_refused,
+    "C2-C3-fill_under_an_older_generation": (
+        SharedCacheSuite.check_a_fill_under_an_older_generation_of_the_node_is_refused
+    ),
+    "C3-fence_that_lowers": FenceSinkSuite.check_a_fence_never_lowers,
+    "C3-advance_without_compare": test_relay.test_an_old_relay_that_goes_on_does_no_harm,
+    "C3-generation_before_its_snapshot": test_relay.test_nodes_begin_with_a_generation_drawn_after_their_snapshot,
+    "C3-F1-relay_goes_on_over_a_start": test_relay.test_after_a_restart_of_l3_nodes_begin_anew,
+    "C3-mark_of_another_start_is_believed": test_fence_map.test_a_mark_of_another_start_of_l3_is_not_trusted,
+    "F1-anchor_is_not_checked": test_memory_feed.test_a_restored_copy_is_caught_by_the_anchor,
+    "F3-horizon_is_ignored": test_memory_feed.test_a_cursor_older_than_the_outbox_is_not_continued,
+    "S1-transaction_does_not_wait": test_transactions.test_what_others_wrote_inside_it_is_known_when_it_returns,
+    "S1-transaction_is_not_held": test_transactions.test_a_feed_that_cannot_be_read_costs_the_cache_not_the_truth,
+}
+
+
+async def run(test: Callable[..., Any]) -> None:
+    """Run a test with what it asks for."""
+    async with contextlib.AsyncExitStack() as stack:
+        given: dict[str, object] = {}
+        for name in inspect.signature(test).parameters:
+            if name == "self":
+                suite = SharedCacheSuite if hasattr(SharedCacheSuite, test.__name__) else FenceSinkSuite
+                given[name] = suite(MemoryHarness())
+            elif name == "bench":
+                given[name] = await test_relay.begun()
+            elif name == "l3":
+                given[name] = MemoryStorage()
+            else:
+                given[name] = await stack.enter_async_context(connect_flows(l3=MemoryStorage()))
+        if (running := test(**given)) is not None:
+            await running
+
+
+@pytest.mark.parametrize("name", CAUGHT_BY)
+async def test_the_test_passes_and_its_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same test, with the mechanism and without."""
+    await run(CAUGHT_BY[name])
+    MUTANTS[name](monkeypatch)
+    with pytest.raises(AssertionError):
+        await run(CAUGHT_BY[name])
+
+
+def test_no_mutant_is_left_out() -> None:
+    """Worlds or a test of its own catch each."""
+    assert CAUGHT_BY.keys() | CAUGHT_IN.keys() == MUTANTS.keys()
