@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 
 from fix_l2 import MemoryHarness
+from fix_relay import begun
 from holdfast.testing import MemoryStorage
 from holdfast.testing.conformance import FenceSinkSuite, SharedCacheSuite
 from holdfast.testing.door import connect_flows
@@ -47,7 +48,7 @@ async def run(test: Callable[..., Any]) -> None:
                 suite = SharedCacheSuite if hasattr(SharedCacheSuite, test.__name__) else FenceSinkSuite
                 given[name] = suite(MemoryHarness())
             elif name == "bench":
-                given[name] = await test_relay.begun()
+                given[name] = await begun()
             elif name == "l3":
                 given[name] = MemoryStorage()
             else:
