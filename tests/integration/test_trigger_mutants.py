@@ -21,6 +21,8 @@ DELETE_OF_ONE = """DELETE FROM holdfast."User" WHERE id = 'b0001'"""
 RENAME = """UPDATE holdfast."User" SET id = 'c' WHERE id = 'b0001'"""
 UPDATE = """UPDATE holdfast."User" SET document = '[]'"""
 DELETE = """DELETE FROM holdfast."User" """
+MOVES = """BEGIN; UPDATE holdfast."User" SET id = 'c' || id WHERE id <= 'b3000';
+    UPDATE holdfast."User" SET id = 'c' || id WHERE id BETWEEN 'b3001' AND 'b6000'; COMMIT"""
 DRAW = "NEW.version := pg_catalog.nextval('holdfast.version_seq'::pg_catalog.regclass);"
 Sql = Any  # asyncpg.Connection cannot be subscripted at run time
 
@@ -61,6 +63,7 @@ MUTANTS: Final = {
     ),
     "F4-only_so_many_keys_are_told": Mutant("note", "LIMIT keys_max + 1", "LIMIT keys_max", UPDATE),
     "F4-only_so_many_deleted_keys_are_told": Mutant("note", "LIMIT keys_max + 1", "LIMIT keys_max", DELETE),
+    "F4-only_so_many_moved_keys_are_told": Mutant("note_moved", "moved > keys_max + 1", "moved > keys_max", MOVES),
 }
 
 

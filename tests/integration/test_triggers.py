@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -124,6 +125,40 @@ async def test_a_primary_key_left_and_taken_in_one_statement(sql: Sql, reader: R
     news = await reader.news()
     assert news[:3] == [("bot", "k3", True), ("bot", "k2", True), ("bot", "k1", True)]
     assert sorted(news[3:]) == [("bot", "k2", False), ("bot", "k3", False), ("bot", "k4", False)]
+
+
+def move(first: int, last: int, table: str = '"User"') -> str:
+    """A statement that changes the primary keys with these numbers."""
+    return f"UPDATE holdfast.{table} SET id = 'x' || id WHERE substr(id, 1, 5) BETWEEN 'k{first:04}' AND 'k{last:04}'; "  # noqa: S608
+
+
+@pytest.mark.parametrize(
+    ("statements", "left", "whole"),
+    [
+        ([move(1, 5000)], {"bot": 5000}, 0),
+        ([move(1, 5001)], {"bot": 5000}, 2),  # once for the keys left, once by the statement for the keys taken
+        (["BEGIN;", move(1, 3000), move(3001, 6000), move(6001, 9000), "COMMIT"], {"bot": 5000}, 1),
+        (["BEGIN;", move(1, 4000), "COMMIT;", move(4001, 8000)], {"bot": 8000}, 0),
+        (["BEGIN;", move(1, 4000), move(1, 4000, '"Teams"'), "COMMIT"], {"bot": 4000, "team": 4000}, 0),
+        (
+            ["BEGIN;", move(1, 3000), "SAVEPOINT s;", move(3001, 6000), "ROLLBACK TO s;", move(4001, 6000), "COMMIT"],
+            {"bot": 5000},
+            0,
+        ),
+    ],
+)
+async def test_too_many_changed_primary_keys_tell_the_whole_kind(
+    sql: Sql, reader: Reader, statements: list[str], left: dict[str, int], whole: int
+) -> None:
+    """Once a transaction and kind; what a savepoint undid, and what was moved before, does not count."""
+    for table in ("User", "Teams"):
+        await sql.execute(f"""INSERT INTO holdfast."{table}" (id, document)
+            SELECT 'k' || lpad(number::text, 4, '0'), '{{}}' FROM generate_series(1, 9000) number""")  # noqa: S608
+    await reader.poll()
+    await sql.execute("".join(statements))
+    changes = (await reader.poll()).changes
+    assert Counter(change.key.kind for change in changes if change.deleted) == left
+    assert [change.key.kind for change in changes if change.whole_kind] == ["bot"] * whole
 
 
 async def test_an_upsert(sql: Sql, reader: Reader) -> None:

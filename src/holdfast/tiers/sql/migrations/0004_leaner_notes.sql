@@ -33,12 +33,29 @@ BEGIN
 END $$;
 
 -- An UPDATE that changed a primary key deletes the old one. The number is the lowest that is above the old key's last
--- version: whatever row takes that key in the same statement has drawn no lower one.
+-- version: whatever row takes that key in the same statement has drawn no lower one. F4: a transaction tells 5000 such
+-- keys of a kind apart, then once that it may be any. Their count is a setting of the transaction: what undoes the notes
+-- undoes it too.
 CREATE FUNCTION holdfast.note_moved() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    keys_max CONSTANT integer := 5000;
+    counter CONSTANT text := 'holdfast.moved_' || TG_ARGV[0];
+    -- Never set in this session it is NULL; after a transaction that set it, it is empty.
+    moved CONSTANT integer := coalesce(nullif(current_setting(counter, true), '')::integer, 0) + 1;
 BEGIN
-    INSERT INTO holdfast.outbox (leaf, kind, op, keys, ids, versions)
-    VALUES (holdfast.outbox_leaf(clock_timestamp()), TG_ARGV[0], 'd', 1, ARRAY[OLD.id], ARRAY[OLD.version + 1]);
+    IF moved > keys_max + 1 THEN
+        RETURN NULL;
+    END IF;
+    PERFORM set_config(counter, moved::text, true);
+    IF moved > keys_max THEN
+        INSERT INTO holdfast.outbox (leaf, kind, op, keys, ids, versions)
+        VALUES (holdfast.outbox_leaf(clock_timestamp()), TG_ARGV[0], 'm', 1, ARRAY[''],
+                ARRAY[nextval('holdfast.version_seq')]);
+    ELSE
+        INSERT INTO holdfast.outbox (leaf, kind, op, keys, ids, versions)
+        VALUES (holdfast.outbox_leaf(clock_timestamp()), TG_ARGV[0], 'd', 1, ARRAY[OLD.id], ARRAY[OLD.version + 1]);
+    END IF;
     RETURN NULL;
 END $$;
 REVOKE EXECUTE ON FUNCTION holdfast.note_moved() FROM PUBLIC;
