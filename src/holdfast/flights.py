@@ -32,6 +32,7 @@ class Flight:
     """One load of one key.
 
     Attributes:
+        began: monotonic seconds.
         future: settled once with `Resolved` or an error.
         ticket: of L1, taken before anything was read.
         absent: L2's miss; None when L2 was not asked, and then nothing is filled there.
@@ -41,10 +42,11 @@ class Flight:
         looks: how often it asked L2 again meanwhile.
     """
 
-    __slots__ = ("absent", "coherence", "future", "key", "known", "lease_until", "looks", "ticket")
+    __slots__ = ("absent", "began", "coherence", "future", "key", "known", "lease_until", "looks", "ticket")
 
-    def __init__(self, key: Key, future: asyncio.Future[Resolved], ticket: int) -> None:
+    def __init__(self, key: Key, future: asyncio.Future[Resolved], ticket: int, began: float) -> None:
         self.key = key
+        self.began = began
         self.future = future
         self.ticket = ticket
         self.absent: Absent | None = None

@@ -38,6 +38,8 @@ from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed import PostgresFeed
 from holdfast.tiers.l3_postgres import PostgresStorage
 
+POLL_SECONDS_MAX = 5.0
+
 logger = logging.getLogger("holdfast")
 
 
@@ -186,8 +188,13 @@ def connector(settings: Settings) -> PostgresConnector:
 
 
 def change_source(settings: Settings) -> PostgresFeed:
-    """A reader of L3's change feed, with a connection of its own; nothing is opened yet."""
-    return PostgresFeed(connector(settings), poll_timeout_seconds=max(0.5, 2 * settings.staleness_bound_seconds))
+    """A reader of L3's change feed, with a connection of its own; nothing is opened yet.
+
+    A connection that stands still is given up before long, however long the bound: a new one may do better.
+    """
+    return PostgresFeed(
+        connector(settings), poll_timeout_seconds=min(max(0.5, 2 * settings.staleness_bound_seconds), POLL_SECONDS_MAX)
+    )
 
 
 def connection_pool(settings: Settings) -> ConnectionPool:

@@ -15,7 +15,7 @@ from holdfast.entry import Consistency, Tier
 from holdfast.errors import StaleUnavailable, TierError
 from holdfast.flights import Resolved
 from holdfast.invalidation.change_feed import ChangeFeed
-from holdfast.invalidation.lease import FeedLease
+from holdfast.invalidation.lease import NEVER, FeedLease
 from holdfast.keys import Key
 from holdfast.resolution import Resolver
 from holdfast.tiers.l1_local import Shelf
@@ -119,7 +119,9 @@ class Reader:
         if held is None or consistency is Consistency.STRONG:
             raise fault
         allowed = self._max_stale[key.kind] if max_stale is None else max_stale
-        age = self._clock.monotonic() - self._lease.renewed_at
+        # For an untrusted kind the feed does not speak; and a value may be younger than what the feed told last.
+        heard = NEVER if key.kind in self._lease.untrusted else self._lease.renewed_at
+        age = self._clock.monotonic() - max(heard, held.read_at)
         if age > allowed:
             raise StaleUnavailable(
                 f"{key}: L3 cannot be asked, and what L1 holds was last known to be current {age:.3g} s ago; "

@@ -108,10 +108,12 @@ class Resolver:
             Overloaded: too many flights wait already.
         """
         self.check_open()
+        now = self._clock.monotonic()
+        trusted = self._lease.valid(key.kind, now)
         flight = self._flights.find(key)
-        if flight is None:
+        # While the feed is not heard no change detaches a flight: an old one may bring too old a value.
+        if flight is None or (not trusted and flight.began < now - self._lease.bound(key.kind)):
             flight = self._new_flight(key)
-            trusted = self._lease.valid(key.kind, self._clock.monotonic())
             batcher = self._l2_batcher if trusted else self._l3_batcher
             batcher.add(flight)
             self._flights.offer(flight)  # not before: one that was refused would be waited for in vain
@@ -156,7 +158,7 @@ class Resolver:
 
     def _new_flight(self, key: Key) -> Flight:
         future: asyncio.Future[Resolved] = asyncio.get_running_loop().create_future()
-        return Flight(key, future, self._caches[key.kind].ticket())
+        return Flight(key, future, self._caches[key.kind].ticket(), self._clock.monotonic())
 
     async def _ask_l2(self, flights: list[Flight]) -> None:
         try:

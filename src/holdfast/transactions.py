@@ -178,6 +178,7 @@ class Transactions:
         transaction = Transaction(storage, self._kinds, decode=self._resolver.decode, limits=self._writer.limits)
         try:
             yield transaction
+            self._resolver.check_open()  # once more: a commit that is refused must be rolled back
         except BaseException as fault:
             await asyncio.shield(asyncio.ensure_future(storage.rollback()))
             understood = storage.understood(fault) if isinstance(fault, Exception) else fault

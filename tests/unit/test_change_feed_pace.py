@@ -12,6 +12,7 @@ from fix_loop import settle
 from fix_races import until
 from holdfast.clock import SystemClock
 from holdfast.errors import TierUnavailable
+from holdfast.invalidation import change_feed
 from holdfast.invalidation.change_feed import PAUSE_SECONDS_MAX, START_ATTEMPTS, UNANNOUNCED_SECONDS, ChangeFeed
 from holdfast.keys import Key
 from holdfast.protocols import Change, Coherence, Cursor, Poll, Snapshot
@@ -189,6 +190,17 @@ async def test_readers_wait_for_the_bound_at_most() -> None:
     await until(failed)
     bench.source.held = asyncio.Event()
     assert not await bench.feed.refresh()
+    await bench.feed.stop()
+
+
+async def test_under_a_long_bound_readers_do_not_wait_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L3 answers while the feed's connection stands still."""
+    monkeypatch.setattr(change_feed, "REFRESH_SECONDS_MAX", 0.01)
+    bench = Bench(bound_seconds=60.0)
+    await bench.start()
+    bench.source.held = asyncio.Event()
+    async with asyncio.timeout(5):
+        assert not await bench.feed.refresh()
     await bench.feed.stop()
 
 

@@ -137,3 +137,16 @@ def test_a_reset_forgets_all_and_trusts_nobody() -> None:
     found.reset(after)
     assert not found.trusts(mark(100, incarnation=after.incarnation))
     assert found.fenced(KEY) == 0
+
+
+def test_an_unknown_version_is_remembered_for_the_window_and_no_longer() -> None:
+    """However often the key is written meanwhile: a hot key must not stay out of L2."""
+    found = advanced((0.0, 10))
+    found.note(KEY, ANY_VERSION, 5.0)
+    for second in range(10, 70, 10):
+        found.note(KEY, second, float(second))
+        found.advance(Cursor(L3, snapshot(10 + second)), float(second))
+        assert found.fenced(KEY) == ANY_VERSION
+    found.note(KEY, 70, 70.0)
+    found.advance(Cursor(L3, snapshot(90)), 75.0)
+    assert found.fenced(KEY) == 70

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from fix_loop import settle
 from holdfast import Bot, Consistency, StaleUnavailable, Swarm, Tier, TierUnavailable
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.testing import ManualClock, MemoryFeed, MemoryStorage
 from holdfast.testing.door import connect_flows
+from holdfast.testing.pauses import PausingStorage
 
 ADA, EVE = Bot(name="Ada"), Bot(name="Eve")
 PAST_THE_BOUND = 0.3
@@ -125,6 +127,55 @@ async def test_an_untrusted_kind_is_read_from_l3_each_time(l3: MemoryStorage) ->
         assert flows.store.bots.peek("b1") is None
         assert flows.store.swarms.peek("s1") == Swarm(goal="x")
         assert flows.counters.l2.round_trips == 0
+
+
+@pytest.mark.parametrize("untrusted", [True, False])
+async def test_no_reader_joins_a_load_older_than_the_bound(
+    l3: MemoryStorage, clock: ManualClock, source: MemoryFeed, *, untrusted: bool
+) -> None:
+    """While the feed does not speak for a kind, no change detaches its flights; within the bound they are shared."""
+    pausing = PausingStorage(l3)
+    reasons = {"bot": "its trigger is disabled"} if untrusted else {}
+    async with connect_flows(l3=pausing, feed=source, clock=clock, untrusted=reasons) as flows:
+        await l3.raw_put(Key("bot", "b1"), b'{"name":"Ada"}')
+        source.fail = True
+        await flows.feed.refresh()
+        clock.advance(PAST_THE_BOUND)
+        pause = pausing.pause_next_load()
+        first, second = (asyncio.ensure_future(flows.store.bots.get("b1")) for _ in range(2))
+        await pause.reached.wait()
+        await l3.raw_put(Key("bot", "b1"), b'{"name":"Eve"}')
+        clock.advance(PAST_THE_BOUND)
+        third = asyncio.ensure_future(flows.store.bots.get("b1"))
+        await settle()
+        pause.release()
+        assert [await each for each in (first, second, third)] == [ADA, ADA, EVE]
+        assert len([keys for keys in l3.loads if keys]) == 2
+
+
+async def test_the_age_of_an_untrusted_kind_is_that_of_its_read(l3: MemoryStorage, clock: ManualClock) -> None:
+    """A feed that is well says nothing of it."""
+    async with connect_flows(l3=l3, clock=clock, untrusted={"bot": "its trigger is disabled"}) as flows:
+        await flows.store.bots.put("b1", ADA)
+        clock.advance(100.0)
+        assert await flows.feed.refresh()
+        l3.away = True
+        with pytest.raises(StaleUnavailable, match="100 s ago"):
+            await flows.store.bots.get("b1", max_stale=1.0)
+        assert await flows.store.bots.get("b1", max_stale=101.0) == ADA
+
+
+async def test_what_was_read_after_the_feed_fell_silent_is_as_young_as_its_read(
+    flows: Flows, l3: MemoryStorage, clock: ManualClock, source: MemoryFeed
+) -> None:
+    """`max_stale` counts from when the value was last known to be current, however that was known."""
+    source.fail = True
+    await flows.feed.refresh()
+    clock.advance(50.0)
+    assert await flows.store.bots.get("b1") == ADA
+    clock.advance(1.0)
+    l3.away = True
+    assert await flows.store.bots.get("b1", max_stale=2.0) == ADA
 
 
 async def test_a_strong_read_of_what_l1_has_moves_no_document(flows: Flows, l3: MemoryStorage) -> None:

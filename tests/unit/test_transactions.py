@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from holdfast import Bot, Conflict, Isolation, NotFound, OutcomeUnknown, SerializationFailure, SettingsError, Team
+from holdfast.errors import Closed
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.testing import MemoryStorage
@@ -189,6 +190,27 @@ async def test_a_cancelled_block_is_rolled_back(flows: Flows) -> None:
     await asyncio.wait([task])
     await flows.store.bots.put("b1", EVE)
     assert await flows.store.bots.get("b1") == EVE
+
+
+async def test_a_block_that_outlives_its_store_is_rolled_back(l3: MemoryStorage) -> None:
+    """Nobody waits for its rows afterwards, and the end of the block says why nothing took effect."""
+    inside, closed = asyncio.Event(), asyncio.Event()
+
+    async def hold(flows: Flows) -> None:
+        async with flows.store.transaction() as tx:
+            await tx.bots.put("b1", ADA)
+            inside.set()
+            await closed.wait()
+
+    async with connect_flows(l3=l3) as flows:
+        task = asyncio.get_running_loop().create_task(hold(flows))
+        await inside.wait()
+    closed.set()
+    with pytest.raises(Closed):
+        await task
+    async with connect_flows(l3=l3) as flows, asyncio.timeout(5):
+        await flows.store.bots.put("b1", EVE)
+        assert await flows.store.bots.get("b1") == EVE
 
 
 async def test_a_transaction_that_only_reads_waits_for_no_feed(flows: Flows) -> None:

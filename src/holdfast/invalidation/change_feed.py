@@ -22,6 +22,8 @@ GAP_SECONDS: Final = 0.002
 RETRY_SECONDS: Final = 0.05
 START_ATTEMPTS: Final = 5
 PAUSE_SECONDS_MAX: Final = 5.0
+REFRESH_SECONDS_MAX: Final = 0.5
+"""How long readers wait for a poll that does not end, before they ask L3 themselves."""
 """Between two polls at most, however long the bound: the server ends a session that is idle for twice as long."""
 
 
@@ -106,9 +108,9 @@ class ChangeFeed:
         self._listeners.append(listener)
 
     async def refresh(self) -> bool:
-        """Wait for a poll that begins after this call, at most for the bound; says whether it succeeded.
+        """Wait for a poll that begins after this call; says whether it succeeded.
 
-        While polls fail nobody is kept waiting.
+        Nobody waits for longer than the bound and half a second, and not at all while polls fail.
         """
         if self.fault is not None or self._task is None:
             return False
@@ -116,7 +118,7 @@ class ChangeFeed:
             self._waiting = asyncio.get_running_loop().create_future()
         self._wake.set()
         try:
-            async with asyncio.timeout(self._bound_seconds):
+            async with asyncio.timeout(min(self._bound_seconds, REFRESH_SECONDS_MAX)):
                 return await asyncio.shield(self._waiting)
         except TimeoutError:
             return False

@@ -7,6 +7,7 @@ not told is in the map. Keys this server wrote itself are noted at once, before 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 
 from holdfast.keys import Key
@@ -15,6 +16,7 @@ from holdfast.protocols import ANY_VERSION, Coherence, Cursor, Snapshot, Waterma
 WINDOW_SECONDS = 60.0
 KEYS_MAX = 100_000
 _STEP_SECONDS = 1.0
+_NOTHING = (0.0, 0, None)
 
 
 class FenceMap:
@@ -37,7 +39,9 @@ class FenceMap:
         self._later: deque[tuple[float, Snapshot]] = (
             deque()
         )  # snapshots the map may start from next, by their poll's begin
-        self._keys: OrderedDict[Key, tuple[float, int]] = OrderedDict()
+        # By key: when it was noted last, its highest version, and when an unknown one (ANY_VERSION) was noted last.
+        self._keys: OrderedDict[Key, tuple[float, int, float | None]] = OrderedDict()
+        self._began = -math.inf  # when the poll of the start began
         self._kinds: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -77,8 +81,12 @@ class FenceMap:
 
     def note(self, key: Key, version: int, now: float) -> None:
         """A change of a key is known: an answer must have at least this version."""
-        noted = self._keys.pop(key, None)
-        self._keys[key] = (now, version if noted is None or noted[1] < version else noted[1])
+        _, known, unknown_at = self._keys.pop(key, _NOTHING)
+        if version == ANY_VERSION:
+            unknown_at = now
+        elif version > known:
+            known = version
+        self._keys[key] = (now, known, unknown_at)
 
     def note_kind(self, kind: str, now: float) -> None:
         """Any number of a kind's keys changed: L2 answers for none of them while the map remembers."""
@@ -103,7 +111,9 @@ class FenceMap:
         if self._kinds and key.kind in self._kinds:
             return ANY_VERSION
         noted = self._keys.get(key)
-        return 0 if noted is None else noted[1]
+        if noted is None:
+            return 0
+        return ANY_VERSION if noted[2] is not None and noted[2] >= self._began else noted[1]
 
     def _forget_before(self, moment: float) -> None:
         while self._later and self._later[0][0] <= moment:
@@ -111,7 +121,7 @@ class FenceMap:
 
     def _start_at(self, began: float, snapshot: Snapshot) -> None:
         """Start later: what was noted before a poll began is seen by its snapshot."""
-        self._start = snapshot
+        self._start, self._began = snapshot, began
         while self._keys and next(iter(self._keys.values()))[0] < began:
             self._keys.popitem(last=False)
         self._kinds = {kind: noted for kind, noted in self._kinds.items() if noted >= began}

@@ -12,8 +12,8 @@ generation drawn then, so that every entry which counts was read after the snaps
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Final, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -43,6 +43,7 @@ TIDY_SECONDS: Final = 30.0
 GAP_SECONDS: Final = 0.025
 """Between rounds. Readers judge L2 by what they know themselves, so that fences need no hurry, and a key that changes
 often is fenced once a round."""
+Known = TypeVar("Known")
 NODE_SCOPE: Final = "l2"
 """Generations of nodes are drawn in this scope, which no kind belongs to."""
 
@@ -123,7 +124,8 @@ class Relay:
 
     async def _round(self) -> None:
         """Bring every node that answers up to now."""
-        led, self.leading = self.leading, await self._source.lead()
+        led, self.leading = self.leading, False  # not while that is being asked, which may fail
+        self.leading = await self._source.lead()
         if not self.leading:
             return
         if not led:
@@ -135,7 +137,11 @@ class Relay:
         for start, group in self._by_start(awake):
             await self._bring(start, group)
         names = {target.name for target in targets}
-        self._marks = {name: mark for name, mark in self._marks.items() if name in names}
+        self._marks, self._moved_at, self._silent = (
+            _only(names, self._marks),
+            _only(names, self._moved_at),
+            _only(names, self._silent),
+        )
         await self._tidy()
 
     async def _learn(self, target: FenceTarget) -> None:
@@ -241,6 +247,11 @@ class Relay:
         if self._tidied_at + TIDY_SECONDS <= self._clock.monotonic():
             self._tidied_at = self._clock.monotonic()
             await self._source.tidy()
+
+
+def _only(names: Container[str], known: dict[str, Known]) -> dict[str, Known]:
+    """What is known of these nodes; addresses may change for ever."""
+    return {name: each for name, each in known.items() if name in names}
 
 
 def _gathered(changes: Iterable[Change]) -> tuple[set[str], dict[Key, int]]:

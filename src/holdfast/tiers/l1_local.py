@@ -177,7 +177,8 @@ class LocalCache:
             known = version
         self._fences[key] = (self._arrival, max(known, version), known)
         if len(self._fences) > self._fences_max:
-            _, (self._forgotten, _, _) = self._fences.popitem(last=False)
+            _, (arrival, _, _) = self._fences.popitem(last=False)
+            self._forgotten = max(self._forgotten, arrival)  # more may have been forgotten since, by a flush
 
     def fill(self, key: Key, value: Any, version: int, *, ticket: int, read_at: float, ttl_seconds: float) -> bool:
         """Hold a value read from L2 or L3, unless the rules refuse it; says whether it is held now.

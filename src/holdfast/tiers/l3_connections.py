@@ -20,7 +20,7 @@ from typing import Any
 import asyncpg
 from asyncpg.exceptions import InternalClientError
 
-from holdfast.errors import Closed, Overloaded, TierUnavailable
+from holdfast.errors import Closed, OutcomeUnknown, Overloaded, TierUnavailable
 
 Opener = Callable[[], Awaitable["asyncpg.Connection[Any]"]]
 Greeting = Callable[["asyncpg.Connection[Any]"], Awaitable[None]]
@@ -62,7 +62,7 @@ class ConnectionPool:
         connection = self._take_idle() or await self._wait_for_one()
         try:
             yield connection
-        except (asyncio.CancelledError, TimeoutError):
+        except (asyncio.CancelledError, TimeoutError, TierUnavailable, OutcomeUnknown):
             # The statement given up may still be running, even beginning a transaction: nobody may inherit that.
             connection.terminate()
             raise
@@ -85,8 +85,9 @@ class ConnectionPool:
             raise Closed("L3: the pool is closed")
         while self._idle:
             connection = self._idle.pop()
-            if not connection.is_closed():
+            if not connection.is_closed() and not connection.is_in_transaction():
                 return connection
+            connection.terminate()
             self._size -= 1
         return None
 

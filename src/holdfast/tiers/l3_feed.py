@@ -23,7 +23,7 @@ from holdfast.tiers.l3_connect import FEED_SESSION, PostgresConnector
 from holdfast.tiers.l3_connections import close_connection
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed_answers import answer, is_of_start, question, read_coherence, went_back
-from holdfast.tiers.l3_statements import COHERENCE
+from holdfast.tiers.l3_statements import COHERENCE, ENSURE_INCARNATION
 
 CONNECT_SECONDS: Final = 5.0
 """To connect, and the first call on a connection, take many round trips; where each is long, a poll's time is short."""
@@ -77,7 +77,7 @@ class PostgresFeed:
         async with self._talking(f"raising the generation of {scope}") as session:
             await session.connection.execute(sql.RAISE_GENERATION, scope)
             while (record := await session.connection.fetchrow(COHERENCE)) is None:
-                await session.connection.execute(sql.ENSURE_INCARNATION)
+                await session.connection.execute(ENSURE_INCARNATION)
             return read_coherence(record["id"], record["document"])
 
     async def tidy(self) -> None:
@@ -211,7 +211,7 @@ class _Session:
         statement, arguments = question(cursor, self.start, announce=announce, newest=self._last is None)
         records = await self.connection.fetch(statement, *arguments)
         while not records or records[0]["seq"] != sql.IDENTITY_SEQ:  # emptied by a crash, or not of this database
-            await self.connection.execute(sql.ENSURE_INCARNATION)
+            await self.connection.execute(ENSURE_INCARNATION)
             records = await self.connection.fetch(statement, *arguments)
         poll = answer(cursor, self.start, records)
         self._last = poll.cursor

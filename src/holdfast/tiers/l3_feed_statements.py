@@ -23,10 +23,6 @@ IDENTITY_SEQ: Final = -1
 # Of a row that came with a dump the origin is another table.
 _IDENTITY: Final = "holdfast.incarnation i WHERE origin = i.tableoid"
 
-ENSURE_INCARNATION: Final = """
-INSERT INTO holdfast.incarnation AS i DEFAULT VALUES
-ON CONFLICT (one) DO UPDATE SET id = EXCLUDED.id, origin = EXCLUDED.origin WHERE i.origin <> i.tableoid"""
-
 SERVER: Final = """
 SELECT pg_is_in_recovery() AS standby,
        (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8::text AS start"""

@@ -96,8 +96,12 @@ class PostgresStorage:
                     return await self._rows.save(connection, batches)
         async with self._pool.connection() as connection:
             transaction = connection.transaction()
-            with mapped(_words(writes)):
-                await transaction.start()
+            try:
+                with mapped(_words(writes)):
+                    await transaction.start()
+            except BaseException:
+                connection.terminate()  # BEGIN may be done though its answer never came: nobody may inherit that
+                raise
             try:
                 with mapped(_words(writes)):
                     versions = await self._rows.save(connection, batches)
@@ -137,8 +141,13 @@ class PostgresStorage:
     async def _ask_identity(self, connection: Any) -> None:
         """Ask a new connection which L3 it leads to. A crash empties the row; whoever comes first draws a new one."""
         with mapped("asking which L3 this is"):
-            while not (records := await connection.fetch(l3_statements.COHERENCE)):
-                await connection.execute(l3_statements.ENSURE_INCARNATION)
+            try:
+                while not (records := await connection.fetch(l3_statements.COHERENCE)):
+                    await connection.execute(l3_statements.ENSURE_INCARNATION)
+            except asyncpg.UndefinedColumnError as fault:  # a database of before migration 3
+                raise StorageNotReady(
+                    f"L3: its schema is older than this version ({fault}); run `holdfast migrate`"
+                ) from fault
         self._read_coherence(records[0])
 
     def _read_coherence(self, record: asyncpg.Record) -> Coherence:

@@ -15,9 +15,12 @@ COHERENCE = """
 SELECT (-1)::int2 AS kind, i.id::text AS id, 0::int8 AS version, 0::int8 AS birth, 0::int2 AS schema,
        coalesce((SELECT json_object_agg(scope, generation ORDER BY scope) FROM holdfast.generations), '{}') AS
        document
-FROM holdfast.incarnation i"""
+FROM holdfast.incarnation i WHERE i.origin = i.tableoid"""
 
-ENSURE_INCARNATION = "INSERT INTO holdfast.incarnation DEFAULT VALUES ON CONFLICT DO NOTHING"
+# A crash empties the table, and a dump holds the row of another one.
+ENSURE_INCARNATION = """
+INSERT INTO holdfast.incarnation AS i DEFAULT VALUES
+ON CONFLICT (one) DO UPDATE SET id = EXCLUDED.id, origin = EXCLUDED.origin WHERE i.origin <> i.tableoid"""
 ENSURE_MONTH = "SELECT holdfast.ensure_month($1, now())"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -21,6 +22,10 @@ PLANS: Final = "SET LOCAL plan_cache_mode = auto"
 AFFECTED: Final = """
 SELECT pg_current_xact_id_if_assigned()::text,
        ARRAY(SELECT DISTINCT kind FROM holdfast.outbox WHERE xid = pg_current_xact_id_if_assigned())"""
+
+
+ROLLBACK_SECONDS: Final = 2.0
+"""How long an L3 that stands still may keep a caller who gives a transaction up."""
 
 
 class PostgresTransaction:
@@ -47,6 +52,9 @@ class PostgresTransaction:
                 await self._transaction.start()
                 await self.connection.execute(PLANS)
         except BaseException:
+            # BEGIN may be under way, or done, though its answer never came: nobody else may inherit that.
+            if self.connection is not None:
+                self.connection.terminate()
             await self.rollback()
             raise
 
@@ -102,7 +110,8 @@ class PostgresTransaction:
                 return
             try:
                 with mapped("rolling back"):
-                    await self._transaction.rollback()
+                    async with asyncio.timeout(ROLLBACK_SECONDS):
+                        await self._transaction.rollback()
             except TierError:
                 self.connection.terminate()  # and with it the transaction
 
