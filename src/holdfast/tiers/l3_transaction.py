@@ -19,9 +19,7 @@ from holdfast.tiers.l3_statements import Statements
 
 # The settings of a held connection suit the statements of L3; a user's own deserve the server's judgement.
 PLANS: Final = "SET LOCAL plan_cache_mode = auto"
-AFFECTED: Final = """
-SELECT pg_current_xact_id_if_assigned()::text,
-       ARRAY(SELECT DISTINCT kind FROM holdfast.outbox WHERE xid = pg_current_xact_id_if_assigned())"""
+AFFECTED: Final = "SELECT pg_current_xact_id_if_assigned()::text, current_setting('holdfast.kinds', true)"
 
 
 ROLLBACK_SECONDS: Final = 2.0
@@ -95,7 +93,7 @@ class PostgresTransaction:
         """What it has changed so far; see `StorageTransaction.affected`."""
         with mapped("asking what a transaction changed"):
             xid, kinds = await self.connection.fetchrow(AFFECTED)
-        return Affected(int(xid) if xid is not None else None, frozenset(kinds))
+        return Affected(int(xid) if xid is not None else None, frozenset(kinds.split(",") if kinds else ()))
 
     async def commit(self) -> None:
         """Let it take effect; see `StorageTransaction.commit`."""
