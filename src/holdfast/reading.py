@@ -8,17 +8,21 @@ too, a caller who allowed it gets what L1 last held, labelled as stale; everybod
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from holdfast.clock import Clock
 from holdfast.entry import Consistency, Tier
-from holdfast.errors import StaleUnavailable, TierError
+from holdfast.errors import StaleUnavailable, TierError, TierUnavailable
 from holdfast.flights import Resolved
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.lease import NEVER, FeedLease
 from holdfast.keys import Key
 from holdfast.resolution import Resolver
 from holdfast.tiers.l1_local import Shelf
+
+PATIENCE_SECONDS: Final = 1.0
+"""How long a reader who takes a stale answer waits for a fresh one."""
 
 
 class Reader:
@@ -67,7 +71,12 @@ class Reader:
         try:
             load = self._load(key, consistency)
             # A strong read is nobody else's: cancelled in time, it is not sent.
-            return await (load if consistency is Consistency.STRONG else asyncio.shield(load))
+            if consistency is Consistency.STRONG:
+                return await load
+            async with asyncio.timeout(self._patience(key, max_stale)):
+                return await asyncio.shield(load)
+        except TimeoutError:
+            return self._stale(key, consistency, max_stale, _no_answer())
         except TierError as fault:
             return self._stale(key, consistency, max_stale, fault)
 
@@ -85,13 +94,15 @@ class Reader:
                 if key not in found:
                     loads[key] = self._load(key, consistency)
             if loads:
-                await asyncio.wait(loads.values())
+                await asyncio.wait(loads.values(), timeout=self._patience_of_all(loads, consistency, max_stale))
         finally:
             if consistency is Consistency.STRONG:  # what this caller no longer waits for; other flights are shared
                 for load in loads.values():
                     load.cancel()
         for key, load in loads.items():
             try:
+                if not load.done():
+                    raise _no_answer()
                 found[key] = load.result()
             except TierError as fault:
                 found[key] = self._stale(key, consistency, max_stale, fault)
@@ -118,10 +129,7 @@ class Reader:
         held = self._held(key)
         if held is None or consistency is Consistency.STRONG:
             raise fault
-        allowed = self._max_stale[key.kind] if max_stale is None else max_stale
-        # For an untrusted kind the feed does not speak; and a value may be younger than what the feed told last.
-        heard = NEVER if key.kind in self._lease.untrusted else self._lease.renewed_at
-        age = self._clock.monotonic() - max(heard, held.read_at)
+        allowed, age = self._allowed(key, max_stale), self._age(key, held)
         if age > allowed:
             raise StaleUnavailable(
                 f"{key}: L3 cannot be asked, and what L1 holds was last known to be current {age:.3g} s ago; "
@@ -129,3 +137,33 @@ class Reader:
             ) from fault
         held.stale = True
         return held
+
+    def _allowed(self, key: Key, max_stale: float | None) -> float:
+        return self._max_stale[key.kind] if max_stale is None else max_stale
+
+    def _age(self, key: Key, held: Resolved) -> float:
+        """Seconds since a value was last known to be current."""
+        # For an untrusted kind the feed does not speak; and a value may be younger than what the feed told last.
+        heard = NEVER if key.kind in self._lease.untrusted else self._lease.renewed_at
+        return self._clock.monotonic() - max(heard, held.read_at)
+
+    def _patience(self, key: Key, max_stale: float | None) -> float | None:
+        """How long to wait for L3 before L1 answers with what it held; None: as long as it takes.
+
+        An L3 that hangs is found out after half a minute only, when the value may be too old even for this caller.
+        """
+        allowed = self._allowed(key, max_stale)
+        if allowed <= 0 or (held := self._held(key)) is None:
+            return None
+        left = allowed - self._age(key, held)
+        return min(left, PATIENCE_SECONDS) if left > 0 else None
+
+    def _patience_of_all(self, keys: Iterable[Key], consistency: Consistency, max_stale: float | None) -> float | None:
+        if consistency is Consistency.STRONG:
+            return None
+        found = [self._patience(key, max_stale) for key in keys]
+        return None if None in found else max(each for each in found if each is not None)
+
+
+def _no_answer() -> TierUnavailable:
+    return TierUnavailable("L3: no answer yet, and the caller takes what L1 holds instead (max_stale)")

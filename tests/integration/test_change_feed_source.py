@@ -131,6 +131,23 @@ async def test_a_connection_that_stands_still_is_ended(sql: Sql, database_url: s
 
 
 @ON_18
+async def test_an_answer_that_takes_too_long_gets_more_time(sql: Sql, database_url: str) -> None:
+    """A large one would never come otherwise: each try would be cut at the same place. Then time is short again."""
+    reader = Reader(feed_of(database_url, poll_timeout_seconds=0.2))
+    await reader.poll()
+    await insert(sql, "a")
+    async with connected(database_url) as slow:
+        await slow.execute("BEGIN; LOCK TABLE holdfast.outbox IN ACCESS EXCLUSIVE MODE")
+        for tries in (1, 2):
+            with pytest.raises(TierUnavailable):
+                await reader.poll()
+            assert reader.source._timeout_seconds == 0.2 * 2**tries
+    assert await reader.news() == [("bot", "a", False)]
+    assert reader.source._timeout_seconds == 0.2
+    await reader.source.close()
+
+
+@ON_18
 async def test_a_connection_that_was_ended_is_replaced(sql: Sql, reader: Reader) -> None:
     """A hint is heard on the new one too."""
     hinted = asyncio.Event()

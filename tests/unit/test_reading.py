@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fix_loop import settle
-from holdfast import Bot, Consistency, StaleUnavailable, Swarm, Tier, TierUnavailable
+from holdfast import Bot, Consistency, StaleUnavailable, Swarm, Tier, TierUnavailable, reading
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.testing import ManualClock, MemoryFeed, MemoryStorage
@@ -176,6 +176,32 @@ async def test_what_was_read_after_the_feed_fell_silent_is_as_young_as_its_read(
     clock.advance(1.0)
     l3.away = True
     assert await flows.store.bots.get("b1", max_stale=2.0) == ADA
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_an_l3_that_hangs_is_not_waited_for_where_a_stale_answer_will_do(
+    l3: MemoryStorage, clock: ManualClock, source: MemoryFeed, monkeypatch: pytest.MonkeyPatch, *, many: bool
+) -> None:
+    """When the wait ended by itself, the value could be too old even for this caller."""
+    monkeypatch.setattr(reading, "PATIENCE_SECONDS", 0.01)
+    pausing = PausingStorage(l3)
+    async with connect_flows(l3=pausing, feed=source, clock=clock) as flows:
+        bots = flows.store.bots
+        await bots.put("b1", ADA)
+        source.fail = True
+        await flows.feed.refresh()
+        clock.advance(10.0)
+        pause = pausing.pause_next_load()
+        async with asyncio.timeout(5):
+            if many:
+                assert await bots.get_many(["b1"], max_stale=60.0) == {"b1": ADA}
+            else:
+                assert await bots.get("b1", max_stale=60.0) == ADA
+        waiting = asyncio.ensure_future(bots.get("b1", max_stale=5.0))
+        await settle()
+        assert not waiting.done(), "what is too old already is no reason to hurry"
+        pause.release()
+        assert await waiting == ADA
 
 
 async def test_a_strong_read_of_what_l1_has_moves_no_document(flows: Flows, l3: MemoryStorage) -> None:

@@ -25,8 +25,11 @@ from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed_answers import answer, is_of_start, question, read_coherence, went_back
 from holdfast.tiers.l3_statements import COHERENCE, ENSURE_INCARNATION
 
+TOO_SLOW: Final = (TimeoutError, asyncpg.QueryCanceledError)
 CONNECT_SECONDS: Final = 5.0
 """To connect, and the first call on a connection, take many round trips; where each is long, a poll's time is short."""
+PATIENCE_SECONDS_MAX: Final = 10.0
+"""For a poll, if those before it took too long: its answer may be large, and would never come otherwise."""
 
 
 class PostgresFeed:
@@ -34,14 +37,13 @@ class PostgresFeed:
 
     Args:
         poll_timeout_seconds: for one call. A connection that has not answered by then is ended, so that no call hangs
-            on a network that stands still; the lead goes with it. A call that must connect first has
-            CONNECT_SECONDS more.
+            on a network that stands still; the lead goes with it. The next one has twice the time, up to
+            PATIENCE_SECONDS_MAX, until a poll succeeds. A call that must connect first has CONNECT_SECONDS more.
     """
 
     def __init__(self, connector: PostgresConnector, *, poll_timeout_seconds: float) -> None:
         self._connector = connector
-        self._timeout_seconds = poll_timeout_seconds
-        self._settings = {**FEED_SESSION, "statement_timeout": str(max(1, round(poll_timeout_seconds * 1000)))}
+        self._timeout_seconds = self._usual_seconds = poll_timeout_seconds
         self._session: _Session | None = None
         self._turn = asyncio.Lock()
         self._wakes: list[Callable[[], None]] = []
@@ -54,9 +56,11 @@ class PostgresFeed:
         At most `CHANGES_MAX` changes: a cursor that is further behind is not continued.
         """
         async with self._talking("reading the change feed") as session:
-            if cursor is not None and not announce and (unchanged := await session.probe(cursor)) is not None:
-                return unchanged
-            return await session.read(cursor, announce=announce)
+            poll = await session.probe(cursor) if cursor is not None and not announce else None
+            if poll is None:
+                poll = await session.read(cursor, announce=announce)
+        self._timeout_seconds = self._usual_seconds
+        return poll
 
     def on_hint(self, wake: Callable[[], None]) -> None:
         """Have `wake` called by the running loop when another reader announced something."""
@@ -108,11 +112,15 @@ class PostgresFeed:
                 with mapped(what):
                     async with asyncio.timeout(self._time_for_a_call()):
                         yield await self._connected()
-            except BaseException:
+            except BaseException as fault:
                 # What was given up may still be running over there.
                 session, self._session = self._session, None
                 if session is not None:
                     session.connection.terminate()
+                if isinstance(fault.__cause__, TOO_SLOW):
+                    self._timeout_seconds = max(
+                        self._usual_seconds, min(2 * self._timeout_seconds, PATIENCE_SECONDS_MAX)
+                    )
                 raise
 
     def _time_for_a_call(self) -> float:
@@ -128,7 +136,8 @@ class PostgresFeed:
         return self._session
 
     async def _open(self) -> _Session:
-        connection = await self._connector.open(self._settings)
+        timeout = {"statement_timeout": str(max(1, round(self._timeout_seconds * 1000)))}
+        connection = await self._connector.open({**FEED_SESSION, **timeout})
         try:
             session = _Session(connection, await _start_of(connection), self._left)
             await connection.add_listener(sql.CHANNEL, self._listener(session))
