@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import msgspec
+import pytest
 
 import holdfast
 from fix_bots import ADA
@@ -22,8 +23,8 @@ from holdfast.testing.door import connect_flows
 from holdfast.tiers.l2_redis import RedisCache
 
 
-async def test_without_l2_everything_works_from_l3(settings: Settings) -> None:
-    """An L2 that cannot be reached costs errors in the counters and nothing else."""
+async def test_without_l2_everything_works_from_l3(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """An L2 that cannot be reached costs errors in the counters and nothing else; each server says so once."""
     nowhere = msgspec.structs.replace(
         settings,
         redis_urls=("redis://127.0.0.1:1",),
@@ -35,6 +36,11 @@ async def test_without_l2_everything_works_from_l3(settings: Settings) -> None:
         assert await other.bots.get("b1") == ADA
         counters = flows_of(other).counters
         assert (counters.l2.errors, counters.l2.misses, counters.l3.hits) == (1, 0, 1)
+
+        async def told() -> bool:
+            return caplog.text.count("is away, reads go to L3") == 2
+
+        await until(told)
 
 
 async def test_l2_that_dies_and_comes_back(settings: Settings, single: Single) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -21,6 +22,7 @@ from holdfast.errors import TierUnavailable
 from holdfast.tiers.l2_connect import Client, RedisConnector
 from holdfast.tiers.l2_topology import Node, Topology
 
+logger = logging.getLogger("holdfast")
 RECONNECT_SECONDS: Final = 1.0
 MAP_AGE_MAX_SECONDS: Final = 1.0
 """How old a map of nodes may be that is in doubt."""
@@ -207,8 +209,12 @@ class RedisConnection:
             topology = await self._reach()
         except (GlideError, TierUnavailable) as fault:
             self._retry_at = self._monotonic() + RECONNECT_SECONDS
-            self._last_failure = fault
+            former, self._last_failure = self._last_failure, fault
+            if former is None:
+                logger.warning("L2 at %s is away, reads go to L3: %s", self._connector.addresses, self._fault())
         else:
+            if self._last_failure is not None:
+                logger.warning("L2 at %s is back", self._connector.addresses)
             self._topology, self._read_at, self._last_failure = topology, self._began_at, None
             self._silent &= set(topology.nodes)
         finally:
