@@ -103,7 +103,8 @@ class Transaction:
 
     Attributes:
         connection: the driver's connection (asyncpg), inside the transaction, for SQL of one's own. Tables are in
-            the schema `holdfast`; values of type `json` are bytes.
+            the schema `holdfast`; values of type `json` are bytes. What its session was told to keep (SET, LISTEN,
+            locks, temporary tables) ends with the transaction; its type codecs are Holdfast's: leave them.
         affected_tables: after the commit, the tables of managed kinds it changed, by whatever statement; empty before.
         swarms, bots, teams, routines, run_snapshots: the built-in collections.
         storage, limits, written, decode: for its collections.
@@ -121,7 +122,6 @@ class Transaction:
         self.decode = decode
         self.limits = limits
         self.written: dict[Key, int] = {}
-        self.connection = storage.connection
         self.affected_tables: frozenset[str] = frozenset()
         self._kinds = kinds
         self.swarms = self.collection(SWARM)
@@ -129,6 +129,11 @@ class Transaction:
         self.teams = self.collection(TEAM)
         self.routines = self.collection(ROUTINE)
         self.run_snapshots = self.collection(RUN_SNAPSHOT)
+
+    @property
+    def connection(self) -> Any:
+        """The driver's connection; asked of the storage each time, which notes that it was given away."""
+        return self.storage.connection
 
     def collection(self, kind: Kind[D]) -> TransactionCollection[D]:
         """The collection of a kind inside this transaction.

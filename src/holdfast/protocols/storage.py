@@ -131,13 +131,12 @@ class Affected(msgspec.Struct, frozen=True):
 
 
 class StorageTransaction(Protocol):
-    """One open transaction of L3. One task at a time may use it. Every method that awaits may raise a `TierError`.
+    """One open transaction of L3. One task at a time may use it. Every method that awaits may raise a `TierError`."""
 
-    Attributes:
-        connection: the driver's own, inside the transaction.
-    """
-
-    connection: Any
+    @property
+    def connection(self) -> Any:
+        """The driver's own, inside the transaction; what its session was told to keep ends with the transaction."""
+        ...
 
     async def load(self, keys: Sequence[Key], *, lock: bool = False) -> Mapping[Key, Row]:
         """Read rows as the transaction sees them.

@@ -136,10 +136,14 @@ class SlowTransaction:
     """`StorageTransaction` as one server sees it."""
 
     def __init__(self, inner: StorageTransaction, storage: SlowStorage) -> None:
-        self.connection: Any = inner.connection
         self._inner = inner
         self._storage = storage
         self._sent = False
+
+    @property
+    def connection(self) -> Any:
+        """What stands for SQL of one's own."""
+        return self._inner.connection
 
     async def load(self, keys: Sequence[Key], *, lock: bool = False) -> Mapping[Key, Row]:
         """Read rows; see `StorageTransaction.load`."""

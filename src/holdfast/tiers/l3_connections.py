@@ -1,8 +1,8 @@
 """Held connections to PostgreSQL: a bounded set, handed out in the order of asking.
 
 A pool that resets each connection on release costs half of L3's throughput, and this package never changes a
-session's state, so a connection is returned as it is. One that died, or was left inside a transaction, is
-thrown away.
+session's state, so a connection is returned as it is; a transaction whose connection a user had puts its session back
+itself. One that died, was left inside a transaction, or lost what the driver had prepared, is thrown away.
 
 Who owns what: `_idle` and `_waiting` change only between awaits, so no lock is needed. A connection is always
     in exactly one
@@ -16,6 +16,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from weakref import WeakSet
 
 import asyncpg
 from asyncpg.exceptions import InternalClientError
@@ -32,6 +33,7 @@ class ConnectionPool:
 
     Attributes:
         greet: called with each new connection before it is lent.
+        vouched: connections whose session has a statement that vouches for all that were prepared there.
 
     Args:
         opener: opens and prepares one connection.
@@ -43,6 +45,7 @@ class ConnectionPool:
     def __init__(self, opener: Opener, *, size_max: int, queue_max: int, timeout_seconds: float) -> None:
         self._opener = opener
         self.greet: Greeting | None = None
+        self.vouched: WeakSet[asyncpg.Connection[Any]] = WeakSet()
         self._size_max = size_max
         self._queue_max = queue_max
         self._timeout_seconds = timeout_seconds
@@ -65,6 +68,10 @@ class ConnectionPool:
         except (asyncio.CancelledError, TimeoutError, TierUnavailable, OutcomeUnknown):
             # The statement given up may still be running, even beginning a transaction: nobody may inherit that.
             connection.terminate()
+            raise
+        except Exception as fault:
+            if asyncpg.InvalidSQLStatementNameError in (type(fault), type(fault.__cause__)):
+                connection.terminate()  # DEALLOCATE ALL: the driver would go on naming what is not there any more
             raise
         finally:
             self._release(connection)

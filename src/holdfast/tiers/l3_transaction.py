@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -22,39 +22,57 @@ PLANS: Final = "SET LOCAL plan_cache_mode = auto"
 AFFECTED: Final = "SELECT pg_current_xact_id_if_assigned()::text, current_setting('holdfast.kinds', true)"
 
 
+VOUCH: Final = "PREPARE holdfast_vouches AS SELECT"
+"""It goes with what the driver has prepared, when DEALLOCATE ALL or DISCARD ALL takes that away."""
+AS_OPENED: Final = """RESET SESSION AUTHORIZATION; RESET ROLE; DISCARD TEMP; DISCARD SEQUENCES;
+    DO $$ DECLARE prepared text; BEGIN
+        FOR prepared IN SELECT name FROM pg_prepared_statements WHERE from_sql AND name <> 'holdfast_vouches' LOOP
+            EXECUTE format('DEALLOCATE %I', prepared);
+        END LOOP;
+    END $$;
+    EXECUTE holdfast_vouches"""
+"""What the driver's own reset leaves of a user's; fails if what was prepared is gone."""
+
 ROLLBACK_SECONDS: Final = 2.0
-"""How long an L3 that stands still may keep a caller who gives a transaction up."""
+"""How long an L3 that stands still may keep a caller who gives a transaction up; for its session the same again."""
 
 
 class PostgresTransaction:
-    """One open transaction.
-
-    Attributes:
-        connection: asyncpg's.
-    """
+    """One open transaction."""
 
     def __init__(self, pool: ConnectionPool, rows: RowWriter, statements: Mapping[str, Statements]) -> None:
-        self.connection: Any = None
+        self._connection: Any = None
+        self._given_away = False
         self._pool = pool
         self._rows = rows
         self._statements = statements
         self._lent = AsyncExitStack()
         self._transaction: Any = None
 
+    @property
+    def connection(self) -> Any:
+        """The connection of asyncpg. Whoever asks for it may change its session, which is put back in the end."""
+        self._given_away = True
+        return self._connection
+
     async def begin(self, isolation: Isolation) -> None:
         """Take a connection and begin."""
-        self.connection = await self._lent.enter_async_context(self._pool.connection())
+        self._connection = await self._lent.enter_async_context(self._pool.connection())
         try:
             with mapped("beginning a transaction"):
-                self._transaction = self.connection.transaction(isolation=isolation.value.replace(" ", "_"))
+                self._transaction = self._connection.transaction(isolation=isolation.value.replace(" ", "_"))
                 await self._transaction.start()
-                await self.connection.execute(PLANS)
+                await self._set_up()
         except BaseException:
             # BEGIN may be under way, or done, though its answer never came: nobody else may inherit that.
-            if self.connection is not None:
-                self.connection.terminate()
+            self._connection.terminate()
             await self.rollback()
             raise
+
+    async def _set_up(self) -> None:
+        first = self._connection not in self._pool.vouched
+        await self._connection.execute(f"{PLANS}; {VOUCH}" if first else PLANS)
+        self._pool.vouched.add(self._connection)
 
     async def load(self, keys: Sequence[Key], *, lock: bool = False) -> Mapping[Key, Row]:
         """Read rows; see `StorageTransaction.load`."""
@@ -65,7 +83,7 @@ class PostgresTransaction:
         with mapped(f"reading {len(keys)} keys"):
             for kind in sorted(by_kind):
                 statement = self._statements[kind].read_locked if lock else self._statements[kind].read
-                for identifier, version, birth, schema, document in await self.connection.fetch(
+                for identifier, version, birth, schema, document in await self._connection.fetch(
                     statement, by_kind[kind]
                 ):
                     rows[Key(kind, identifier)] = Row(version, birth, schema, document)
@@ -77,8 +95,8 @@ class PostgresTransaction:
         with mapped(f"writing {len(writes)} documents"):
             try:
                 # A savepoint: what a refused write began is taken back, and the transaction goes on.
-                async with self.connection.transaction():
-                    return await self._rows.save(self.connection, batches)
+                async with self._connection.transaction():
+                    return await self._rows.save(self._connection, batches)
             except NoPartition as missing:
                 raise TierError(
                     f"L3: {missing.table} has no partition for this month yet: `holdfast migrate` makes it"
@@ -87,31 +105,47 @@ class PostgresTransaction:
     async def delete(self, key: Key, *, expected: int | None = None) -> tuple[int, bool]:
         """Delete a row; see `StorageTransaction.delete`."""
         with mapped(f"deleting {key}"):
-            return await self._rows.delete(self.connection, key, expected)
+            return await self._rows.delete(self._connection, key, expected)
 
     async def affected(self) -> Affected:
         """What it has changed so far; see `StorageTransaction.affected`."""
         with mapped("asking what a transaction changed"):
-            xid, kinds = await self.connection.fetchrow(AFFECTED)
+            xid, kinds = await self._connection.fetchrow(AFFECTED)
         return Affected(int(xid) if xid is not None else None, frozenset(kinds.split(",") if kinds else ()))
 
     async def commit(self) -> None:
         """Let it take effect; see `StorageTransaction.commit`."""
         with mapped("committing", writes=True):
             await self._transaction.commit()
-        await self._lent.aclose()
+        async with self._lent:
+            await self._put_back()
 
     async def rollback(self) -> None:
         """Let nothing of it take effect; see `StorageTransaction.rollback`."""
         async with self._lent:
-            if self.connection is None or self.connection.is_closed() or not self.connection.is_in_transaction():
+            if self._connection is None or self._connection.is_closed():
                 return
-            try:
-                with mapped("rolling back"):
-                    async with asyncio.timeout(ROLLBACK_SECONDS):
-                        await self._transaction.rollback()
-            except TierError:
-                self.connection.terminate()  # and with it the transaction
+            if self._connection.is_in_transaction():
+                await self._or_end("rolling back", self._transaction.rollback)
+            await self._put_back()
+
+    async def _put_back(self) -> None:
+        """Whatever a user told the session to keep, nobody inherits it; what Holdfast set when it connected stays."""
+        if self._given_away and not self._connection.is_closed():
+            await self._or_end("putting a session back", self._reset)
+
+    async def _reset(self) -> None:
+        await self._connection.reset()
+        await self._connection.execute(AS_OPENED)
+
+    async def _or_end(self, what: str, act: Callable[[], Awaitable[None]]) -> None:
+        """Do it in time, or end the connection: its transaction and its session end with it."""
+        try:
+            with mapped(what):
+                async with asyncio.timeout(ROLLBACK_SECONDS):
+                    await act()
+        except TierError:
+            self._connection.terminate()
 
     def understood(self, fault: Exception) -> Exception:
         """See `StorageTransaction.understood`."""
