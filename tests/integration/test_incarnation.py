@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import urlsplit
 from uuid import UUID
 
+import msgspec
 import pytest
 
 import holdfast
@@ -143,3 +145,21 @@ async def test_closing_refuses_new_calls_and_leaves_no_task() -> None:
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert l3.leader is None
     assert not l3.listeners
+
+
+async def test_a_copy_of_the_database_is_another_l3(settings: Settings) -> None:
+    """One made with TEMPLATE has the row of identity, oids and all: servers of both may share an L2, as in staging."""
+    name = urlsplit(settings.postgres_url).path[1:]
+    async with holdfast.connect(settings) as state:
+        original = flows_of(state).applier.incarnation
+    admin_url = urlsplit(settings.postgres_url)._replace(path="/postgres").geturl()
+    async with connected(admin_url) as admin:
+        await admin.execute(f'CREATE DATABASE "{name}_copy" TEMPLATE "{name}"')
+        copied = urlsplit(settings.postgres_url)._replace(path=f"/{name}_copy").geturl()
+        try:
+            async with holdfast.connect(msgspec.structs.replace(settings, postgres_url=copied)) as state:
+                assert flows_of(state).applier.incarnation != original
+        finally:
+            await admin.execute(f'DROP DATABASE "{name}_copy" WITH (FORCE)')
+    async with holdfast.connect(settings) as state:
+        assert flows_of(state).applier.incarnation == original

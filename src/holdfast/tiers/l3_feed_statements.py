@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from holdfast.tiers.l3_statements import OWN_IDENTITY
+
 CHANNEL: Final = "holdfast_feed"
 CHANGES_MAX: Final = 50_000
 """Changes in one answer; a reader that is further behind begins anew."""
@@ -21,7 +23,7 @@ IDENTITY_SEQ: Final = -1
 """In place of `seq`, in the row that tells the identity."""
 
 # Of a row that came with a dump the origin is another table.
-_IDENTITY: Final = "holdfast.incarnation i WHERE origin = i.tableoid"
+_IDENTITY: Final = f"holdfast.incarnation i WHERE {OWN_IDENTITY}"
 
 SERVER: Final = """
 SELECT pg_is_in_recovery() AS standby,

@@ -33,7 +33,7 @@ SELECT name FROM (SELECT table_name FROM holdfast.kinds UNION ALL SELECT 'incarn
 WHERE to_regclass(format('holdfast.%I', name)) IS NOT NULL ORDER BY name"""
 _TO_WATCH: Final = """
 SELECT DISTINCT table_name FROM holdfast.kinds, holdfast.unwatched(name)
-WHERE name = ANY ($1) AND trigger_name <> 'holdfast_stamp' ORDER BY table_name"""
+WHERE name = ANY ($1) ORDER BY table_name"""
 # Partitions made by hand, and triggers that somebody disabled, are for the self-test: such a kind is served uncached.
 _NEVER_WATCHED: Final = """
 SELECT EXISTS (SELECT FROM holdfast.unwatched($1) AS faulty
@@ -125,12 +125,12 @@ async def _lock_tables(connection: asyncpg.Connection[Any], kinds: Sequence[Kind
     If each were locked when its turn comes, writers of the first would wait for whoever uses the last.
     """
     if every:
-        names = await connection.fetch(_MANAGED)
-    else:
-        names = await connection.fetch(_TO_WATCH, [kind.name for kind in kinds])
+        names, mode = await connection.fetch(_MANAGED), "ACCESS EXCLUSIVE"
+    else:  # triggers only, which readers need not wait for
+        names, mode = await connection.fetch(_TO_WATCH, [kind.name for kind in kinds]), "SHARE ROW EXCLUSIVE"
     if names:
         tables = ", ".join(f"holdfast.{quote(name)}" for (name,) in names)
-        await connection.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE", timeout=MIGRATION_SECONDS_MAX)
+        await connection.execute(f"LOCK TABLE {tables} IN {mode} MODE", timeout=MIGRATION_SECONDS_MAX)
 
 
 async def _apply(connection: asyncpg.Connection[Any], migration: Migration, progress: Callable[[str], None]) -> str:

@@ -1,8 +1,8 @@
 """Which kinds may be cached: those whose tables prove that they tell of their changes.
 
 Each table, and each partition, takes an insert, an update and a delete in a transaction that is rolled back, and the
-outbox must tell them. What cannot be tried without harm, such as TRUNCATE, or without a right to it, is judged by the
-catalog alone.
+outbox must tell them. What cannot be tried without harm, such as TRUNCATE, or without a right to it, or because a
+constraint of the user's refuses the trial row, is judged by the catalog alone.
 """
 
 from __future__ import annotations
@@ -94,6 +94,8 @@ async def _silent(connection: asyncpg.Connection[Any], kind: Kind[Any], relation
     except asyncpg.PostgresError as fault:
         if connection.is_closed():
             raise
+        if isinstance(fault, asyncpg.IntegrityConstraintViolationError) and fault.constraint_name:
+            return None
         return f"{name} refuses a trial row: {fault}"
     finally:
         if not connection.is_closed():

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 
 import msgspec
 
-# One row of identity in front of the data, so that both come from one snapshot in one round trip.
-COHERENCE = """
-SELECT (-1)::int2 AS kind, i.id::text AS id, 0::int8 AS version, 0::int8 AS birth, 0::int2 AS schema,
-       coalesce((SELECT json_object_agg(scope, generation ORDER BY scope) FROM holdfast.generations), '{}') AS
-       document
-FROM holdfast.incarnation i WHERE i.origin = i.tableoid"""
+# A dump brings the row of another table, a copy made with TEMPLATE that of another database.
+OWN_IDENTITY = "i.origin = i.tableoid AND i.home = current_database()"
 
-# A crash empties the table, and a dump holds the row of another one.
-ENSURE_INCARNATION = """
-INSERT INTO holdfast.incarnation AS i DEFAULT VALUES
-ON CONFLICT (one) DO UPDATE SET id = EXCLUDED.id, origin = EXCLUDED.origin WHERE i.origin <> i.tableoid"""
+# One row of identity in front of the data, so that both come from one snapshot in one round trip.
+COHERENCE = f"""
+SELECT (-1)::int2 AS kind, i.id::text AS id, 0::int8 AS version, 0::int8 AS birth, 0::int2 AS schema,
+       coalesce((SELECT json_object_agg(scope, generation ORDER BY scope) FROM holdfast.generations), '{{}}') AS
+       document
+FROM holdfast.incarnation i WHERE {OWN_IDENTITY}"""
+
+ENSURE_INCARNATION = "SELECT holdfast.ensure_incarnation()"
 ENSURE_MONTH = "SELECT holdfast.ensure_month($1, now())"
 
 

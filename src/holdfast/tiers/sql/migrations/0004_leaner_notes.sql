@@ -99,6 +99,33 @@ BEGIN
                        wanted.name, wanted.event, relation, wanted.level, wanted.function, kind);
         EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', relation, wanted.name);
     END LOOP;
+    PERFORM holdfast.stamp_relation(kind, relation);
+END $$;
+
+-- The trigger that draws versions, where it was dropped or switched off. A partition gets its own when it is attached.
+CREATE FUNCTION holdfast.stamp_relation(kind text, relation regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    present holdfast.kinds := (SELECT k FROM holdfast.kinds k WHERE k.name = kind);
+    stamped boolean := EXISTS (SELECT FROM pg_trigger WHERE tgrelid = relation AND tgname = 'holdfast_stamp');
+BEGIN
+    IF NOT stamped AND relation = to_regclass(format('holdfast.%I', present.table_name)) THEN
+        EXECUTE format('CREATE TRIGGER holdfast_stamp BEFORE INSERT OR UPDATE %s ON %s FOR EACH ROW EXECUTE FUNCTION %s',
+                       CASE WHEN present.append_only THEN 'OR DELETE' END, relation,
+                       CASE WHEN present.append_only THEN format('holdfast.stamp_once(%L)', present.table_name)
+                            ELSE 'holdfast.stamp()' END);
+        stamped := true;
+    END IF;
+    IF stamped THEN
+        EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER holdfast_stamp', relation);
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION holdfast.watch_table(kind text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM holdfast.watch_relation(kind, relation)
+    FROM (SELECT DISTINCT relation FROM holdfast.unwatched(kind)) AS faulty;
 END $$;
 
 CREATE OR REPLACE FUNCTION holdfast.unwatched(kind text)
@@ -119,11 +146,24 @@ CREATE OR REPLACE FUNCTION holdfast.unwatched(kind text)
     ORDER BY r.relation, wanted.name
 $$;
 
+-- A database made with TEMPLATE has the row, and its oids, of the one it was made from.
+ALTER TABLE holdfast.incarnation ADD home name NOT NULL DEFAULT current_database();
+
+-- Draw an identity if there is none of this database: a crash emptied the table, or its row came with a dump or a copy.
+-- It acts for its owner and does nothing otherwise, so that every role may call it.
+CREATE FUNCTION holdfast.ensure_incarnation() RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO holdfast.incarnation AS i DEFAULT VALUES
+    ON CONFLICT (one) DO UPDATE SET id = EXCLUDED.id, origin = EXCLUDED.origin, home = EXCLUDED.home
+    WHERE i.origin <> i.tableoid OR i.home <> current_database()
+$$;
+
 DO $$
 DECLARE
     made text;
 BEGIN
-    FOREACH made IN ARRAY ARRAY['note_kind(text)', 'note_moved()', 'note_triggers(text)'] LOOP
+    FOREACH made IN ARRAY ARRAY['ensure_incarnation()', 'note_kind(text)', 'note_moved()', 'note_triggers(text)',
+                               'stamp_relation(text, regclass)'] LOOP
         EXECUTE format('ALTER FUNCTION holdfast.%s OWNER TO %s', made, holdfast.keeper());
     END LOOP;
 END $$;
