@@ -31,6 +31,11 @@ D = TypeVar("D", bound=Document)
 Result = TypeVar("Result")
 
 TRANSACT_ATTEMPTS: Final = 10
+ENDED: Final = (
+    "L3: SQL of the block ended its transaction (COMMIT, ROLLBACK, PREPARE TRANSACTION), or reset its settings "
+    "(RESET ALL), so what of it is in effect is not known here: read before repeating it, and let the end of the block "
+    "end the transaction"
+)
 
 
 class TransactionCollection(Generic[D]):
@@ -174,7 +179,8 @@ class Transactions:
 
         Raises:
             SerializationFailure: others were in the way; nothing took effect.
-            OutcomeUnknown: the reply to COMMIT was lost. Read before repeating.
+            OutcomeUnknown: the reply to COMMIT was lost, or SQL of the block ended the transaction. Read before
+                repeating.
             TierError: L3 cannot be reached, or what its driver raised inside.
         """
         self._resolver.check_open()
@@ -185,7 +191,7 @@ class Transactions:
             yield transaction
             self._resolver.check_open()  # once more: a commit that is refused must be rolled back
         except BaseException as fault:
-            await asyncio.shield(asyncio.ensure_future(storage.rollback()))
+            await asyncio.shield(asyncio.ensure_future(self._roll_back(transaction)))
             understood = storage.understood(fault) if isinstance(fault, Exception) else fault
             if understood is not fault:
                 raise understood from fault
@@ -223,13 +229,14 @@ class Transactions:
         affected = Affected(None)
         try:
             affected = await transaction.storage.affected()
+            _check_whole(affected)
             await transaction.storage.commit()
         except Exception as fault:
-            await transaction.storage.rollback()
             if isinstance(fault, OutcomeUnknown) or not isinstance(fault, HoldfastError):
                 # It may be in effect, now or later, and may have changed more than its keys.
                 self._hold(affected, incarnation)
                 self._writer.tell(dict.fromkeys(transaction.written, ANY_VERSION))
+            await self._roll_back(transaction)
             raise
         transaction.affected_tables = frozenset(
             self._kinds[kind].table for kind in affected.kinds if kind in self._kinds
@@ -239,8 +246,20 @@ class Transactions:
             if not await self._feed.refresh():
                 self._hold(affected, incarnation)
 
+    async def _roll_back(self, transaction: Transaction) -> None:
+        """Let nothing take effect. If SQL of the block's may have committed a part, no cache goes on without it."""
+        if not await transaction.storage.rollback():
+            self._writer.adopt()
+            self._writer.tell(dict.fromkeys(transaction.written, ANY_VERSION))
+            await self._feed.refresh()
+
     def _hold(self, affected: Affected, incarnation: UUID) -> None:
         self._writer.adopt()
         # With its incarnation a transaction is over, and its number may not come again for long.
         if affected.xid is not None and self._applier.incarnation == incarnation:
             self._lease.hold(affected.xid)
+
+
+def _check_whole(affected: Affected) -> None:
+    if affected.ended:
+        raise OutcomeUnknown(ENDED)

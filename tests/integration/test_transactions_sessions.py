@@ -114,12 +114,16 @@ async def test_listeners_of_the_driver_end_too(narrow: OpenStore, settings: Sett
     assert heard == []
 
 
-async def test_deallocate_all_costs_the_connection_not_a_call(narrow: OpenStore) -> None:
-    """What the driver had prepared is gone; the next callers get another session, and none of them fails."""
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+async def test_deallocate_all_costs_nobody_after_it_a_call(narrow: OpenStore, *, first: bool) -> None:
+    """What the driver had prepared is gone; it prepares it anew, or in another session."""
+    if not first:
+        async with narrow.transaction() as tx:
+            await tx.connection.execute("SELECT")
     before = await session(narrow)
     async with narrow.transaction() as tx:
         await tx.connection.execute("DEALLOCATE ALL")
-    assert (await session(narrow))["pid"] != before["pid"]
+    assert (await session(narrow) == before) is first
     await narrow.bots.put("b1", NEW)
     assert await narrow.bots.get("b1", consistency=holdfast.Consistency.STRONG) == NEW
 

@@ -124,10 +124,13 @@ class Affected(msgspec.Struct, frozen=True):
     Attributes:
         xid: its number; None: it has written nothing.
         kinds: the names of the kinds of which it changed rows.
+        ended: a statement of the user's has ended it, whatever that left in effect; `xid`, if any, is then a number
+            that whoever sees its end sees all of that.
     """
 
     xid: int | None
     kinds: frozenset[str] = frozenset()
+    ended: bool = False
 
 
 class StorageTransaction(Protocol):
@@ -167,8 +170,12 @@ class StorageTransaction(Protocol):
         """
         ...
 
-    async def rollback(self) -> None:
-        """Let nothing of it take effect. Never raises; may be called after a failed `commit`."""
+    async def rollback(self) -> bool:
+        """Let nothing of it take effect. Never raises; may be called after a failed `commit`, which said what it did.
+
+        Returns:
+            False: a statement of the user's may have let a part of it take effect before.
+        """
         ...
 
     def understood(self, fault: Exception) -> Exception:

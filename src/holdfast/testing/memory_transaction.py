@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from holdfast.errors import AppendOnly, Conflict, OutcomeUnknown, SerializationFailure, TierError, TierUnavailable
 from holdfast.keys import Key
 from holdfast.protocols import Affected, Change, Isolation, Row, Write
 from holdfast.testing.memory_locks import RowLocks
 from holdfast.testing.memory_log import CommitLog, Entry
+
+End = tuple[type[Exception], str]
+COMMITTED: Final[End] = (RuntimeError, "it was committed")
+ROLLED_BACK: Final[End] = (RuntimeError, "it was rolled back")
 
 
 class TableRules(NamedTuple):
@@ -83,7 +87,7 @@ class MemoryTransaction:
         self._reads: set[Key] = set()
         self._rows: dict[Key, Row | None] = {}
         self._entries: list[Entry] = []
-        self._over: tuple[type[Exception], str] | None = None
+        self._over: End | None = None
 
     @property
     def changes(self) -> Sequence[Change]:
@@ -198,6 +202,8 @@ class MemoryTransaction:
 
     async def affected(self) -> Affected:
         """What it has changed so far; see `StorageTransaction.affected`."""
+        if self._over in (COMMITTED, ROLLED_BACK):  # through `connection`
+            return Affected(self.xid, ended=True)
         self._check_open()
         return Affected(self.xid, frozenset(entry.change.key.kind for entry in self._entries))
 
@@ -217,11 +223,12 @@ class MemoryTransaction:
             self._log.commit(self.xid, self._rows, self._entries)
         elif self.xid is not None:
             self._log.end(self.xid)
-        self._end(RuntimeError, "it was committed")
+        self._end(*COMMITTED)
 
-    async def rollback(self) -> None:
-        """Let nothing of it take effect; does nothing if it is over."""
-        self._abandon(RuntimeError, "it was rolled back")
+    async def rollback(self) -> bool:
+        """Let nothing of it take effect; does nothing if it is over, and says whether it was not committed."""
+        self._abandon(*ROLLED_BACK)
+        return self._over != COMMITTED
 
     def understood(self, fault: Exception) -> Exception:
         """See `StorageTransaction.understood`: there is no driver whose errors need it."""

@@ -166,10 +166,9 @@ class SlowTransaction:
         self._sent = True
         await self._storage.write(self._end, self._inner.rollback)
 
-    async def rollback(self) -> None:
+    async def rollback(self) -> bool:
         """Let nothing of it take effect, unless COMMIT was sent; see `StorageTransaction.rollback`."""
-        if not self._sent:
-            await self._inner.rollback()
+        return self._sent or await self._inner.rollback()
 
     async def _end(self) -> None:
         try:

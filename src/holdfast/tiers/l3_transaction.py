@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -19,22 +20,28 @@ from holdfast.tiers.l3_statements import Statements
 
 # The settings of a held connection suit the statements of L3; a user's own deserve the server's judgement.
 PLANS: Final = "SET LOCAL plan_cache_mode = auto"
-AFFECTED: Final = "SELECT pg_current_xact_id_if_assigned()::text, current_setting('holdfast.kinds', true)"
-
+# No SELECT: that would take the snapshot, after which a user could not say SET TRANSACTION any more.
+MARK: Final = "SET LOCAL holdfast.mark = '{}'"
+"""It is there until the transaction's end, whoever ends it."""
+AFFECTED: Final = """SELECT pg_current_xact_id_if_assigned()::text, current_setting('holdfast.kinds', true),
+    current_setting('holdfast.mark', true)"""
+LATER: Final = "SELECT pg_current_xact_id()::text"
+"""A number above those of all that has ended: whoever sees its end sees theirs."""
 
 VOUCH: Final = "PREPARE holdfast_vouches AS SELECT"
-"""It goes with what the driver has prepared, when DEALLOCATE ALL or DISCARD ALL takes that away."""
+VOUCHED: Final = "EXECUTE holdfast_vouches"
+"""Fails if DEALLOCATE ALL or DISCARD ALL took away what was prepared, and with it what the driver has prepared."""
 AS_OPENED: Final = """RESET SESSION AUTHORIZATION; RESET ROLE; DISCARD TEMP; DISCARD SEQUENCES;
     DO $$ DECLARE prepared text; BEGIN
         FOR prepared IN SELECT name FROM pg_prepared_statements WHERE from_sql AND name <> 'holdfast_vouches' LOOP
             EXECUTE format('DEALLOCATE %I', prepared);
         END LOOP;
-    END $$;
-    EXECUTE holdfast_vouches"""
-"""What the driver's own reset leaves of a user's; fails if what was prepared is gone."""
+    END $$"""
+"""What the driver's own reset leaves of a user's."""
 
 ROLLBACK_SECONDS: Final = 2.0
 """How long an L3 that stands still may keep a caller who gives a transaction up; for its session the same again."""
+_MARKS: Final = itertools.count(1)
 
 
 class PostgresTransaction:
@@ -43,6 +50,8 @@ class PostgresTransaction:
     def __init__(self, pool: ConnectionPool, rows: RowWriter, statements: Mapping[str, Statements]) -> None:
         self._connection: Any = None
         self._given_away = False
+        self._whole = True  # no statement of a user's can have ended it
+        self._mark = str(next(_MARKS))
         self._pool = pool
         self._rows = rows
         self._statements = statements
@@ -52,7 +61,7 @@ class PostgresTransaction:
     @property
     def connection(self) -> Any:
         """The connection of asyncpg. Whoever asks for it may change its session, which is put back in the end."""
-        self._given_away = True
+        self._given_away, self._whole = True, False
         return self._connection
 
     async def begin(self, isolation: Isolation) -> None:
@@ -62,17 +71,12 @@ class PostgresTransaction:
             with mapped("beginning a transaction"):
                 self._transaction = self._connection.transaction(isolation=isolation.value.replace(" ", "_"))
                 await self._transaction.start()
-                await self._set_up()
+                await self._connection.execute(f"{PLANS}; {MARK.format(self._mark)}")
         except BaseException:
             # BEGIN may be under way, or done, though its answer never came: nobody else may inherit that.
             self._connection.terminate()
             await self.rollback()
             raise
-
-    async def _set_up(self) -> None:
-        first = self._connection not in self._pool.vouched
-        await self._connection.execute(f"{PLANS}; {VOUCH}" if first else PLANS)
-        self._pool.vouched.add(self._connection)
 
     async def load(self, keys: Sequence[Key], *, lock: bool = False) -> Mapping[Key, Row]:
         """Read rows; see `StorageTransaction.load`."""
@@ -110,33 +114,55 @@ class PostgresTransaction:
     async def affected(self) -> Affected:
         """What it has changed so far; see `StorageTransaction.affected`."""
         with mapped("asking what a transaction changed"):
-            xid, kinds = await self._connection.fetchrow(AFFECTED)
+            xid, kinds, mark = await self._connection.fetchrow(AFFECTED)
+            self._whole = mark == self._mark
+            if not self._whole:
+                return Affected(int(await self._connection.fetchval(LATER)), ended=True)
         return Affected(int(xid) if xid is not None else None, frozenset(kinds.split(",") if kinds else ()))
 
     async def commit(self) -> None:
         """Let it take effect; see `StorageTransaction.commit`."""
+        transaction, self._transaction = self._transaction, None
         with mapped("committing", writes=True):
-            await self._transaction.commit()
+            await transaction.commit()
         async with self._lent:
             await self._put_back()
 
-    async def rollback(self) -> None:
+    async def rollback(self) -> bool:
         """Let nothing of it take effect; see `StorageTransaction.rollback`."""
         async with self._lent:
-            if self._connection is None or self._connection.is_closed():
-                return
-            if self._connection.is_in_transaction():
-                await self._or_end("rolling back", self._transaction.rollback)
-            await self._put_back()
+            if self._connection is not None and not self._connection.is_closed():
+                await self._or_end("rolling back", self._roll_back)
+                await self._put_back()
+        return self._whole
+
+    async def _roll_back(self) -> None:
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:  # else COMMIT ended it, or ended the connection
+            self._whole = self._whole or await self._is_marked()
+            await transaction.rollback()
+
+    async def _is_marked(self) -> bool:
+        try:
+            return bool((await self._connection.fetchrow(AFFECTED))[2] == self._mark)
+        except asyncpg.PostgresError:  # a transaction that failed answers nothing any more
+            return False
 
     async def _put_back(self) -> None:
         """Whatever a user told the session to keep, nobody inherits it; what Holdfast set when it connected stays."""
-        if self._given_away and not self._connection.is_closed():
+        connection = self._connection
+        if self._given_away and not (connection.is_closed() or connection.is_in_transaction()):
             await self._or_end("putting a session back", self._reset)
 
     async def _reset(self) -> None:
-        await self._connection.reset()
-        await self._connection.execute(AS_OPENED)
+        connection, vouched = self._connection, self._pool.vouched
+        await connection.reset()
+        if connection in vouched:
+            await connection.execute(f"{AS_OPENED}; {VOUCHED}")
+        else:
+            await connection.reload_schema_state()  # the driver forgets what it prepared: it may be gone
+            await connection.execute(f"{AS_OPENED}; {VOUCH}")
+            vouched.add(connection)
 
     async def _or_end(self, what: str, act: Callable[[], Awaitable[None]]) -> None:
         """Do it in time, or end the connection: its transaction and its session end with it."""
