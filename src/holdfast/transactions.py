@@ -16,7 +16,7 @@ from uuid import UUID
 
 from holdfast.documents import Document, Limits
 from holdfast.entry import Durability, Receipt
-from holdfast.errors import HoldfastError, NotFound, OutcomeUnknown, SerializationFailure, SettingsError
+from holdfast.errors import Closed, HoldfastError, NotFound, OutcomeUnknown, SerializationFailure, SettingsError
 from holdfast.intake import checked_version, checked_write
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.change_feed import ChangeFeed
@@ -55,8 +55,9 @@ class TransactionCollection(Generic[D]):
 
     async def get_many(self, identifiers: Iterable[str], *, lock: bool = False) -> dict[str, D]:
         """The documents that exist, by id."""
+        storage = self._transaction.opened()
         keys = [Key(self.kind.name, check_id(identifier)) for identifier in identifiers]
-        rows = await self._transaction.storage.load(keys, lock=lock)
+        rows = await storage.load(keys, lock=lock)
         return {key.id: cast("D", self._transaction.decode(key, row)) for key, row in rows.items()}
 
     async def put(self, identifier: str, document: D, *, expected_version: int | None = None) -> Receipt:
@@ -69,7 +70,7 @@ class TransactionCollection(Generic[D]):
 
     async def put_many(self, documents: Mapping[str, D]) -> dict[str, Receipt]:
         """Store documents, all or none."""
-        return await self._save(documents, None) if documents else {}
+        return await self._save(documents, None)
 
     async def update(self, identifier: str, change: Callable[[D], D], *, default: D | None = None) -> D:
         """Change a document, which is locked until the transaction's end, and return what was stored.
@@ -78,8 +79,8 @@ class TransactionCollection(Generic[D]):
             NotFound: no row and no default.
             Conflict: there was no row, and another transaction inserted one.
         """
-        key = Key(self.kind.name, check_id(identifier))
-        row = (await self._transaction.storage.load([key], lock=True)).get(key)
+        storage, key = self._transaction.opened(), Key(self.kind.name, check_id(identifier))
+        row = (await storage.load([key], lock=True)).get(key)
         current = default if row is None else cast("D", self._transaction.decode(key, row))
         if current is None:
             raise NotFound(f"{key} does not exist; give update a default to create it")
@@ -89,22 +90,22 @@ class TransactionCollection(Generic[D]):
 
     async def delete(self, identifier: str, *, expected_version: int | None = None) -> Receipt:
         """Delete a document; the receipt's `existed` says whether there was one."""
-        key = Key(self.kind.name, check_id(identifier))
+        storage, key = self._transaction.opened(), Key(self.kind.name, check_id(identifier))
         expected = checked_version(key, expected_version)
-        version, existed = await self._transaction.storage.delete(key, expected=expected)
+        version, existed = await storage.delete(key, expected=expected)
         self._transaction.written[key] = version
         return Receipt(version, existed=existed)
 
     async def _save(self, documents: Mapping[str, D], expected: int | None) -> dict[str, Receipt]:
-        limits = self._transaction.limits
+        storage, limits = self._transaction.opened(), self._transaction.limits
         writes = [checked_write(self.kind, name, document, expected, limits) for name, document in documents.items()]
-        versions = await self._transaction.storage.save(writes)
+        versions = await storage.save(writes) if writes else {}
         self._transaction.written.update(versions)
         return {key.id: Receipt(version, Durability.COMMITTED) for key, version in versions.items()}
 
 
 class Transaction:
-    """One transaction: what `state.transaction()` gives.
+    """One transaction: what `state.transaction()` gives. After its block, whatever is asked of it raises `Closed`.
 
     Attributes:
         connection: the driver's connection (asyncpg), inside the transaction, for SQL of one's own. Tables are in
@@ -113,6 +114,7 @@ class Transaction:
         affected_tables: after the commit, the tables of managed kinds it changed, by whatever statement; empty before.
         swarms, bots, teams, routines, run_snapshots: the built-in collections.
         storage, limits, written, decode: for its collections.
+        over: its block has ended: its connection is another's by now, or will be.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Transaction:
         self.limits = limits
         self.written: dict[Key, int] = {}
         self.affected_tables: frozenset[str] = frozenset()
+        self.over = False
         self._kinds = kinds
         self.swarms = self.collection(SWARM)
         self.bots = self.collection(BOT)
@@ -138,7 +141,17 @@ class Transaction:
     @property
     def connection(self) -> Any:
         """The driver's connection; asked of the storage each time, which notes that it was given away."""
-        return self.storage.connection
+        return self.opened().connection
+
+    def opened(self) -> StorageTransaction:
+        """Its storage.
+
+        Raises:
+            Closed: the block has ended.
+        """
+        if self.over:
+            raise Closed("this transaction is over, as its block is: begin another one with state.transaction()")
+        return self.storage
 
     def collection(self, kind: Kind[D]) -> TransactionCollection[D]:
         """The collection of a kind inside this transaction.
@@ -189,8 +202,10 @@ class Transactions:
         transaction = Transaction(storage, self._kinds, decode=self._resolver.decode, limits=self._writer.limits)
         try:
             yield transaction
+            transaction.over = True
             self._resolver.check_open()  # once more: a commit that is refused must be rolled back
         except BaseException as fault:
+            transaction.over = True
             await asyncio.shield(asyncio.ensure_future(self._roll_back(transaction)))
             understood = storage.understood(fault) if isinstance(fault, Exception) else fault
             if understood is not fault:
