@@ -119,7 +119,10 @@ class Overloaded(TierError):
 
 
 class OutcomeUnknown(TierError):
-    """The connection was lost after a write was sent: it may be in effect or not. Read before repeating it."""
+    """A write may be in effect or not: the connection was lost after it was sent, or SQL of the user's ended its transaction.
+
+    Read before repeating it.
+    """
 
 
 class SerializationFailure(TierError):
