@@ -119,9 +119,9 @@ class Overloaded(TierError):
 
 
 class OutcomeUnknown(TierError):
-    """A write may be in effect or not: the connection was lost after it was sent, or SQL of the user's ended its transaction.
+    """A write may be in effect or not: read before repeating it.
 
-    Read before repeating it.
+    The connection was lost after it was sent, or SQL of the user's ended its transaction.
     """
 
 
