@@ -8,6 +8,7 @@ callers that come later start their own, which begins after it (rule R4).
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 from holdfast.entry import Missing, Tier
@@ -32,7 +33,7 @@ class Flight:
     """One load of one key.
 
     Attributes:
-        began: monotonic seconds.
+        began: when a tier was first asked, monotonic seconds; infinity before that.
         future: settled once with `Resolved` or an error.
         ticket: of L1, taken before anything was read.
         absent: L2's miss; None when L2 was not asked, and then nothing is filled there.
@@ -44,9 +45,9 @@ class Flight:
 
     __slots__ = ("absent", "began", "coherence", "future", "key", "known", "lease_until", "looks", "ticket")
 
-    def __init__(self, key: Key, future: asyncio.Future[Resolved], ticket: int, began: float) -> None:
+    def __init__(self, key: Key, future: asyncio.Future[Resolved], ticket: int) -> None:
         self.key = key
-        self.began = began
+        self.began = math.inf
         self.future = future
         self.ticket = ticket
         self.absent: Absent | None = None

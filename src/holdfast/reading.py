@@ -8,12 +8,12 @@ too, a caller who allowed it gets what L1 last held, labelled as stale; everybod
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from holdfast.clock import Clock
 from holdfast.entry import Consistency, Tier
-from holdfast.errors import StaleUnavailable, TierError, TierUnavailable
+from holdfast.errors import StaleUnavailable, TierError
 from holdfast.flights import Resolved
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.lease import NEVER, FeedLease
@@ -23,6 +23,7 @@ from holdfast.tiers.l1_local import Shelf
 
 PATIENCE_SECONDS: Final = 1.0
 """How long a reader who takes a stale answer waits for a fresh one."""
+HURRY_SECONDS: Final = 0.1
 
 
 class Reader:
@@ -68,15 +69,16 @@ class Reader:
         self._resolver.check_open()
         if consistency is Consistency.BOUNDED and await self.ready(key.kind) and (held := self._held(key)) is not None:
             return held
+        fallback, patience = self._fallback(key, max_stale)
         try:
             load = self._load(key, consistency)
             # A strong read is nobody else's: cancelled in time, it is not sent.
             if consistency is Consistency.STRONG:
                 return await load
-            async with asyncio.timeout(self._patience(key, max_stale)):
+            if fallback is None:
                 return await asyncio.shield(load)
-        except TimeoutError:
-            return self._stale(key, consistency, max_stale, _no_answer())
+            await asyncio.wait([load], timeout=patience)
+            return load.result() if load.done() else fallback
         except TierError as fault:
             return self._stale(key, consistency, max_stale, fault)
 
@@ -89,21 +91,22 @@ class Reader:
         if consistency is Consistency.BOUNDED and await self.ready(keys[0].kind):
             found = {key: held for key in keys if (held := self._held(key)) is not None}
         loads: dict[Key, asyncio.Future[Resolved]] = {}
+        fallbacks: dict[Key, Resolved] = {}
         try:
             for key in keys:
                 if key not in found:
                     loads[key] = self._load(key, consistency)
-            if loads:
-                await asyncio.wait(loads.values(), timeout=self._patience_of_all(loads, consistency, max_stale))
+            if loads and consistency is not Consistency.STRONG:
+                fallbacks = await self._wait(loads, max_stale)
+            if unanswered := [load for key, load in loads.items() if key not in fallbacks]:
+                await asyncio.wait(unanswered)
         finally:
             if consistency is Consistency.STRONG:  # what this caller no longer waits for; other flights are shared
                 for load in loads.values():
                     load.cancel()
         for key, load in loads.items():
             try:
-                if not load.done():
-                    raise _no_answer()
-                found[key] = load.result()
+                found[key] = fallbacks[key] if key in fallbacks else load.result()
             except TierError as fault:
                 found[key] = self._stale(key, consistency, max_stale, fault)
         return found
@@ -147,23 +150,30 @@ class Reader:
         heard = NEVER if key.kind in self._lease.untrusted else self._lease.renewed_at
         return self._clock.monotonic() - max(heard, held.read_at)
 
-    def _patience(self, key: Key, max_stale: float | None) -> float | None:
-        """How long to wait for L3 before L1 answers with what it held; None: as long as it takes.
+    def _fallback(self, key: Key, max_stale: float | None) -> tuple[Resolved | None, float | None]:
+        """What L1 may answer if L3 does not, and how long to wait for that; None: as long as it takes.
 
         An L3 that hangs is found out after half a minute only, when the value may be too old even for this caller.
         """
         allowed = self._allowed(key, max_stale)
         if allowed <= 0 or (held := self._held(key)) is None:
-            return None
+            return None, None
         left = allowed - self._age(key, held)
-        return min(left, PATIENCE_SECONDS) if left > 0 else None
+        if left < HURRY_SECONDS:  # a healthy L3 answers no sooner
+            return None, None
+        held.stale = True
+        return held, min(left, PATIENCE_SECONDS)
 
-    def _patience_of_all(self, keys: Iterable[Key], consistency: Consistency, max_stale: float | None) -> float | None:
-        if consistency is Consistency.STRONG:
-            return None
-        found = [self._patience(key, max_stale) for key in keys]
-        return None if None in found else max(each for each in found if each is not None)
-
-
-def _no_answer() -> TierUnavailable:
-    return TierUnavailable("L3: no answer yet, and the caller takes what L1 holds instead (max_stale)")
+    async def _wait(
+        self, loads: Mapping[Key, asyncio.Future[Resolved]], max_stale: float | None
+    ) -> dict[Key, Resolved]:
+        """Wait for answers, and say what L1 gives instead of those that do not come in time."""
+        fallbacks: dict[Key, Resolved] = {}
+        patience = PATIENCE_SECONDS
+        for key in loads:
+            held, seconds = self._fallback(key, max_stale)
+            if held is not None and seconds is not None:
+                fallbacks[key], patience = held, min(patience, seconds)
+        if fallbacks:
+            await asyncio.wait([loads[key] for key in fallbacks], timeout=patience)
+        return {key: held for key, held in fallbacks.items() if not loads[key].done()}

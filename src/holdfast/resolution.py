@@ -158,7 +158,13 @@ class Resolver:
 
     def _new_flight(self, key: Key) -> Flight:
         future: asyncio.Future[Resolved] = asyncio.get_running_loop().create_future()
-        return Flight(key, future, self._caches[key.kind].ticket(), self._clock.monotonic())
+        return Flight(key, future, self._caches[key.kind].ticket())
+
+    def _begin(self, flights: list[Flight]) -> float:
+        now = self._clock.monotonic()
+        for flight in flights:
+            flight.began = min(flight.began, now)
+        return now
 
     async def _ask_l2(self, flights: list[Flight]) -> None:
         try:
@@ -167,7 +173,7 @@ class Resolver:
             self._settle_all(flights, fault)
 
     async def _read_l2(self, flights: list[Flight]) -> None:
-        coherence, started = self._view.coherence, self._clock.monotonic()
+        coherence, started = self._view.coherence, self._begin(flights)
         answers = await self._l2.read([flight.key for flight in flights], self._view)
         now = self._clock.monotonic()
         self._counters.l2.observe(now - started, len(flights))
@@ -243,7 +249,7 @@ class Resolver:
 
     async def _read_l3(self, flights: list[Flight]) -> list[Fill]:
         """Settle flights with L3's answer; returns what L2 should be offered."""
-        started = self._clock.monotonic()
+        started = self._begin(flights)
         keys, incarnation = list(dict.fromkeys(flight.key for flight in flights)), self._view.coherence.incarnation
         loaded = await self._l3.load(keys, known := _known(flights, incarnation))
         if known and (

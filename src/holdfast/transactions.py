@@ -206,7 +206,7 @@ class Transactions:
             self._resolver.check_open()  # once more: a commit that is refused must be rolled back
         except BaseException as fault:
             transaction.over = True
-            await asyncio.shield(asyncio.ensure_future(self._roll_back(transaction)))
+            await asyncio.shield(asyncio.ensure_future(self._roll_back(transaction, incarnation)))
             understood = storage.understood(fault) if isinstance(fault, Exception) else fault
             if understood is not fault:
                 raise understood from fault
@@ -251,7 +251,7 @@ class Transactions:
                 # It may be in effect, now or later, and may have changed more than its keys.
                 self._hold(affected, incarnation)
                 self._writer.tell(dict.fromkeys(transaction.written, ANY_VERSION))
-            await self._roll_back(transaction)
+            await self._roll_back(transaction, incarnation)
             raise
         transaction.affected_tables = frozenset(
             self._kinds[kind].table for kind in affected.kinds if kind in self._kinds
@@ -261,12 +261,12 @@ class Transactions:
             if not await self._feed.refresh():
                 self._hold(affected, incarnation)
 
-    async def _roll_back(self, transaction: Transaction) -> None:
+    async def _roll_back(self, transaction: Transaction, incarnation: UUID) -> None:
         """Let nothing take effect. If SQL of the block's may have committed a part, no cache goes on without it."""
-        if not await transaction.storage.rollback():
-            self._writer.adopt()
+        later = await transaction.storage.rollback()
+        if later is not None and not await self._feed.refresh():
+            self._hold(Affected(later), incarnation)
             self._writer.tell(dict.fromkeys(transaction.written, ANY_VERSION))
-            await self._feed.refresh()
 
     def _hold(self, affected: Affected, incarnation: UUID) -> None:
         self._writer.adopt()

@@ -131,8 +131,10 @@ async def test_a_connection_that_stands_still_is_ended(sql: Sql, database_url: s
 
 
 @ON_18
-async def test_an_answer_that_takes_too_long_gets_more_time(sql: Sql, database_url: str) -> None:
-    """A large one would never come otherwise: each try would be cut at the same place. Then time is short again."""
+async def test_an_answer_that_takes_too_long_gets_more_time(
+    sql: Sql, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large one would never come otherwise: each try would be cut at the same place. Later time is short again."""
     reader = Reader(feed_of(database_url, poll_timeout_seconds=0.2))
     await reader.poll()
     await insert(sql, "a")
@@ -143,6 +145,9 @@ async def test_an_answer_that_takes_too_long_gets_more_time(sql: Sql, database_u
                 await reader.poll()
             assert reader.source._timeout_seconds == 0.2 * 2**tries
     assert await reader.news() == [("bot", "a", False)]
+    assert reader.source._timeout_seconds == 0.8, "other nodes of L2 may need answers as large"
+    monkeypatch.setattr(l3_feed, "GROWN_SECONDS", 0.0)
+    await reader.poll()
     assert reader.source._timeout_seconds == 0.2
     await reader.source.close()
 

@@ -249,6 +249,20 @@ async def test_an_own_kind_is_watched(sql: Sql, reader: Reader) -> None:
     assert await untrusted(sql, [*BUILT_IN, plan]) == {}
 
 
+async def test_a_table_partitioned_by_hand_is_watched(sql: Sql, reader: Reader) -> None:
+    """Its partitions have the triggers of rows from their parent, where they cannot be made again."""
+    await sql.execute("""
+        ALTER TABLE holdfast."User" RENAME TO plain;
+        CREATE TABLE holdfast."User" (LIKE holdfast.plain INCLUDING ALL) PARTITION BY HASH (id);
+        CREATE TABLE holdfast.half PARTITION OF holdfast."User" FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+        CREATE TABLE holdfast.other_half PARTITION OF holdfast."User" FOR VALUES WITH (MODULUS 2, REMAINDER 1)""")
+    await l3_migrations.migrate(sql, BUILT_IN)
+    assert await sql.fetch("SELECT * FROM holdfast.unwatched('bot')") == []
+    await insert(sql, "a")
+    await sql.execute("""UPDATE holdfast."User" SET id = 'b'""")
+    assert sorted(set(await reader.news())) == [("bot", "a", False), ("bot", "a", True), ("bot", "b", False)]
+
+
 @pytest.fixture
 async def role(sql: Sql) -> AsyncIterator[str]:
     name = f"role_{uuid.uuid4().hex}"

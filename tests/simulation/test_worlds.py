@@ -34,7 +34,6 @@ CAUGHT_IN: dict[str, str | None] = {
     "F1-cursor_by_number": "busy",
     "F1-incarnation_does_not_flush": None,
     "F1-identity_is_not_renewed": "files",
-    "F1-end_of_a_life_is_not_doubted": "files",
     "F4-whole_kind_is_ignored": "feeds",
 }
 """Mutants that one of the first worlds finds out, and the theme of these worlds; None: any. The others need

@@ -11,12 +11,13 @@ import pytest
 
 from fix_l2 import MemoryHarness
 from fix_relay import begun
-from holdfast.testing import MemoryStorage
+from holdfast import Bot
+from holdfast.testing import ManualClock, MemoryFeed, MemoryStorage
 from holdfast.testing.conformance import FenceSinkSuite, SharedCacheSuite
 from holdfast.testing.door import connect_flows
 from simulation.mutants import MUTANTS
 from simulation.test_worlds import CAUGHT_IN
-from unit import test_fence_map, test_memory_feed, test_relay, test_transactions
+from unit import test_fence_map, test_memory_feed, test_reading, test_relay, test_transactions
 
 CAUGHT_BY: Final[dict[str, Callable[..., Any]]] = {
     "R1-C3-own_writes_are_not_noted": (
@@ -33,6 +34,9 @@ CAUGHT_BY: Final[dict[str, Callable[..., Any]]] = {
     "C3-F1-relay_goes_on_over_a_start": test_relay.test_after_a_restart_of_l3_nodes_begin_anew,
     "C3-mark_of_another_start_is_believed": test_fence_map.test_a_mark_of_another_start_of_l3_is_not_trusted,
     "F1-anchor_is_not_checked": test_memory_feed.test_a_restored_copy_is_caught_by_the_anchor,
+    "F1-end_of_a_life_is_not_doubted": (
+        test_reading.test_what_was_read_after_the_last_poll_is_doubted_when_l3_was_started_anew
+    ),
     "F3-horizon_is_ignored": test_memory_feed.test_a_cursor_older_than_the_outbox_is_not_continued,
     "S1-transaction_does_not_wait": test_transactions.test_what_others_wrote_inside_it_is_known_when_it_returns,
     "S1-transaction_is_not_held": test_transactions.test_a_feed_that_cannot_be_read_costs_the_cache_not_the_truth,
@@ -41,19 +45,21 @@ CAUGHT_BY: Final[dict[str, Callable[..., Any]]] = {
 
 async def run(test: Callable[..., Any]) -> None:
     """Run a test with what it asks for."""
+    l3, clock = MemoryStorage(), ManualClock()
+    source = MemoryFeed(l3)
+    given: dict[str, Any] = {"l3": l3, "clock": clock, "source": source}
+    wanted = inspect.signature(test).parameters.keys()
     async with contextlib.AsyncExitStack() as stack:
-        given: dict[str, object] = {}
-        for name in inspect.signature(test).parameters:
-            if name == "self":
-                suite = SharedCacheSuite if hasattr(SharedCacheSuite, test.__name__) else FenceSinkSuite
-                given[name] = suite(MemoryHarness())
-            elif name == "bench":
-                given[name] = await begun()
-            elif name == "l3":
-                given[name] = MemoryStorage()
-            else:
-                given[name] = await stack.enter_async_context(connect_flows(l3=MemoryStorage()))
-        if (running := test(**given)) is not None:
+        if "self" in wanted:
+            suite = SharedCacheSuite if hasattr(SharedCacheSuite, test.__name__) else FenceSinkSuite
+            given["self"] = suite(MemoryHarness())
+        if "bench" in wanted:
+            given["bench"] = await begun()
+        if "flows" in wanted:
+            on_clock: dict[str, Any] = {"feed": source, "clock": clock} if "clock" in wanted else {}
+            given["flows"] = await stack.enter_async_context(connect_flows(l3=l3, **on_clock))
+            await given["flows"].store.bots.put("b1", Bot(name="Ada"))
+        if (running := test(**{name: given[name] for name in wanted})) is not None:
             await running
 
 

@@ -48,9 +48,11 @@ async def test_without_a_feed_no_cache_answers(flows: Flows) -> None:
     assert await flows.store.bots.get_many(["b1", "b2"]) == {"b1": EVE, "b2": EVE}
 
 
-async def test_a_block_that_raises_after_an_end_is_doubted_too(flows: Flows) -> None:
-    """Its error comes out, and what had been committed is known."""
+@pytest.mark.parametrize("feed_fails", [False, True])
+async def test_a_block_that_raises_after_an_end_is_doubted_too(flows: Flows, *, feed_fails: bool) -> None:
+    """Its error comes out, and what had been committed is known, or no cache answers."""
     assert await flows.store.bots.get("b2") == ADA
+    flows.feed._source.fail = feed_fails  # type: ignore[attr-defined]
     with pytest.raises(SerializationFailure):  # noqa: PT012 - the end of the block is part of it
         async with flows.store.transaction() as tx:
             await tx.bots.put("b1", EVE)

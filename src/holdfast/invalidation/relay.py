@@ -124,8 +124,12 @@ class Relay:
 
     async def _round(self) -> None:
         """Bring every node that answers up to now."""
-        led, self.leading = self.leading, False  # not while that is being asked, which may fail
-        self.leading = await self._source.lead()
+        led = self.leading
+        try:
+            self.leading = await self._source.lead()
+        except BaseException:
+            self.leading = False  # another server may lead now
+            raise
         if not self.leading:
             return
         if not led:

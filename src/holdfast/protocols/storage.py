@@ -170,11 +170,12 @@ class StorageTransaction(Protocol):
         """
         ...
 
-    async def rollback(self) -> bool:
+    async def rollback(self) -> int | None:
         """Let nothing of it take effect. Never raises; may be called after a failed `commit`, which said what it did.
 
         Returns:
-            False: a statement of the user's may have let a part of it take effect before.
+            None, unless a statement of the user's may have let a part of it take effect before: then an xid above those
+            of all that has ended by now, 0 if it cannot be asked.
         """
         ...
 

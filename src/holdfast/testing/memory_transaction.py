@@ -225,10 +225,10 @@ class MemoryTransaction:
             self._log.end(self.xid)
         self._end(*COMMITTED)
 
-    async def rollback(self) -> bool:
-        """Let nothing of it take effect; does nothing if it is over, and says whether it was not committed."""
+    async def rollback(self) -> int | None:
+        """Let nothing of it take effect; does nothing if it is over. See `StorageTransaction.rollback`."""
         self._abandon(*ROLLED_BACK)
-        return self._over != COMMITTED
+        return self.xid or 0 if self._over == COMMITTED else None
 
     def understood(self, fault: Exception) -> Exception:
         """See `StorageTransaction.understood`: there is no driver whose errors need it."""

@@ -166,9 +166,9 @@ class SlowTransaction:
         self._sent = True
         await self._storage.write(self._end, self._inner.rollback)
 
-    async def rollback(self) -> bool:
+    async def rollback(self) -> int | None:
         """Let nothing of it take effect, unless COMMIT was sent; see `StorageTransaction.rollback`."""
-        return self._sent or await self._inner.rollback()
+        return None if self._sent else await self._inner.rollback()
 
     async def _end(self) -> None:
         try:

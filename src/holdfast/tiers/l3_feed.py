@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 from uuid import UUID
@@ -25,6 +26,7 @@ from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed_answers import answer, is_of_start, question, read_coherence, went_back
 from holdfast.tiers.l3_statements import COHERENCE, ENSURE_INCARNATION
 
+GROWN_SECONDS: Final = 60.0
 TOO_SLOW: Final = (TimeoutError, asyncpg.QueryCanceledError)
 CONNECT_SECONDS: Final = 5.0
 """To connect, and the first call on a connection, take many round trips; where each is long, a poll's time is short."""
@@ -37,13 +39,14 @@ class PostgresFeed:
 
     Args:
         poll_timeout_seconds: for one call. A connection that has not answered by then is ended, so that no call hangs
-            on a network that stands still; the lead goes with it. The next one has twice the time, up to
-            PATIENCE_SECONDS_MAX, until a poll succeeds. A call that must connect first has CONNECT_SECONDS more.
+            on a network that stands still; the lead goes with it. The next ones have twice the time, up to
+            PATIENCE_SECONDS_MAX, for a minute. A call that must connect first has CONNECT_SECONDS more.
     """
 
     def __init__(self, connector: PostgresConnector, *, poll_timeout_seconds: float) -> None:
         self._connector = connector
         self._timeout_seconds = self._usual_seconds = poll_timeout_seconds
+        self._grown_at = -math.inf
         self._session: _Session | None = None
         self._turn = asyncio.Lock()
         self._wakes: list[Callable[[], None]] = []
@@ -59,7 +62,8 @@ class PostgresFeed:
             poll = await session.probe(cursor) if cursor is not None and not announce else None
             if poll is None:
                 poll = await session.read(cursor, announce=announce)
-        self._timeout_seconds = self._usual_seconds
+        if asyncio.get_running_loop().time() - self._grown_at > GROWN_SECONDS:
+            self._timeout_seconds = self._usual_seconds
         return poll
 
     def on_hint(self, wake: Callable[[], None]) -> None:
@@ -117,11 +121,13 @@ class PostgresFeed:
                 session, self._session = self._session, None
                 if session is not None:
                     session.connection.terminate()
-                if isinstance(fault.__cause__, TOO_SLOW):
-                    self._timeout_seconds = max(
-                        self._usual_seconds, min(2 * self._timeout_seconds, PATIENCE_SECONDS_MAX)
-                    )
+                if session is not None and isinstance(fault.__cause__, TOO_SLOW):
+                    self._grow()
                 raise
+
+    def _grow(self) -> None:
+        self._grown_at = asyncio.get_running_loop().time()
+        self._timeout_seconds = max(self._usual_seconds, min(2 * self._timeout_seconds, PATIENCE_SECONDS_MAX))
 
     def _time_for_a_call(self) -> float:
         connected = self._session is not None and not self._session.connection.is_closed()

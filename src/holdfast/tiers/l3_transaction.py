@@ -51,6 +51,7 @@ class PostgresTransaction:
         self._connection: Any = None
         self._given_away = False
         self._whole = True  # no statement of a user's can have ended it
+        self._later = 0
         self._mark = str(next(_MARKS))
         self._pool = pool
         self._rows = rows
@@ -128,19 +129,21 @@ class PostgresTransaction:
         async with self._lent:
             await self._put_back()
 
-    async def rollback(self) -> bool:
+    async def rollback(self) -> int | None:
         """Let nothing of it take effect; see `StorageTransaction.rollback`."""
         async with self._lent:
             if self._connection is not None and not self._connection.is_closed():
                 await self._or_end("rolling back", self._roll_back)
                 await self._put_back()
-        return self._whole
+        return None if self._whole else self._later
 
     async def _roll_back(self) -> None:
         transaction, self._transaction = self._transaction, None
         if transaction is not None:  # else COMMIT ended it, or ended the connection
             self._whole = self._whole or await self._is_marked()
             await transaction.rollback()
+        if not self._whole:
+            self._later = int(await self._connection.fetchval(LATER))
 
     async def _is_marked(self) -> bool:
         try:

@@ -95,8 +95,11 @@ DECLARE
     wanted record;
 BEGIN
     FOR wanted IN SELECT * FROM holdfast.note_triggers(kind) LOOP
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s EXECUTE FUNCTION %s(%L)',
-                       wanted.name, wanted.event, relation, wanted.level, wanted.function, kind);
+        -- What a partition has from its parent cannot be made there.
+        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = relation AND tgname = wanted.name AND tgparentid <> 0) THEN
+            EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s EXECUTE FUNCTION %s(%L)',
+                           wanted.name, wanted.event, relation, wanted.level, wanted.function, kind);
+        END IF;
         EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', relation, wanted.name);
     END LOOP;
     PERFORM holdfast.stamp_relation(kind, relation);
@@ -123,7 +126,11 @@ END $$;
 
 CREATE OR REPLACE FUNCTION holdfast.watch_table(kind text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    root regclass := (SELECT to_regclass(format('holdfast.%I', table_name)) FROM holdfast.kinds WHERE name = kind);
 BEGIN
+    -- The kind's own table first: with it its partitions get triggers of rows.
+    PERFORM holdfast.watch_relation(kind, root) WHERE root IN (SELECT relation FROM holdfast.unwatched(kind));
     PERFORM holdfast.watch_relation(kind, relation)
     FROM (SELECT DISTINCT relation FROM holdfast.unwatched(kind)) AS faulty;
 END $$;
@@ -168,5 +175,7 @@ BEGIN
     END LOOP;
 END $$;
 
+SELECT holdfast.watch_relation(name, root) FROM holdfast.kinds, to_regclass(format('holdfast.%I', table_name)) AS root
+WHERE root IS NOT NULL ORDER BY name;
 SELECT holdfast.watch_relation(name, relation) FROM holdfast.kinds, holdfast.relations(name) AS relation
 ORDER BY name, relation;
