@@ -149,7 +149,8 @@ async def test_a_prepared_transaction(state: OpenStore, settings: Settings) -> N
     """It may write managed rows; its session's next transaction has changed nothing."""
     name = f"holdfast test {uuid.uuid4().hex}"
     async with connected(settings.postgres_url) as sql:
-        await sql.execute("""BEGIN; INSERT INTO holdfast."User" (id, document) VALUES ('b1', '{"name": "new"}')""")
+        await sql.execute("""BEGIN; SET LOCAL holdfast.mark = 'x';
+            INSERT INTO holdfast."User" (id, document) VALUES ('b1', '{"name": "new"}')""")
         assert await sql.fetchval(KINDS) == "bot"
         await sql.execute(f"PREPARE TRANSACTION '{name}'")
         assert await sql.fetchval(KINDS) == ""

@@ -40,7 +40,7 @@ MARK_SECONDS: Final = 1.0
 SILENT_SECONDS: Final = 1.0
 """How long a node that failed is left alone."""
 TIDY_SECONDS: Final = 30.0
-GAP_SECONDS: Final = 0.025
+GAP_SECONDS: Final = 0.1
 """Between rounds. Readers judge L2 by what they know themselves, so that fences need no hurry, and a key that changes
 often is fenced once a round."""
 Known = TypeVar("Known")
