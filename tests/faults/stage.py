@@ -123,14 +123,18 @@ class Stage:
         """Wait until every server answers, and follows the feed."""
 
         async def served() -> bool:
-            try:
-                for store in self.servers.values():
-                    await store.bots.get_many(BUSY_IDS)
-            except TierError:
-                return False
-            return all(flows.feed.fault is None for flows in self.flows)
+            return await self.is_answered() and all(flows.feed.fault is None for flows in self.flows)
 
         await until(served)
+
+    async def is_answered(self) -> bool:
+        """Whether every server answers."""
+        try:
+            for store in self.servers.values():
+                await store.bots.get_many(BUSY_IDS)
+        except TierError:
+            return False
+        return True
 
     async def until_cached(
         self, numbers: Mapping[str, int], *, in_memory: bool = True, seconds: float = 3.0

@@ -321,9 +321,10 @@ async def read_ahead(controls: ServerControls, fault_proxy: StartProxy, prefix: 
     async with acted(controls, fault_proxy, prefix) as (stage, proxy):
         await until(partial(told_of_a_row, stage))
         data, copied = data_area(controls._layout) / DATA, folder / "copy"
-        await replace(stage, controls, partial(copy, data, copied))
-        await stage.until_served()
+        # Before the copy is made: the relay raises a generation after each start, which would give the copy away.
         silence = proxy.hold(where=lambda connection: b"holdfast feed" in connection.first_bytes)
+        await replace(stage, controls, partial(copy, data, copied))
+        await until(stage.is_answered)
         async with stage.sql() as connection:
             with stage.records.write(IDS) as numbers:
                 await upsert(connection, numbers)
