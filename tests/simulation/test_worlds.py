@@ -24,7 +24,6 @@ CAUGHT_IN: dict[str, str | None] = {
     "R3-R5-lease_never_ends": None,
     "R3-refreshed_without_a_poll": None,
     "R4-strong_joins_flights": None,
-    "R4-changes_leave_flights": "busy",
     "C3-advance_without_fences": None,
     "C3-relay_goes_on_from_now": None,
     "C3-reader_ignores_the_fence_map": None,

@@ -242,3 +242,22 @@ async def test_what_was_read_after_the_last_poll_is_doubted_when_l3_was_started_
     await until(flows.feed.refresh)
     assert flows.feed.resets == 0
     assert await bots.get("b1") == ADA
+
+
+async def test_a_reader_after_a_change_joins_no_load_begun_before_it(
+    l3: MemoryStorage, source: MemoryFeed, clock: ManualClock
+) -> None:
+    """What that one brings may be from before the change (R4)."""
+    pausing = PausingStorage(l3)
+    async with connect_flows(l3=pausing, feed=source, clock=clock) as flows:
+        await l3.raw_put(Key("bot", "b1"), b'{"name":"Ada"}')
+        pause = pausing.pause_next_load()
+        first = asyncio.ensure_future(flows.store.bots.get("b1"))
+        await pause.reached.wait()
+        await l3.raw_put(Key("bot", "b1"), b'{"name":"Eve"}')
+        assert await flows.feed.refresh()
+        second = asyncio.ensure_future(flows.store.bots.get("b1"))
+        await settle()
+        pause.release()
+        assert await first == ADA
+        assert await second == EVE

@@ -23,6 +23,7 @@ CAUGHT_BY: Final[dict[str, Callable[..., Any]]] = {
     "R1-C3-own_writes_are_not_noted": (
         test_relay.test_before_the_fence_arrives_the_writer_does_not_believe_the_old_value
     ),
+    "R4-changes_leave_flights": test_reading.test_a_reader_after_a_change_joins_no_load_begun_before_it,
     "C2-plain_set": SharedCacheSuite.check_an_older_version_never_replaces_a_newer_one,
     "C2-no_age_check": SharedCacheSuite.check_a_fill_that_comes_minutes_late_is_refused,
     "C2-C3-fill_under_an_older_generation": (
