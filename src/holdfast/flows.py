@@ -62,6 +62,7 @@ class Flows:
         untrusted: Mapping[str, str] = MappingProxyType({}),
         window_seconds: float = WINDOW_SECONDS,
     ) -> None:
+        # Long, for it is the one place where all parts of a server are made and joined: names, and no decisions.
         self.counters = Counters()
         self.caches = build_caches(settings, kinds, clock)
         shelves = {name: cache.shelf(name) for name, cache in self.caches.items()}

@@ -62,20 +62,16 @@ class ChangeApplier:
             if self._life not in {(), cursor.life}:
                 self._doubt_the_end_of_a_life()
         self._life = cursor.life
-        now, caches = self._clock.monotonic(), self._caches
+        now = self._clock.monotonic()
         for change in poll.changes:
-            key = change.key
-            cache = caches.get(key.kind)
-            if cache is None:
+            if change.key.kind not in self._caches:
                 continue
-            if key.id:
-                cache.fence(key, change.version)
-                self._view.note(key, change.version, now)
-                self._flights.detach(key)
-            else:
+            if change.whole_kind:
                 self._counters.flushes += 1
-                self._flush_kind(key.kind)
-                self._view.note_kind(key.kind, now)
+                self._flush_kind(change.key.kind)
+                self._view.note_kind(change.key.kind, now)
+            else:
+                self._tell(change.key, change.version, now)
         self._view.advance(cursor, began)
         self._lease.renew(began, cursor.snapshot)
 
@@ -92,8 +88,11 @@ class ChangeApplier:
 
     def tell(self, key: Key, version: int) -> None:
         """At least this version of a key exists: nothing older may be answered or filled any more."""
+        self._tell(key, version, self._clock.monotonic())
+
+    def _tell(self, key: Key, version: int, now: float) -> None:
         self._caches[key.kind].fence(key, version)
-        self._view.note(key, version, self._clock.monotonic())
+        self._view.note(key, version, now)
         self._flights.detach(key)
 
     def adopt(self, coherence: Coherence, began: float) -> None:

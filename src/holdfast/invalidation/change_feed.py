@@ -22,9 +22,9 @@ GAP_SECONDS: Final = 0.002
 RETRY_SECONDS: Final = 0.05
 START_ATTEMPTS: Final = 5
 PAUSE_SECONDS_MAX: Final = 5.0
+"""Between two polls at most, however long the bound: the server ends a session that is idle for twice as long."""
 REFRESH_SECONDS_MAX: Final = 0.5
 """How long readers wait for a poll that does not end, before they ask L3 themselves."""
-"""Between two polls at most, however long the bound: the server ends a session that is idle for twice as long."""
 
 
 class ChangeFeed:
@@ -110,7 +110,7 @@ class ChangeFeed:
     async def refresh(self) -> bool:
         """Wait for a poll that begins after this call; says whether it succeeded.
 
-        Nobody waits for longer than the bound and half a second, and not at all while polls fail.
+        Nobody waits for longer than the bound, or half a second if that is less, and not at all while polls fail.
         """
         if self.fault is not None or self._task is None:
             return False

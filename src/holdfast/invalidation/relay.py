@@ -167,14 +167,7 @@ class Relay:
         if coherence.incarnation != cursor.coherence.incarnation:
             raise TierUnavailable("L3: it became another one while nodes of L2 began anew")
         await self._source.poll(cursor, announce=True)  # readers trust the nodes once they know the generation
-        after = Watermark(
-            coherence.incarnation.bytes,
-            cursor.snapshot,
-            coherence.generations[NODE_SCOPE],
-            coherence.highest,
-            (),
-            cursor.anchor,
-        )
+        after = beginning(cursor, coherence)
         self.restarts += len(targets)
         await asyncio.gather(*(self._advance(target, after, {}) for target in targets))
 
@@ -253,6 +246,12 @@ class Relay:
             await self._source.tidy()
 
 
+def beginning(cursor: Cursor, coherence: Coherence) -> Watermark:
+    """The watermark of a node that begins anew at a cursor, with the generation drawn for it."""
+    generation = coherence.generations[NODE_SCOPE]
+    return Watermark(coherence.incarnation.bytes, cursor.snapshot, generation, coherence.highest, (), cursor.anchor)
+
+
 def _only(names: Container[str], known: dict[str, Known]) -> dict[str, Known]:
     """What is known of these nodes; addresses may change for ever."""
     return {name: each for name, each in known.items() if name in names}
@@ -264,7 +263,7 @@ def _gathered(changes: Iterable[Change]) -> tuple[set[str], dict[Key, int]]:
     versions: dict[Key, int] = {}
     for change in changes:
         key = change.key
-        if not key.id:
+        if change.whole_kind:
             kinds.add(key.kind)
         elif change.version > versions.get(key, 0):
             versions[key] = change.version

@@ -96,12 +96,8 @@ class PostgresStorage:
                     return await self._rows.save(connection, batches)
         async with self._pool.connection() as connection:
             transaction = connection.transaction()
-            try:
-                with mapped(_words(writes)):
-                    await transaction.start()
-            except BaseException:
-                connection.terminate()  # BEGIN may be done though its answer never came: nobody may inherit that
-                raise
+            with mapped(_words(writes)):
+                await transaction.start()
             try:
                 with mapped(_words(writes)):
                     versions = await self._rows.save(connection, batches)

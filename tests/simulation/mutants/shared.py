@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from holdfast.invalidation.fence_map import FenceMap
-from holdfast.invalidation.relay import NODE_SCOPE, Relay
+from holdfast.invalidation.relay import NODE_SCOPE, Relay, beginning
 from holdfast.keys import Key
 from holdfast.protocols import Cursor, Watermark
 from holdfast.testing import MemoryCache, MemoryFeed
@@ -100,14 +100,7 @@ def generation_before_its_snapshot(patch: pytest.MonkeyPatch) -> None:
             return
         coherence = await self._source.raise_generation(NODE_SCOPE)
         cursor = (await self._source.poll(None, announce=True)).cursor
-        after = Watermark(
-            coherence.incarnation.bytes,
-            cursor.snapshot,
-            coherence.generations[NODE_SCOPE],
-            coherence.highest,
-            (),
-            cursor.anchor,
-        )
+        after = beginning(cursor, coherence)
         for target in targets:
             await self._advance(target, after, {})
 

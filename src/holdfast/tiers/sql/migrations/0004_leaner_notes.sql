@@ -5,8 +5,9 @@
 -- the outbox would make it conflict with all who write to it. Only where somebody will ask, which `holdfast.mark` says.
 -- What a transaction before has set is empty now, no NULL.
 CREATE FUNCTION holdfast.note_kind(kind text) RETURNS text LANGUAGE sql
-    RETURN CASE WHEN pg_catalog.current_setting('holdfast.mark', true) OPERATOR(pg_catalog.<>) '' AND (kind = ANY (pg_catalog.string_to_array(pg_catalog.current_setting('holdfast.kinds', true), ',')))
-                     IS NOT TRUE
+    RETURN CASE WHEN pg_catalog.current_setting('holdfast.mark', true) OPERATOR(pg_catalog.<>) ''
+            AND (kind = ANY (pg_catalog.string_to_array(pg_catalog.current_setting('holdfast.kinds', true), ',')))
+                IS NOT TRUE
         THEN pg_catalog.set_config('holdfast.kinds', pg_catalog.concat_ws(
                  ',', nullif(pg_catalog.current_setting('holdfast.kinds', true), ''), kind), true) END;
 
