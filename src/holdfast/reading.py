@@ -69,12 +69,12 @@ class Reader:
         self._resolver.check_open()
         if consistency is Consistency.BOUNDED and await self.ready(key.kind) and (held := self._held(key)) is not None:
             return held
-        fallback, patience = self._fallback(key, max_stale)
         try:
             load = self._load(key, consistency)
             # A strong read is nobody else's: cancelled in time, it is not sent.
             if consistency is Consistency.STRONG:
                 return await load
+            fallback, patience = self._fallback(key, max_stale)
             if fallback is None:
                 return await asyncio.shield(load)
             await asyncio.wait([load], timeout=patience)
