@@ -59,7 +59,8 @@ def check_kind_name(name: str) -> str:
 
 def redis_key(prefix: bytes, key: Key) -> bytes:
     """The key's name in L2: prefix, kind, percent-encoded id. An id can never choose a slot or form a pattern."""
-    name = key.id.encode()
-    if len(name.translate(None, _SPECIAL)) != len(name):
+    kind, identifier = key
+    name = identifier.encode()
+    if name.translate(None, _SPECIAL) != name:
         name = _ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], name)
-    return prefix + key.kind.encode() + b":" + name
+    return b"%b%b:%b" % (prefix, kind.encode(), name)

@@ -41,6 +41,7 @@ from holdfast.tiers.l1_local import LocalCache
 BATCH_KEYS_MAX: Final = 256
 OVERLAP_SECONDS: Final = 0.002
 L2_BATCHES_MAX: Final = 16
+L2_LANES: Final = 2
 FILLS_MAX: Final = 32
 """Batches of fills on their way to L2; further ones are left out."""
 LOOKS_MAX: Final = 1000
@@ -91,6 +92,7 @@ class Resolver:
             items_max=BATCH_KEYS_MAX,
             batches_max=L2_BATCHES_MAX,
             overlap_seconds=OVERLAP_SECONDS,
+            lanes=L2_LANES,
             wanted=_wanted,
         )
         self._l3_batcher: Batcher[Flight] = Batcher(

@@ -69,6 +69,7 @@ def batcher(
     items_max: int = 100,
     batches_max: int = 100,
     overlap_seconds: float = FOR_EVER,
+    lanes: int = 1,
     waiting_max: int = 1000,
     wanted: Callable[[int], bool] = lambda _: True,
 ) -> Batcher[int]:
@@ -78,6 +79,7 @@ def batcher(
         items_max=items_max,
         batches_max=batches_max,
         overlap_seconds=overlap_seconds,
+        lanes=lanes,
         waiting_max=waiting_max,
         wanted=wanted,
     )
@@ -182,6 +184,59 @@ async def test_time_does_not_lift_the_bound(handler: Handler) -> None:
     handler.finish()
     await handler.until_begun(3)
     assert handler.begun == [[0], [1], [2, 3]]
+
+
+async def test_lanes_share_what_there_is(handler: Handler) -> None:
+    """Two lanes take half each, what comes meanwhile waits for the first of them to end, and then goes together."""
+    batches = batcher(handler, lanes=2)
+    for item in range(40):
+        batches.add(item)
+    await settle()
+    assert handler.begun == [list(range(20)), list(range(20, 40))]
+    for item in range(40, 60):
+        batches.add(item)
+        await settle()
+    assert len(handler.begun) == 2
+    handler.finish(1)
+    await settle()
+    assert handler.begun[2:] == [list(range(40, 60))]
+
+
+async def test_a_few_items_are_not_shared(handler: Handler) -> None:
+    """Up to 16 make one batch; what comes then finds a lane free and does not wait."""
+    batches = batcher(handler, lanes=2)
+    for item in range(16):
+        batches.add(item)
+    await settle()
+    batches.add(16)
+    await settle()
+    assert handler.begun == [list(range(16)), [16]]
+
+
+async def test_more_than_the_lanes_take_goes_beside_them(handler: Handler) -> None:
+    """Full batches hold nobody up; the last ones, one for each lane, do."""
+    batches = batcher(handler, lanes=2, items_max=20)
+    for item in range(70):
+        batches.add(item)
+    await settle()
+    assert [len(batch) for batch in handler.begun] == [20, 20, 16, 14]
+    batches.add(70)
+    handler.finish(0)
+    await settle()
+    assert len(handler.begun) == 4, "one that held nobody has ended"
+    handler.finish(2)
+    await settle()
+    assert handler.begun[4:] == [[70]]
+
+
+async def test_slow_lanes_are_left_one_by_one(handler: Handler) -> None:
+    """After `overlap_seconds` each of them stops keeping others waiting, the older one first."""
+    batches = batcher(handler, lanes=2, overlap_seconds=0.001)
+    for item in range(5):
+        batches.add(item)
+        await handler.until_begun(item + 1)
+    assert [len(batch) for batch in handler.begun] == [1] * 5
+    assert len(handler.open) == 5
 
 
 async def test_what_waits_is_bounded(handler: Handler) -> None:
@@ -297,10 +352,11 @@ steps = st.lists(
     items_max=st.integers(1, 4),
     batches_max=st.integers(1, 3),
     overlap_seconds=st.sampled_from([0.0, FOR_EVER]),
+    lanes=st.integers(1, 3),
     steps=steps,
 )
 def test_each_item_is_handled_once_within_the_limits(
-    items_max: int, batches_max: int, overlap_seconds: float, steps: list[tuple[str, int]]
+    items_max: int, batches_max: int, overlap_seconds: float, lanes: int, steps: list[tuple[str, int]]
 ) -> None:
     """Over any mixture of calls and ends every item still wanted is handled once, in order, and the sizes hold."""
 
@@ -319,6 +375,7 @@ def test_each_item_is_handled_once_within_the_limits(
             items_max=items_max,
             batches_max=batches_max,
             overlap_seconds=overlap_seconds,
+            lanes=lanes,
             wanted=wanted,
         )
         for what, number in steps:

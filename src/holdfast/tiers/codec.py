@@ -50,7 +50,9 @@ HEADER_BYTES: Final = 68
 
 _HEAD = struct.Struct(">sBBBIQ16sQQQIHH")
 _CHECKSUM = struct.Struct(">I")
-_HEADER = struct.Struct(">2xBxIQ16sQQQIH2xI")  # the same, without what every entry of the format has
+_HEADER = struct.Struct(">HBxIQ16sQQQIH2xI")  # the same with the checksum, and letter and format as one number
+_LETTER: Final = ord("H")
+_BEGIN: Final = _LETTER << 8 | FORMAT
 _NO_LEASE = bytes(8)
 _GZIP_WINDOW = 31  # zlib's name for "gzip container, largest window"
 _GZIP_LEVEL = 1
@@ -114,25 +116,28 @@ class Codec:
             CorruptDocument: too short, wrong checksum, encrypted without a key here, or inflating beyond the
                 limit.
         """
-        if len(data) < HEADER_BYTES or data[:1] != b"H":
+        if len(data) < HEADER_BYTES or data[0] != _LETTER:
             raise CorruptDocument(f"L2 entry {name!r}: {len(data)} bytes that are no entry of Holdfast")
-        if data[1] != FORMAT:
-            return None
-        flags, key_id, read_at_ms, incarnation, version, generation, birth, ttl_ms, schema, checksum = (
+        begin, flags, key_id, read_at_ms, incarnation, version, generation, birth, ttl_ms, schema, checksum = (
             _HEADER.unpack_from(data)
         )
+        if begin != _BEGIN:
+            return None
         body = data[HEADER_BYTES:]
         head = data[:8] + _NO_LEASE + data[16:64] if flags & FENCE else data[:64]
-        if crc32(body, crc32(name + head)) != checksum:
+        if crc32(body, crc32(head, crc32(name))) != checksum:
             raise CorruptDocument(f"L2 entry {name!r}: its checksum does not match")
-        if flags & ENCRYPTED:
-            raise CorruptDocument(f"L2 entry {name!r}: encrypted with key {key_id}, which this server does not have")
-        if flags & FENCE:
-            return WireEntry(None, version, incarnation, generation, read_at_ms, ttl_ms)
+        if flags:
+            if flags & ENCRYPTED:
+                raise CorruptDocument(
+                    f"L2 entry {name!r}: encrypted with key {key_id}, which this server does not have"
+                )
+            if flags & FENCE:
+                return WireEntry(None, version, incarnation, generation, read_at_ms, ttl_ms)
+            if flags & COMPRESSED:
+                body = self._inflate(name, body)
         if version >= ANY_VERSION:
             raise CorruptDocument(f"L2 entry {name!r}: no row has version {version}")
-        if flags & COMPRESSED:
-            body = self._inflate(name, body)
         return WireEntry(Row(version, birth, schema, body), version, incarnation, generation, read_at_ms, ttl_ms)
 
     def _inflate(self, name: bytes, payload: bytes) -> bytes:

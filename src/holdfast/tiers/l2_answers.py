@@ -71,10 +71,11 @@ class Judge:
 
     def entry(self, key: Key, entry: WireEntry | None) -> Cached | Absent:
         """The answer for a key that holds an entry: a hit if it counts; one of an unknown format (None) does not."""
+        if not self.trusted or entry is None:
+            return self.nothing
+        row = entry.row
         if (
-            not self.trusted
-            or entry is None
-            or entry.row is None
+            row is None
             or entry.incarnation != self._incarnation
             or entry.generation < (self._floors.get(key.kind) or self._floor(key.kind))
             or entry.version < self._fenced(key)
@@ -84,7 +85,7 @@ class Judge:
         if age_ms < 0:  # the node's clock went back, and with it all that can be said of the entry's age
             return self.nothing
         left_ms = entry.ttl_ms - age_ms
-        return Cached(entry.row, left_ms / 1000 if left_ms > 0 else 0.0, age_ms / 1000)
+        return Cached(row, left_ms / 1000 if left_ms > 0 else 0.0, age_ms / 1000)
 
     def _floor(self, kind: str) -> int:
         floor = self._floors[kind] = max(self._coherence.floor(kind), self.nothing.generation)
