@@ -3,6 +3,7 @@
 Importing has no effect; `connect()` begins everything.
 """
 
+from holdfast.collection import Collection
 from holdfast.documents import (
     Bot,
     Document,
@@ -39,7 +40,7 @@ from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
 from holdfast.protocols import Isolation
 from holdfast.settings import Settings
-from holdfast.store import Collection, StateStore
+from holdfast.store import StateStore
 from holdfast.transactions import Transaction
 
 __all__ = [

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from holdfast.clock import Clock
+from holdfast.collection import Collection
 from holdfast.documents import Limits
 from holdfast.errors import SettingsError
 from holdfast.flights import Flights
@@ -17,13 +18,14 @@ from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.fence_map import WINDOW_SECONDS, FenceMap
 from holdfast.invalidation.lease import FeedLease
 from holdfast.invalidation.relay import Relay
+from holdfast.key_locks import KeyLocks
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import Counters
 from holdfast.protocols import ChangeSource, Coherence, FenceSink, SharedCache, Storage
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.settings import Settings
-from holdfast.store import Collection, StateStore
+from holdfast.store import StateStore
 from holdfast.tiers.l1_local import LocalCache
 from holdfast.transactions import Transactions
 from holdfast.writing import Writer
@@ -98,6 +100,7 @@ class Flows:
         self.reader = Reader(
             shelves=shelves,
             resolver=self.resolver,
+            l3=l3,
             lease=self.lease,
             feed=self.feed,
             clock=clock,
@@ -127,7 +130,12 @@ class Flows:
         self.store = StateStore(
             {
                 name: Collection(
-                    kind, shelf=shelves[name], reader=self.reader, resolver=self.resolver, l3=l3, writer=self.writer
+                    kind,
+                    shelf=shelves[name],
+                    reader=self.reader,
+                    resolver=self.resolver,
+                    writer=self.writer,
+                    turns=KeyLocks(),
                 )
                 for name, kind in kinds.items()
             },

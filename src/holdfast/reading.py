@@ -18,6 +18,7 @@ from holdfast.flights import Resolved
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.lease import NEVER, FeedLease
 from holdfast.keys import Key
+from holdfast.protocols import Row, Storage
 from holdfast.resolution import Resolver
 from holdfast.tiers.l1_local import Shelf
 
@@ -39,6 +40,7 @@ class Reader:
         *,
         shelves: Mapping[str, Shelf],
         resolver: Resolver,
+        l3: Storage,
         lease: FeedLease,
         feed: ChangeFeed,
         clock: Clock,
@@ -46,6 +48,7 @@ class Reader:
     ) -> None:
         self._shelves = shelves
         self._resolver = resolver
+        self._l3 = l3
         self._lease = lease
         self._feed = feed
         self._clock = clock
@@ -110,6 +113,10 @@ class Reader:
             except TierError as fault:
                 found[key] = self._stale(key, consistency, max_stale, fault)
         return found
+
+    async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
+        """Rows of a kind behind an id, from L3; see `Storage.scan`."""
+        return await self._l3.scan(kind, after=after, limit=limit)
 
     def _held(self, key: Key) -> Resolved | None:
         held = self._shelves[key.kind].entry(key.id)

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from holdfast import Bot, Settings
+from holdfast.collection import Collection
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN, Caching, Kind
 from holdfast.protocols import Change
-from holdfast.store import Collection
 from holdfast.testing import MemoryCache, MemoryFeed, MemoryStorage
 from holdfast.testing.door import connect_flows
 from holdfast.testing.simulation import World

@@ -1,0 +1,242 @@
+"""A typed collection: the documents of one kind, read and written.
+
+Reads go to L1 first, without awaiting anything on a hit; the rest is `reading`. Writes go through `writing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
+from typing import Final, Generic, TypeVar, cast
+
+from holdfast.documents import Document, encode
+from holdfast.entry import MISSING, Consistency, Durability, Entry, Receipt
+from holdfast.errors import Conflict, InvalidDocument, InvalidKey, NotFound
+from holdfast.intake import checked_key, checked_version, checked_write
+from holdfast.key_locks import KeyLocks
+from holdfast.keys import Key, check_id
+from holdfast.kinds import Kind
+from holdfast.protocols import Write
+from holdfast.reading import Reader
+from holdfast.resolution import Resolver
+from holdfast.tiers.l1_local import Shelf
+from holdfast.writing import Writer
+
+D = TypeVar("D", bound=Document)
+
+UPDATE_ATTEMPTS_MAX: Final = 64
+GET_MANY_LOADS_MAX: Final = 10_000
+"""Under way at once for one `get_many`: a fifth of what may wait, so that no call is too large to ever be served."""
+MADE_LATE_MIN: Final = 250
+"""From this many documents on, `put_many` writes the first while it encodes the others."""
+PUT_MANY_BYTES_MAX: Final = 64 * 1024 * 1024
+PUT_MANY_DOCUMENTS_MAX: Final = 100_000
+SCAN_PAGE: Final = 200
+_BOUNDED: Final = Consistency.BOUNDED  # an enum's member costs a tenth of a hit to look up
+
+
+class Collection(Generic[D]):
+    """The documents of one kind.
+
+    `peek(id)` is an attribute that is called: L1 only, synchronous, the live document or None. It is L1's own
+    function, since one more call would be a third of its cost.
+    """
+
+    def __init__(
+        self, kind: Kind[D], *, shelf: Shelf, reader: Reader, resolver: Resolver, writer: Writer, turns: KeyLocks
+    ) -> None:
+        self.kind = kind
+        self.peek: Callable[[str], D | None] = shelf.peek
+        self._reader = reader
+        self._resolver = resolver
+        self._writer = writer
+        self._turns = turns
+
+    async def get(
+        self, identifier: str, *, consistency: Consistency = _BOUNDED, max_stale: float | None = None
+    ) -> D | None:
+        """The document, or None if L3 has no such row.
+
+        Args:
+            max_stale: if L3 cannot be asked, how long ago what L1 holds may last have been known to be current,
+                seconds; None: what the kind says, which is to refuse unless it says otherwise.
+
+        Raises:
+            InvalidKey: the id.
+            TierError: L3 was needed and could not answer, or too many reads wait for it; never reported as missing.
+            StaleUnavailable: and what L1 holds is older than `max_stale`.
+            CorruptDocument, SchemaTooNew: what is stored cannot be read by this server.
+        """
+        if consistency is _BOUNDED:
+            try:
+                held = self.peek(identifier)
+            except TypeError:  # what cannot be looked up in a dict is no id
+                check_id(identifier)
+                raise
+            if held is not None:
+                return held
+        resolved = await self._reader.read(self._key(identifier), Consistency(consistency), max_stale)
+        return None if resolved.value is MISSING else cast("D", resolved.value)
+
+    async def entry(
+        self, identifier: str, *, consistency: Consistency = _BOUNDED, max_stale: float | None = None
+    ) -> Entry[D] | None:
+        """The document with its version, tier, age and whether it is stale; None if there is no such row.
+
+        Arguments and errors are those of `get`.
+        """
+        key = self._key(identifier)
+        if consistency is _BOUNDED:
+            self.peek(identifier)  # counts, and renews its place in the LRU order
+        resolved = await self._reader.read(key, Consistency(consistency), max_stale)
+        if resolved.value is MISSING:
+            return None
+        age_seconds = max(0.0, self._resolver.now() - resolved.read_at)
+        return Entry(cast("D", resolved.value), resolved.version, resolved.tier, age_seconds, resolved.stale)
+
+    async def get_many(
+        self, identifiers: Iterable[str], *, consistency: Consistency = _BOUNDED, max_stale: float | None = None
+    ) -> dict[str, D]:
+        """The documents that exist, by id: one L2 round trip a node and one L3 query for 256 misses.
+
+        Arguments and errors are those of `get`.
+        """
+        if isinstance(identifiers, str):  # its characters would be taken for ids
+            raise InvalidKey(f"get_many takes several ids, not one text: get_many([{identifiers!r}])")
+        found: dict[str, D] = {}
+        absent: list[Key] = []
+        consistency = Consistency(consistency)
+        for identifier in dict.fromkeys(map(check_id, identifiers)):
+            held = self.peek(identifier) if consistency is _BOUNDED else None
+            if held is not None:
+                found[identifier] = held
+            else:
+                absent.append(Key(self.kind.name, identifier))
+        for start in range(0, len(absent), GET_MANY_LOADS_MAX):
+            read = await self._reader.read_many(absent[start : start + GET_MANY_LOADS_MAX], consistency, max_stale)
+            found |= {key.id: cast("D", each.value) for key, each in read.items() if each.value is not MISSING}
+        return found
+
+    async def put(
+        self,
+        identifier: str,
+        document: D,
+        *,
+        expected_version: int | None = None,
+        durability: Durability = Durability.COMMITTED,
+    ) -> Receipt:
+        """Store a document.
+
+        Args:
+            expected_version: None to store whatever is there, 0 if it must not exist, else the version it
+                must have.
+
+        Raises:
+            InvalidKey, InvalidDocument: refused, with the place of the fault; nothing was written.
+            Conflict: the row is at another version; nothing was written.
+            OutcomeUnknown: the connection was lost after sending; read before repeating.
+            TierError: L3 could not take it; nothing was written.
+        """
+        write = self._write(identifier, document, expected_version)
+        durability = Durability(durability)
+        versions = await self._writer.save(self.kind, [(write, document)])
+        return Receipt(versions[write.key], durability)
+
+    async def put_many(self, documents: Mapping[str, D]) -> dict[str, Receipt]:
+        """Store documents, all or none, in one transaction. Raises like `put`."""
+        if not isinstance(documents, Mapping):
+            raise InvalidKey(f"put_many takes documents by their ids, not a {type(documents).__name__}")
+        if len(documents) > PUT_MANY_DOCUMENTS_MAX:
+            raise InvalidDocument(
+                "",
+                f"{len(documents)} documents of kind {self.kind.name} in one put_many;"
+                f" at most {PUT_MANY_DOCUMENTS_MAX}",
+            )
+        room = PUT_MANY_BYTES_MAX
+
+        def made(document: D) -> bytes:
+            nonlocal room
+            body = encode(document, self._writer.limits)
+            room -= len(body)
+            if room < 0:
+                raise InvalidDocument("", f"put_many: over {PUT_MANY_BYTES_MAX} bytes in one call; split it")
+            return body
+
+        late = len(documents) >= MADE_LATE_MIN and not self.kind.append_only
+        writes = []
+        for identifier, document in documents.items():
+            key = checked_key(self.kind, identifier, document)
+            body = partial(made, document) if late else made(document)
+            writes.append((Write(key, document.SCHEMA, body), document))
+        versions = await self._writer.save(self.kind, writes) if writes else {}
+        return {key.id: Receipt(version) for key, version in versions.items()}
+
+    async def update(self, identifier: str, change: Callable[[D], D], *, default: D | None = None) -> D:
+        """Change a document by a pure function and return what was stored.
+
+        Args:
+            change: from the current document to the new one; synchronous, without effects, and run again when
+                another writer was faster.
+            default: what `change` gets when there is no row.
+
+        Raises:
+            NotFound: no row and no default.
+            Conflict: other writers were faster 64 times in a row.
+            InvalidDocument: `change` returned what cannot be stored, or no document. And whatever `change`
+                raises.
+        """
+        key = Key(self.kind.name, check_id(identifier))
+        # Writers of this process take turns; only those of other processes can still make an attempt fail.
+        async with self._turns.turn(key):
+            return await self._update(key, change, default)
+
+    async def delete(self, identifier: str, *, expected_version: int | None = None) -> Receipt:
+        """Delete a document; the receipt's `existed` says whether there was one.
+
+        Raises:
+            Conflict: the row is not at the expected version.
+            AppendOnly: the kind keeps its documents.
+            OutcomeUnknown, TierError: as `put`.
+        """
+        key = Key(self.kind.name, check_id(identifier))
+        return await self._writer.delete(key, checked_version(key, expected_version))
+
+    async def scan(self, *, after: str | None = None) -> AsyncIterator[tuple[str, D]]:
+        """Every document, from L3, in the byte order of ids; pages of 200, each from a snapshot of its own.
+
+        Args:
+            after: begin behind this id.
+
+        Raises:
+            CorruptDocument, SchemaTooNew: naming the id; go on with `after` it.
+        """
+        if after is not None:
+            check_id(after)
+        while page := await self._reader.scan(self.kind.name, after=after, limit=SCAN_PAGE):
+            for key, row in page:
+                yield key.id, self._resolver.decode(key, row)
+            after = page[-1][0].id
+
+    def _key(self, identifier: str) -> Key:
+        return Key(self.kind.name, check_id(identifier))
+
+    def _write(self, identifier: str, document: D, expected: int | None) -> Write:
+        return checked_write(self.kind, identifier, document, expected, self._writer.limits)
+
+    async def _update(self, key: Key, change: Callable[[D], D], default: D | None) -> D:
+        conflict: Conflict | None = None
+        for attempt in range(UPDATE_ATTEMPTS_MAX):
+            if attempt:
+                await self._writer.sleep(self._writer.backoff(attempt))
+            resolved = await self._reader.read(key, Consistency.STRONG)
+            current = default if resolved.value is MISSING else cast("D", resolved.value)
+            if current is None:
+                raise NotFound(f"{key} does not exist; give update a default to create it")
+            changed = change(current)
+            try:
+                await self._writer.save(self.kind, [(self._write(key.id, changed, resolved.version), changed)])
+            except Conflict as fault:
+                conflict = fault
+            else:
+                return changed
+        raise cast("Conflict", conflict)
