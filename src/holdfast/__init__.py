@@ -21,8 +21,10 @@ from holdfast.errors import (
     DocumentTooDeep,
     DocumentTooLarge,
     HoldfastError,
+    IncarnationChanged,
     InvalidDocument,
     InvalidKey,
+    InvalidToken,
     NotFound,
     OutcomeUnknown,
     Overloaded,
@@ -39,6 +41,7 @@ from holdfast.errors import (
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
 from holdfast.protocols import Isolation
+from holdfast.scopes import Scope
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.transactions import Transaction
@@ -58,8 +61,10 @@ __all__ = [
     "Durability",
     "Entry",
     "HoldfastError",
+    "IncarnationChanged",
     "InvalidDocument",
     "InvalidKey",
+    "InvalidToken",
     "Isolation",
     "Kind",
     "NotFound",
@@ -69,6 +74,7 @@ __all__ = [
     "Routine",
     "RunContextSnapshot",
     "SchemaTooNew",
+    "Scope",
     "SerializationFailure",
     "ServerStartError",
     "Settings",

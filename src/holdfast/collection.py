@@ -5,22 +5,21 @@ Reads go to L1 first, without awaiting anything on a hit; the rest is `reading`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
-from typing import Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
-from holdfast.documents import Document, encode
+from holdfast.documents import Document, Limits, encode
 from holdfast.entry import MISSING, Consistency, Durability, Entry, Receipt
-from holdfast.errors import Conflict, InvalidDocument, InvalidKey, NotFound
+from holdfast.errors import Conflict, InvalidDocument, InvalidKey, NotFound, SettingsError
+from holdfast.flights import Resolved
 from holdfast.intake import checked_key, checked_version, checked_write
 from holdfast.key_locks import KeyLocks
 from holdfast.keys import Key, check_id
 from holdfast.kinds import Kind
-from holdfast.protocols import Write
-from holdfast.reading import Reader
+from holdfast.protocols import Row, Write
 from holdfast.resolution import Resolver
-from holdfast.tiers.l1_local import Shelf
-from holdfast.writing import Writer
 
 D = TypeVar("D", bound=Document)
 
@@ -35,22 +34,66 @@ SCAN_PAGE: Final = 200
 _BOUNDED: Final = Consistency.BOUNDED  # an enum's member costs a tenth of a hit to look up
 
 
+class Reads(Protocol):
+    """What a collection reads by: `Reader`, or a scope's way of using it."""
+
+    async def read(self, key: Key, consistency: Consistency, max_stale: float | None = None) -> Resolved:
+        """See `Reader.read`."""
+        ...
+
+    async def read_many(
+        self, keys: Sequence[Key], consistency: Consistency, max_stale: float | None = None
+    ) -> dict[Key, Resolved]:
+        """See `Reader.read_many`."""
+        ...
+
+    async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
+        """See `Reader.scan`."""
+        ...
+
+
+class Writes(Protocol):
+    """What a collection writes by: `Writer`, or a scope's way of using it."""
+
+    limits: Limits
+    backoff: Callable[[int], float]
+    sleep: Callable[[float], Awaitable[object]]
+
+    async def save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
+        """See `Writer.save`."""
+        ...
+
+    async def delete(self, key: Key, expected: int | None) -> Receipt:
+        """See `Writer.delete`."""
+        ...
+
+
 class Collection(Generic[D]):
     """The documents of one kind.
+
+    Attributes:
+        turns: of the updaters of a key in this process; the scopes' share them.
 
     `peek(id)` is an attribute that is called: L1 only, synchronous, the live document or None. It is L1's own
     function, since one more call would be a third of its cost.
     """
 
     def __init__(
-        self, kind: Kind[D], *, shelf: Shelf, reader: Reader, resolver: Resolver, writer: Writer, turns: KeyLocks
+        self,
+        kind: Kind[D],
+        *,
+        peek: Callable[[str], Any | None],
+        reader: Reads,
+        resolver: Resolver,
+        writer: Writes,
+        turns: KeyLocks,
     ) -> None:
         self.kind = kind
-        self.peek: Callable[[str], D | None] = shelf.peek
+        self.peek: Callable[[str], D | None] = peek
+        self.turns = turns
         self._reader = reader
         self._resolver = resolver
         self._writer = writer
-        self._turns = turns
 
     async def get(
         self, identifier: str, *, consistency: Consistency = _BOUNDED, max_stale: float | None = None
@@ -187,7 +230,7 @@ class Collection(Generic[D]):
         """
         key = Key(self.kind.name, check_id(identifier))
         # Writers of this process take turns; only those of other processes can still make an attempt fail.
-        async with self._turns.turn(key):
+        async with self.turns.turn(key):
             return await self._update(key, change, default)
 
     async def delete(self, identifier: str, *, expected_version: int | None = None) -> Receipt:
@@ -240,3 +283,23 @@ class Collection(Generic[D]):
             else:
                 return changed
         raise cast("Conflict", conflict)
+
+
+def chosen(collections: Mapping[str, Collection[Any]], kind: Kind[D]) -> Collection[D]:
+    """The collection of a kind.
+
+    Raises:
+        SettingsError: the kind is not known to this store, or it is another one of that name.
+    """
+    if not isinstance(kind, Kind):
+        raise SettingsError(f"collection takes a Kind, not a {type(kind).__name__}; by name: collections[...]")
+    collection = collections.get(kind.name)
+    if collection is None:
+        raise SettingsError(f"kind {kind.name} is not known here: connect(kinds=[...]) takes own kinds")
+    if others := _differing(kind, collection.kind):
+        raise SettingsError(f"kind {kind.name} is not the one known here: they differ in {', '.join(others)}")
+    return collection
+
+
+def _differing(kind: Kind[Any], other: Kind[Any]) -> list[str]:
+    return [each.name for each in fields(kind) if getattr(kind, each.name) != getattr(other, each.name)]

@@ -133,6 +133,17 @@ class StorageNotReady(TierError):
     """The database lacks Holdfast's schema, or holds another version of it: run `holdfast migrate`."""
 
 
+class InvalidToken(HoldfastError, ValueError):
+    """A scope's token is none, or was cut or changed on its way."""
+
+
+class IncarnationChanged(HoldfastError):
+    """L3 crashed, failed over or was restored: what a scope, or its token, has seen may not exist any more.
+
+    Begin a new scope without a token.
+    """
+
+
 class ServerStartError(HoldfastError):
     """An embedded server did not start; the message says which, why, and where its log is."""
 

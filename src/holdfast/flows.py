@@ -24,6 +24,7 @@ from holdfast.metrics.counters import Counters
 from holdfast.protocols import ChangeSource, Coherence, FenceSink, SharedCache, Storage
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
+from holdfast.scopes import Scopes
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.tiers.l1_local import LocalCache
@@ -127,20 +128,30 @@ class Flows:
             lease=self.lease,
             feed=self.feed,
         )
-        self.store = StateStore(
-            {
-                name: Collection(
-                    kind,
-                    shelf=shelves[name],
-                    reader=self.reader,
-                    resolver=self.resolver,
-                    writer=self.writer,
-                    turns=KeyLocks(),
-                )
-                for name, kind in kinds.items()
-            },
-            self.transactions,
+        collections = {
+            name: Collection(
+                kind,
+                peek=shelves[name].peek,
+                reader=self.reader,
+                resolver=self.resolver,
+                writer=self.writer,
+                turns=KeyLocks(),
+            )
+            for name, kind in kinds.items()
+        }
+        self.scopes = Scopes(
+            collections=collections,
+            shelves=shelves,
+            reader=self.reader,
+            resolver=self.resolver,
+            writer=self.writer,
+            transactions=self.transactions,
+            feed=self.feed,
+            lease=self.lease,
+            applier=self.applier,
+            clock=clock,
         )
+        self.store = StateStore(collections, self.transactions, self.scopes)
 
     async def start(self) -> None:
         """Begin to follow the change feed, and to stand by as the relay.

@@ -270,7 +270,8 @@ class OpenStore(StateStore):
     def __init__(self, node: Node) -> None:
         if node.flows is None:
             raise Closed("the server is not started")
-        super().__init__(node.flows.store.collections, node.flows.transactions)
+        store = node.flows.store
+        super().__init__(store.collections, store.transactions, store.scopes)
         self._node = node
 
     async def close(self) -> None:

@@ -114,6 +114,11 @@ class Reader:
                 found[key] = self._stale(key, consistency, max_stale, fault)
         return found
 
+    def held_version(self, key: Key) -> int | None:
+        """The version that L1 holds, trusted or not, 0 if it knows that there is no row; None: it holds nothing."""
+        held = self._shelves[key.kind].entry(key.id)
+        return None if held is None else held.version
+
     async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
         """Rows of a kind behind an id, from L3; see `Storage.scan`."""
         return await self._l3.scan(kind, after=after, limit=limit)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, TypeVar
 
-from holdfast.collection import Collection
+from holdfast.collection import Collection, chosen
 from holdfast.documents import Document
-from holdfast.errors import SettingsError
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
+from holdfast.scopes import Scopes
 from holdfast.transactions import Transactions
 
 D = TypeVar("D", bound=Document)
@@ -22,12 +21,15 @@ class StateStore:
         collections: all of them, by the kind's name.
         swarms, bots, teams, routines, run_snapshots: the built-in collections.
         transaction: ``async with state.transaction() as tx:``; see `Transactions.open`.
+        scope: ``async with state.scope() as scope:``; see `Scopes.open`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
     """
 
-    def __init__(self, collections: Mapping[str, Collection[Any]], transactions: Transactions) -> None:
+    def __init__(self, collections: Mapping[str, Collection[Any]], transactions: Transactions, scopes: Scopes) -> None:
         self.collections = collections
         self.transactions = transactions
+        self.scopes = scopes
+        self.scope = scopes.open
         self.transaction = transactions.open
         self.transact = transactions.transact
         self.swarms = self.collection(SWARM)
@@ -42,15 +44,4 @@ class StateStore:
         Raises:
             SettingsError: the kind is not known to this store, or it is another one of that name.
         """
-        if not isinstance(kind, Kind):
-            raise SettingsError(f"collection takes a Kind, not a {type(kind).__name__}; by name: collections[...]")
-        collection = self.collections.get(kind.name)
-        if collection is None:
-            raise SettingsError(f"kind {kind.name} is not known here: connect(kinds=[...]) takes own kinds")
-        if others := _differing(kind, collection.kind):
-            raise SettingsError(f"kind {kind.name} is not the one known here: they differ in {', '.join(others)}")
-        return collection
-
-
-def _differing(kind: Kind[Any], other: Kind[Any]) -> list[str]:
-    return [each.name for each in fields(kind) if getattr(kind, each.name) != getattr(other, each.name)]
+        return chosen(self.collections, kind)

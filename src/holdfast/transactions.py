@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Generic, TypeVar, cast
 from uuid import UUID
 
@@ -115,6 +115,8 @@ class Transaction:
         swarms, bots, teams, routines, run_snapshots: the built-in collections.
         storage, limits, written, decode: for its collections.
         over: its block has ended: its connection is another's by now, or will be.
+        committed_at: when it was known to be committed, monotonic seconds; None: it was not.
+        unsure: an xid whose end tells whether it took effect; None: that is known.
     """
 
     def __init__(
@@ -131,6 +133,8 @@ class Transaction:
         self.written: dict[Key, int] = {}
         self.affected_tables: frozenset[str] = frozenset()
         self.over = False
+        self.committed_at: float | None = None
+        self.unsure: int | None = None
         self._kinds = kinds
         self.swarms = self.collection(SWARM)
         self.bots = self.collection(BOT)
@@ -213,6 +217,10 @@ class Transactions:
             raise
         await self._writer.shielded(self._commit(transaction, incarnation))
 
+    async def pause(self, attempt: int) -> None:
+        """Give others way before the next attempt, the longer the more there were."""
+        await self._writer.sleep(self._writer.backoff(attempt))
+
     async def transact(
         self,
         operation: Callable[[Transaction], Awaitable[Result]],
@@ -228,29 +236,23 @@ class Transactions:
         Raises:
             SerializationFailure: others were in the way each time.
         """
-        for attempt in range(1, attempts + 1):
-            try:
-                async with self.open(isolation) as transaction:
-                    result = await operation(transaction)
-            except SerializationFailure:
-                if attempt == attempts:
-                    raise
-                await self._writer.sleep(self._writer.backoff(attempt))
-            else:
-                return result
-        raise SettingsError(f"transact: attempts is {attempts}; at least 1 is needed")
+        return await repeated(self.open, operation, isolation, attempts, self.pause)
 
     async def _commit(self, transaction: Transaction, incarnation: UUID) -> None:
         affected = Affected(None)
         try:
             affected = await transaction.storage.affected()
+            transaction.unsure = affected.xid  # until the answer to COMMIT is there
             _check_whole(affected)
             await transaction.storage.commit()
+            transaction.committed_at, transaction.unsure = self._resolver.now(), None
         except Exception as fault:
             if isinstance(fault, OutcomeUnknown) or not isinstance(fault, HoldfastError):
                 # It may be in effect, now or later, and may have changed more than its keys.
                 self._hold(affected, incarnation)
                 self._writer.tell(dict.fromkeys(transaction.written, ANY_VERSION))
+            else:
+                transaction.unsure = None
             await self._roll_back(transaction, incarnation)
             raise
         transaction.affected_tables = frozenset(
@@ -264,7 +266,10 @@ class Transactions:
     async def _roll_back(self, transaction: Transaction, incarnation: UUID) -> None:
         """Let nothing take effect. If SQL of the block's may have committed a part, no cache goes on without it."""
         later = await transaction.storage.rollback()
-        if later is not None and not await self._feed.refresh():
+        if later is None:
+            return
+        transaction.unsure = later
+        if not await self._feed.refresh():
             self._hold(Affected(later), incarnation)
             self._writer.tell(dict.fromkeys(transaction.written, ANY_VERSION))
 
@@ -273,6 +278,27 @@ class Transactions:
         # With its incarnation a transaction is over, and its number may not come again for long.
         if affected.xid is not None and self._applier.incarnation == incarnation:
             self._lease.hold(affected.xid)
+
+
+async def repeated(
+    open_: Callable[[Isolation], AbstractAsyncContextManager[Transaction]],
+    operation: Callable[[Transaction], Awaitable[Result]],
+    isolation: Isolation,
+    attempts: int,
+    pause: Callable[[int], Awaitable[None]],
+) -> Result:
+    """Run an operation in transactions opened one after the other, until one is not refused for others' sake."""
+    for attempt in range(1, attempts + 1):
+        try:
+            async with open_(isolation) as transaction:
+                result = await operation(transaction)
+        except SerializationFailure:
+            if attempt == attempts:
+                raise
+            await pause(attempt)
+        else:
+            return result
+    raise SettingsError(f"transact: attempts is {attempts}; at least 1 is needed")
 
 
 def _check_whole(affected: Affected) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import inf
+from typing import Any
 
 import msgspec
 
@@ -17,7 +18,7 @@ from holdfast.protocols import Change, Row
 from holdfast.testing.history import History, Rule, check
 
 RULES = frozenset({Rule.ORDER, Rule.PHANTOM, Rule.STALE, Rule.READ_YOUR_WRITES})
-"""Plain reads of a server are not monotonic within the bound: that is what scopes are for."""
+"""Plain reads of a server are not monotonic within the bound: that is what scopes are for, which keep every rule."""
 
 
 class Life:
@@ -25,16 +26,22 @@ class Life:
 
     Attributes:
         began, ended: seconds.
+        history, scoped: what servers answered, and what scopes did, beside the same commits.
         versions: of each document committed in it or there at its beginning, by key and number.
         missing: keys that had no row at some time.
     """
 
     def __init__(self, began: float) -> None:
         self.began, self.ended = began, inf
-        self.history = History()
+        self.history, self.scoped = History(), History()
         self.versions: dict[tuple[Key, int], int] = {}
         self.deletes: set[tuple[Key, int]] = set()
         self.missing: set[Key] = set()
+
+    def committed(self, key: Key, version: int, at: float, **more: Any) -> None:
+        """Note a commit."""
+        for history in (self.history, self.scoped):
+            history.committed(key, version, at, **more)
 
     def knows(self, key: Key, number: int | None) -> bool:
         """Whether an answer (None: MISSING) can be of this life."""
@@ -51,7 +58,7 @@ class Records:
 
     def __init__(self, clock: Clock, keys: Sequence[Key]) -> None:
         self.faults: list[str] = []
-        self.answers = self.errors = 0
+        self.answers = self.scoped_answers = self.errors = 0
         self._clock = clock
         self._keys = keys
         self._rows: dict[Key, Row | None] = dict.fromkeys(keys)
@@ -69,12 +76,12 @@ class Records:
             self._rows[key] = row
             if row is not None:
                 life.versions[key, number_in(row)] = row.version
-                life.history.committed(key, row.version, now, begun=now)
+                life.committed(key, row.version, now, begun=now)
             else:
                 version = max(each.version for each in changes if each.key in {key, Key(key.kind, "")})
                 life.missing.add(key)
                 life.deletes.add((key, version))
-                life.history.committed(key, version, now, begun=now, deleted=True)
+                life.committed(key, version, now, begun=now, deleted=True)
 
     def begin_life(self, rows: Mapping[Key, Row]) -> None:
         """L3 lives anew, with these rows."""
@@ -88,32 +95,44 @@ class Records:
                 continue
             number = number_in(row)
             life.versions[key, number] = row.version
-            life.history.committed(key, row.version, -inf)
+            life.committed(key, row.version, -inf)
             for (server, each), acknowledged in self._acknowledged.items():
                 if each == key and any(own == number for own, _ in acknowledged):
                     life.history.wrote(server, key, row.version, now)
 
-    def wrote(self, server: str, key: Key, number: int, version: int | None = None) -> None:
-        """A write of a document was acknowledged just now."""
+    def wrote(self, server: str, key: Key, number: int, version: int | None = None, *, scoped: bool = False) -> None:
+        """A write of a document was acknowledged just now, to a server's task or to a scope."""
         now = self._clock.monotonic()
-        self._acknowledged.setdefault((server, key), []).append((number, now))
+        if not scoped:
+            self._acknowledged.setdefault((server, key), []).append((number, now))
         lives = [life for life in self._lives if (key, number) in life.versions]
         if not lives or version not in {None, *(life.versions[key, number] for life in lives)}:
             self.faults.append(f"{server} was told that {key} has document {number} at version {version}")
         for life in lives:
-            life.history.wrote(server, key, life.versions[key, number], now)
+            history = life.scoped if scoped else life.history
+            history.wrote(server, key, life.versions[key, number], now)
 
-    def deleted(self, server: str, key: Key, version: int) -> None:
+    def deleted(self, server: str, key: Key, version: int, *, scoped: bool = False) -> None:
         """A deletion of a row was acknowledged just now."""
         for life in self._lives:
             if (key, version) in life.deletes:
-                life.history.wrote(server, key, version, self._clock.monotonic())
+                history = life.scoped if scoped else life.history
+                history.wrote(server, key, version, self._clock.monotonic())
 
     def read(  # noqa: PLR0917 - an answer has six parts
-        self, server: str, key: Key, number: int | None, began: float, bound: float, version: int | None = None
+        self,
+        server: str,
+        key: Key,
+        number: int | None,
+        began: float,
+        bound: float,
+        version: int | None = None,
+        *,
+        scoped: bool = False,
     ) -> None:
         """A read was answered just now, with a document's number or None for MISSING."""
         self.answers += 1
+        self.scoped_answers += scoped
         ended, oldest = self._clock.monotonic(), began - bound
         reached = [life for life in self._lives if life.began <= ended and oldest <= life.ended]
         life = next((life for life in reversed(reached) if life.knows(key, number)), self._lives[-1])
@@ -123,11 +142,13 @@ class Records:
             self.faults.append(f"{server} read {key} version {version} with document {number}, which is {known}")
         start = min(max(began, life.began), life.ended)
         bound = start - max(oldest, life.began)
-        life.history.read(server, key, known, start, min(max(ended, start), life.ended), bound=bound)
+        history = life.scoped if scoped else life.history
+        history.read(server, key, known, start, min(max(ended, start), life.ended), bound=bound)
 
     def violations(self) -> list[str]:
         """All faults found."""
         judged = [each for life in self._lives for each in check(life.history, rules=RULES)]
+        judged += [each for life in self._lives for each in check(life.scoped)]
         return [*self.faults, *(f"{each.what} on {each.session}: {each.facts}" for each in judged)]
 
     def _check_own(self, server: str, key: Key, newer: Sequence[Life], began: float) -> None:

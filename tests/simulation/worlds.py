@@ -18,11 +18,13 @@ from holdfast.testing.simulation import World
 from holdfast.testing.views import FixedView
 from simulation.actors import Agent, Tools
 from simulation.chaos import Chaos
-from simulation.records import number_in
+from simulation.records import Records, number_in
 from simulation.scene import KEYS, Scene, Server
 from simulation.themes import THEMES
+from simulation.travellers import Traveller
 
 AGENTS = 2
+TRAVELLERS = 2
 WORLD_SECONDS = 120.0
 """Nothing may keep an agent waiting so long."""
 RECOVERY_SECONDS = 20.0
@@ -35,20 +37,31 @@ async def run_world(world: World, theme: str | None = None) -> list[str]:
     Args:
         theme: one of `THEMES`; None: any, by the seed.
     """
+    return (await live(world, theme)).violations()
+
+
+async def live(world: World, theme: str | None = None, travellers: int = TRAVELLERS) -> Records:
+    """One world from beginning to end, and what came of it.
+
+    Args:
+        travellers: scopes that go from server to server.
+    """
     scene = Scene(world, THEMES[theme or world.random.choice(list(THEMES))](world.random))
     async with AsyncExitStack() as stack:
         await scene.start(stack)
         chaos = Chaos(scene)
         others = [asyncio.ensure_future(work) for work in (Tools(scene).run(), chaos.run(scene.theme.faults))]
         async with asyncio.timeout(WORLD_SECONDS):
-            await asyncio.gather(*(Agent(scene, server).run() for server in scene.servers for _ in range(AGENTS)))
+            agents = [Agent(scene, server).run() for server in scene.servers for _ in range(AGENTS)]
+            agents += [Traveller(scene, f"t{number}").run() for number in range(travellers)]
+            await asyncio.gather(*agents)
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         chaos.heal()
         scene.be_calm(calm=True)
         await check_quiet(scene)
-    return scene.records.violations()
+    return scene.records
 
 
 async def check_quiet(scene: Scene) -> None:

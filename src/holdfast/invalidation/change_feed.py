@@ -64,6 +64,11 @@ class ChangeFeed:
         self.resets = 0
         source.on_hint(self._hint)
 
+    @property
+    def cursor(self) -> Cursor | None:
+        """How far the feed has come; None before the first poll."""
+        return self._cursor
+
     async def start(self) -> None:
         """Poll for the first time, and go on in the background.
 
