@@ -25,11 +25,15 @@ class Floor(NamedTuple):
 
     Attributes:
         version: of that state, 0 for no row; None: not known, so only the feed can prove an answer.
-        since: whatever was committed before this moment may have been seen, monotonic seconds.
+        since: whatever was committed by this moment may have been seen, monotonic seconds; NEVER: nothing was.
     """
 
     version: int | None
     since: float
+
+    def passed(self, heard: float) -> bool:
+        """Whether a poll that began at a moment has told all that may have been seen."""
+        return self.since < heard or self.since == NEVER  # at the same moment it may have begun before
 
 
 class Floors:
@@ -70,7 +74,7 @@ class Floors:
             self.see_all(now)
 
     def see_all(self, moment: float) -> None:
-        """Anything committed before a moment may have been seen.
+        """Anything committed by a moment may have been seen.
 
         Also by calls that end later and began before it: their versions prove nothing any more.
         """
@@ -79,15 +83,15 @@ class Floors:
 
     def forget(self, heard: float) -> None:
         """Drop what the feed has come past by now."""
-        self._own = {key: floor for key, floor in self._own.items() if floor.since > heard}
-        if self._carried_at <= heard:
+        self._own = {key: floor for key, floor in self._own.items() if not floor.passed(heard)}
+        if self._carried_at < heard:
             self._carried.clear()
 
     def ahead(self, heard: float) -> tuple[dict[bytes, int], bool]:
         """What the feed has not come past: versions by digest of their keys, and whether there is more than these."""
         self.forget(heard)
         versions = dict(self._carried) if self._carried_at >= self._since else {}
-        more = self._since > heard
+        more = not Floor(None, self._since).passed(heard)
         for key, floor in self._own.items():
             if floor.version is None:
                 more = True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from typing import Final
 from uuid import UUID
 
 from holdfast.clock import Clock
@@ -19,6 +21,7 @@ CHANGED = (
     "L3 is another one than this scope has seen: it crashed, failed over or was restored, and what the scope saw may "
     "not exist any more; begin a new scope without a token"
 )
+_UNPROVABLE: Final = Floor(None, math.inf)
 
 
 class Session:
@@ -105,12 +108,12 @@ class Session:
         return self._clock.monotonic()
 
     def floor(self, key: Key) -> Floor:
-        """The oldest state of a key that may be shown."""
-        return self._floors.of(key)
+        """The oldest state of a key that may be shown; while an outcome is unknown, none that a cache can prove."""
+        return _UNPROVABLE if self._unsure and self._still_unsure() else self._floors.of(key)
 
     def passed(self, floor: Floor) -> bool:
         """Whether the caches of this server know everything that the floor stands for."""
-        return floor.since <= self._lease.renewed_at and not self._still_unsure()
+        return floor.passed(self._lease.renewed_at)
 
     def is_unwatched(self, kind: str) -> bool:
         """Whether the feed says nothing of a kind."""
@@ -118,7 +121,7 @@ class Session:
 
     async def refresh(self) -> bool:
         """Let the feed come past everything seen so far; says whether it has."""
-        return await self._feed.refresh() and not self._still_unsure()
+        return await self._feed.refresh()
 
     def see(self, versions: Mapping[Key, int], began: float) -> None:
         """A call that began at a moment showed or made these versions; 0: no row."""
@@ -127,7 +130,7 @@ class Session:
             self._floors.see(key, version, began, now, heard)
 
     def see_all(self, moment: float, unsure: Iterable[int] = ()) -> None:
-        """Anything committed before a moment may have been seen, and what these transactions did, if they did.
+        """Anything committed by a moment may have been seen, and what these transactions did, if they did.
 
         Raises:
             TierUnavailable: more transactions of unknown outcome than a token can tell of.
