@@ -18,7 +18,7 @@ from holdfast.testing.door import connect_flows
 from simulation.mutants import MUTANTS
 from simulation.test_scopes import CAUGHT as CAUGHT_BY_SCOPES
 from simulation.test_worlds import CAUGHT_IN
-from unit import test_fence_map, test_memory_feed, test_reading, test_relay, test_transactions
+from unit import test_fence_map, test_memory_feed, test_reading, test_relay, test_scopes, test_transactions
 
 CAUGHT_BY: Final[dict[str, Callable[..., Any]]] = {
     "R1-C3-own_writes_are_not_noted": (
@@ -76,4 +76,4 @@ async def test_the_test_passes_and_its_mutant_is_caught(name: str, monkeypatch: 
 
 def test_no_mutant_is_left_out() -> None:
     """Worlds or a test of its own catch each."""
-    assert CAUGHT_BY.keys() | CAUGHT_IN.keys() | set(CAUGHT_BY_SCOPES) == MUTANTS.keys()
+    assert CAUGHT_BY.keys() | CAUGHT_IN.keys() | {*CAUGHT_BY_SCOPES, *test_scopes.CAUGHT_HERE} == MUTANTS.keys()

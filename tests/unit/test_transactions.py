@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 import pytest
 
+from fix_loop import settle
 from holdfast import Bot, Conflict, Isolation, NotFound, OutcomeUnknown, SerializationFailure, SettingsError, Team
 from holdfast.errors import Closed
 from holdfast.flows import Flows
@@ -78,8 +79,17 @@ async def test_what_others_wrote_inside_it_is_known_when_it_returns(flows: Flows
     state = flows.store
     await state.bots.put("b1", ADA)
     assert await state.bots.get("b1") == ADA
-    async with state.transaction() as tx:
-        await tx.connection.put(Key("bot", "b1"), b'{"name":"raw"}')
+    flows.feed._source.hold()  # type: ignore[attr-defined]
+
+    async def change() -> None:
+        async with state.transaction() as tx:
+            await tx.connection.put(Key("bot", "b1"), b'{"name":"raw"}')
+
+    changing = asyncio.ensure_future(change())
+    await settle()
+    assert not changing.done()
+    flows.feed._source.release()  # type: ignore[attr-defined]
+    await changing
     assert await state.bots.get("b1") == Bot(name="raw")
 
 
