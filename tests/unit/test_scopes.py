@@ -436,8 +436,8 @@ async def be_reborn(pair: Pair) -> None:
     await settle()
     await last.put(KEY, b'{"name":"last"}')
     await last.commit()
-    before = await pair.b.store.bots.entry("b1", consistency=Consistency.STRONG)
     await pair.hold(1)
+    before = await pair.b.store.bots.entry("b1", consistency=Consistency.STRONG)
     await deleting
     await gone.commit()
     await pair.hold(0)
