@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 import msgspec
 import pytest
 
+from fix_clock import Ticking
 from fix_loop import settle
 from fix_races import until
 from holdfast import Bot, Caching, Closed, Consistency, IncarnationChanged, InvalidToken, Kind, Scope, TierUnavailable
@@ -22,7 +23,7 @@ from holdfast.kinds import BUILT_IN
 from holdfast.protocols import StorageTransaction
 from holdfast.scopes.tokens import TOKEN_CHARACTERS_MAX, UNSURE_MAX
 from holdfast.settings import Settings
-from holdfast.testing import ManualClock, MemoryCache, MemoryFeed, MemoryStorage
+from holdfast.testing import MemoryCache, MemoryFeed, MemoryStorage
 from holdfast.testing.door import connect_flows
 from simulation.mutants import MUTANTS
 
@@ -30,15 +31,6 @@ OLD, NEW = Bot(name="old"), Bot(name="new")
 KEY = Key("bot", "b1")
 CAUGHT_HERE = ("V1-S1-higher_version_is_newer",)
 SMALL = Kind("small", Bot, caching=Caching(l1_entries_max=1))
-
-
-class Ticking(ManualClock):
-    """Time that goes on a little whenever it is asked."""
-
-    def monotonic(self) -> float:
-        """A millionth of a second later than before."""
-        self.advance(1e-6)
-        return super().monotonic()
 
 
 class Pair:
