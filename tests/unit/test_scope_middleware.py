@@ -11,7 +11,7 @@ import pytest
 from fix_clock import Ticking
 from holdfast import Bot, Scope, StateStore, TierUnavailable
 from holdfast.scopes.asgi import HEADER, SCOPE, ScopeMiddleware
-from holdfast.testing import MemoryCache, MemoryStorage, connect
+from holdfast.testing import MemoryCache, MemoryFeed, MemoryStorage, connect
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -41,6 +41,12 @@ class Caller:
     async def hear(self, server: int) -> None:
         """Let a server learn what was committed."""
         assert await self._stores[server].scopes._feed.refresh()
+
+    def deafen(self, server: int) -> None:
+        """Let a server learn nothing any more."""
+        source = self._stores[server].scopes._feed._source
+        assert isinstance(source, MemoryFeed)
+        source.fail = True
 
     async def _app(self, request: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         scope = request.get(SCOPE)
@@ -127,6 +133,7 @@ async def test_what_the_application_raises_is_its_own(caller: Caller, l3: Memory
 
 async def test_an_l3_that_cannot_be_asked_is_the_servers_fault(caller: Caller, l3: MemoryStorage) -> None:
     """Try again soon, the answer says; a web socket is closed."""
+    caller.deafen(1)
     l3.crash()
     await caller.hear(0)
     headers = [(HEADER.encode(), token_in(await caller.call(0, [])))]
