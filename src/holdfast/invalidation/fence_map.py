@@ -42,7 +42,8 @@ class FenceMap:
         # By key: when it was noted last, its highest version, and when an unknown one (ANY_VERSION) was noted last.
         self._keys: OrderedDict[Key, tuple[float, int, float | None]] = OrderedDict()
         self._began = -math.inf  # when the poll of the start began
-        self._kinds: dict[str, float] = {}
+        # When any number of a kind's keys changed, and the kind's generation that was known then.
+        self._kinds: dict[str, tuple[float, int]] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -89,8 +90,11 @@ class FenceMap:
         self._keys[key] = (now, known, unknown_at)
 
     def note_kind(self, kind: str, now: float) -> None:
-        """Any number of a kind's keys changed: L2 answers for none of them while the map remembers."""
-        self._kinds[kind] = now
+        """Any number of a kind's keys changed: what L2 holds of them counts only from a later generation on.
+
+        One that is not known yet was committed later than the change. Who fills under it began to read later still.
+        """
+        self._kinds[kind] = (now, self._coherence.floor(kind))
 
     def trusts(self, mark: Watermark) -> bool:
         """Whether every change that a node may not have been told is known here.
@@ -108,7 +112,7 @@ class FenceMap:
 
     def fenced(self, key: Key) -> int:
         """The lowest version that an answer may have; see `View.fenced`."""
-        if self._kinds and key.kind in self._kinds:
+        if self._kinds and (changed := self._kinds.get(key.kind)) and self._coherence.floor(key.kind) <= changed[1]:
             return ANY_VERSION
         noted = self._keys.get(key)
         if noted is None:
@@ -124,4 +128,4 @@ class FenceMap:
         self._start, self._began = snapshot, began
         while self._keys and next(iter(self._keys.values()))[0] < began:
             self._keys.popitem(last=False)
-        self._kinds = {kind: noted for kind, noted in self._kinds.items() if noted >= began}
+        self._kinds = {kind: noted for kind, noted in self._kinds.items() if noted[0] >= began}
