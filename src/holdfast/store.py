@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from holdfast.collection import Collection
 from holdfast.documents import Document
 from holdfast.errors import SettingsError
+from holdfast.invalidation.consistency import Consistency
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.transactions import Transactions
 
@@ -23,13 +24,21 @@ class StateStore:
         swarms, bots, teams, routines, run_snapshots: the built-in collections.
         transaction: ``async with state.transaction() as tx:``; see `Transactions.open`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
+        consistency: what the verifier has found so far: of L1's and L2's answers how many were judged and how many were
+            stale, and the last findings with their causes.
     """
 
-    def __init__(self, collections: Mapping[str, Collection[Any]], transactions: Transactions) -> None:
+    def __init__(
+        self,
+        collections: Mapping[str, Collection[Any]],
+        transactions: Transactions,
+        consistency: Callable[[], Consistency],
+    ) -> None:
         self.collections = collections
         self.transactions = transactions
         self.transaction = transactions.open
         self.transact = transactions.transact
+        self.consistency = consistency
         self.swarms = self.collection(SWARM)
         self.bots = self.collection(BOT)
         self.teams = self.collection(TEAM)

@@ -56,7 +56,9 @@ class Scene:
     async def start(self, stack: AsyncExitStack) -> None:
         """Connect all servers."""
         settings = Settings(
-            l1_config_entries_max=self.world.random.choice((1, 1, 10)), l2_fence_lifetime_seconds=FENCE_SECONDS
+            l1_config_entries_max=self.world.random.choice((1, 1, 10)),
+            l2_fence_lifetime_seconds=FENCE_SECONDS,
+            verify_share=0.0,
         )
         self.be_calm(calm=True)
         for server in self.servers:
