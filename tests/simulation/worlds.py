@@ -20,7 +20,7 @@ from simulation.actors import Agent, Tools
 from simulation.chaos import Chaos
 from simulation.records import number_in
 from simulation.scene import KEYS, Scene, Server
-from simulation.themes import THEMES
+from simulation.themes import THEMES, Theme
 
 AGENTS = 2
 WORLD_SECONDS = 120.0
@@ -30,12 +30,23 @@ RECOVERY_SECONDS = 20.0
 
 
 async def run_world(world: World, theme: str | None = None) -> list[str]:
-    """Let everybody work until all agents are done, then wait for quiet; the faults found.
+    """Let everybody live in a world; the faults found.
 
     Args:
         theme: one of `THEMES`; None: any, by the seed.
     """
-    scene = Scene(world, THEMES[theme or world.random.choice(list(THEMES))](world.random))
+    scene = Scene(world, any_theme(world, theme))
+    await live(scene)
+    return scene.records.violations()
+
+
+def any_theme(world: World, name: str | None) -> Theme:
+    """The theme of this name; None: any, by the seed."""
+    return THEMES[name or world.random.choice(list(THEMES))](world.random)
+
+
+async def live(scene: Scene) -> None:
+    """Let everybody work until all agents are done, then wait for quiet."""
     async with AsyncExitStack() as stack:
         await scene.start(stack)
         chaos = Chaos(scene)
@@ -48,7 +59,6 @@ async def run_world(world: World, theme: str | None = None) -> list[str]:
         chaos.heal()
         scene.be_calm(calm=True)
         await check_quiet(scene)
-    return scene.records.violations()
 
 
 async def check_quiet(scene: Scene) -> None:

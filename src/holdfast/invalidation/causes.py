@@ -10,6 +10,7 @@ from holdfast.invalidation.consistency import Suspect
 from holdfast.invalidation.key_history import Event, Line
 
 _NEWS: Final = {Event.FED, Event.DELETED, Event.TOLD}
+_VOIDS: Final = {Event.KIND_FED, Event.DOUBTED, Event.FLUSHED}
 
 
 def news_of(suspect: Suspect, lines: Sequence[Line]) -> Line | None:
@@ -46,7 +47,7 @@ def cause(suspect: Suspect, lines: Sequence[Line], *, now: float, complete_since
             f"were off), or the copy was damaged."
         )
     news = news_of(suspect, lines)
-    told = _not_told(suspect, now, complete_since) if news is None else _told(suspect, lines, news, now)
+    told = _told(suspect, lines, news, now) if news is not None else _not_told(suspect, lines, now, complete_since)
     if sample.tier is Tier.L1:
         return told
     offered = any(line.event is Event.OFFERED and line.version == sample.version for line in lines)
@@ -54,23 +55,8 @@ def cause(suspect: Suspect, lines: Sequence[Line], *, now: float, complete_since
     return f"L2's entry was read from L3 {now - sample.read_at:.3f} s ago and filled by {filler}. {told}"
 
 
-def _not_told(suspect: Suspect, now: float, complete_since: float) -> str:
-    what = _named(suspect.truth)
-    if complete_since <= suspect.sample.read_at:
-        # What was read then was L3's own, so the change came later, and word of it would be remembered.
-        return (
-            f"This server was never told of {what}, and remembers all since the value was read: the feed left it out."
-        )
-    reach = f"only the last {now - complete_since:.3f} s are remembered here"
-    if suspect.sample.tier is Tier.L1:
-        return f"If this server was told of {what}, it is no longer remembered ({reach})."
-    return (
-        f"This server was not told of {what} ({reach}) and relied on the node's watermark, which covers what came "
-        f"before: the node was not fenced, or its fence did not refuse this entry."
-    )
-
-
 def _told(suspect: Suspect, lines: Sequence[Line], news: Line, now: float) -> str:
+    """The fence is known: why did it not help?"""
     sample = suspect.sample
     word = f"Word of {_named(suspect.truth)} came {now - news.moment:.3f} s ago"
     if sample.tier is Tier.L2:
@@ -78,7 +64,7 @@ def _told(suspect: Suspect, lines: Sequence[Line], news: Line, now: float) -> st
             return f"{word}, before the entry claims to have been read: its filler read the past, or wrote no fill."
         return f"{word}, after the entry was read: it outlived its fence, or was filled after that had ended."
     fills = [line for line in lines if line.event is Event.FILLED and line.version == sample.version]
-    late = next((line for line in fills if line.moment >= news.moment), None)
+    late = next((line for line in fills if line.moment > news.moment), None)
     if late is not None:
         after = late.moment - news.moment
         what = f"{_named(sample.version)} was filled from {late.origin}"
@@ -86,6 +72,27 @@ def _told(suspect: Suspect, lines: Sequence[Line], news: Line, now: float) -> st
     if fills:
         return f"{word}, after {_named(sample.version)} was filled: its fence did not remove the entry."
     return f"{word}, and no fill of {_named(sample.version)} is remembered: it came into L1 by another way."
+
+
+def _not_told(suspect: Suspect, lines: Sequence[Line], now: float, complete_since: float) -> str:
+    """No fence is known: was there none?"""
+    sample, what = suspect.sample, _named(suspect.truth)
+    void = next((line for line in reversed(lines) if line.event in _VOIDS and line.moment >= sample.read_at), None)
+    if void is not None:
+        since = f"{now - void.moment:.3f} s ago, after the value was read"
+        return f"Nobody told of {what} by itself, but {void.event.value} {since}: that did not make the entry void."
+    if complete_since <= sample.read_at:
+        # What was read then was L3's own, so the change came later, and word of it would be remembered.
+        return (
+            f"This server was never told of {what}, and remembers all since the value was read: the feed left it out."
+        )
+    reach = f"only the last {now - complete_since:.3f} s are remembered here"
+    if sample.tier is Tier.L1:
+        return f"If this server was told of {what}, it is no longer remembered ({reach})."
+    return (
+        f"This server was not told of {what} ({reach}) and relied on the node's watermark, which covers what came "
+        f"before: the node was not fenced, or its fence did not refuse this entry."
+    )
 
 
 def _named(version: int) -> str:
