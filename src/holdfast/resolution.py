@@ -200,7 +200,7 @@ class Resolver:
                 self._counters.l2.hits += 1
                 resolved = Resolved(value, answer.row.version, Tier.L2, now - answer.age_seconds)
                 self._sampler.answered(flight.key, answer.row, resolved.read_at)
-                self._fill_l1(flight, resolved, answer.remaining_seconds, now)
+                self._fill_l1(flight, resolved, answer.remaining_seconds, now, offered=False)
                 self._settle(flight, resolved)
                 return
         if isinstance(answer, Failed):
@@ -272,9 +272,10 @@ class Resolver:
             for flight in flights:
                 flight.known = None
             loaded = await self._l3.load(keys)
-        self._counters.l3.observe(self._clock.monotonic() - started, len(flights))
+        now = self._clock.monotonic()
+        self._counters.l3.observe(now - started, len(flights))
         self._applier.adopt(loaded.coherence, started)
-        fills = (self._judge_l3(flight, loaded.rows.get(flight.key), started) for flight in flights)
+        fills = (self._judge_l3(flight, loaded.rows.get(flight.key), started, now) for flight in flights)
         return [fill for fill in fills if fill is not None]
 
     def _is_still_known(self, flight: Flight, row: Row | None) -> bool:
@@ -285,8 +286,8 @@ class Resolver:
         trusted = self._lease.valid(flight.key.kind, self._clock.monotonic())
         return trusted and held is not None and held.version == row.version and held.value is flight.known[1]
 
-    def _judge_l3(self, flight: Flight, row: Row | None, started: float) -> Fill | None:
-        """Settle a flight with L3's answer; returns what L2 should be offered."""
+    def _judge_l3(self, flight: Flight, row: Row | None, started: float, now: float) -> Fill | None:
+        """Settle a flight with L3's answer, asked for at `started`; returns what L2 should be offered."""
         ttl_seconds = self._kinds[flight.key.kind].caching.l2_ttl_seconds
         value: Any = MISSING
         if row is not None:
@@ -298,26 +299,23 @@ class Resolver:
         version = row.version if row is not None else 0
         self._counters.l3.hits += row is not None
         self._counters.l3.misses += row is None
-        resolved, now = Resolved(value, version, Tier.L3, started), self._clock.monotonic()
-        self._fill_l1(flight, resolved, ttl_seconds, now)
+        absent = flight.absent if flight.coherence is self._view.coherence else None
+        resolved = Resolved(value, version, Tier.L3, started)
+        self._fill_l1(flight, resolved, ttl_seconds, now, offered=absent is not None and row is not None)
         self._settle(flight, resolved)
-        if flight.absent is None or flight.coherence is not self._view.coherence:
-            return None
-        if row is not None:
-            self._history.offered(now, flight.key, version)
-        return Fill(flight.key, row, ttl_seconds, flight.absent)
+        return Fill(flight.key, row, ttl_seconds, absent) if absent is not None else None
 
     def _value(self, flight: Flight, row: Row) -> Any:
         if flight.known is not None and flight.known[0] == row.version:
             return flight.known[1]
         return self.decode(flight.key, row)
 
-    def _fill_l1(self, flight: Flight, read: Resolved, ttl_seconds: float, now: float) -> None:
+    def _fill_l1(self, flight: Flight, read: Resolved, ttl_seconds: float, now: float, *, offered: bool) -> None:
         key, version = flight.key, read.version
         held = self._caches[key.kind].fill(
             key, read.value, version, ticket=flight.ticket, read_at=read.read_at, ttl_seconds=ttl_seconds
         )
-        self._history.filled(now, key, version, read.tier, held=held)
+        self._history.filled(now, key, version, read.tier, held=held, offered=offered)
 
     def now(self) -> float:
         """The server's clock, monotonic seconds."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from holdfast.collection import Collection
 from holdfast.documents import Document
 from holdfast.errors import SettingsError
-from holdfast.invalidation.consistency import Consistency
+from holdfast.invalidation.consistency import ConsistencyReport
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.transactions import Transactions
 
@@ -32,7 +32,7 @@ class StateStore:
         self,
         collections: Mapping[str, Collection[Any]],
         transactions: Transactions,
-        consistency: Callable[[], Consistency],
+        consistency: Callable[[], ConsistencyReport],
     ) -> None:
         self.collections = collections
         self.transactions = transactions

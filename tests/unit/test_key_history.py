@@ -12,7 +12,7 @@ KEY, OTHER = Key("bot", "b1"), Key("bot", "b2")
 
 def events(history: KeyHistory, key: Key = KEY) -> list[tuple[float, Event, int]]:
     """What is remembered of a key."""
-    return [(line.moment, line.event, line.version) for line in history.of(key)]
+    return [(line.moment, line.event, line.version) for line in history.of([key])[key]]
 
 
 def test_everything_about_a_key_in_its_order() -> None:
@@ -23,7 +23,7 @@ def test_everything_about_a_key_in_its_order() -> None:
     history.told(3.0, KEY, 8)
     history.told(3.5, KEY, ANY_VERSION)
     history.filled(4.0, KEY, 7, None, held=False)
-    history.offered(5.0, KEY, 8)
+    history.filled(5.0, KEY, 8, Tier.L3, held=True, offered=True)
     history.fed(6.0, [Change(Key("bot", ""), 9)])
     history.flushed(7.0, "bot")
     history.flushed(7.5, "team")
@@ -36,13 +36,14 @@ def test_everything_about_a_key_in_its_order() -> None:
         (3.0, Event.TOLD, 8),
         (3.5, Event.DOUBTED, ANY_VERSION),
         (4.0, Event.REFUSED, 7),
+        (5.0, Event.FILLED, 8),
         (5.0, Event.OFFERED, 8),
         (6.0, Event.KIND_FED, 9),
         (7.0, Event.FLUSHED, 0),
         (8.0, Event.FLUSHED, 0),
     ]
-    assert history.of(KEY)[0].told(1.5) == "0.500 s ago: L1 took version 3 from L2"
-    assert history.of(KEY)[5].told(4.0) == "0.000 s ago: L1 refused version 7 from a write"
+    assert history.of([KEY])[KEY][0].told(1.5) == "0.500 s ago: L1 took version 3 from L2"
+    assert history.of([KEY])[KEY][5].told(4.0) == "0.000 s ago: L1 refused version 7 from a write"
 
 
 def test_the_oldest_changes_go_first() -> None:
@@ -72,6 +73,9 @@ def test_the_oldest_notes_go_first() -> None:
         history.told(float(number), KEY, number)
     assert [version for _, _, version in events(history)] == list(range(10, LINES_MAX + 10))
     assert history.complete_since == 5.0
+    for number in range(LINES_MAX + 10):
+        history.filled(10.0 + number, KEY, number, Tier.L3, held=True)
+    assert history.complete_since == 15.0
 
 
 def test_polls_without_changes_are_not_kept() -> None:

@@ -179,7 +179,7 @@ class TierConsistency:
 
 
 @dataclass(slots=True)
-class Consistency:
+class ConsistencyReport:
     """What a server's verifier has found so far.
 
     Attributes:

@@ -1,14 +1,14 @@
 """What this server lately learnt and did about keys, to say why an answer was wrong (pure).
 
-Kept at next to no cost: of a poll of the feed its list of changes as it came, of everything else one small note. What
-concerned a key is looked for only when somebody asks. When it is full, the oldest goes.
+Kept at next to no cost: of a poll of the feed its list of changes as it came, of a fill one tuple. What concerned a
+key is looked for only when somebody asks. When it is full, the oldest goes.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -18,7 +18,7 @@ from holdfast.keys import Key
 from holdfast.protocols import ANY_VERSION, Change
 
 NOTES_MAX: Final = 20_000
-"""Notes, and changes of polls, kept at most: of each. Together they are a few MB."""
+"""Fills, other notes, and changes of polls, kept at most: of each. Together they are a few MB."""
 LINES_MAX: Final = 16
 """Of one key, the newest that are told."""
 
@@ -72,21 +72,27 @@ class KeyHistory:
 
     Args:
         began: monotonic seconds now.
-        notes_max: notes, and changes of polls, kept at most.
+        notes_max: fills, other notes, and changes of polls, kept at most: of each.
     """
 
     def __init__(self, began: float, *, notes_max: int = NOTES_MAX) -> None:
         self._complete_since = began
         self._notes_max = notes_max
         self._notes: deque[Line] = deque(maxlen=notes_max)
+        # Bare tuples, for they are part of every miss: moment, key, version, tier, held by L1, offered to L2.
+        self._fills: deque[tuple[float, Key, int, Tier | None, bool, bool]] = deque(maxlen=notes_max)
         self._polls: deque[tuple[float, Sequence[Change]]] = deque()
         self._fed = 0
 
     @property
     def complete_since(self) -> float:
         """From when on nothing was forgotten, monotonic seconds."""
-        full = len(self._notes) == self._notes_max
-        return max(self._complete_since, self._notes[0].moment) if full else self._complete_since
+        oldest = [self._complete_since]
+        if len(self._notes) == self._notes_max:
+            oldest.append(self._notes[0].moment)
+        if len(self._fills) == self._notes_max:
+            oldest.append(self._fills[0][0])
+        return max(oldest)
 
     def fed(self, moment: float, changes: Sequence[Change]) -> None:
         """A poll of the feed brought changes. They must not be altered afterwards."""
@@ -105,32 +111,40 @@ class KeyHistory:
         """This server learnt by itself that a version exists."""
         self._notes.append(Line(moment, key, Event.TOLD if version != ANY_VERSION else Event.DOUBTED, version))
 
-    def filled(self, moment: float, key: Key, version: int, tier: Tier | None, *, held: bool) -> None:
-        """L1 took a value of a tier, or of a write, or refused it."""
-        self._notes.append(Line(moment, key, Event.FILLED if held else Event.REFUSED, version, tier))
-
-    def offered(self, moment: float, key: Key, version: int) -> None:
-        """A value was sent to L2."""
-        self._notes.append(Line(moment, key, Event.OFFERED, version))
+    def filled(
+        self, moment: float, key: Key, version: int, tier: Tier | None, *, held: bool, offered: bool = False
+    ) -> None:
+        """L1 took a value of a tier, or of a write, or refused it; it may have been offered to L2 besides."""
+        self._fills.append((moment, key, version, tier, held, offered))
 
     def flushed(self, moment: float, kind: str = "") -> None:
         """L1 was emptied, or the part of a kind."""
         self._notes.append(Line(moment, Key(kind, ""), Event.FLUSHED))
 
-    def of(self, key: Key) -> list[Line]:
-        """The newest events of a key in their order, as far as they are remembered."""
-        lines = [_line(moment, change) for moment, changes in self._polls for change in changes if _is_of(key, change)]
-        wanted = (key, Key(key.kind, ""), EVERYTHING)
-        lines += [line for line in self._notes if line.key in wanted]
-        lines.sort(key=lambda line: line.moment)
-        return lines[-LINES_MAX:]
+    def of(self, keys: Collection[Key]) -> dict[Key, list[Line]]:
+        """The newest events of keys in their order, as far as they are remembered. Looks through all there is, once."""
+        kinds = {Key(key.kind, "") for key in keys}
+        found: dict[Key, list[Line]] = {key: [] for key in (*keys, *kinds, EVERYTHING)}
+        for moment, changes in self._polls:
+            for change in changes:
+                if (lines := found.get(change.key)) is not None:
+                    lines.append(_change(moment, change))
+        for moment, key, version, tier, held, offered in self._fills:
+            if (lines := found.get(key)) is not None:
+                lines.append(Line(moment, key, Event.FILLED if held else Event.REFUSED, version, tier))
+                if offered:
+                    lines.append(Line(moment, key, Event.OFFERED, version))
+        for line in self._notes:
+            if (lines := found.get(line.key)) is not None:
+                lines.append(line)
+        return {key: _newest(found[key] + found[Key(key.kind, "")] + found[EVERYTHING]) for key in keys}
 
 
-def _is_of(key: Key, change: Change) -> bool:
-    return change.key == key or (change.whole_kind and change.key.kind == key.kind)
+def _newest(lines: list[Line]) -> list[Line]:
+    return sorted(lines, key=lambda line: line.moment)[-LINES_MAX:]
 
 
-def _line(moment: float, change: Change) -> Line:
+def _change(moment: float, change: Change) -> Line:
     if change.whole_kind:
         return Line(moment, change.key, Event.KIND_FED, change.version)
     return Line(moment, change.key, Event.DELETED if change.deleted else Event.FED, change.version)

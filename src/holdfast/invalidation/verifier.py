@@ -26,8 +26,8 @@ from holdfast.errors import HoldfastError
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.causes import cause, differed_since
 from holdfast.invalidation.change_feed import ChangeFeed
-from holdfast.invalidation.consistency import Consistency, Finding, Sample, Suspect, differs
-from holdfast.invalidation.key_history import KeyHistory
+from holdfast.invalidation.consistency import ConsistencyReport, Finding, Sample, Suspect, differs
+from holdfast.invalidation.key_history import KeyHistory, Line
 from holdfast.invalidation.lease import FeedLease
 from holdfast.invalidation.repairing import Answers, Repairer, asked_again, is_answered
 from holdfast.invalidation.sampling import AnswerSampler, ShelfSampler
@@ -56,7 +56,7 @@ class Verifier:
         shelves: L1's, by kind.
         answers: draws from L2's.
         server: this one's name, for the findings.
-        emit: publishes a finding under a topic; must not await.
+        emit: publishes a finding under a topic; must neither wait nor raise.
 
     Attributes:
         fault: why the last round failed; None: it did not.
@@ -100,7 +100,7 @@ class Verifier:
         self._random = random_
         self._server = server
         self._emit = emit
-        self._tally = Consistency()
+        self._tally = ConsistencyReport()
         self._findings: deque[Finding] = deque(maxlen=FINDINGS_MAX)
         self._task: asyncio.Task[None] | None = None
         self.fault: Exception | None = None
@@ -117,9 +117,9 @@ class Verifier:
             task.cancel()
             await asyncio.wait([task])
 
-    def report(self) -> Consistency:
+    def report(self) -> ConsistencyReport:
         """The figures so far, and the last findings."""
-        return Consistency(replace(self._tally.l1), replace(self._tally.l2), tuple(self._findings))
+        return ConsistencyReport(replace(self._tally.l1), replace(self._tally.l2), tuple(self._findings))
 
     async def _run(self) -> None:
         while True:
@@ -172,9 +172,7 @@ class Verifier:
         known = {sample.key: sample.version for sample in samples if sample.version and sample.key not in whole}
         began = self._clock.monotonic()
         loaded = await self._l3.load(list(dict.fromkeys(sample.key for sample in samples)), known)
-        self._applier.adopt(
-            loaded.coherence, began
-        )  # another incarnation: what L1 held is gone, and L2's does not count
+        self._applier.adopt(loaded.coherence, began)  # another incarnation empties L1, and voids what L2 holds
         return loaded
 
     async def _still_served(self, suspects: list[Suspect], coherence: Coherence, loaded_at: float) -> list[Suspect]:
@@ -213,7 +211,8 @@ class Verifier:
 
     async def _settle(self, stale: Sequence[Suspect], loaded_at: float) -> None:
         """Repair, and publish whatever comes of it. The cause is looked for first: repairing makes history too."""
-        findings = [self._finding(suspect, loaded_at) for suspect in stale]
+        history = self._history.of({suspect.sample.key for suspect in stale})
+        findings = [self._finding(suspect, history[suspect.sample.key], loaded_at) for suspect in stale]
         gone = [False] * len(stale)
         try:
             await self._repairer.repair(stale)
@@ -222,9 +221,8 @@ class Verifier:
             for finding, repaired in zip(findings, gone, strict=True):
                 self._publish(msgspec.structs.replace(finding, repaired=repaired))
 
-    def _finding(self, suspect: Suspect, loaded_at: float) -> Finding:
+    def _finding(self, suspect: Suspect, lines: Sequence[Line], loaded_at: float) -> Finding:
         now, sample = self._clock.monotonic(), suspect.sample
-        lines = self._history.of(sample.key)
         return Finding(
             key=sample.key,
             tier=sample.tier,
