@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -18,7 +18,8 @@ from holdfast.flows import Flows
 from holdfast.invalidation import verifier
 from holdfast.invalidation.repairing import Repairer
 from holdfast.invalidation.verifier import INCONSISTENT, Verifier
-from holdfast.protocols import Row
+from holdfast.keys import Key
+from holdfast.protocols import Loaded, Row
 from holdfast.testing import ManualClock, MemoryCache, MemoryFeed, MemoryStorage
 from holdfast.testing.door import connect_flows
 
@@ -311,7 +312,7 @@ async def test_a_share_of_zero_samples_nothing(
 
 
 async def test_the_checks_of_a_round_are_limited_and_share_one_query(
-    l2: MemoryCache, l3: MemoryStorage, clock: ManualClock
+    l2: MemoryCache, l3: MemoryStorage, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many answers are given: 7 a round here, in one query, of whose rows at most 4 are sent whole."""
     limited = Settings(verify_share=1.0, verify_checks_max=7)
@@ -320,9 +321,17 @@ async def test_the_checks_of_a_round_are_limited_and_share_one_query(
         await flows.store.bots.put_many(bots)
         for identifier in bots:
             assert flows.store.bots.peek(identifier) == ADA
-        l3.loads.clear()
+        asked: list[Loaded] = []
+        load = l3.load
+
+        async def noted(keys: Sequence[Key], known: Mapping[Key, int] = {}) -> Loaded:
+            asked.append(await load(keys, known))
+            return asked[-1]
+
+        monkeypatch.setattr(l3, "load", noted)
         await flows.verifier.round()
-        assert [len(keys) for keys in l3.loads] == [7]
+        assert [len(loaded.rows) for loaded in asked] == [7]
+        assert sum(bool(row.body) for row in asked[0].rows.values()) == verifier.BODIES_MAX
         assert flows.store.consistency().l1.samples == 7
 
 
