@@ -16,12 +16,14 @@ from holdfast.documents import encode
 from holdfast.entry import MISSING, Tier
 from holdfast.flows import Flows
 from holdfast.invalidation import verifier
+from holdfast.invalidation.consistency import Sample, Suspect
 from holdfast.invalidation.repairing import Repairer
 from holdfast.invalidation.verifier import INCONSISTENT, Verifier
 from holdfast.keys import Key
 from holdfast.protocols import Loaded, Row
 from holdfast.testing import ManualClock, MemoryCache, MemoryFeed, MemoryStorage
 from holdfast.testing.door import connect_flows
+from holdfast.tiers.l1_local import LocalEntry
 
 ADA, EVE = Bot(name="Ada"), Bot(name="Eve")
 ALL = Settings(verify_share=1.0, verify_checks_max=1000)
@@ -237,6 +239,67 @@ async def test_a_repair_that_is_left_out_shows(
         report = late.store.consistency()
         assert (report.l2.stale, report.l2.repaired) == (1, 0)
         assert {finding.repaired for finding in report.findings} == {False}
+
+
+async def test_an_entry_that_stays_in_l2_is_not_called_repaired(
+    flows: Flows, l2: MemoryCache, l3: MemoryStorage, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant: this server forbids the entry for itself and leaves it to the others; it looks, and says so."""
+
+    async def nothing(*_: object) -> int:
+        return 0
+
+    await until_l2_is_trusted(flows)
+    await stale_in_l2(flows, l2, l3)
+    monkeypatch.setattr(l2, "withdraw", nothing)
+    async with connect_flows(l2=l2, l3=l3, clock=clock, settings=ALL) as late:
+        await until_l2_is_trusted(flows, late)
+        assert await late.store.bots.get(KEY.id) == ADA
+        await late.verifier.round()
+        assert await late.store.bots.get(KEY.id) == EVE
+        assert (late.store.consistency().l2.stale, late.store.consistency().l2.repaired) == (1, 0)
+
+
+def by_version(suspect: Suspect, held: LocalEntry | None) -> bool:
+    """Mutant: an entry of the same version is taken for the same entry."""
+    return held is not None and held.version == suspect.sample.version
+
+
+@pytest.mark.parametrize(("is_given_by", "alarms"), [(Suspect.is_given_by, 0), (by_version, 1)])
+async def test_a_row_that_is_missing_again_is_no_finding(
+    is_given_by: Any, alarms: int, flows: Flows, l3: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a row is missing has no version: what L1 says now it may have learnt after L3 was asked."""
+    monkeypatch.setattr(Suspect, "is_given_by", is_given_by)
+    assert await flows.store.bots.get(KEY.id) is None
+    entry = flows.caches[KEY.kind].shelf(KEY.kind).entries[KEY.id]
+    await l3.raw_put(KEY, encode(ADA))
+    load = l3.load
+
+    async def overtaken(keys: Sequence[Key], known: Mapping[Key, int] = {}) -> Loaded:
+        monkeypatch.setattr(l3, "load", load)
+        loaded = await load(keys, known)
+        await l3.raw_delete(KEY)
+        assert await flows.feed.refresh()
+        assert await flows.store.bots.get(KEY.id) is None
+        return loaded
+
+    monkeypatch.setattr(l3, "load", overtaken)
+    await flows.verifier.verify([Sample(KEY, Tier.L1, 0, entry, entry.read_at)])
+    assert flows.caches[KEY.kind].shelf(KEY.kind).entries[KEY.id].value is MISSING
+    report = flows.store.consistency()
+    assert (report.l1.differing, report.l1.stale) == (1, alarms)
+
+
+async def test_an_l3_of_another_incarnation_is_no_finding(flows: Flows, l3: MemoryStorage) -> None:
+    """After a crash nothing that was cached counts, so nothing of it can be stale."""
+    old, _ = await put_twice(flows)
+    plant_in_l1(flows, KEY, ADA, old)
+    assert flows.store.bots.peek(KEY.id) == ADA
+    l3.crash(0)
+    await flows.verifier.round()
+    assert flows.store.consistency().findings == ()
+    assert flows.store.bots.peek(KEY.id) is None
 
 
 async def test_what_the_feed_has_yet_to_bring_is_no_finding(flows: Flows, l3: MemoryStorage) -> None:
