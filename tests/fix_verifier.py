@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from fix_races import KEY
+from holdfast import Bot
 from holdfast.documents import Document
 from holdfast.entry import Missing
 from holdfast.flows import Flows
@@ -16,6 +18,7 @@ from holdfast.tiers.l1_local import LocalEntry
 from holdfast.tiers.l2_redis import RedisCache
 
 TTL_MS = 900_000
+ADA, EVE = Bot(name="Ada"), Bot(name="Eve")
 AGE_SECONDS = 30.0
 """How long ago they seem to have been read from L3, where a tier notes that."""
 
@@ -50,3 +53,10 @@ async def plant_in_redis(l2: RedisCache, key: Key, row: Row, coherence: Coherenc
         ttl_ms=TTL_MS,
     )
     await l2._connection._command(["SET", name, data, "PX", str(TTL_MS)])
+
+
+async def put_twice(flows: Flows) -> tuple[int, int]:
+    """Ada, then Eve, of which the feed has told; their versions."""
+    versions = [(await flows.store.bots.put(KEY.id, each)).version for each in (ADA, EVE)]
+    assert await flows.feed.refresh()
+    return versions[0], versions[1]

@@ -14,7 +14,7 @@ import holdfast
 from fix_feed import connected
 from fix_races import KEY, until, until_l2_is_trusted, until_l2_was_told, watermarks
 from fix_tiers import flows_of
-from fix_verifier import plant_in_l1, plant_in_redis
+from fix_verifier import ADA, EVE, plant_in_l1, plant_in_redis, put_twice
 from holdfast import Bot, Tier
 from holdfast.documents import encode
 from holdfast.flows import Flows
@@ -28,7 +28,6 @@ from holdfast.settings import Settings
 from holdfast.testing.views import FixedView
 from holdfast.tiers.l2_redis import RedisCache
 
-ADA, EVE = Bot(name="Ada"), Bot(name="Eve")
 SAMPLES = 1500
 ROUND_SECONDS = 0.02
 
@@ -63,16 +62,9 @@ async def found(state: OpenStore, tier: Tier) -> Finding:
     return next(finding for finding in state.consistency().findings if finding.tier is tier)
 
 
-async def eve_after_ada(state: OpenStore) -> tuple[int, int]:
-    """Eve in the place of Ada, of which this server's feed has told; their versions."""
-    old, new = [(await state.bots.put(KEY.id, each)).version for each in (ADA, EVE)]
-    assert await flows_of(state).feed.refresh()
-    return old, new
-
-
 async def test_a_stale_entry_planted_in_l1(state: OpenStore) -> None:
     """It is found, explained and repaired."""
-    old, new = await eve_after_ada(state)
+    old, new = await put_twice(flows_of(state))
     plant_in_l1(flows_of(state), KEY, ADA, old)
     assert state.bots.peek(KEY.id) == ADA
     finding = await found(state, Tier.L1)
@@ -92,7 +84,7 @@ async def believing(settings: Settings, l2: RedisCache) -> AsyncIterator[tuple[O
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(holdfast.connect(settings))
         await until_l2_is_trusted(flows_of(first))
-        old, new = await eve_after_ada(first)
+        old, new = await put_twice(flows_of(first))
         await until_l2_was_told(l2, new)
         late = await stack.enter_async_context(holdfast.connect(settings))
         await until_l2_is_trusted(flows_of(first), flows_of(late))
