@@ -16,8 +16,11 @@ from holdfast.flights import Flights
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.fence_map import WINDOW_SECONDS, FenceMap
+from holdfast.invalidation.key_history import KeyHistory
 from holdfast.invalidation.lease import FeedLease
 from holdfast.invalidation.relay import Relay
+from holdfast.invalidation.sampling import AnswerSampler
+from holdfast.invalidation.verifier import Emit, Verifier
 from holdfast.key_locks import KeyLocks
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import Counters
@@ -26,7 +29,7 @@ from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.scopes import Scopes
 from holdfast.settings import Settings
-from holdfast.store import StateStore
+from holdfast.store import Parts, StateStore
 from holdfast.tiers.l1_local import LocalCache
 from holdfast.transactions import Transactions
 from holdfast.writing import Writer
@@ -46,7 +49,9 @@ class Flows:
         untrusted: kinds that no cache may answer for, with the reason.
         window_seconds: how long this server remembers a change, to judge L2 by.
         sleep: pauses, seconds.
-        random_: for jitter.
+        random_: for jitter, and to choose which answers are verified.
+        server: this one's name, for what it finds.
+        emit: publishes what the verifier finds; None: it is logged and reported only.
     """
 
     def __init__(
@@ -64,13 +69,16 @@ class Flows:
         random_: random.Random,
         untrusted: Mapping[str, str] = MappingProxyType({}),
         window_seconds: float = WINDOW_SECONDS,
+        server: str = "this server",
+        emit: Emit | None = None,
     ) -> None:
         # Long, for it is the one place where all parts of a server are made and joined: names, and no decisions.
         self.counters = Counters()
         self.caches = build_caches(settings, kinds, clock)
         shelves = {name: cache.shelf(name) for name, cache in self.caches.items()}
         bounds = staleness_bounds(settings, kinds)
-        flights = Flights()
+        flights, history = Flights(), KeyHistory(clock.monotonic())
+        sampler = AnswerSampler(settings.verify_share, room=settings.verify_checks_max, random_=random_)
         self.view = FenceMap(coherence, window_seconds=window_seconds)
         self.lease = FeedLease(bounds, {name: shelf.trust_until for name, shelf in shelves.items()}, untrusted)
         self.applier = ChangeApplier(
@@ -80,6 +88,7 @@ class Flows:
             lease=self.lease,
             clock=clock,
             counters=self.counters,
+            history=history,
         )
         self.feed = ChangeFeed(feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
         self.relay = Relay(*relay, clock=clock) if relay is not None else None
@@ -97,6 +106,8 @@ class Flows:
             clock=clock,
             counters=self.counters,
             l3_batches_max=max(1, settings.l3_connections_max // 2),
+            history=history,
+            sampler=sampler,
         )
         self.reader = Reader(
             shelves=shelves,
@@ -118,6 +129,7 @@ class Flows:
                 0, min(UPDATE_BACKOFF_MAX_SECONDS, UPDATE_BACKOFF_SECONDS * 2 ** min(attempt, 10))
             ),
             sleep=sleep,
+            history=history,
         )
         self.transactions = Transactions(
             kinds=kinds,
@@ -127,6 +139,24 @@ class Flows:
             applier=self.applier,
             lease=self.lease,
             feed=self.feed,
+        )
+        self.verifier = Verifier(
+            share=settings.verify_share,
+            checks_max=settings.verify_checks_max,
+            shelves=shelves,
+            answers=sampler,
+            l2=l2,
+            l3=l3,
+            resolver=self.resolver,
+            view=self.view,
+            lease=self.lease,
+            feed=self.feed,
+            applier=self.applier,
+            history=history,
+            clock=clock,
+            random_=random_,
+            server=server,
+            emit=emit,
         )
         collections = {
             name: Collection(
@@ -151,10 +181,16 @@ class Flows:
             applier=self.applier,
             clock=clock,
         )
-        self.store = StateStore(collections, self.transactions, self.scopes)
+        self.parts = Parts(
+            collections=collections,
+            transactions=self.transactions,
+            scopes=self.scopes,
+            consistency=self.verifier.report,
+        )
+        self.store = StateStore(self.parts)
 
     async def start(self) -> None:
-        """Begin to follow the change feed, and to stand by as the relay.
+        """Begin to follow the change feed, to stand by as the relay, and to verify.
 
         Raises:
             TierError: the feed could not be read.
@@ -162,9 +198,11 @@ class Flows:
         await self.feed.start()
         if self.relay is not None:
             self.relay.start()
+        self.verifier.start()
 
     async def stop(self) -> None:
         """Let writes and fills end, for a while; stop relay and feed, empty L1. May be called twice."""
+        await self.verifier.stop()
         self.resolver.closing = True
         try:
             async with asyncio.timeout(DRAIN_SECONDS):

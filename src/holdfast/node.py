@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class Node:
             clock=self._clock,
             sleep=asyncio.sleep,
             random_=random.Random(),  # noqa: S311 - jitter, nothing secret
+            server=f"{socket.gethostname()}:{os.getpid()}",
         )
         self._stack.push_async_callback(flows.stop)
         await flows.start()
@@ -270,8 +272,7 @@ class OpenStore(StateStore):
     def __init__(self, node: Node) -> None:
         if node.flows is None:
             raise Closed("the server is not started")
-        store = node.flows.store
-        super().__init__(store.collections, store.transactions, store.scopes)
+        super().__init__(node.flows.parts)
         self._node = node
 
     async def close(self) -> None:

@@ -30,7 +30,9 @@ from holdfast.errors import Closed, CorruptDocument, HoldfastError, Overloaded, 
 from holdfast.flights import Flight, Flights, Resolved
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.fence_map import FenceMap
+from holdfast.invalidation.key_history import KeyHistory
 from holdfast.invalidation.lease import FeedLease
+from holdfast.invalidation.sampling import AnswerSampler
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import Counters
@@ -56,6 +58,8 @@ class Resolver:
     Args:
         caches: the L1 cache of each kind.
         l3_batches_max: L3 queries of this resolver at once.
+        history: is told of each fill.
+        sampler: is shown each hit of L2.
     """
 
     def __init__(
@@ -72,6 +76,8 @@ class Resolver:
         clock: Clock,
         counters: Counters,
         l3_batches_max: int,
+        history: KeyHistory,
+        sampler: AnswerSampler,
     ) -> None:
         self._kinds = kinds
         self._caches = caches
@@ -83,6 +89,8 @@ class Resolver:
         self._applier = applier
         self._clock = clock
         self._counters = counters
+        self._history = history
+        self._sampler = sampler
         self._loop = asyncio.get_running_loop()
         self._filling: set[asyncio.Task[None]] = set()
         self._looking_again: dict[Flight, asyncio.TimerHandle] = {}
@@ -190,8 +198,10 @@ class Resolver:
                 answer = Failed(fault)  # its checksum held, so it was stored that way: L3 decides
             else:
                 self._counters.l2.hits += 1
-                self._fill_l1(flight, value, answer.row.version, now - answer.age_seconds, answer.remaining_seconds)
-                self._settle(flight, Resolved(value, answer.row.version, Tier.L2, now - answer.age_seconds))
+                resolved = Resolved(value, answer.row.version, Tier.L2, now - answer.age_seconds)
+                self._sampler.answered(flight.key, answer.row, resolved.read_at)
+                self._fill_l1(flight, resolved, answer.remaining_seconds, now, offered=False)
+                self._settle(flight, resolved)
                 return
         if isinstance(answer, Failed):
             self._counters.l2.errors += 1
@@ -262,9 +272,10 @@ class Resolver:
             for flight in flights:
                 flight.known = None
             loaded = await self._l3.load(keys)
-        self._counters.l3.observe(self._clock.monotonic() - started, len(flights))
+        now = self._clock.monotonic()
+        self._counters.l3.observe(now - started, len(flights))
         self._applier.adopt(loaded.coherence, started)
-        fills = (self._judge_l3(flight, loaded.rows.get(flight.key), started) for flight in flights)
+        fills = (self._judge_l3(flight, loaded.rows.get(flight.key), started, now) for flight in flights)
         return [fill for fill in fills if fill is not None]
 
     def _is_still_known(self, flight: Flight, row: Row | None) -> bool:
@@ -275,8 +286,8 @@ class Resolver:
         trusted = self._lease.valid(flight.key.kind, self._clock.monotonic())
         return trusted and held is not None and held.version == row.version and held.value is flight.known[1]
 
-    def _judge_l3(self, flight: Flight, row: Row | None, started: float) -> Fill | None:
-        """Settle a flight with L3's answer; returns what L2 should be offered."""
+    def _judge_l3(self, flight: Flight, row: Row | None, started: float, now: float) -> Fill | None:
+        """Settle a flight with L3's answer, asked for at `started`; returns what L2 should be offered."""
         ttl_seconds = self._kinds[flight.key.kind].caching.l2_ttl_seconds
         value: Any = MISSING
         if row is not None:
@@ -288,21 +299,23 @@ class Resolver:
         version = row.version if row is not None else 0
         self._counters.l3.hits += row is not None
         self._counters.l3.misses += row is None
-        self._fill_l1(flight, value, version, started, ttl_seconds)
-        self._settle(flight, Resolved(value, version, Tier.L3, started))
-        if flight.absent is None or flight.coherence is not self._view.coherence:
-            return None
-        return Fill(flight.key, row, ttl_seconds, flight.absent)
+        absent = flight.absent if flight.coherence is self._view.coherence else None
+        resolved = Resolved(value, version, Tier.L3, started)
+        self._fill_l1(flight, resolved, ttl_seconds, now, offered=absent is not None and row is not None)
+        self._settle(flight, resolved)
+        return Fill(flight.key, row, ttl_seconds, absent) if absent is not None else None
 
     def _value(self, flight: Flight, row: Row) -> Any:
         if flight.known is not None and flight.known[0] == row.version:
             return flight.known[1]
         return self.decode(flight.key, row)
 
-    def _fill_l1(self, flight: Flight, value: Any, version: int, read_at: float, ttl_seconds: float) -> None:
-        self._caches[flight.key.kind].fill(
-            flight.key, value, version, ticket=flight.ticket, read_at=read_at, ttl_seconds=ttl_seconds
+    def _fill_l1(self, flight: Flight, read: Resolved, ttl_seconds: float, now: float, *, offered: bool) -> None:
+        key, version = flight.key, read.version
+        held = self._caches[key.kind].fill(
+            key, read.value, version, ticket=flight.ticket, read_at=read.read_at, ttl_seconds=ttl_seconds
         )
+        self._history.filled(now, key, version, read.tier, held=held, offered=offered)
 
     def now(self) -> float:
         """The server's clock, monotonic seconds."""

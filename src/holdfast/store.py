@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from holdfast.collection import Collection, chosen
 from holdfast.documents import Document
+from holdfast.invalidation.consistency import ConsistencyReport
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.scopes import Scopes
 from holdfast.transactions import Transactions
 
 D = TypeVar("D", bound=Document)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a door is made of."""
+
+    collections: Mapping[str, Collection[Any]]
+    transactions: Transactions
+    scopes: Scopes
+    consistency: Callable[[], ConsistencyReport]
 
 
 class StateStore:
@@ -23,15 +35,18 @@ class StateStore:
         transaction: ``async with state.transaction() as tx:``; see `Transactions.open`.
         scope: ``async with state.scope() as scope:``; see `Scopes.open`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
+        consistency: what the verifier has found so far: of L1's and L2's answers how many were judged and how many were
+            stale, and the last findings with their causes.
     """
 
-    def __init__(self, collections: Mapping[str, Collection[Any]], transactions: Transactions, scopes: Scopes) -> None:
-        self.collections = collections
-        self.transactions = transactions
-        self.scopes = scopes
-        self.scope = scopes.open
-        self.transaction = transactions.open
-        self.transact = transactions.transact
+    def __init__(self, parts: Parts) -> None:
+        self.collections = parts.collections
+        self.transactions = parts.transactions
+        self.scopes = parts.scopes
+        self.scope = parts.scopes.open
+        self.transaction = parts.transactions.open
+        self.transact = parts.transactions.transact
+        self.consistency = parts.consistency
         self.swarms = self.collection(SWARM)
         self.bots = self.collection(BOT)
         self.teams = self.collection(TEAM)

@@ -15,6 +15,7 @@ from holdfast.documents import Document, Limits
 from holdfast.entry import Receipt
 from holdfast.errors import Conflict, HoldfastError, OutcomeUnknown
 from holdfast.invalidation.applying import ChangeApplier
+from holdfast.invalidation.key_history import KeyHistory
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.protocols import ANY_VERSION, Storage, Write
@@ -31,6 +32,7 @@ class Writer:
         committed: called after each write that may be in effect, for the others to be woken.
         backoff: seconds to pause before the n-th attempt of an `update` that lost a race, n from 1.
         sleep: pauses, seconds.
+        history: is told of each fill.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Writer:
         limits: Limits,
         backoff: Callable[[int], float],
         sleep: Callable[[float], Awaitable[object]],
+        history: KeyHistory,
     ) -> None:
         self.limits = limits
         self.backoff = backoff
@@ -53,6 +56,7 @@ class Writer:
         self._applier = applier
         self._committed = committed
         self._caches = caches
+        self._history = history
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
@@ -98,7 +102,7 @@ class Writer:
         self.adopt()
         self.tell(versions)
         for write, document in writes:
-            cache.fill(
+            held = cache.fill(
                 write.key,
                 document,
                 versions[write.key],
@@ -106,6 +110,7 @@ class Writer:
                 read_at=started,
                 ttl_seconds=kind.caching.l2_ttl_seconds,
             )
+            self._history.filled(self._resolver.now(), write.key, versions[write.key], None, held=held)
         return versions
 
     async def _delete(self, key: Key, expected: int | None) -> Receipt:

@@ -100,6 +100,20 @@ ADVANCE: list[tuple[str, str, Check]] = [
     ("redis.call('SET', KEYS[1], ARGV[2])", "", FenceSinkSuite.check_a_watermark_is_read_back),
     ("at = at + 68", "", FenceSinkSuite.check_a_fence_reaches_only_the_node_that_serves_its_key),
 ]
+WITHDRAW: list[tuple[str, str, Check]] = [
+    (
+        "redis.call('SET', name, fence, 'PX', ARGV[1])",
+        "redis.call('DEL', name)",
+        SharedCacheSuite.check_a_withdrawn_entry_leaves_a_fence,
+    ),
+    ("and string.sub(held, 33, 40) == version", "", SharedCacheSuite.check_only_the_version_named_is_withdrawn),
+    ("and string.byte(held, 3) ~= 4", "", SharedCacheSuite.check_a_fence_is_not_withdrawn),
+    (
+        "and string.sub(held, 17, 32) == string.sub(fence, 17, 32)",
+        "",
+        SharedCacheSuite.check_an_entry_of_another_incarnation_is_not_withdrawn,
+    ),
+]
 ANSWERS: list[tuple[str, str, Check]] = [
     (
         "mark is not None and view.trusts(mark)",
@@ -181,6 +195,13 @@ async def test_a_rule_of_fencing(healthy: str, mutant: str, check: Check, l2_har
     """Without it, its check fails."""
     mutant_script = mutated("advance", healthy, mutant)
     await assert_caught(check, Mutated(l2_harness, lambda l2: setattr(l2.sink, "_advance", mutant_script)))
+
+
+@pytest.mark.parametrize(("healthy", "mutant", "check"), WITHDRAW)
+async def test_a_rule_of_withdrawing(healthy: str, mutant: str, check: Check, l2_harness: RedisHarness) -> None:
+    """Without it, its check fails."""
+    mutant_script = mutated("withdraw", healthy, mutant)
+    await assert_caught(check, Mutated(l2_harness, lambda l2: setattr(l2.cache, "_withdraw", mutant_script)))
 
 
 @pytest.mark.parametrize(("healthy", "mutant", "check"), ANSWERS)

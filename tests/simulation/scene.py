@@ -38,13 +38,17 @@ BOUNDS = {"bot": 0.25, "note": 0.4}
 class Scene:
     """One world.
 
+    Args:
+        verify_share: of the answers of each server, the share that it verifies.
+
     Attributes:
         records: what is committed and answered.
         l2, l3, servers: its parts.
     """
 
-    def __init__(self, world: World, theme: Theme) -> None:
+    def __init__(self, world: World, theme: Theme, *, verify_share: float = 0.0) -> None:
         self.world = world
+        self._verify_share = verify_share
         self.theme = theme
         self.records = Records(world, KEYS)
         self.make_l2 = partial(MemoryCache, fence_lifetime_seconds=FENCE_SECONDS, lease_seconds=0.2, nodes=2)
@@ -56,7 +60,9 @@ class Scene:
     async def start(self, stack: AsyncExitStack) -> None:
         """Connect all servers."""
         settings = Settings(
-            l1_config_entries_max=self.world.random.choice((1, 1, 10)), l2_fence_lifetime_seconds=FENCE_SECONDS
+            l1_config_entries_max=self.world.random.choice((1, 1, 10)),
+            l2_fence_lifetime_seconds=FENCE_SECONDS,
+            verify_share=self._verify_share,
         )
         self.be_calm(calm=True)
         for server in self.servers:

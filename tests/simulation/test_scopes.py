@@ -5,13 +5,13 @@ The checker judges each answer by read-your-writes, monotonic reads and the stal
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
-from holdfast.testing.simulation import simulate
+from holdfast.testing.simulation import World, simulate
 from simulation.mutants import MUTANTS
-from simulation.worlds import live
+from simulation.records import Records
+from simulation.scene import Scene
+from simulation.worlds import any_theme, live
 
 SHORT_SEEDS = range(40)
 MUTANT_SEEDS = range(200)
@@ -31,7 +31,13 @@ LONG_SEEDS = range(20_000, 30_000)
 
 def judged(seed: int, travellers: int = TRAVELLERS) -> tuple[int, list[str]]:
     """How many answers scopes were given in a world, and what was wrong."""
-    records = simulate(seed, partial(live, travellers=travellers))
+
+    async def world(world: World) -> Records:
+        scene = Scene(world, any_theme(world, None))
+        await live(scene, travellers)
+        return scene.records
+
+    records = simulate(seed, world)
     return records.scoped_answers, records.violations()
 
 

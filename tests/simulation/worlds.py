@@ -18,9 +18,9 @@ from holdfast.testing.simulation import World
 from holdfast.testing.views import FixedView
 from simulation.actors import Agent, Tools
 from simulation.chaos import Chaos
-from simulation.records import Records, number_in
+from simulation.records import number_in
 from simulation.scene import KEYS, Scene, Server
-from simulation.themes import THEMES
+from simulation.themes import THEMES, Theme
 from simulation.travellers import Traveller
 
 AGENTS = 2
@@ -32,21 +32,27 @@ RECOVERY_SECONDS = 20.0
 
 
 async def run_world(world: World, theme: str | None = None) -> list[str]:
-    """Let everybody work until all agents are done, then wait for quiet; the faults found.
+    """Let everybody live in a world; the faults found.
 
     Args:
         theme: one of `THEMES`; None: any, by the seed.
     """
-    return (await live(world, theme)).violations()
+    scene = Scene(world, any_theme(world, theme))
+    await live(scene)
+    return scene.records.violations()
 
 
-async def live(world: World, theme: str | None = None, travellers: int = TRAVELLERS) -> Records:
-    """One world from beginning to end, and what came of it.
+def any_theme(world: World, name: str | None) -> Theme:
+    """The theme of this name; None: any, by the seed."""
+    return THEMES[name or world.random.choice(list(THEMES))](world.random)
+
+
+async def live(scene: Scene, travellers: int = TRAVELLERS) -> None:
+    """Let everybody work until all agents are done, then wait for quiet.
 
     Args:
         travellers: scopes that go from server to server.
     """
-    scene = Scene(world, THEMES[theme or world.random.choice(list(THEMES))](world.random))
     async with AsyncExitStack() as stack:
         await scene.start(stack)
         chaos = Chaos(scene)
@@ -61,7 +67,6 @@ async def live(world: World, theme: str | None = None, travellers: int = TRAVELL
         chaos.heal()
         scene.be_calm(calm=True)
         await check_quiet(scene)
-    return scene.records
 
 
 async def check_quiet(scene: Scene) -> None:

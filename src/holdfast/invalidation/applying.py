@@ -11,6 +11,7 @@ from uuid import UUID
 from holdfast.clock import Clock
 from holdfast.flights import Flights
 from holdfast.invalidation.fence_map import FenceMap
+from holdfast.invalidation.key_history import KeyHistory
 from holdfast.invalidation.lease import FeedLease
 from holdfast.keys import Key
 from holdfast.metrics.counters import Counters
@@ -23,6 +24,7 @@ class ChangeApplier:
 
     Args:
         caches: the L1 cache of each kind; changes of other kinds concern other servers.
+        history: is told what was learnt, for whoever asks why an answer was wrong.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class ChangeApplier:
         lease: FeedLease,
         clock: Clock,
         counters: Counters,
+        history: KeyHistory,
     ) -> None:
         self._caches = caches
         self._flights = flights
@@ -41,6 +44,7 @@ class ChangeApplier:
         self._lease = lease
         self._clock = clock
         self._counters = counters
+        self._history = history
         self._adopted_at = clock.monotonic()
         self._life: tuple[str, ...] = ()
 
@@ -63,6 +67,7 @@ class ChangeApplier:
                 self._doubt_the_end_of_a_life()
         self._life = cursor.life
         now = self._clock.monotonic()
+        self._history.fed(now, poll.changes)
         for change in poll.changes:
             if change.key.kind not in self._caches:
                 continue
@@ -88,7 +93,9 @@ class ChangeApplier:
 
     def tell(self, key: Key, version: int) -> None:
         """At least this version of a key exists: nothing older may be answered or filled any more."""
-        self._tell(key, version, self._clock.monotonic())
+        now = self._clock.monotonic()
+        self._history.told(now, key, version)
+        self._tell(key, version, now)
 
     def _tell(self, key: Key, version: int, now: float) -> None:
         self._caches[key.kind].fence(key, version)
@@ -108,6 +115,7 @@ class ChangeApplier:
     def _begin_anew(self, coherence: Coherence) -> None:
         """What was read so far may be of a history that was lost."""
         self._counters.flushes += 1
+        self._history.flushed(self._clock.monotonic())
         self._lease.revoke()
         self._view.reset(coherence)
         self._flights.detach_all()
@@ -121,6 +129,7 @@ class ChangeApplier:
             return
         risen = [kind for kind in self._caches if coherence.floor(kind) > known.floor(kind)]
         for kind in risen:
+            self._history.flushed(self._clock.monotonic(), kind)
             self._flush_kind(kind)
         self._counters.flushes += bool(risen)
         self._view.learn(coherence)

@@ -18,6 +18,7 @@ from holdfast.protocols.shared_cache import (
     SharedCache,
     View,
     Watermark,
+    Withdrawal,
 )
 from holdfast.protocols.storage import Affected, Isolation, Loaded, Row, Storage, StorageTransaction, Write
 
@@ -44,5 +45,6 @@ __all__ = [
     "StorageTransaction",
     "View",
     "Watermark",
+    "Withdrawal",
     "Write",
 ]

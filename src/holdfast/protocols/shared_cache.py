@@ -105,6 +105,19 @@ class Fill(msgspec.Struct, frozen=True):
     absent: Absent
 
 
+class Withdrawal(msgspec.Struct, frozen=True, gc=False):
+    """An entry of L2 that is proven wrong.
+
+    Attributes:
+        version: of the entry; another one stays.
+        fence: of the fence for its place: what may be filled instead has at least this version.
+    """
+
+    key: Key
+    version: int
+    fence: int
+
+
 class SharedCache(Protocol):
     """L2: disposable, shared by all servers. It may forget anything at any time; it must never answer with the past.
 
@@ -130,6 +143,14 @@ class SharedCache(Protocol):
         An entry is refused if the key holds a newer version or a fence above it, if its read began longer ago than
         half the lifetime of a fence (by then the fence that forbids it may be gone), or if the node's incarnation or
         generation is no longer the one its read began under.
+        """
+        ...
+
+    async def withdraw(self, withdrawals: Sequence[Withdrawal], coherence: Coherence) -> int:
+        """Put fences in the place of entries that are proven wrong, and return how many went (rule C5).
+
+        Only an entry of the version named, and of the incarnation, goes. A fence is left, not nothing: a fill of the
+        same past may be under way.
         """
         ...
 

@@ -12,7 +12,7 @@ import msgspec
 from holdfast.clock import Clock
 from holdfast.errors import TierUnavailable
 from holdfast.keys import Key, redis_key
-from holdfast.protocols import Absent, Cached, Coherence, Failed, FenceTarget, Fill, View, Watermark
+from holdfast.protocols import Absent, Cached, Coherence, Failed, FenceTarget, Fill, View, Watermark, Withdrawal
 from holdfast.tiers.codec import WireEntry
 from holdfast.tiers.l2_answers import Judge
 from holdfast.tiers.l2_topology import SLOTS, Node, Topology, slot_of
@@ -86,6 +86,10 @@ class MemoryCache:
     async def fill(self, fills: Sequence[Fill], coherence: Coherence) -> int:
         """Store entries; see `SharedCache.fill`."""
         return sum(self._fill(fill, coherence) for fill in fills if self._answers(self._node(fill.key)))
+
+    async def withdraw(self, withdrawals: Sequence[Withdrawal], coherence: Coherence) -> int:
+        """Put fences in the place of entries; see `SharedCache.withdraw`."""
+        return sum(self._withdraw(each, coherence) for each in withdrawals if self._answers(self._node(each.key)))
 
     async def targets(self) -> Sequence[Node]:
         """The nodes; see `FenceSink.targets`."""
@@ -187,6 +191,16 @@ class MemoryCache:
             return False
         known = held.entry.version if held is not None and held.entry.incarnation == mark.incarnation else 0
         return fill.row is not None and known <= fill.row.version
+
+    def _withdraw(self, withdrawal: Withdrawal, coherence: Coherence) -> bool:
+        held, incarnation = self._live(withdrawal.key), coherence.incarnation.bytes
+        if held is None or held.entry.row is None or held.entry.incarnation != incarnation:
+            return False
+        if held.entry.version != withdrawal.version:
+            return False
+        fence = WireEntry(None, withdrawal.fence, incarnation, coherence.highest, 0, 0)
+        self._store(withdrawal.key, Held(fence, self._now_ms() + self._fence_ms))
+        return True
 
     def _give_back(self, key: Key, held: Held) -> None:
         if held.entry.version:

@@ -19,6 +19,7 @@ from holdfast.protocols import (
     Storage,
     StorageTransaction,
     View,
+    Withdrawal,
     Write,
 )
 
@@ -115,3 +116,7 @@ class PausingCache:
         if pause is not None:
             await pause.here()
         return await self.inner.fill(fills, coherence)
+
+    async def withdraw(self, withdrawals: Sequence[Withdrawal], coherence: Coherence) -> int:
+        """Put fences in the place of entries; see `SharedCache.withdraw`."""
+        return await self.inner.withdraw(withdrawals, coherence)

@@ -10,7 +10,7 @@ from typing import TypeVar
 from holdfast.clock import Clock
 from holdfast.errors import TierUnavailable
 from holdfast.keys import Key
-from holdfast.protocols import Absent, Cached, Coherence, Failed, FenceTarget, Fill, View, Watermark
+from holdfast.protocols import Absent, Cached, Coherence, Failed, FenceTarget, Fill, View, Watermark, Withdrawal
 from holdfast.testing.memory_cache import MemoryCache
 from holdfast.testing.simulation import World
 
@@ -78,6 +78,11 @@ class SlowCache:
         late = not self.calm and self._world.chance(self._late_share)
         await self._world.pause(self._late_seconds if late else self._most_seconds)
         return await self._inner.fill(fills, coherence)
+
+    async def withdraw(self, withdrawals: Sequence[Withdrawal], coherence: Coherence) -> int:
+        """Put fences in the place of entries; see `SharedCache.withdraw`."""
+        await self._world.pause(self._most_seconds)
+        return await self._inner.withdraw(withdrawals, coherence)
 
 
 class SlowFences:

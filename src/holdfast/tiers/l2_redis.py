@@ -14,7 +14,7 @@ from typing import Any
 
 from holdfast.errors import CorruptDocument, TierError
 from holdfast.keys import Key, redis_key
-from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill, View, Watermark
+from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill, View, Watermark, Withdrawal
 from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_answers import NO_GENERATION, Judge
 from holdfast.tiers.l2_client import RedisConnection, Script
@@ -28,6 +28,7 @@ Take = Callable[[Node, list[bytes], Any], None]
 """Takes what the script returned for the names of one node."""
 
 _ASKED = struct.Struct(">QQ")
+_VERSION = struct.Struct(">Q")
 NO_LEASE = b"0"
 
 
@@ -54,10 +55,11 @@ class RedisCache:
         self._codec = codec
         self._prefix = prefix
         self._fill_age_max_ms = b"%d" % round(fence_lifetime_seconds * 500)
+        self._fence_ms = b"%d" % round(fence_lifetime_seconds * 1000)
         self._lease_seconds = lease_seconds
         self._lease_ms = b"%d" % round(lease_seconds * 1000)
         self._marks: dict[bytes, tuple[bytes, Watermark | None]] = {}
-        self._read, self._fill = Script("read"), Script("fill")
+        self._read, self._fill, self._withdraw = Script("read"), Script("fill"), Script("withdraw")
 
     async def read(self, keys: Sequence[Key], view: View, *, lease: bool = True) -> Mapping[Key, Answer]:
         """Look keys up; see `SharedCache.read`."""
@@ -103,6 +105,26 @@ class RedisCache:
 
         await self._on_each_node(self._fill, list(entries), arguments, take)
         return sum(stored)
+
+    async def withdraw(self, withdrawals: Sequence[Withdrawal], coherence: Coherence) -> int:
+        """Put fences in the place of entries; see `SharedCache.withdraw`."""
+        wanted = {redis_key(self._prefix, each.key): each for each in withdrawals}
+        gone: list[int] = []
+
+        def fence(name: bytes) -> bytes:
+            return self._codec.encode_fence(
+                name, wanted[name].fence, incarnation=coherence.incarnation, generation=coherence.highest
+            )
+
+        def arguments(group: list[bytes]) -> list[bytes]:
+            parts = ((name, _VERSION.pack(wanted[name].version), fence(name)) for name in group)
+            return [self._fence_ms, *chain.from_iterable(parts)]
+
+        def take(_node: Node, _group: list[bytes], reply: Any) -> None:
+            gone.append(reply)
+
+        await self._on_each_node(self._withdraw, list(wanted), arguments, take)
+        return sum(gone)
 
     def _entry(self, name: bytes, fill: Fill, coherence: Coherence) -> bytes:
         if fill.row is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from holdfast.keys import Key
-from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill
+from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill, Withdrawal
 from holdfast.testing.conformance.l2_harness import COHERENCE, KEY, L2, OTHER, VIEW, L2Suite, mark_of, row
 from holdfast.testing.views import FixedView
 
@@ -331,6 +331,53 @@ class SharedCacheSuite(L2Suite):
             absent = self.absent((await l2.cache.read([key], VIEW))[key])
             late = [Fill(key, row(version), 900.0, absent) for version in (49 + number, 50 + number)]
             assert [await l2.cache.fill([each], COHERENCE) for each in late] == [0, 1]
+
+    async def check_a_withdrawn_entry_leaves_a_fence(self) -> None:
+        """It is a miss at once, and a read of the same past that is still under way cannot bring it back."""
+        l2 = await self.prepared()
+        began = await self.miss(l2)
+        await self.fill(l2, row(5))
+        assert await self.withdraw(l2, 5, fence=6) == 1
+        assert await self.version(l2) == 0
+        assert await self.fill(l2, row(5), began) == 0
+        assert await self.fill(l2, row(6)) == 1
+        assert await self.version(l2) == 6
+
+    async def check_a_damaged_entry_can_be_filled_again(self) -> None:
+        """C5: under a fence of its own version the right body takes the place of the wrong one."""
+        l2 = await self.prepared()
+        await self.fill(l2, row(5, b'{"name":"y"}'))
+        assert await self.withdraw(l2, 5, fence=5) == 1
+        assert await self.fill(l2, row(5)) == 1
+        answer = await self.read(l2)
+        assert isinstance(answer, Cached)
+        assert answer.row == row(5)
+
+    async def check_only_the_version_named_is_withdrawn(self) -> None:
+        """A newer value that came meanwhile stays, above 2^53 too, and so does a key that holds nothing."""
+        l2 = await self.prepared()
+        assert await self.withdraw(l2, 0, fence=1) == 0
+        await self.fill(l2, row(2**62 + 1))
+        assert await self.withdraw(l2, 2**62, fence=2**62 + 2) == 0
+        assert await self.version(l2) == 2**62 + 1
+
+    async def check_a_fence_is_not_withdrawn(self) -> None:
+        """A fence of that version is no entry: it stands as it was."""
+        l2 = await self.prepared()
+        await self.fence(l2, {KEY: 9})
+        assert await self.withdraw(l2, 9, fence=1) == 0
+        assert await self.fill(l2, row(8)) == 0
+
+    async def check_an_entry_of_another_incarnation_is_not_withdrawn(self) -> None:
+        """Versions of another L3 mean something else."""
+        l2 = await self.prepared()
+        await self.fill(l2, row(5))
+        assert await self.withdraw(l2, 5, fence=6, coherence=OTHER) == 0
+        assert await self.version(l2) == 5
+
+    async def withdraw(self, l2: L2, version: int, *, fence: int, coherence: Coherence = COHERENCE) -> int:
+        """Withdraw the key's entry of a version."""
+        return await l2.cache.withdraw([Withdrawal(KEY, version, fence)], coherence)
 
     async def until_later_than(self, absent: Absent, l2: L2, *, by_ms: int = 1) -> None:
         """Wait until the node's clock has moved on."""
