@@ -16,10 +16,11 @@ from holdfast.intake import checked_key, checked_version, checked_write
 from holdfast.key_locks import KeyLocks
 from holdfast.keys import Key, check_id
 from holdfast.kinds import Kind
-from holdfast.protocols import Write
+from holdfast.protocols import Invalidation, Target, Write
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.tiers.l1_local import Shelf
+from holdfast.voiding import Invalidator
 from holdfast.writing import Writer
 
 D = TypeVar("D", bound=Document)
@@ -43,7 +44,15 @@ class Collection(Generic[D]):
     """
 
     def __init__(
-        self, kind: Kind[D], *, shelf: Shelf, reader: Reader, resolver: Resolver, writer: Writer, turns: KeyLocks
+        self,
+        kind: Kind[D],
+        *,
+        shelf: Shelf,
+        reader: Reader,
+        resolver: Resolver,
+        writer: Writer,
+        turns: KeyLocks,
+        invalidator: Invalidator,
     ) -> None:
         self.kind = kind
         self.peek: Callable[[str], D | None] = shelf.peek
@@ -51,6 +60,7 @@ class Collection(Generic[D]):
         self._resolver = resolver
         self._writer = writer
         self._turns = turns
+        self._invalidator = invalidator
 
     async def get(
         self, identifier: str, *, consistency: Consistency = _BOUNDED, max_stale: float | None = None
@@ -167,7 +177,7 @@ class Collection(Generic[D]):
         for identifier, document in documents.items():
             key = checked_key(self.kind, identifier, document)
             body = partial(made, document) if late else made(document)
-            writes.append((Write(key, document.SCHEMA, body), document))
+            writes.append((Write(key, document.SCHEMA, body, tags=self.kind.tags_of(key, document)), document))
         versions = await self._writer.save(self.kind, writes) if writes else {}
         return {key.id: Receipt(version) for key, version in versions.items()}
 
@@ -200,6 +210,13 @@ class Collection(Generic[D]):
         """
         key = Key(self.kind.name, check_id(identifier))
         return await self._writer.delete(key, checked_version(key, expected_version))
+
+    async def invalidate(self, identifier: str, *, reason: str, actor: str | None = None) -> Invalidation:
+        """Make void what caches hold of one document, which itself is not touched; L2 does without it for a minute.
+
+        Arguments and errors are those of `Invalidator.invalidate`.
+        """
+        return await self._invalidator.void(Target.of(self._key(identifier)), reason, actor)
 
     async def scan(self, *, after: str | None = None) -> AsyncIterator[tuple[str, D]]:
         """Every document, from L3, in the byte order of ids; pages of 200, each from a snapshot of its own.

@@ -28,6 +28,7 @@ from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.tiers.l1_local import LocalCache
 from holdfast.transactions import Transactions
+from holdfast.voiding import Invalidator
 from holdfast.writing import Writer
 
 DRAIN_SECONDS: Final = 10.0
@@ -44,6 +45,7 @@ class Flows:
         coherence: what L3 said when it was connected.
         untrusted: kinds that no cache may answer for, with the reason.
         window_seconds: how long this server remembers a change, to judge L2 by.
+        actor: who this server is, in the records of what it makes void.
         sleep: pauses, seconds.
         random_: for jitter.
     """
@@ -63,6 +65,7 @@ class Flows:
         random_: random.Random,
         untrusted: Mapping[str, str] = MappingProxyType({}),
         window_seconds: float = WINDOW_SECONDS,
+        actor: str = "a server",
     ) -> None:
         # Long, for it is the one place where all parts of a server are made and joined: names, and no decisions.
         self.counters = Counters()
@@ -70,7 +73,8 @@ class Flows:
         shelves = {name: cache.shelf(name) for name, cache in self.caches.items()}
         bounds = staleness_bounds(settings, kinds)
         flights = Flights()
-        self.view = FenceMap(coherence, window_seconds=window_seconds)
+        tagged = frozenset(name for name, kind in kinds.items() if kind.tags is not None)
+        self.view = FenceMap(coherence, window_seconds=window_seconds, tagged=tagged)
         self.lease = FeedLease(bounds, {name: shelf.trust_until for name, shelf in shelves.items()}, untrusted)
         self.applier = ChangeApplier(
             caches=self.caches,
@@ -118,6 +122,7 @@ class Flows:
             ),
             sleep=sleep,
         )
+        self.invalidator = Invalidator(l3=l3, kinds=kinds, writer=self.writer, applier=self.applier, actor=actor)
         self.transactions = Transactions(
             kinds=kinds,
             l3=l3,
@@ -136,10 +141,12 @@ class Flows:
                     resolver=self.resolver,
                     writer=self.writer,
                     turns=KeyLocks(),
+                    invalidator=self.invalidator,
                 )
                 for name, kind in kinds.items()
             },
             self.transactions,
+            self.invalidator,
         )
 
     async def start(self) -> None:

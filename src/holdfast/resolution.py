@@ -190,8 +190,9 @@ class Resolver:
                 answer = Failed(fault)  # its checksum held, so it was stored that way: L3 decides
             else:
                 self._counters.l2.hits += 1
-                self._fill_l1(flight, value, answer.row.version, now - answer.age_seconds, answer.remaining_seconds)
-                self._settle(flight, Resolved(value, answer.row.version, Tier.L2, now - answer.age_seconds))
+                read_at = now - answer.age_seconds
+                self._fill_l1(flight, value, answer.row.version, read_at, answer.remaining_seconds, answer.tags)
+                self._settle(flight, Resolved(value, answer.row.version, Tier.L2, read_at))
                 return
         if isinstance(answer, Failed):
             self._counters.l2.errors += 1
@@ -277,31 +278,48 @@ class Resolver:
 
     def _judge_l3(self, flight: Flight, row: Row | None, started: float) -> Fill | None:
         """Settle a flight with L3's answer; returns what L2 should be offered."""
-        ttl_seconds = self._kinds[flight.key.kind].caching.l2_ttl_seconds
+        kind = self._kinds[flight.key.kind]
+        ttl_seconds = kind.caching.l2_ttl_seconds
         value: Any = MISSING
+        tags: tuple[str, ...] | None = None
         if row is not None:
             try:
                 value = self._value(flight, row)
             except HoldfastError as fault:
                 self._settle(flight, fault)
                 return None
+            tags = kind.cached_tags_of(flight.key, value)
         version = row.version if row is not None else 0
         self._counters.l3.hits += row is not None
         self._counters.l3.misses += row is None
-        self._fill_l1(flight, value, version, started, ttl_seconds)
+        self._fill_l1(flight, value, version, started, ttl_seconds, tags)
         self._settle(flight, Resolved(value, version, Tier.L3, started))
         if flight.absent is None or flight.coherence is not self._view.coherence:
             return None
-        return Fill(flight.key, row, ttl_seconds, flight.absent)
+        return Fill(flight.key, row, ttl_seconds, flight.absent, tags)
 
     def _value(self, flight: Flight, row: Row) -> Any:
         if flight.known is not None and flight.known[0] == row.version:
             return flight.known[1]
         return self.decode(flight.key, row)
 
-    def _fill_l1(self, flight: Flight, value: Any, version: int, read_at: float, ttl_seconds: float) -> None:
+    def _fill_l1(  # noqa: PLR0917 - what is known of a value
+        self,
+        flight: Flight,
+        value: Any,
+        version: int,
+        read_at: float,
+        ttl_seconds: float,
+        tags: tuple[str, ...] | None,
+    ) -> None:
         self._caches[flight.key.kind].fill(
-            flight.key, value, version, ticket=flight.ticket, read_at=read_at, ttl_seconds=ttl_seconds
+            flight.key,
+            value,
+            version,
+            ticket=flight.ticket,
+            read_at=read_at,
+            ttl_seconds=ttl_seconds,
+            tags=tags or (),
         )
 
     def now(self) -> float:

@@ -11,6 +11,7 @@ from holdfast.documents import Document
 from holdfast.errors import SettingsError
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.transactions import Transactions
+from holdfast.voiding import Invalidator
 
 D = TypeVar("D", bound=Document)
 
@@ -23,13 +24,17 @@ class StateStore:
         swarms, bots, teams, routines, run_snapshots: the built-in collections.
         transaction: ``async with state.transaction() as tx:``; see `Transactions.open`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
+        invalidate: make void what caches hold of a kind, a tag or everything; see `Invalidator.invalidate`.
     """
 
-    def __init__(self, collections: Mapping[str, Collection[Any]], transactions: Transactions) -> None:
+    def __init__(
+        self, collections: Mapping[str, Collection[Any]], transactions: Transactions, invalidator: Invalidator
+    ) -> None:
         self.collections = collections
         self.transactions = transactions
         self.transaction = transactions.open
         self.transact = transactions.transact
+        self.invalidate = invalidator.invalidate
         self.swarms = self.collection(SWARM)
         self.bots = self.collection(BOT)
         self.teams = self.collection(TEAM)

@@ -105,6 +105,7 @@ class Writer:
                 ticket=ticket,
                 read_at=started,
                 ttl_seconds=kind.caching.l2_ttl_seconds,
+                tags=write.tags,
             )
         return versions
 

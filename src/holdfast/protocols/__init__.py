@@ -20,6 +20,7 @@ from holdfast.protocols.shared_cache import (
     Watermark,
 )
 from holdfast.protocols.storage import Affected, Isolation, Loaded, Row, Storage, StorageTransaction, Write
+from holdfast.protocols.voids import Invalidation, Target
 
 __all__ = [
     "ANY_VERSION",
@@ -34,6 +35,7 @@ __all__ = [
     "FenceSink",
     "FenceTarget",
     "Fill",
+    "Invalidation",
     "Isolation",
     "Loaded",
     "Poll",
@@ -42,6 +44,7 @@ __all__ = [
     "Snapshot",
     "Storage",
     "StorageTransaction",
+    "Target",
     "View",
     "Watermark",
     "Write",
