@@ -55,7 +55,7 @@ async def invalidate(
         limit = _limit(target)
     else:
         wanted = parse_target(target)
-        reason, actor = checked_text("--reason", reason), checked_text("--actor", actor or process_name())
+        reason, name = checked_text("--reason", reason), checked_text("--actor", actor or process_name())
     settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
     pool = connection_pool(settings)
     try:
@@ -66,7 +66,7 @@ async def invalidate(
         elif dry_run:
             _line(console, f"{wanted}: {await storage.count(wanted)} rows; nothing was changed")
         else:
-            done = await storage.invalidate(wanted, reason=reason, actor=actor)
+            done = await storage.invalidate(wanted, reason=reason, actor=name)
             _line(console, f"{done.scope}: void below {done.number}; recorded for {done.actor}: {done.reason}")
     finally:
         await pool.close()
