@@ -54,7 +54,12 @@ def checked_tags(tags: Iterable[str]) -> _Tags:
     """
     if isinstance(tags, str):  # its characters would be taken for tags
         raise InvalidKey(f"tags are several texts, not one: [{tags!r:.60}]")
-    return tuple(dict.fromkeys(map(check_tag, tags)))
+    kept = list(tags)
+    for tag in kept:
+        # What nearly all are is told in one line: this runs with every write.
+        if type(tag) is not str or not tag.isascii() or not 0 < len(tag) <= TAG_BYTES_MAX or "\0" in tag:
+            check_tag(tag)
+    return tuple(dict.fromkeys(kept))
 
 
 def in_cache(tags: _Tags) -> _Tags:
@@ -63,25 +68,27 @@ def in_cache(tags: _Tags) -> _Tags:
 
 
 def swarm_tags(swarm: Swarm) -> list[str]:
-    """The bots that take part or answer its topics, and its team."""
-    bots = dict.fromkeys(participant.id for participant in swarm.participants)
+    """The bots that take part, lead it or answer its topics, and its team."""
+    bots = [participant.id for participant in swarm.participants]
     for subscribers in swarm.event_subscriptions.values():
-        bots.update(dict.fromkeys(subscribers))
+        bots += subscribers
     if swarm.swarm_leader is not None:
-        bots[swarm.swarm_leader] = None
-    teams = [swarm.team_id] if swarm.team_id is not None else []
-    return [*_references("bot", bots), *_references("team", teams)]
+        bots.append(swarm.swarm_leader)
+    tags = _references("bot:", bots)
+    return tags if swarm.team_id is None else tags + _references("team:", [swarm.team_id])
 
 
 def snapshot_tags(snapshot: RunContextSnapshot) -> list[str]:
     """The routine that was run."""
-    return _references("routine", [snapshot.routine_id])
+    return _references("routine:", [snapshot.routine_id])
 
 
 def _references(kind: str, ids: Iterable[str]) -> list[str]:
     """Tags for documents of a kind. What cannot be an id names no document, and is no reason to refuse a write."""
-    return [f"{kind}:{each}" for each in ids if each and len(each) <= ID_BYTES_MAX and _is_id(each)]
-
-
-def _is_id(text: str) -> bool:
-    return "\0" not in text and (text.isascii() or len(text.encode(errors="replace")) <= ID_BYTES_MAX)
+    return [
+        kind + each
+        for each in ids
+        if 0 < len(each) <= ID_BYTES_MAX
+        and "\0" not in each
+        and (each.isascii() or len(each.encode(errors="replace")) <= ID_BYTES_MAX)
+    ]

@@ -178,20 +178,20 @@ class Codec:
 
 
 def _block_of(tags: tuple[str, ...]) -> bytes:
-    block = "".join([f"{tag}\0" for tag in tags]).encode()
+    block = "\0".join([*tags, ""]).encode()
     return _LENGTH.pack(len(block)) + block
 
 
 def _split(name: bytes, data: bytes) -> tuple[tuple[str, ...], bytes]:
     """The tags in front of a payload, and the payload."""
-    size = _LENGTH.unpack_from(data)[0] + _LENGTH.size if len(data) >= _LENGTH.size else 0
+    end = int.from_bytes(data[:2]) + 2
     try:
-        tags = data[_LENGTH.size : size].decode().split("\0")
+        tags = data[2:end].decode().split("\0")
     except UnicodeDecodeError as fault:
         raise CorruptDocument(f"L2 entry {name!r}: its tags are no UTF-8") from fault
-    if not _LENGTH.size <= size <= len(data) or tags.pop() or len(tags) > TAGS_MAX:
+    if end > len(data) or tags.pop() or len(tags) > TAGS_MAX:
         raise CorruptDocument(f"L2 entry {name!r}: its tags end early, or are too many")
-    return tuple(tags), data[size:]
+    return tuple(tags), data[end:]
 
 
 def _checksum(name: bytes, head: bytes, payload: bytes) -> bytes:

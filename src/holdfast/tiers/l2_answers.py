@@ -35,6 +35,7 @@ class Judge:
         "_floors",
         "_incarnation",
         "_lease_seconds",
+        "_leasts",
         "_mark",
         "_node_time_ms",
         "_tagged",
@@ -54,6 +55,7 @@ class Judge:
         self._void_below = view.void_below
         self._incarnation = view.coherence.incarnation.bytes
         self._floors: dict[str, int] = {}
+        self._leasts: dict[str, int] = {}
         self._mark = mark
         self._node_time_ms = node_time_ms
         self._lease_seconds = lease_seconds
@@ -96,7 +98,8 @@ class Judge:
         return floor
 
     def _tags_floor(self, kind: str, tags: tuple[str, ...]) -> int:
-        return max(self._least(kind), self._void_below(tags))
+        return max(self._leasts.get(kind) or self._least(kind), self._void_below(tags))
 
     def _least(self, kind: str) -> int:
-        return max(self._coherence.floor(kind), self.nothing.generation)
+        least = self._leasts[kind] = max(self._coherence.floor(kind), self.nothing.generation)
+        return least

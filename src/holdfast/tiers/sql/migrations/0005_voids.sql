@@ -80,15 +80,26 @@ CREATE FUNCTION holdfast.void_key(kind text, id text) RETURNS bigint
     RETURNING versions[1]
 $$;
 
--- Who made what void, and why: the newest 10,000. The number is the generation; of a key, the version of its fence.
+-- Who made what void, and why: a ring of the newest 10,000, so that nothing is ever searched for what is old. The number
+-- is the generation; of a key, the version of its fence.
+CREATE SEQUENCE holdfast.invalidation_seq AS bigint;
 CREATE TABLE holdfast.invalidations (
-    entry bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    place integer PRIMARY KEY,
+    entry bigint NOT NULL,
+    at timestamptz NOT NULL,
     scope text NOT NULL,
     number bigint NOT NULL,
     reason text NOT NULL,
     actor text NOT NULL
 );
+
+CREATE FUNCTION holdfast.record_invalidation(entry bigint, scope text, number bigint, reason text, actor text)
+    RETURNS holdfast.invalidations LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO holdfast.invalidations VALUES ($1 % 10000, $1, clock_timestamp(), $2, $3, $4, $5)
+    ON CONFLICT (place) DO UPDATE SET entry = EXCLUDED.entry, at = EXCLUDED.at, scope = EXCLUDED.scope,
+        number = EXCLUDED.number, reason = EXCLUDED.reason, actor = EXCLUDED.actor
+    RETURNING *
+$$;
 
 CREATE FUNCTION holdfast.check_kind(kind text) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -104,10 +115,8 @@ CREATE FUNCTION holdfast.invalidate(kind text, id text, tag text, reason text, a
     RETURNS holdfast.invalidations
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    kept CONSTANT integer := 10000;
     drawn bigint;
     told text;
-    made holdfast.invalidations;
 BEGIN
     PERFORM holdfast.check_kind(kind);
     IF tag IS NOT NULL THEN
@@ -120,10 +129,7 @@ BEGIN
         told := coalesce('kind:' || kind, 'all');
         drawn := holdfast.raise_generation(told);
     END IF;
-    INSERT INTO holdfast.invalidations (scope, number, reason, actor) VALUES (told, drawn, reason, actor)
-    RETURNING * INTO made;
-    DELETE FROM holdfast.invalidations WHERE entry <= made.entry - kept;
-    RETURN made;
+    RETURN holdfast.record_invalidation(nextval('holdfast.invalidation_seq'), told, drawn, reason, actor);
 END $$;
 
 -- How many rows these name now, by the tags that were written with them. What is NULL restricts nothing.
@@ -149,6 +155,7 @@ DECLARE
     made text;
     granted record;
 BEGIN
+    EXECUTE format('ALTER SEQUENCE holdfast.invalidation_seq OWNER TO %s', holdfast.keeper());
     FOREACH made IN ARRAY ARRAY['tag_generations', 'tag_count', 'invalidations'] LOOP
         EXECUTE format('ALTER TABLE holdfast.%I OWNER TO %s', made, holdfast.keeper());
         FOR granted IN
@@ -157,9 +164,13 @@ BEGIN
                 AND acl.grantee <> relowner
         LOOP
             EXECUTE format('GRANT %s ON holdfast.%I TO %s', granted.privilege_type, made, granted.grantee);
+            IF granted.privilege_type = 'INSERT' THEN
+                EXECUTE format('GRANT USAGE ON SEQUENCE holdfast.invalidation_seq TO %s', granted.grantee);
+            END IF;
         END LOOP;
     END LOOP;
     FOREACH made IN ARRAY ARRAY['forget_tags()', 'raise_tag(text)', 'void_key(text, text)', 'check_kind(text)',
+                               'record_invalidation(bigint, text, bigint, text, text)',
                                'invalidate(text, text, text, text, text)', 'count_rows(text, text, text)'] LOOP
         EXECUTE format('ALTER FUNCTION holdfast.%s OWNER TO %s', made, holdfast.keeper());
     END LOOP;
