@@ -38,7 +38,7 @@ from holdfast.errors import (
 )
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
-from holdfast.protocols import Isolation
+from holdfast.protocols import Invalidation, Isolation
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.transactions import Transaction
@@ -60,6 +60,7 @@ __all__ = [
     "HoldfastError",
     "InvalidDocument",
     "InvalidKey",
+    "Invalidation",
     "Isolation",
     "Kind",
     "NotFound",

@@ -71,7 +71,8 @@ class Kind(Generic[D]):
         table: its table in the schema `holdfast`; by default the name.
         append_only: documents are history: new ids only, monthly partitions.
         tags: the tags of a document, by which cached entries can be made void; a pure function. An entry of more than
-            32 is void with any tag.
+            32 is void with any tag. Entries keep the tags they were filled with: after a change of this function, make
+            the kind void once.
     """
 
     name: str

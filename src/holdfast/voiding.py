@@ -58,7 +58,7 @@ class Invalidator:
             OutcomeUnknown: the connection was lost after sending; to repeat it does no harm.
             TierError: L3 could not do it.
         """
-        if (kind is not None) + (tag is not None) + all != 1:
+        if (kind is not None) + (tag is not None) + bool(all) != 1:
             raise SettingsError("invalidate takes exactly one of kind=..., tag=... and all=True")
         if kind is not None and kind not in self._kinds:
             raise SettingsError(f"kind {kind} is not known here; known are {', '.join(sorted(self._kinds))}")
@@ -74,7 +74,9 @@ class Invalidator:
         self._writer.adopt()  # a generation of a kind, or of everything, is in L3's identity
         if target.tag is not None:
             self._applier.void_tags({target.tag: done.number})
-        self._writer.tell({target.key: done.number} if target.key is not None else {})
+        self._writer.tell(
+            {target.key: done.number} if target.key is not None else {}
+        )  # in any case the others are woken
         return done
 
 

@@ -52,7 +52,7 @@ async def kept(sql: Sql, servers: Sequence[OpenStore]) -> Kept:
     """Look."""
     counts = await sql.fetchrow("""SELECT (SELECT count(*) FROM holdfast.tag_generations),
         (SELECT count(*) FROM holdfast.generations), (SELECT count(*) FROM holdfast.invalidations)""")
-    return Kept(tuple(counts), tuple(flows_of(state).view.tags for state in servers))
+    return Kept(tuple(counts), tuple(flows_of(state).view.tags_known for state in servers))
 
 
 async def batch(sql: Sql, servers: Sequence[OpenStore], number: int) -> None:

@@ -123,9 +123,9 @@ def test_tags_that_l3_forgot_are_forgotten_here_and_lie_below_a_floor() -> None:
     known.note_tags({f"t{number}": 110 + number for number in range(10)})
     known.learn(Coherence(L3.incarnation, {"all": 100, "tag": 130, "tagged": 114}))
     assert [known.void_below(tags) for tags in (("t2",), ("t7",), ("z",), ())] == [114, 117, 114, 0]
-    assert known.tags == 5 + 1
+    assert known.tags_known == 5 + 1
     assert known.note_tags({"t2": 112, "t7": 117}) == set()
-    assert known.tags == 5 + 1
+    assert known.tags_known == 5 + 1
 
 
 def test_a_map_that_begins_anew_knows_no_tags() -> None:

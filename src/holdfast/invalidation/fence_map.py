@@ -124,7 +124,7 @@ class FenceMap:
         return floor
 
     @property
-    def tags(self) -> int:
+    def tags_known(self) -> int:
         """How many generations of tags are known."""
         return len(self._tags)
 
