@@ -30,6 +30,7 @@ class Cache:
         ticket: int | None = None,
         read_at: float | None = None,
         ttl_seconds: float = TTL,
+        tags: tuple[str, ...] = (),
     ) -> bool:
         """Fill with a value that names its key and version, read just now and overtaken by nothing."""
         return self.local.fill(
@@ -39,6 +40,7 @@ class Cache:
             ticket=self.local.ticket() if ticket is None else ticket,
             read_at=self.clock.monotonic() if read_at is None else read_at,
             ttl_seconds=ttl_seconds,
+            tags=tags,
         )
 
     def missing(self, key: Key = KEY, *, ticket: int | None = None, read_at: float | None = None) -> bool:

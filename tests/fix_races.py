@@ -27,8 +27,8 @@ LOOK_SECONDS = 0.002
 class NoTickets(LocalCache):
     """Mutant: a fill counts as begun just now, so no fence refuses it."""
 
-    def fill(self, key, value, version, *, ticket, read_at, ttl_seconds):  # type: ignore[no-untyped-def]
-        return super().fill(key, value, version, ticket=self.ticket(), read_at=read_at, ttl_seconds=ttl_seconds)
+    def fill(self, key, value, version, *, ticket, **facts):  # type: ignore[no-untyped-def]
+        return super().fill(key, value, version, ticket=self.ticket(), **facts)
 
 
 def mutate(script: Script, healthy: str, mutant: str) -> None:

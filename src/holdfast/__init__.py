@@ -40,7 +40,7 @@ from holdfast.errors import (
 )
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
-from holdfast.protocols import Isolation
+from holdfast.protocols import Invalidation, Isolation
 from holdfast.scopes import Scope
 from holdfast.settings import Settings
 from holdfast.store import StateStore
@@ -65,6 +65,7 @@ __all__ = [
     "InvalidDocument",
     "InvalidKey",
     "InvalidToken",
+    "Invalidation",
     "Isolation",
     "Kind",
     "NotFound",

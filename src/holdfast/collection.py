@@ -18,8 +18,9 @@ from holdfast.intake import checked_key, checked_version, checked_write
 from holdfast.key_locks import KeyLocks
 from holdfast.keys import Key, check_id
 from holdfast.kinds import Kind
-from holdfast.protocols import Row, Write
+from holdfast.protocols import Invalidation, Row, Target, Write
 from holdfast.resolution import Resolver
+from holdfast.voiding import Invalidator
 
 D = TypeVar("D", bound=Document)
 
@@ -73,6 +74,7 @@ class Collection(Generic[D]):
 
     Attributes:
         turns: of the updaters of a key in this process; the scopes' share them.
+        invalidator: makes void what caches hold.
 
     `peek(id)` is an attribute that is called: L1 only, synchronous, the live document or None. It is L1's own
     function, since one more call would be a third of its cost.
@@ -87,6 +89,7 @@ class Collection(Generic[D]):
         resolver: Resolver,
         writer: Writes,
         turns: KeyLocks,
+        invalidator: Invalidator,
     ) -> None:
         self.kind = kind
         self.peek: Callable[[str], D | None] = peek
@@ -94,6 +97,7 @@ class Collection(Generic[D]):
         self._reader = reader
         self._resolver = resolver
         self._writer = writer
+        self.invalidator = invalidator
 
     async def get(
         self, identifier: str, *, consistency: Consistency = _BOUNDED, max_stale: float | None = None
@@ -210,7 +214,7 @@ class Collection(Generic[D]):
         for identifier, document in documents.items():
             key = checked_key(self.kind, identifier, document)
             body = partial(made, document) if late else made(document)
-            writes.append((Write(key, document.SCHEMA, body), document))
+            writes.append((Write(key, document.SCHEMA, body, tags=self.kind.tags_of(key, document)), document))
         versions = await self._writer.save(self.kind, writes) if writes else {}
         return {key.id: Receipt(version) for key, version in versions.items()}
 
@@ -243,6 +247,13 @@ class Collection(Generic[D]):
         """
         key = Key(self.kind.name, check_id(identifier))
         return await self._writer.delete(key, checked_version(key, expected_version))
+
+    async def invalidate(self, identifier: str, *, reason: str, actor: str | None = None) -> Invalidation:
+        """Make void what caches hold of one document, which itself is not touched; L2 does without it for a minute.
+
+        Arguments and errors are those of `Invalidator.invalidate`.
+        """
+        return await self.invalidator.void(Target.of(self._key(identifier)), reason, actor)
 
     async def scan(self, *, after: str | None = None) -> AsyncIterator[tuple[str, D]]:
         """Every document, from L3, in the byte order of ids; pages of 200, each from a snapshot of its own.

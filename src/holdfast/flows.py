@@ -32,6 +32,7 @@ from holdfast.settings import Settings
 from holdfast.store import Parts, StateStore
 from holdfast.tiers.l1_local import LocalCache
 from holdfast.transactions import Transactions
+from holdfast.voiding import Invalidator
 from holdfast.writing import Writer
 
 DRAIN_SECONDS: Final = 10.0
@@ -50,7 +51,7 @@ class Flows:
         window_seconds: how long this server remembers a change, to judge L2 by.
         sleep: pauses, seconds.
         random_: for jitter, and to choose which answers are verified.
-        server: this one's name, for what it finds.
+        server: this one's name, for what it finds and what it makes void.
         emit: publishes what the verifier finds; None: it is logged and reported only.
     """
 
@@ -69,7 +70,7 @@ class Flows:
         random_: random.Random,
         untrusted: Mapping[str, str] = MappingProxyType({}),
         window_seconds: float = WINDOW_SECONDS,
-        server: str = "this server",
+        server: str = "a server",
         emit: Emit | None = None,
     ) -> None:
         # Long, for it is the one place where all parts of a server are made and joined: names, and no decisions.
@@ -79,7 +80,8 @@ class Flows:
         bounds = staleness_bounds(settings, kinds)
         flights, history = Flights(), KeyHistory(clock.monotonic())
         sampler = AnswerSampler(settings.verify_share, room=settings.verify_checks_max, random_=random_)
-        self.view = FenceMap(coherence, window_seconds=window_seconds)
+        tagged = frozenset(name for name, kind in kinds.items() if kind.tags is not None)
+        self.view = FenceMap(coherence, window_seconds=window_seconds, tagged=tagged)
         self.lease = FeedLease(bounds, {name: shelf.trust_until for name, shelf in shelves.items()}, untrusted)
         self.applier = ChangeApplier(
             caches=self.caches,
@@ -131,6 +133,7 @@ class Flows:
             sleep=sleep,
             history=history,
         )
+        self.invalidator = Invalidator(l3=l3, kinds=kinds, writer=self.writer, applier=self.applier, actor=server)
         self.transactions = Transactions(
             kinds=kinds,
             l3=l3,
@@ -166,6 +169,7 @@ class Flows:
                 resolver=self.resolver,
                 writer=self.writer,
                 turns=KeyLocks(),
+                invalidator=self.invalidator,
             )
             for name, kind in kinds.items()
         }
@@ -186,6 +190,7 @@ class Flows:
             transactions=self.transactions,
             scopes=self.scopes,
             consistency=self.verifier.report,
+            invalidator=self.invalidator,
         )
         self.store = StateStore(self.parts)
 

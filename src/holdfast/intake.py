@@ -33,7 +33,8 @@ def checked_write(kind: Kind[D], identifier: str, document: D, expected: Any, li
         InvalidKey, InvalidDocument: with the place of the fault.
     """
     key = checked_key(kind, identifier, document)
-    return Write(key, document.SCHEMA, encode(document, limits), checked_version(key, expected))
+    tags = kind.tags_of(key, document)
+    return Write(key, document.SCHEMA, encode(document, limits), checked_version(key, expected), tags)
 
 
 def checked_version(key: Key, expected: Any) -> int | None:

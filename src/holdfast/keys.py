@@ -8,6 +8,7 @@ from typing import NamedTuple
 from holdfast.errors import InvalidKey
 
 ID_BYTES_MAX = 512
+KIND_NAME_BYTES_MAX = 40
 KIND_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 
 # What has a meaning inside a Redis Cluster key ({ } choose the slot), in a pattern, or in a log line.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from holdfast.documents import Bot, Document, Routine, RunContextSnapshot, Swarm, Team
-from holdfast.errors import SettingsError
-from holdfast.keys import check_kind_name
+from holdfast.errors import InvalidDocument, InvalidKey, SettingsError
+from holdfast.keys import Key, check_kind_name
+from holdfast.tags import EVERY_TAG, checked_tags, in_cache, snapshot_tags, swarm_tags
 
 D = TypeVar("D", bound=Document)
 
@@ -24,7 +25,9 @@ STALENESS_BOUND_SECONDS_MAX: Final = 60.0
 SCHEMA_MAX: Final = 2**15 - 1
 """A schema is a smallint in L3."""
 
-RESERVED_TABLES: Final = frozenset({"generations", "incarnation", "kinds", "migrations"})
+RESERVED_TABLES: Final = frozenset(
+    {"generations", "incarnation", "invalidations", "kinds", "migrations", "tag_count", "tag_generations"}
+)
 RESERVED_BEGINNING: Final = "outbox"
 RESERVED_END: Final = "_ids"
 """Of the tables that keep the ids of history."""
@@ -67,6 +70,9 @@ class Kind(Generic[D]):
         document: the class of its documents.
         table: its table in the schema `holdfast`; by default the name.
         append_only: documents are history: new ids only, monthly partitions.
+        tags: the tags of a document, by which cached entries can be made void; a pure function. An entry of more than
+            32 is void with any tag. Entries keep the tags they were filled with: after a change of this function, make
+            the kind void once.
     """
 
     name: str
@@ -74,6 +80,7 @@ class Kind(Generic[D]):
     table: str = ""
     caching: Caching = Caching()
     append_only: bool = False
+    tags: Callable[[D], Iterable[str]] | None = None
 
     def __post_init__(self) -> None:
         """Check what would fail late.
@@ -89,6 +96,8 @@ class Kind(Generic[D]):
             raise SettingsError(f"kind {self.name}: {self.document.__name__}.SCHEMA must be 1 to {SCHEMA_MAX}")
         if not (isinstance(self.table, str) and isinstance(self.caching, Caching)):
             raise SettingsError(f"kind {self.name}: table is text, and caching a Caching")
+        if not (self.tags is None or callable(self.tags)):
+            raise SettingsError(f"kind {self.name}: tags is a function of a document, or None")
         object.__setattr__(self, "table", self.table or self.name)
         if not 0 < len(self.table.encode(errors="replace")) <= TABLE_NAME_BYTES_MAX or not _NAMEABLE.match(self.table):
             raise SettingsError(
@@ -98,6 +107,28 @@ class Kind(Generic[D]):
         if reserved or self.table in RESERVED_TABLES:
             raise SettingsError(f"kind {self.name}: the table {self.table} is Holdfast's own")
         self._check_caching()
+
+    def tags_of(self, key: Key, document: D) -> tuple[str, ...]:
+        """The tags of a document that is about to be written; none if the kind declares none.
+
+        Raises:
+            InvalidDocument: naming the kind and the tag that is none. And whatever the function raises.
+        """
+        if self.tags is None:
+            return ()
+        try:
+            return checked_tags(self.tags(document))
+        except InvalidKey as fault:
+            raise InvalidDocument("", f"{key}: tags of kind {self.name}: {fault}") from fault
+
+    def cached_tags_of(self, key: Key, document: D) -> tuple[str, ...] | None:
+        """The tags of an entry in a cache; None if the kind declares none. Never raises for the document's sake."""
+        if self.tags is None:
+            return None
+        try:
+            return in_cache(self.tags_of(key, document))
+        except Exception:  # noqa: BLE001 - a user's function, on a document that another version may have written
+            return (EVERY_TAG,)
 
     def _check_caching(self) -> None:
         caching = self.caching
@@ -116,7 +147,7 @@ class Kind(Generic[D]):
 
 
 _CONFIG: Final = "config"
-SWARM: Final = Kind("swarm", Swarm, "Chat", Caching(cache="swarm", l2_ttl_seconds=15 * 60.0))
+SWARM: Final = Kind("swarm", Swarm, "Chat", Caching(cache="swarm", l2_ttl_seconds=15 * 60.0), tags=swarm_tags)
 BOT: Final = Kind("bot", Bot, "User", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0))
 TEAM: Final = Kind("team", Team, "Teams", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0))
 ROUTINE: Final = Kind("routine", Routine, "Routine", Caching(cache=_CONFIG, l2_ttl_seconds=60 * 60.0))
@@ -126,6 +157,7 @@ RUN_SNAPSHOT: Final = Kind(
     "RunContextSnapshot",
     Caching(cache="run", l2_ttl_seconds=15 * 60.0),
     append_only=True,
+    tags=snapshot_tags,
 )
 BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT)
 

@@ -7,6 +7,7 @@ reverse, may come after a start that failed half-way, and may be repeated.
 from __future__ import annotations
 
 import asyncio
+import getpass
 import logging
 import os
 import random
@@ -89,7 +90,7 @@ class Node:
             clock=self._clock,
             sleep=asyncio.sleep,
             random_=random.Random(),  # noqa: S311 - jitter, nothing secret
-            server=f"{socket.gethostname()}:{os.getpid()}",
+            server=process_name(),
         )
         self._stack.push_async_callback(flows.stop)
         await flows.start()
@@ -154,7 +155,7 @@ async def open_tiers(
         ),
         l3=l3,
         feed=change_source(settings),
-        relay_feed=change_source(settings),
+        relay_feed=change_source(settings, tags=False),
         fences=RedisFences(connection, codec, prefix=prefix, fence_lifetime_seconds=lifetime),
         coherence=coherence,
         untrusted=untrusted,
@@ -189,13 +190,24 @@ def connector(settings: Settings) -> PostgresConnector:
     )
 
 
-def change_source(settings: Settings) -> PostgresFeed:
+def process_name() -> str:
+    """This process, for records: ``user@host:pid``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # nobody of that number is known here
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}:{os.getpid()}"
+
+
+def change_source(settings: Settings, *, tags: bool = True) -> PostgresFeed:
     """A reader of L3's change feed, with a connection of its own; nothing is opened yet.
 
     A connection that stands still is given up before long, however long the bound: a new one may do better.
     """
     return PostgresFeed(
-        connector(settings), poll_timeout_seconds=min(max(0.5, 2 * settings.staleness_bound_seconds), POLL_SECONDS_MAX)
+        connector(settings),
+        poll_timeout_seconds=min(max(0.5, 2 * settings.staleness_bound_seconds), POLL_SECONDS_MAX),
+        tags=tags,
     )
 
 

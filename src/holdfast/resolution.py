@@ -200,7 +200,7 @@ class Resolver:
                 self._counters.l2.hits += 1
                 resolved = Resolved(value, answer.row.version, Tier.L2, now - answer.age_seconds)
                 self._sampler.answered(flight.key, answer.row, resolved.read_at)
-                self._fill_l1(flight, resolved, answer.remaining_seconds, now, offered=False)
+                self._fill_l1(flight, resolved, answer.remaining_seconds, now, answer.tags, offered=False)
                 self._settle(flight, resolved)
                 return
         if isinstance(answer, Failed):
@@ -288,32 +288,50 @@ class Resolver:
 
     def _judge_l3(self, flight: Flight, row: Row | None, started: float, now: float) -> Fill | None:
         """Settle a flight with L3's answer, asked for at `started`; returns what L2 should be offered."""
-        ttl_seconds = self._kinds[flight.key.kind].caching.l2_ttl_seconds
+        kind = self._kinds[flight.key.kind]
+        ttl_seconds = kind.caching.l2_ttl_seconds
         value: Any = MISSING
+        tags: tuple[str, ...] | None = None
         if row is not None:
             try:
                 value = self._value(flight, row)
             except HoldfastError as fault:
                 self._settle(flight, fault)
                 return None
+            tags = kind.cached_tags_of(flight.key, value)
         version = row.version if row is not None else 0
         self._counters.l3.hits += row is not None
         self._counters.l3.misses += row is None
         absent = flight.absent if flight.coherence is self._view.coherence else None
         resolved = Resolved(value, version, Tier.L3, started)
-        self._fill_l1(flight, resolved, ttl_seconds, now, offered=absent is not None and row is not None)
+        self._fill_l1(flight, resolved, ttl_seconds, now, tags, offered=absent is not None and row is not None)
         self._settle(flight, resolved)
-        return Fill(flight.key, row, ttl_seconds, absent) if absent is not None else None
+        return Fill(flight.key, row, ttl_seconds, absent, tags) if absent is not None else None
 
     def _value(self, flight: Flight, row: Row) -> Any:
         if flight.known is not None and flight.known[0] == row.version:
             return flight.known[1]
         return self.decode(flight.key, row)
 
-    def _fill_l1(self, flight: Flight, read: Resolved, ttl_seconds: float, now: float, *, offered: bool) -> None:
+    def _fill_l1(
+        self,
+        flight: Flight,
+        read: Resolved,
+        ttl_seconds: float,
+        now: float,
+        tags: tuple[str, ...] | None,
+        *,
+        offered: bool,
+    ) -> None:
         key, version = flight.key, read.version
         held = self._caches[key.kind].fill(
-            key, read.value, version, ticket=flight.ticket, read_at=read.read_at, ttl_seconds=ttl_seconds
+            key,
+            read.value,
+            version,
+            ticket=flight.ticket,
+            read_at=read.read_at,
+            ttl_seconds=ttl_seconds,
+            tags=tags or (),
         )
         self._history.filled(now, key, version, read.tier, held=held, offered=offered)
 

@@ -12,6 +12,7 @@ from holdfast.invalidation.consistency import ConsistencyReport
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.scopes import Scopes
 from holdfast.transactions import Transactions
+from holdfast.voiding import Invalidator
 
 D = TypeVar("D", bound=Document)
 
@@ -24,6 +25,7 @@ class Parts:
     transactions: Transactions
     scopes: Scopes
     consistency: Callable[[], ConsistencyReport]
+    invalidator: Invalidator
 
 
 class StateStore:
@@ -37,6 +39,7 @@ class StateStore:
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
         consistency: what the verifier has found so far: of L1's and L2's answers how many were judged and how many were
             stale, and the last findings with their causes.
+        invalidate: make void what caches hold of a kind, a tag or everything; see `Invalidator.invalidate`.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -47,6 +50,7 @@ class StateStore:
         self.transaction = parts.transactions.open
         self.transact = parts.transactions.transact
         self.consistency = parts.consistency
+        self.invalidate = parts.invalidator.invalidate
         self.swarms = self.collection(SWARM)
         self.bots = self.collection(BOT)
         self.teams = self.collection(TEAM)

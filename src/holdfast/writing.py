@@ -109,6 +109,7 @@ class Writer:
                 ticket=ticket,
                 read_at=started,
                 ttl_seconds=kind.caching.l2_ttl_seconds,
+                tags=write.tags,
             )
             self._history.filled(self._resolver.now(), write.key, versions[write.key], None, held=held)
         return versions

@@ -153,7 +153,7 @@ async def test_a_database_of_migration_1_is_brought_along(
     for table in (HISTORY, f"holdfast.{quote(AUDIT.table)}"):
         for month in range(3):
             await sql.execute(INSERT.replace(HISTORY, table), f"r1/{month}", month)
-    before = await sql.fetch("""SELECT * FROM holdfast."RunContextSnapshot" ORDER BY id""")
+    before = await sql.fetch("""SELECT *, '{}'::text[] AS tags FROM holdfast."RunContextSnapshot" ORDER BY id""")
     async with holdfast.connect(settings, kinds=[AUDIT]) as state:
         for collection in (state.run_snapshots, state.collection(AUDIT)):
             for month in range(3):
@@ -196,7 +196,7 @@ async def application(settings: Settings, sql: asyncpg.Connection[Any], role: st
     """Settings of a role that may use the tables of documents, and create nothing."""
     await sql.execute(f"GRANT USAGE ON SCHEMA holdfast TO {role}")
     await sql.execute(f"GRANT USAGE ON SEQUENCE holdfast.version_seq TO {role}")
-    own = ["migrations", "kinds", "generations", "incarnation", "outbox", "outbox_mark_ages"]
+    own = ["migrations", "kinds", "generations", "incarnation", "outbox", "outbox_mark_ages", "tag_generations"]
     tables = ", ".join(f"holdfast.{quote(name)}" for name in [*own, *(kind.table for kind in BUILT_IN)])
     await sql.execute(f"GRANT SELECT, INSERT ON {tables} TO {role}")
     return msgspec.structs.replace(settings, postgres_url=as_role(settings, role), migrate_on_connect=False)

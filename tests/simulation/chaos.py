@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+from holdfast.protocols import Target
 from holdfast.testing import MemoryFeed
-from simulation.scene import Scene
+from simulation.scene import KEYS, TAGS, Scene
 
 GAP_SECONDS = 0.8
 EXCHANGE_SECONDS = 0.5
@@ -24,7 +25,14 @@ class Chaos:
         self._files = scene.l3.copy()
         self._nodes = list(scene.l2.dump())
         self._faults: dict[str, list[Fault]] = {
-            "feeds": [self._lose_hints, self._hold_a_feed, self._fail_a_feed, self._tidy_all, self._raise_generation],
+            "feeds": [
+                self._lose_hints,
+                self._hold_a_feed,
+                self._fail_a_feed,
+                self._tidy_all,
+                self._raise_generation,
+                self._void,
+            ],
             "relays": [self._hold_the_leader, self._fail_the_leader, self._silence_and_tidy, self._restart],
             "nodes": [self._silence_a_node, self._forget_a_node, self._restore_a_node, self._restore_a_node],
             "crashes": [self._crash, self._crash, self._restart, self._away],
@@ -98,6 +106,11 @@ class Chaos:
 
     async def _raise_generation(self) -> None:
         self._scene.l3.raise_generation(self._world.random.choice(("all", "kind:bot", "kind:note")))
+
+    async def _void(self) -> None:
+        """Somebody makes a key void that did not change, or a tag."""
+        targets = [*map(Target.of, KEYS), *(Target(tag=str(number)) for number in range(TAGS))]
+        self._scene.l3.void(self._world.random.choice(targets))
 
     async def _silence_a_node(self) -> None:
         node = self._world.random.choice(self._nodes)

@@ -26,9 +26,12 @@ NAMES = ("s1", "s2", "s3")
 FENCE_SECONDS = 1.0
 """Minutes run short in these worlds: a fence lives a second, and the fence maps remember two."""
 WINDOW_SECONDS = 2.0
+TAGS = 5
+"""Tags that notes have, one each; L3 forgets the older half of more than 3."""
 NOTE = Kind(
     "note",
     Bot,
+    tags=lambda note: [str(int(note.name) % TAGS)],
     caching=Caching(l1_entries_max=2, l1_ttl_seconds=2.0, l2_ttl_seconds=FENCE_SECONDS, staleness_bound_seconds=0.4),
 )
 KEYS = (Key("bot", "b1"), Key("bot", "b2"), Key("note", "n1"), Key("note", "n2"))
@@ -53,7 +56,7 @@ class Scene:
         self.records = Records(world, KEYS)
         self.make_l2 = partial(MemoryCache, fence_lifetime_seconds=FENCE_SECONDS, lease_seconds=0.2, nodes=2)
         self.l2 = self.make_l2(world)
-        self.l3 = MemoryStorage([*BUILT_IN, NOTE], seed=1, on_commit=self._committed, statement_keys_max=1)
+        self.l3 = MemoryStorage([*BUILT_IN, NOTE], seed=1, on_commit=self._committed, statement_keys_max=1, tags_max=3)
         self.servers: Sequence[Server] = [Server(name, self) for name in NAMES]
         self._numbers = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import tracemalloc
 import zlib
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from holdfast.errors import CorruptDocument
 from holdfast.protocols import ANY_VERSION, Row
+from holdfast.tags import TAGS_MAX
 from holdfast.tiers.codec import COMPRESSED, ENCRYPTED, FENCE, HEADER_BYTES, Codec, WireEntry
 
 NAME = b"vrooli:bot:b1"
@@ -33,9 +35,13 @@ rows = st.builds(
 )
 
 
-def encode(codec: Codec, row: Row = ROW, name: bytes = NAME) -> bytes:
+tags = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+
+
+def encode(codec: Codec, row: Row = ROW, name: bytes = NAME, tags: tuple[str, ...] | None = None) -> bytes:
     """An entry with round numbers for what the row does not say."""
-    return codec.encode(name, row, incarnation=INCARNATION, generation=50, read_at_ms=1000, ttl_ms=900_000)
+    facts: dict[str, Any] = {"generation": 50, "read_at_ms": 1000, "ttl_ms": 900_000, "tags": tags}
+    return codec.encode(name, row, incarnation=INCARNATION, **facts)
 
 
 def sealed(data: bytes, name: bytes = NAME) -> bytes:
@@ -49,7 +55,12 @@ def fence(version: int = 70) -> bytes:
     return plain.encode_fence(NAME, version, incarnation=INCARNATION, generation=50)
 
 
-SAMPLES = {"plain": encode(plain), "compressed": encode(packing), "fence": fence()}
+SAMPLES = {
+    "plain": encode(plain),
+    "compressed": encode(packing),
+    "fence": fence(),
+    "tagged": encode(plain, tags=("bot:b1", "team:t1")),
+}
 
 
 @given(
@@ -59,12 +70,35 @@ SAMPLES = {"plain": encode(plain), "compressed": encode(packing), "fence": fence
     generation=number64,
     read_at_ms=number64,
     ttl_ms=st.integers(0, 2**32 - 1),
+    tags=st.one_of(st.none(), st.lists(tags, max_size=TAGS_MAX).map(tuple)),
     codec=st.sampled_from([plain, packing, Codec(compress_above_bytes=50)]),
 )
-def test_what_was_encoded_is_decoded(name: bytes, row: Row, incarnation: UUID, codec: Codec, **numbers: int) -> None:
+def test_what_was_encoded_is_decoded(name: bytes, row: Row, incarnation: UUID, codec: Codec, **facts: Any) -> None:
     """A row comes back with everything beside it, compressed or not, under the widest values of each field."""
-    data = codec.encode(name, row, incarnation=incarnation, **numbers)
-    assert codec.decode(name, data) == WireEntry(row, row.version, incarnation.bytes, **numbers)
+    data = codec.encode(name, row, incarnation=incarnation, **facts)
+    assert codec.decode(name, data) == WireEntry(row, row.version, incarnation.bytes, **facts)
+
+
+@given(cut=st.integers(0, 40), row=rows)
+def test_tags_that_end_early_are_corrupt(cut: int, row: Row) -> None:
+    """Whatever their checksum says: a length that leads beyond the entry is not followed."""
+    head = encode(plain, row, tags=())[:HEADER_BYTES]
+    with pytest.raises(CorruptDocument, match="its tags end early"):
+        plain.decode(NAME, sealed(head + (b"\x00\x28" + b"tag\0" * 10)[:cut]))
+
+
+@pytest.mark.parametrize("block", [b"\x00\x03tag", b"\x00\x04\xff\xff\xff\0"], ids=["no NUL at its end", "no UTF-8"])
+def test_tags_that_are_none_are_corrupt(block: bytes) -> None:
+    """Nobody writes such a block."""
+    with pytest.raises(CorruptDocument, match="its tags"):
+        plain.decode(NAME, sealed(encode(plain, tags=())[:HEADER_BYTES] + block))
+
+
+def test_too_many_tags_are_corrupt() -> None:
+    """What this version never writes is not looked up tag by tag."""
+    many = tuple(str(number) for number in range(TAGS_MAX + 1))
+    with pytest.raises(CorruptDocument, match="too many"):
+        plain.decode(NAME, encode(plain, tags=many))
 
 
 @given(name=names, version=number64, incarnation=st.uuids(), generation=number64)
@@ -155,7 +189,7 @@ def test_what_is_no_entry_is_corrupt(data: bytes) -> None:
         plain.decode(NAME, data)
 
 
-@pytest.mark.parametrize("number", [0, 2, 255])
+@pytest.mark.parametrize("number", [0, 3, 255])
 def test_an_entry_of_another_format_is_none(number: int) -> None:
     """A newer server's entry is a miss, not corruption, whatever stands behind its format byte."""
     assert plain.decode(NAME, b"H" + bytes([number]) + SAMPLES["plain"][2:]) is None

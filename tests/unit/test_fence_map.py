@@ -9,6 +9,7 @@ import msgspec
 from holdfast.invalidation.fence_map import FenceMap
 from holdfast.keys import Key
 from holdfast.protocols import ANY_VERSION, Coherence, Cursor, Snapshot, Watermark
+from holdfast.tags import EVERY_TAG
 
 L3 = Coherence(UUID(int=1), {"all": 5})
 KEY, OTHER = Key("bot", "b1"), Key("bot", "b2")
@@ -105,6 +106,34 @@ def test_a_mark_of_another_start_of_l3_is_not_trusted() -> None:
     marked = msgspec.structs.replace(mark(10), anchor=("first start",))
     assert not found.trusts(marked)
     assert found.trusts(msgspec.structs.replace(marked, anchor=("second start",)))
+
+
+def test_a_tag_is_void_below_its_generation_and_news_only_once() -> None:
+    """The highest of an entry's tags counts; the newest of all counts for every tag; nothing for no tag."""
+    known = FenceMap(L3)
+    assert known.note_tags({"x": 120, "y": 110}) == {"x", "y"}
+    assert known.note_tags({"x": 119, "y": 130}) == {"y"}
+    voids = [known.void_below(tags) for tags in (("x",), ("x", "y"), ("z",), (EVERY_TAG,), ())]
+    assert voids == [120, 130, 0, 130, 0]
+
+
+def test_tags_that_l3_forgot_are_forgotten_here_and_lie_below_a_floor() -> None:
+    """Of whatever has tags; and an answer that was overtaken brings none of them back."""
+    known = FenceMap(L3)
+    known.note_tags({f"t{number}": 110 + number for number in range(10)})
+    known.learn(Coherence(L3.incarnation, {"all": 100, "tag": 130, "tagged": 114}))
+    assert [known.void_below(tags) for tags in (("t2",), ("t7",), ("z",), ())] == [114, 117, 114, 0]
+    assert known.tags_known == 5 + 1
+    assert known.note_tags({"t2": 112, "t7": 117}) == set()
+    assert known.tags_known == 5 + 1
+
+
+def test_a_map_that_begins_anew_knows_no_tags() -> None:
+    """They were of another past."""
+    known = FenceMap(L3)
+    known.note_tags({"x": 120})
+    known.reset(L3)
+    assert known.void_below(["x"]) == 0
 
 
 def test_older_generations_are_not_taken_back() -> None:

@@ -71,7 +71,9 @@ def test_a_table_that_postgresql_cannot_name_is_refused(table: str) -> None:
         Kind("plan", Plan, table)
 
 
-@pytest.mark.parametrize("table", ["generations", "incarnation", "kinds", "migrations"])
+@pytest.mark.parametrize(
+    "table", ["generations", "incarnation", "invalidations", "kinds", "migrations", "tag_count", "tag_generations"]
+)
 def test_a_table_of_holdfasts_own_cannot_be_a_kinds(table: str) -> None:
     """The schema's own tables are taken: such a kind is refused when declared, not by the migration."""
     with pytest.raises(SettingsError, match=f"kind plan: .*{table}"):

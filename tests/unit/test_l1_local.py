@@ -314,3 +314,19 @@ def test_a_fence_of_any_version_gives_way_to_the_next(cache: Cache) -> None:
     ticket = cache.local.ticket()
     cache.local.fence(KEY, 7)
     assert cache.fill(KEY, version=7, ticket=ticket)
+
+
+def test_the_entries_of_a_tag_are_forgotten_and_fills_of_before_refused() -> None:
+    """On every shelf; what has other tags, or none, stays. None means whatever has any."""
+    cache = Cache()
+    keys = [Key("swarm", "s1"), Key("swarm", "s2"), Key("bot", "b1"), Key("plan", "p1")]
+    for key, tags in zip(keys, [("x", "y"), ("y",), (), ("x",)], strict=True):
+        cache.fill(key, tags=tags)
+    ticket = cache.local.ticket()
+    cache.local.flush_tags({"x", "z"})
+    assert [cache.held(key) is not None for key in keys] == [False, True, True, False]
+    assert len(cache.local) == 2
+    assert not cache.fill(keys[0], ticket=ticket)
+    assert cache.fill(keys[0])
+    cache.local.flush_tags(None)
+    assert [cache.held(key) is not None for key in keys] == [True, False, True, False]

@@ -18,7 +18,15 @@ from holdfast.testing.door import connect_flows
 from simulation.mutants import MUTANTS
 from simulation.test_scopes import CAUGHT as CAUGHT_BY_SCOPES
 from simulation.test_worlds import CAUGHT_IN
-from unit import test_fence_map, test_memory_feed, test_reading, test_relay, test_scopes, test_transactions
+from unit import (
+    test_fence_map,
+    test_memory_feed,
+    test_reading,
+    test_relay,
+    test_scopes,
+    test_transactions,
+    test_voiding,
+)
 
 CAUGHT_BY: Final[dict[str, Callable[..., Any]]] = {
     "R1-C3-own_writes_are_not_noted": (
@@ -35,6 +43,16 @@ CAUGHT_BY: Final[dict[str, Callable[..., Any]]] = {
     "C3-generation_before_its_snapshot": test_relay.test_nodes_begin_with_a_generation_drawn_after_their_snapshot,
     "C3-F1-relay_goes_on_over_a_start": test_relay.test_after_a_restart_of_l3_nodes_begin_anew,
     "C3-mark_of_another_start_is_believed": test_fence_map.test_a_mark_of_another_start_of_l3_is_not_trusted,
+    "C4-tags_leave_l1": test_voiding.test_a_tag_sweeps_l1,
+    "C4-tags_refuse_no_fill": test_voiding.test_a_load_that_began_before_the_tag_was_raised_fills_nothing,
+    "C4-tags_leave_flights": test_voiding.test_a_reader_after_the_tag_was_raised_joins_no_load_begun_before_it,
+    "C4-tags_come_with_loads": test_voiding.test_a_newest_tag_that_a_load_told_first_is_still_asked_of_the_feed,
+    "C4-reader_ignores_tags": test_voiding.test_l2_answers_with_nothing_that_a_tag_voids,
+    "C4-forgotten_tags_raise_no_floor": test_voiding.test_tags_that_were_forgotten_void_all_that_has_tags,
+    "C4-forgotten_tags_leave_l1": test_voiding.test_a_server_that_missed_a_forgotten_tag_drops_all_that_has_tags,
+    "C4-entries_without_tags_count": (
+        SharedCacheSuite.check_an_entry_that_tells_no_tags_is_absent_where_its_kind_has_some
+    ),
     "F1-anchor_is_not_checked": test_memory_feed.test_a_restored_copy_is_caught_by_the_anchor,
     "F1-end_of_a_life_is_not_doubted": (
         test_reading.test_what_was_read_after_the_last_poll_is_doubted_when_l3_was_started_anew

@@ -54,11 +54,15 @@ def test_a_quoted_name_is_one_identifier_and_nothing_else(table: str) -> None:
     assert read[1].replace('""', '"') == table
 
 
-@given(table=tables, append_only=st.booleans())
-def test_a_tables_name_changes_nothing_but_the_quoted_name(table: str, append_only: bool) -> None:  # noqa: FBT001 - drawn
+@given(table=tables, append_only=st.booleans(), tagged=st.booleans())
+def test_a_tables_name_changes_nothing_but_the_quoted_name(
+    table: str,
+    append_only: bool,  # noqa: FBT001 - drawn
+    tagged: bool,  # noqa: FBT001 - drawn
+) -> None:
     """Whatever a table is called, its statements are those of a plain table with the name put in."""
-    of_plain = msgspec.structs.asdict(Statements.of("plain_table", append_only=append_only))
-    of_table = msgspec.structs.asdict(Statements.of(table, append_only=append_only))
+    of_plain = msgspec.structs.asdict(Statements.of("plain_table", append_only=append_only, tagged=tagged))
+    of_table = msgspec.structs.asdict(Statements.of(table, append_only=append_only, tagged=tagged))
     for name, sql in of_plain.items():
         assert of_table[name] == sql.replace('holdfast."plain_table"', f"holdfast.{quote(table)}"), name
         assert sql.count("plain_table") == sql.count('holdfast."plain_table"') > 0
@@ -70,6 +74,18 @@ def test_ids_documents_and_versions_are_parameters(append_only: bool) -> None:  
     statements = msgspec.structs.asdict(Statements.of("Chat", append_only=append_only))
     assert {name: parameters(sql) for name, sql in statements.items()} == {
         name: set(range(1, count + 1)) for name, count in PARAMETERS.items()
+    }
+
+
+@pytest.mark.parametrize("append_only", [False, True])
+def test_tags_are_one_parameter_more_of_what_writes_documents(append_only: bool) -> None:  # noqa: FBT001 - a case
+    """All other statements are those of a kind that declares none."""
+    plain = msgspec.structs.asdict(Statements.of("Chat", append_only=append_only))
+    tagged = msgspec.structs.asdict(Statements.of("Chat", append_only=append_only, tagged=True))
+    writing = {"upsert", "upsert_one", "insert", "replace"}
+    assert {name for name in plain if plain[name] != tagged[name]} == writing
+    assert {name: parameters(tagged[name]) for name in writing} == {
+        name: set(range(1, PARAMETERS[name] + 2)) for name in writing
     }
 
 

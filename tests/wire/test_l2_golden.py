@@ -7,6 +7,7 @@ format number and golden files of its own beside these.
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 from uuid import UUID
 
@@ -24,6 +25,7 @@ VERSION, BIRTH, GENERATION, SCHEMA = 0x0102030405060708, 0x0102030405060700, 0x1
 READ_AT_MS, TTL_MS = 1_750_000_000_123, 1_800_000
 SHORT = b'{"name":"Ada","model":"m-1"}'
 LONG = b'{"name":"Ada","metadata":{"notes":"' + b"hold fast " * 20 + b'"}}'
+TAGS = ("bot:b1", "\u65e5\u672c")
 FENCE = WireEntry(
     row=None, version=VERSION + 1, incarnation=INCARNATION.bytes, generation=GENERATION, read_at_ms=0, ttl_ms=0
 )
@@ -47,13 +49,21 @@ def golden(name: str) -> bytes:
     return bytes.fromhex("".join(line.partition("#")[0] for line in lines))
 
 
-def encode(body: bytes) -> bytes:
+def encode(body: bytes, tags: tuple[str, ...] | None = None) -> bytes:
     """What this version writes for a body."""
     row = Row(version=VERSION, birth=BIRTH, schema=SCHEMA, body=body)
-    return codec.encode(NAME, row, incarnation=INCARNATION, generation=GENERATION, read_at_ms=READ_AT_MS, ttl_ms=TTL_MS)
+    return codec.encode(
+        NAME,
+        row,
+        incarnation=INCARNATION,
+        generation=GENERATION,
+        read_at_ms=READ_AT_MS,
+        ttl_ms=TTL_MS,
+        tags=tags,
+    )
 
 
-def entry(body: bytes) -> WireEntry:
+def entry(body: bytes, tags: tuple[str, ...] | None = None) -> WireEntry:
     """What a body's golden file must be read as."""
     return WireEntry(
         row=Row(version=VERSION, birth=BIRTH, schema=SCHEMA, body=body),
@@ -62,12 +72,19 @@ def entry(body: bytes) -> WireEntry:
         generation=GENERATION,
         read_at_ms=READ_AT_MS,
         ttl_ms=TTL_MS,
+        tags=tags,
     )
 
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [("plain", entry(SHORT)), ("compressed", entry(LONG)), ("fence", FENCE), ("fence-leased", LEASED)],
+    [
+        ("plain", entry(SHORT)),
+        ("tagged", entry(SHORT, TAGS)),
+        ("compressed", entry(LONG)),
+        ("fence", FENCE),
+        ("fence-leased", LEASED),
+    ],
 )
 def test_golden_bytes_are_read_for_ever(name: str, wanted: WireEntry) -> None:
     """Every later version must read what this one wrote."""
@@ -77,6 +94,21 @@ def test_golden_bytes_are_read_for_ever(name: str, wanted: WireEntry) -> None:
 def test_a_plain_entry_is_written_as_it_always_was() -> None:
     """Each byte of header, checksum and body is the golden one."""
     assert encode(SHORT) == golden("plain")
+
+
+def test_an_entry_with_tags_is_written_as_it_always_was() -> None:
+    """Each byte is the golden one; its checksum is of the name and of all that lies around it."""
+    written = encode(SHORT, TAGS)
+    assert written == golden("tagged")
+    assert int.from_bytes(written[64:68]) == zlib.crc32(NAME + written[:64] + written[68:])
+
+
+def test_a_compressed_entry_with_tags_is_read_back() -> None:
+    """The tags lie in front of the payload as they are, and any gzip reads what follows."""
+    written = encode(LONG, TAGS)
+    assert written[68:84] == golden("tagged")[68:84]
+    assert gzip.decompress(written[84:]) == LONG
+    assert codec.decode(NAME, written) == entry(LONG, TAGS)
 
 
 def test_a_fence_is_written_as_it_always_was() -> None:

@@ -6,6 +6,7 @@ No method awaits: a reader sees a poll applied wholly or not at all.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
 from holdfast.clock import Clock
@@ -16,6 +17,7 @@ from holdfast.invalidation.lease import FeedLease
 from holdfast.keys import Key
 from holdfast.metrics.counters import Counters
 from holdfast.protocols import Coherence, Poll
+from holdfast.tags import EVERY_TAG
 from holdfast.tiers.l1_local import LocalCache
 
 
@@ -66,6 +68,7 @@ class ChangeApplier:
             if self._life not in {(), cursor.life}:
                 self._doubt_the_end_of_a_life()
         self._life = cursor.life
+        self.void_tags(poll.tags)
         now = self._clock.monotonic()
         self._history.fed(now, poll.changes)
         for change in poll.changes:
@@ -96,6 +99,16 @@ class ChangeApplier:
         now = self._clock.monotonic()
         self._history.told(now, key, version)
         self._tell(key, version, now)
+
+    def void_tags(self, generations: Mapping[str, int]) -> None:
+        """Entries with these tags are void below these generations.
+
+        They come with the feed, whatever a load told before of the newest of them: what a load alone tells of, voids
+        nothing before the next poll, which is within the bound.
+        """
+        if generations and (risen := self._view.note_tags(generations)):
+            self._counters.flushes += 1
+            self._flush_tags(risen | {EVERY_TAG})
 
     def _tell(self, key: Key, version: int, now: float) -> None:
         self._caches[key.kind].fence(key, version)
@@ -131,8 +144,17 @@ class ChangeApplier:
         for kind in risen:
             self._history.flushed(self._clock.monotonic(), kind)
             self._flush_kind(kind)
-        self._counters.flushes += bool(risen)
+        forgotten = coherence.tagged > known.tagged
+        if forgotten:  # of some tags nobody can tell this server any more that they were raised
+            self._flush_tags(None)
+        self._counters.flushes += bool(risen) or forgotten
         self._view.learn(coherence)
+
+    def _flush_tags(self, tags: AbstractSet[str] | None) -> None:
+        for cache in {self._caches[kind] for kind in self._view.tagged}:
+            cache.flush_tags(tags)
+        for kind in self._view.tagged:
+            self._flights.detach_kind(kind)
 
     def _flush_kind(self, kind: str) -> None:
         self._caches[kind].flush_kind(kind)

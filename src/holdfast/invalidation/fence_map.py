@@ -1,17 +1,22 @@
-"""What changed in the last minute, by which a server judges the answers of L2 (pure; rules C3 and R1).
+"""What changed in the last minute, by which a server judges the answers of L2 (pure; rules C3, C4 and R1).
 
 The map knows every change between two snapshots of L3: its start, about a minute ago, and the last poll of the feed.
 A node of L2 that was told everything up to some snapshot at or after the start may therefore be asked: what it was
 not told is in the map. Keys this server wrote itself are noted at once, before the feed brings them.
+
+Beside them it knows the generations of all tags that L3 still knows; those that L3 forgot lie below a floor for
+whatever has tags, so that there are never many more of them than L3 keeps.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
+from collections.abc import Collection, Mapping
 
 from holdfast.keys import Key
 from holdfast.protocols import ANY_VERSION, Coherence, Cursor, Snapshot, Watermark
+from holdfast.tags import EVERY_TAG
 
 WINDOW_SECONDS = 60.0
 KEYS_MAX = 100_000
@@ -26,11 +31,18 @@ class FenceMap:
         coherence: what is known of L3 now.
         window_seconds: how long a change is kept at least, room permitting.
         keys_max: changes kept at most; beyond, the oldest go and the map starts later.
+        tagged: the kinds that declare tags.
     """
 
     def __init__(
-        self, coherence: Coherence, *, window_seconds: float = WINDOW_SECONDS, keys_max: int = KEYS_MAX
+        self,
+        coherence: Coherence,
+        *,
+        window_seconds: float = WINDOW_SECONDS,
+        keys_max: int = KEYS_MAX,
+        tagged: frozenset[str] = frozenset(),
     ) -> None:
+        self.tagged = tagged
         self._coherence = coherence
         self._window_seconds = window_seconds
         self._keys_max = keys_max
@@ -44,6 +56,7 @@ class FenceMap:
         self._began = -math.inf  # when the poll of the start began
         # When any number of a kind's keys changed, and the kind's generation that was known then.
         self._kinds: dict[str, tuple[float, int]] = {}
+        self._tags: dict[str, int] = {}  # generations; that of EVERY_TAG is the newest of all
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -60,10 +73,13 @@ class FenceMap:
         self._later.clear()
         self._keys.clear()
         self._kinds.clear()
+        self._tags.clear()
 
     def learn(self, coherence: Coherence) -> None:
         """Take over newer generations of the same incarnation."""
         if coherence != self._coherence and coherence.highest >= self._coherence.highest:
+            if coherence.tagged > self._coherence.tagged:
+                self._tags = {tag: each for tag, each in self._tags.items() if each > coherence.tagged}
             self._coherence = coherence
 
     def advance(self, cursor: Cursor, began: float) -> None:
@@ -95,6 +111,26 @@ class FenceMap:
         One that is not known yet was committed later than the change. Who fills under it began to read later still.
         """
         self._kinds[kind] = (now, self._coherence.floor(kind))
+
+    def note_tags(self, generations: Mapping[str, int]) -> set[str]:
+        """Generations of tags are known; returns the tags of which that is news."""
+        risen = {tag: each for tag, each in generations.items() if each > self._tags.get(tag, self._coherence.tagged)}
+        self._tags |= risen
+        self._tags[EVERY_TAG] = max(self._tags.get(EVERY_TAG, 0), *risen.values(), 0)
+        return set(risen)
+
+    def void_below(self, tags: Collection[str]) -> int:
+        """The lowest generation that an entry with these tags may carry; see `View.void_below`."""
+        floor = self._coherence.tagged if tags else 0
+        for tag in tags:
+            if (raised := self._tags.get(tag, 0)) > floor:
+                floor = raised
+        return floor
+
+    @property
+    def tags_known(self) -> int:
+        """How many generations of tags are known."""
+        return len(self._tags)
 
     def trusts(self, mark: Watermark) -> bool:
         """Whether every change that a node may not have been told is known here.

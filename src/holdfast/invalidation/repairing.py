@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -74,11 +74,15 @@ class _Untold(msgspec.Struct, frozen=True):
     """The `View` of a server that knows of no change and trusts every node: what an entry is worth by itself."""
 
     coherence: Coherence
+    tagged: frozenset[str] = frozenset()
 
     def trusts(self, mark: Watermark) -> bool:  # noqa: ARG002 - the same of all
         return True
 
     def fenced(self, key: Key) -> int:  # noqa: ARG002 - the same of all
+        return 0
+
+    def void_below(self, tags: Collection[str]) -> int:  # noqa: ARG002 - the same of all
         return 0
 
 

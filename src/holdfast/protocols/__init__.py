@@ -21,6 +21,7 @@ from holdfast.protocols.shared_cache import (
     Withdrawal,
 )
 from holdfast.protocols.storage import Affected, Isolation, Loaded, Row, Storage, StorageTransaction, Write
+from holdfast.protocols.voids import Invalidation, Target
 
 __all__ = [
     "ANY_VERSION",
@@ -35,6 +36,7 @@ __all__ = [
     "FenceSink",
     "FenceTarget",
     "Fill",
+    "Invalidation",
     "Isolation",
     "Loaded",
     "Poll",
@@ -43,6 +45,7 @@ __all__ = [
     "Snapshot",
     "Storage",
     "StorageTransaction",
+    "Target",
     "View",
     "Watermark",
     "Withdrawal",

@@ -17,7 +17,9 @@ class Coherence(msgspec.Struct, frozen=True):
     Attributes:
         incarnation: the running L3; another value means a crash, a failover or a restore, and empties every
             cache.
-        generations: scope (``all`` or ``kind:<name>``) to the number below which cached entries are void.
+        generations: scope to number. ``all`` and ``kind:<name>``: below it cached entries are void. ``tag``: the newest
+            generation of any tag; those themselves come with the feed. ``tagged``: below it entries with tags are void,
+            since generations of tags up to it were forgotten.
     """
 
     incarnation: UUID
@@ -26,6 +28,16 @@ class Coherence(msgspec.Struct, frozen=True):
     def floor(self, kind: str) -> int:
         """The lowest generation an entry of this kind may carry and still count."""
         return max(self.generations.get("all", 0), self.generations.get(f"kind:{kind}", 0))
+
+    @property
+    def tag(self) -> int:
+        """The newest generation of any tag."""
+        return self.generations.get("tag", 0)
+
+    @property
+    def tagged(self) -> int:
+        """The lowest generation an entry with tags may carry, whatever its tags."""
+        return self.generations.get("tagged", 0)
 
     @property
     def highest(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -95,11 +95,14 @@ class Poll(msgspec.Struct, frozen=True):
         changes: each committed change since the last cursor, once; of one key in the order of their commits.
         reset: why the cursor given could not be continued; then whatever was cached may be wrong, and `changes` is
             empty. None: it was continued.
+        tags: the generations of tags above the `tag` of the last cursor's coherence, by tag; at a beginning, and after
+            a reset, all there are.
     """
 
     cursor: Cursor
     changes: Sequence[Change] = ()
     reset: str | None = None
+    tags: Mapping[str, int] = {}
 
 
 class ChangeSource(Protocol):

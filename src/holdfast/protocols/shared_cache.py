@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -46,6 +46,15 @@ class View(Protocol):
         """Whether this server knows every change that the node may not have been told yet."""
         ...
 
+    @property
+    def tagged(self) -> Container[str]:
+        """The names of the kinds that declare tags: an entry of theirs that tells none does not count."""
+        ...
+
+    def void_below(self, tags: Collection[str]) -> int:
+        """The lowest generation that an entry with these tags may carry, as far as this server was told."""
+        ...
+
     def fenced(self, key: Key) -> int:
         """The lowest version an answer may have, as far as this server was told; 0: any."""
         ...
@@ -57,11 +66,13 @@ class Cached(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         remaining_seconds: of its TTL, by the node's clock.
         age_seconds: since it was read from L3, by the node's clock.
+        tags: as they were filled; None if its kind declares none.
     """
 
     row: Row
     remaining_seconds: float
     age_seconds: float
+    tags: tuple[str, ...] | None = None
 
 
 class Absent(msgspec.Struct, frozen=True, gc=False):
@@ -97,12 +108,14 @@ class Fill(msgspec.Struct, frozen=True):
         row: None if there was none; that is not stored, and only gives the lease back.
         ttl_seconds: the kind's TTL.
         absent: the miss that began this read.
+        tags: of the document; None if its kind declares none.
     """
 
     key: Key
     row: Row | None
     ttl_seconds: float
     absent: Absent
+    tags: tuple[str, ...] | None = None
 
 
 class Withdrawal(msgspec.Struct, frozen=True, gc=False):
@@ -130,7 +143,7 @@ class SharedCache(Protocol):
         """Look keys up, one round trip per node.
 
         An entry counts if its node's watermark is trusted, and it is of the incarnation known, not below a generation
-        of its kind or its node, and not below the version that the view was told of.
+        of its kind, its tags or its node, and not below the version that the view was told of.
 
         Args:
             lease: for a key that holds nothing, take the lease to load it if nobody has it.

@@ -10,6 +10,7 @@ import msgspec
 
 from holdfast.keys import Key
 from holdfast.protocols.coherence import Coherence
+from holdfast.protocols.voids import Invalidation, Target
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -42,12 +43,14 @@ class Write(msgspec.Struct, frozen=True):
         body: the document as UTF-8 JSON, or what makes it when its turn comes: the storage may then write the first
             documents while it makes the others. What it raises is raised, and nothing is written.
         expected: None to put whatever is there, 0 to insert only, else the version the row must have.
+        tags: of the document; none if its kind declares none.
     """
 
     key: Key
     schema: int
     body: bytes | Callable[[], bytes]
     expected: int | None = None
+    tags: tuple[str, ...] = ()
 
     def made(self) -> bytes:
         """The body, made now if it was not."""
@@ -104,6 +107,29 @@ class Storage(Protocol):
 
     async def open_transaction(self, isolation: Isolation) -> StorageTransaction:
         """Begin a transaction; whoever gets it must end it, by `commit` or `rollback`."""
+        ...
+
+    async def invalidate(self, target: Target, *, reason: str, actor: str) -> Invalidation:
+        """Make void what caches hold of a target, and record it; `coherence` is that of after it, or a newer one.
+
+        A key is told by the feed as a change, though its row is not touched. Everything else is a generation.
+
+        Raises:
+            SettingsError: L3 has no such kind.
+            OutcomeUnknown: sent, and the reply was lost.
+        """
+        ...
+
+    async def count(self, target: Target) -> int:
+        """How many rows a target names now, by the tags that were written with them.
+
+        Raises:
+            SettingsError: L3 has no such kind.
+        """
+        ...
+
+    async def invalidations(self, limit: int) -> Sequence[Invalidation]:
+        """The newest records of invalidations, the newest first."""
         ...
 
 

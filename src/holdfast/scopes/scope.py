@@ -77,6 +77,7 @@ class Scopes:
             resolver=self._resolver,
             writer=ScopedWriter(self._writer, session),
             turns=collection.turns,
+            invalidator=collection.invalidator,
         )
 
 

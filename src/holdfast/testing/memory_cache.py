@@ -175,7 +175,9 @@ class MemoryCache:
         if fill.row is not None and self._is_admitted(fill, coherence, held):
             asked_ms, ttl_ms = fill.absent.node_time_ms, round(fill.ttl_seconds * 1000)
             generation = max(coherence.highest, fill.absent.generation)
-            entry = WireEntry(fill.row, fill.row.version, coherence.incarnation.bytes, generation, asked_ms, ttl_ms)
+            entry = WireEntry(
+                fill.row, fill.row.version, coherence.incarnation.bytes, generation, asked_ms, ttl_ms, fill.tags
+            )
             self._store(fill.key, Held(entry, asked_ms + ttl_ms))
             return True
         until = 0 if fill.absent.leased_seconds else fill.absent.node_time_ms + self._lease_ms

@@ -121,9 +121,9 @@ class MemoryFeed:
 
     def _answer(self, cursor: Cursor | None) -> Poll:
         log = self._storage.log
-        snapshot, coherence = log.snapshot(), self._storage.coherence()
+        snapshot, coherence, tags = log.snapshot(), self._storage.coherence(), log.voids.tags
         if cursor is None:
-            return Poll(Cursor(coherence, snapshot, self._first_anchor()))
+            return Poll(Cursor(coherence, snapshot, self._first_anchor()), tags=tags)
         if (
             cursor.snapshot is snapshot
             and cursor.coherence is coherence
@@ -135,13 +135,14 @@ class MemoryFeed:
             entries = self._since(cursor)
             if len(entries) <= self._changes_max:
                 anchor = self._anchor(cursor, entries)
-                return Poll(Cursor(coherence, snapshot, anchor), [entry.change for entry in entries])
+                risen = {tag: number for tag, number in tags.items() if number > cursor.coherence.tag}
+                return Poll(Cursor(coherence, snapshot, anchor), [entry.change for entry in entries], tags=risen)
             reset = f"the cursor is {len(entries)} changes behind, more than {self._changes_max}"
         if cursor.coherence.incarnation != coherence.incarnation:
             self._left.add(cursor.coherence.incarnation)
         if reset in WENT_BACK or coherence.incarnation in self._left:
             self._storage.renew_identity(coherence.incarnation)
-        return Poll(Cursor(self._storage.coherence(), snapshot, self._first_anchor()), reset=reset)
+        return Poll(Cursor(self._storage.coherence(), snapshot, self._first_anchor()), reset=reset, tags=tags)
 
     def _why_not(self, cursor: Cursor, snapshot: Snapshot, coherence: Coherence) -> str | None:
         """Why a cursor cannot be continued, as far as the cursor itself tells."""

@@ -9,15 +9,18 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from holdfast.keys import Key
-from holdfast.protocols import Change, Row, Snapshot
+from holdfast.protocols import Change, Invalidation, Row, Snapshot
 
 LOSABLE_COMMITS: Final = 1000
 """Commits that a crash can take back; older ones are on disk."""
 MARKS_KEPT: Final = 5
 """How many tidyings a change outlives."""
+RECORDS_KEPT: Final = 1000
+"""Records of invalidations; older ones are dropped."""
 TIDY_COMMITS: Final = 10_000
 """After so many commits without a tidying the log tidies itself."""
 
@@ -48,12 +51,43 @@ class Counters(NamedTuple):
     version: int
 
 
+class Voids(NamedTuple):
+    """What is known of invalidations, as committed; never changed, only replaced.
+
+    Attributes:
+        generations: scope to generation.
+        tags: tag to generation, of those not yet forgotten, in the order in which they were raised.
+        records: the newest last.
+    """
+
+    generations: Mapping[str, int]
+    tags: Mapping[str, int] = MappingProxyType({})
+    records: tuple[Invalidation, ...] = ()
+
+    def raised(self, scope: str, drawn: int) -> Voids:
+        """With a generation raised."""
+        return self._replace(generations={**self.generations, scope: drawn})
+
+    def tag_raised(self, tag: str, drawn: int, *, tags_max: int) -> Voids:
+        """With a tag's generation raised; beyond so many the older half is forgotten."""
+        tags = {each: number for each, number in self.tags.items() if each != tag} | {tag: drawn}
+        voids = self._replace(tags=tags).raised("tag", drawn)
+        if len(tags) <= tags_max:
+            return voids
+        forgotten, kept = list(tags.items())[: -(tags_max // 2)], list(tags.items())[-(tags_max // 2) :]
+        return voids._replace(tags=dict(kept)).raised("tagged", forgotten[-1][1])
+
+    def recorded(self, record: Invalidation) -> Voids:
+        """With a record more."""
+        return self._replace(records=(*self.records, record)[-RECORDS_KEPT:])
+
+
 class Commit(NamedTuple):
     """What is needed to take a commit back: what there was before, and the numbers after it."""
 
     xid: int
     rows: Mapping[Key, Row | None]
-    generations: Mapping[str, int]
+    voids: Voids
     after: Counters
 
 
@@ -61,7 +95,7 @@ class ColdCopy(NamedTuple):
     """Everything a copy of the stopped server's files holds."""
 
     rows: Mapping[Key, Row]
-    generations: Mapping[str, int]
+    voids: Voids
     counters: Counters
     outbox: Mapping[int, Sequence[Entry]]
     horizon: Snapshot
@@ -75,13 +109,13 @@ class CommitLog:
 
     Attributes:
         rows: what is committed.
-        generations: scope to generation, as committed.
+        voids: generations and records of invalidations, as committed.
         horizon: what it sees may have left the outbox; a cursor that does not cover it cannot be continued.
     """
 
     def __init__(self, on_commit: Callable[[int, Sequence[Change]], None] | None = None) -> None:
         self.rows: dict[Key, Row] = {}
-        self.generations: Mapping[str, int] = {"all": 1}
+        self.voids = Voids({"all": 1})
         self._on_commit = on_commit
         self._xid, self._seq, self._version, self._at = 2, 0, 1, 0
         self._over = self._xid
@@ -117,13 +151,13 @@ class CommitLog:
         xid: int,
         rows: Mapping[Key, Row | None],
         entries: Sequence[Entry],
-        generations: Mapping[str, int] | None = None,
+        voids: Voids | None = None,
     ) -> None:
         """A running transaction takes effect, all at once; a row of None is deleted."""
         before = {key: self.rows.get(key) for key in rows}
         self._put(rows)
-        commit = Commit(xid, before, self.generations, self._counters())
-        self.generations = generations or self.generations
+        commit = Commit(xid, before, self.voids, self._counters())
+        self.voids = voids or self.voids
         self._commits.append(commit)
         if len(self._commits) > LOSABLE_COMMITS:
             self._durable = self._commits.popleft().after
@@ -194,7 +228,7 @@ class CommitLog:
         for _ in range(lose):
             commit = self._commits.pop()
             self._put(commit.rows)
-            self.generations = commit.generations
+            self.voids = commit.voids
             lost += self._outbox.pop(commit.xid, ())
         self._xids = sorted(self._outbox)
         self._marks.clear()
@@ -205,11 +239,11 @@ class CommitLog:
 
     def copy(self) -> ColdCopy:
         """The files of the server as if it were stopped now: without what runs."""
-        return ColdCopy(dict(self.rows), self.generations, self._counters(), dict(self._outbox), self.horizon)
+        return ColdCopy(dict(self.rows), self.voids, self._counters(), dict(self._outbox), self.horizon)
 
     def restore(self, copy: ColdCopy) -> None:
         """Continue from a copy, any number of times; all that came after it never was."""
-        self.rows, self.generations = dict(copy.rows), copy.generations
+        self.rows, self.voids = dict(copy.rows), copy.voids
         self._outbox, self._xids = dict(copy.outbox), sorted(copy.outbox)
         self.horizon = copy.horizon
         self._marks.clear()

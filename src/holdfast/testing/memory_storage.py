@@ -5,21 +5,24 @@ Several servers of one test share one `MemoryStorage`; each has a `MemoryFeed` o
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from holdfast.errors import OutcomeUnknown, TierUnavailable
+from holdfast.errors import OutcomeUnknown, SettingsError, TierUnavailable
 from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN, Kind
-from holdfast.protocols import Change, Coherence, Isolation, Loaded, Row, Snapshot, Write
+from holdfast.protocols import Change, Coherence, Invalidation, Isolation, Loaded, Row, Snapshot, Target, Write
 from holdfast.testing.memory_locks import RowLocks
-from holdfast.testing.memory_log import ColdCopy, CommitLog
-from holdfast.testing.memory_transaction import MemoryTransaction, TableRules
+from holdfast.testing.memory_log import ColdCopy, CommitLog, Voids
+from holdfast.testing.memory_transaction import MemoryTransaction, TableRules, TaggedRow
 
 STATEMENT_KEYS_MAX: Final = 5000
 """A statement that changes more keys of a kind is told as one change of the whole kind."""
+TAGS_MAX: Final = 10_000
+"""Tags whose generations are known; beyond, the older half is forgotten."""
 
 
 class Files(NamedTuple):
@@ -36,6 +39,7 @@ class MemoryStorage:
         on_commit: called at the moment of each commit, whoever wrote, with its transaction id and its changes in the
             order of its statements.
         statement_keys_max: keys of a kind that one statement may change and still tell apart.
+        tags_max: tags whose generations are known at once.
 
     Attributes:
         away: while True every call of `Storage` and `MemoryFeed` fails as if the server could not be reached; the raw
@@ -54,6 +58,7 @@ class MemoryStorage:
         seed: int = 0,
         on_commit: Callable[[int, Sequence[Change]], None] | None = None,
         statement_keys_max: int = STATEMENT_KEYS_MAX,
+        tags_max: int = TAGS_MAX,
     ) -> None:
         self.away = False
         self.loads: list[tuple[Key, ...]] = []
@@ -61,6 +66,9 @@ class MemoryStorage:
         self.leader: object | None = None
         self.listeners: dict[object, Callable[[], None]] = {}
         self._locks = RowLocks()
+        kinds = list(kinds)
+        self._tags_max = tags_max
+        self._kinds = frozenset(kind.name for kind in kinds)
         append_only = frozenset(kind.name for kind in kinds if kind.append_only)
         self._rules = TableRules(append_only, statement_keys_max)
         self._random = random.Random(seed)  # noqa: S311 - identities of a test must repeat
@@ -139,10 +147,41 @@ class MemoryStorage:
 
     def raise_generation(self, scope: str) -> int:
         """Void every cached entry of a scope (``all`` or ``kind:<name>``); returns the new generation."""
-        xid, generation = self.log.start(), self.log.draw()
-        self.log.commit(xid, {}, (), {**self.log.generations, scope: generation})
-        self._identify(self._coherence.incarnation)
+        generation = self.log.draw()
+        self._commit_voids(self.log.voids.raised(scope, generation))
         return generation
+
+    async def invalidate(self, target: Target, *, reason: str, actor: str) -> Invalidation:
+        """Make void what caches hold of a target; see `Storage.invalidate`."""
+        self._check_here()
+        self._check_kind(target)
+        return self.void(target, reason=reason, actor=actor)
+
+    def void(self, target: Target, *, reason: str = "", actor: str = "") -> Invalidation:
+        """What another tool makes void. The day of the record is of no matter: a second for each number drawn."""
+        number, voids = self.log.draw(), self.log.voids
+        at = dt.datetime(2000, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=number)
+        record = Invalidation(at, str(target), number, reason, actor)
+        changes = [Change(target.key, number)] if target.key is not None else []
+        if target.tag is not None:
+            voids = voids.tag_raised(target.tag, number, tags_max=self._tags_max)
+        elif target.key is None:
+            voids = voids.raised(str(target), number)
+        self._commit_voids(voids.recorded(record), *changes)
+        return record
+
+    async def count(self, target: Target) -> int:
+        """How many rows a target names; see `Storage.count`."""
+        self._check_here()
+        self._check_kind(target)
+        if target.tag is not None:
+            return sum(isinstance(row, TaggedRow) and target.tag in row.tags for row in self.log.rows.values())
+        return sum(target.kind in {None, key.kind} and target.id in {None, key.id} for key in self.log.rows)
+
+    async def invalidations(self, limit: int) -> Sequence[Invalidation]:
+        """The newest records; see `Storage.invalidations`."""
+        self._check_here()
+        return self.log.voids.records[::-1][:limit]
 
     def tidy(self, horizon: Snapshot | None = None) -> None:
         """Remove from the outbox what a snapshot sees; cursors that do not cover it cannot be continued.
@@ -194,8 +233,17 @@ class MemoryStorage:
         self._locks.break_all()
         self._identify(incarnation)
 
+    def _commit_voids(self, voids: Voids, *changes: Change) -> None:
+        xid = self.log.start()
+        self.log.commit(xid, {}, [self.log.entry(xid, change) for change in changes], voids)
+        self._identify(self._coherence.incarnation)
+
+    def _check_kind(self, target: Target) -> None:
+        if target.kind is not None and target.kind not in self._kinds:
+            raise SettingsError(f"there is no kind {target.kind}: L3 has {', '.join(sorted(self._kinds))}")
+
     def _identify(self, incarnation: UUID) -> None:
-        self._coherence = Coherence(incarnation, self.log.generations)
+        self._coherence = Coherence(incarnation, self.log.voids.generations)
 
     def _new_identity(self) -> UUID:
         return UUID(int=self._random.getrandbits(128), version=4)

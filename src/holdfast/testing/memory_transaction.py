@@ -18,6 +18,12 @@ COMMITTED: Final[End] = (RuntimeError, "it was committed")
 ROLLED_BACK: Final[End] = (RuntimeError, "it was rolled back")
 
 
+class TaggedRow(Row, frozen=True, gc=False):
+    """A row of a document with tags: the column that only counting looks at."""
+
+    tags: tuple[str, ...]
+
+
 class TableRules(NamedTuple):
     """What the tables' triggers go by.
 
@@ -135,7 +141,14 @@ class MemoryTransaction:
         return self.row(key)
 
     async def put(
-        self, key: Key, body: bytes, *, schema: int = 1, expected: int | None = None, told: bool = True
+        self,
+        key: Key,
+        body: bytes,
+        *,
+        schema: int = 1,
+        expected: int | None = None,
+        told: bool = True,
+        tags: tuple[str, ...] = (),
     ) -> int:
         """Insert or update a row and return its version.
 
@@ -157,7 +170,9 @@ class MemoryTransaction:
             raise AppendOnly(f"{key}: documents of kind {key.kind} are history and cannot be changed")
         _expect(key, expected, held)
         version = inserted if held is None else self._log.draw()
-        self._rows[key] = Row(version, version if held is None else held.birth, schema, body)
+        birth = version if held is None else held.birth
+        row = TaggedRow(version, birth, schema, body, tags) if tags else Row(version, birth, schema, body)
+        self._rows[key] = row
         if told:
             self._tell(Change(key, version))
         return version
@@ -244,7 +259,7 @@ class MemoryTransaction:
         for write in writes:
             told = write.key.kind not in crowded
             versions[write.key] = await self.put(
-                write.key, write.made(), schema=write.schema, expected=write.expected, told=told
+                write.key, write.made(), schema=write.schema, expected=write.expected, told=told, tags=write.tags
             )
         for kind in crowded:
             self._tell_whole(kind)

@@ -12,12 +12,14 @@ from holdfast.protocols import (
     Coherence,
     Failed,
     Fill,
+    Invalidation,
     Isolation,
     Loaded,
     Row,
     SharedCache,
     Storage,
     StorageTransaction,
+    Target,
     View,
     Withdrawal,
     Write,
@@ -90,6 +92,18 @@ class PausingStorage:
     async def open_transaction(self, isolation: Isolation) -> StorageTransaction:
         """Begin a transaction; see `Storage.open_transaction`."""
         return await self.inner.open_transaction(isolation)
+
+    async def invalidate(self, target: Target, *, reason: str, actor: str) -> Invalidation:
+        """Make void what caches hold of a target; see `Storage.invalidate`."""
+        return await self.inner.invalidate(target, reason=reason, actor=actor)
+
+    async def count(self, target: Target) -> int:
+        """How many rows a target names; see `Storage.count`."""
+        return await self.inner.count(target)
+
+    async def invalidations(self, limit: int) -> Sequence[Invalidation]:
+        """The newest records; see `Storage.invalidations`."""
+        return await self.inner.invalidations(limit)
 
 
 class PausingCache:

@@ -9,7 +9,17 @@ from typing import Any, TypeVar
 
 from holdfast.errors import HoldfastError, OutcomeUnknown, TierUnavailable
 from holdfast.keys import Key
-from holdfast.protocols import Affected, Coherence, Isolation, Loaded, Row, StorageTransaction, Write
+from holdfast.protocols import (
+    Affected,
+    Coherence,
+    Invalidation,
+    Isolation,
+    Loaded,
+    Row,
+    StorageTransaction,
+    Target,
+    Write,
+)
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.testing.simulation import World
 
@@ -73,6 +83,18 @@ class SlowStorage:
     async def open_transaction(self, isolation: Isolation) -> SlowTransaction:
         """Begin a transaction; see `Storage.open_transaction`. A connection that is new after a crash tells so."""
         return SlowTransaction(await self.step(lambda: self._inner.open_transaction(isolation)), self)
+
+    async def invalidate(self, target: Target, *, reason: str, actor: str) -> Invalidation:
+        """Make void what caches hold of a target; see `Storage.invalidate`."""
+        return await self.write(lambda: self._inner.invalidate(target, reason=reason, actor=actor))
+
+    async def count(self, target: Target) -> int:
+        """How many rows a target names; see `Storage.count`."""
+        return await self._read(lambda: self._inner.count(target))
+
+    async def invalidations(self, limit: int) -> Sequence[Invalidation]:
+        """The newest records; see `Storage.invalidations`."""
+        return await self._read(lambda: self._inner.invalidations(limit))
 
     async def drain(self) -> None:
         """Wait for what takes effect late."""

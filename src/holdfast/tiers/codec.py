@@ -27,6 +27,10 @@ The scripts of L2 read bytes 0, 2, 8-15, 16-31, 32-39 and 56-59, so every later 
 payload. The checksum covers the key's name, so that an entry moved to another key is noticed; of a fence it takes bytes
 8-15 as zeros, for these are the scripts'. The lease of a key that holds nothing is a fence of version 0 and no
 checksum.
+
+Format 2 is an entry of a kind that declares tags: the same header with 2 as its format, then a block of tags, then the
+payload; the checksum takes the block too. The block is its length in 2 bytes, then each tag in UTF-8 with a NUL behind
+it. A server that does not know the format takes the entry for absent.
 """
 
 from __future__ import annotations
@@ -41,8 +45,10 @@ from isal.isal_zlib import crc32
 
 from holdfast.errors import CorruptDocument
 from holdfast.protocols import ANY_VERSION, Row
+from holdfast.tags import TAGS_MAX
 
 FORMAT: Final = 1
+TAGGED_FORMAT: Final = 2
 COMPRESSED: Final = 1
 ENCRYPTED: Final = 2
 FENCE: Final = 4
@@ -50,9 +56,11 @@ HEADER_BYTES: Final = 68
 
 _HEAD = struct.Struct(">sBBBIQ16sQQQIHH")
 _CHECKSUM = struct.Struct(">I")
+_LENGTH = struct.Struct(">H")
 _HEADER = struct.Struct(">HBxIQ16sQQQIH2xI")  # the same with the checksum, and letter and format as one number
 _LETTER: Final = ord("H")
 _BEGIN: Final = _LETTER << 8 | FORMAT
+_BEGIN_TAGGED: Final = _LETTER << 8 | TAGGED_FORMAT
 _NO_LEASE = bytes(8)
 _GZIP_WINDOW = 31  # zlib's name for "gzip container, largest window"
 _GZIP_LEVEL = 1
@@ -66,6 +74,7 @@ class WireEntry(msgspec.Struct, frozen=True, gc=False):
         row: None for a fence.
         read_at_ms: the node's clock when the read from L3 began; of a fence, the end of its lease.
         ttl_ms: from `read_at_ms` on.
+        tags: of the document; None: it is of format 1, and tells none.
     """
 
     row: Row | None
@@ -74,6 +83,7 @@ class WireEntry(msgspec.Struct, frozen=True, gc=False):
     generation: int
     read_at_ms: int
     ttl_ms: int
+    tags: tuple[str, ...] | None = None
 
 
 class Codec:
@@ -90,16 +100,27 @@ class Codec:
         self._inflated_bytes_max = inflated_bytes_max
 
     def encode(
-        self, name: bytes, row: Row, *, incarnation: UUID, generation: int, read_at_ms: int, ttl_ms: int
+        self,
+        name: bytes,
+        row: Row,
+        *,
+        incarnation: UUID,
+        generation: int,
+        read_at_ms: int,
+        ttl_ms: int,
+        tags: tuple[str, ...] | None = None,
     ) -> bytes:
-        """An entry holding a row, for the L2 key called `name`."""
+        """An entry holding a row, for the L2 key called `name`; with tags, or an empty tuple of them, of format 2."""
         payload, flags = row.body, 0
         if len(payload) > self._compress_above_bytes:
             packed = igzip.compress(payload, _GZIP_LEVEL, mtime=0)
             if len(packed) < len(payload):
                 payload, flags = packed, COMPRESSED
+        format_ = FORMAT
+        if tags is not None:
+            format_, payload = TAGGED_FORMAT, _block_of(tags) + payload
         head = _HEAD.pack(
-            b"H", FORMAT, flags, 0, 0, read_at_ms, incarnation.bytes, row.version, generation, row.birth, ttl_ms,
+            b"H", format_, flags, 0, 0, read_at_ms, incarnation.bytes, row.version, generation, row.birth, ttl_ms,
             row.schema, 0,
         )  # fmt: skip
         return head + _checksum(name, head, payload) + payload
@@ -121,12 +142,15 @@ class Codec:
         begin, flags, key_id, read_at_ms, incarnation, version, generation, birth, ttl_ms, schema, checksum = (
             _HEADER.unpack_from(data)
         )
-        if begin != _BEGIN:
+        if begin not in (_BEGIN, _BEGIN_TAGGED):
             return None
         body = data[HEADER_BYTES:]
         head = data[:8] + _NO_LEASE + data[16:64] if flags & FENCE else data[:64]
         if crc32(body, crc32(head, crc32(name))) != checksum:
             raise CorruptDocument(f"L2 entry {name!r}: its checksum does not match")
+        tags = None
+        if begin == _BEGIN_TAGGED:
+            tags, body = _split(name, body)
         if flags:
             if flags & ENCRYPTED:
                 raise CorruptDocument(
@@ -138,7 +162,7 @@ class Codec:
                 body = self._inflate(name, body)
         if version >= ANY_VERSION:
             raise CorruptDocument(f"L2 entry {name!r}: no row has version {version}")
-        return WireEntry(Row(version, birth, schema, body), version, incarnation, generation, read_at_ms, ttl_ms)
+        return WireEntry(Row(version, birth, schema, body), version, incarnation, generation, read_at_ms, ttl_ms, tags)
 
     def _inflate(self, name: bytes, payload: bytes) -> bytes:
         inflater = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)
@@ -151,6 +175,23 @@ class Codec:
         if not inflater.eof:
             raise CorruptDocument(f"L2 entry {name!r}: its gzip stream ends early")
         return body
+
+
+def _block_of(tags: tuple[str, ...]) -> bytes:
+    block = "\0".join([*tags, ""]).encode()
+    return _LENGTH.pack(len(block)) + block
+
+
+def _split(name: bytes, data: bytes) -> tuple[tuple[str, ...], bytes]:
+    """The tags in front of a payload, and the payload."""
+    end = int.from_bytes(data[:2]) + 2
+    try:
+        tags = data[2:end].decode().split("\0")
+    except UnicodeDecodeError as fault:
+        raise CorruptDocument(f"L2 entry {name!r}: its tags are no UTF-8") from fault
+    if end > len(data) or tags.pop() or len(tags) > TAGS_MAX:
+        raise CorruptDocument(f"L2 entry {name!r}: its tags end early, or are too many")
+    return tuple(tags), data[end:]
 
 
 def _checksum(name: bytes, head: bytes, payload: bytes) -> bytes:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from holdfast.entry import MISSING
@@ -41,11 +42,15 @@ class LocalEntry:
         read_at: monotonic seconds of the read from L3 that produced the value.
         expires_at: monotonic seconds after which the entry does not count.
         used_at: monotonic seconds of the last hit.
+        tags: of the document.
     """
 
-    __slots__ = ("expires_at", "read_at", "used_at", "value", "version")
+    __slots__ = ("expires_at", "read_at", "tags", "used_at", "value", "version")
 
-    def __init__(self, value: Any, version: int, read_at: float, expires_at: float, used_at: float) -> None:
+    def __init__(  # noqa: PLR0917 - made for every fill
+        self, value: Any, version: int, read_at: float, expires_at: float, used_at: float, tags: tuple[str, ...] = ()
+    ) -> None:
+        self.tags = tags
         self.value = value
         self.version = version
         self.read_at = read_at
@@ -180,11 +185,22 @@ class LocalCache:
             _, (arrival, _, _) = self._fences.popitem(last=False)
             self._forgotten = max(self._forgotten, arrival)  # more may have been forgotten since, by a flush
 
-    def fill(self, key: Key, value: Any, version: int, *, ticket: int, read_at: float, ttl_seconds: float) -> bool:
+    def fill(
+        self,
+        key: Key,
+        value: Any,
+        version: int,
+        *,
+        ticket: int,
+        read_at: float,
+        ttl_seconds: float,
+        tags: tuple[str, ...] = (),
+    ) -> bool:
         """Hold a value read from L2 or L3, unless the rules refuse it; says whether it is held now.
 
         Args:
             ttl_seconds: what is left of the TTL of the tier it came from; the shorter of the two counts.
+            tags: of the value, for `flush_tags`.
         """
         if ttl_seconds <= 0 or not self._admits(key, value, version, ticket, read_at):
             self.refused_fills += 1
@@ -193,7 +209,7 @@ class LocalCache:
         expires_at = now + min(self._ttl_seconds, ttl_seconds)
         entries = self.shelf(key.kind).entries
         self._size += key.id not in entries
-        entries[key.id] = LocalEntry(value, version, read_at, expires_at, now)
+        entries[key.id] = LocalEntry(value, version, read_at, expires_at, now, tags)
         entries.move_to_end(key.id)
         if self._size > self._entries_max:
             self._evict()
@@ -207,6 +223,20 @@ class LocalCache:
         self._fences.clear()
         self._arrival += 1
         self._forgotten = self._arrival
+
+    def flush_tags(self, tags: AbstractSet[str] | None) -> None:
+        """Forget the entries with any of these tags, or (None) with any at all; refuse fills of reads begun before."""
+        for shelf in self._shelves.values():
+            void = [
+                identifier
+                for identifier, entry in shelf.entries.items()
+                if entry.tags and (tags is None or not tags.isdisjoint(entry.tags))
+            ]
+            for identifier in void:
+                del shelf.entries[identifier]
+            self._size -= len(void)
+        self._arrival += 1
+        self._forgotten = self._arrival  # whatever the tags of what is being read: nobody knows them yet
 
     def forget_since(self, moment: float) -> None:
         """Forget what was filled from a moment on (monotonic seconds), and refuse the fill of what is being read.

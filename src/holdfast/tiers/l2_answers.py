@@ -1,11 +1,11 @@
-"""What a server makes of the answers of one node of L2 (pure; rules C1 and C3)."""
+"""What a server makes of the answers of one node of L2 (pure; rules C1, C3 and C4)."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from holdfast.keys import Key
-from holdfast.protocols import Absent, Cached, View, Watermark
+from holdfast.protocols import ANY_VERSION, Absent, Cached, View, Watermark
 from holdfast.tiers.codec import WireEntry
 from holdfast.tiers.l2_topology import Ranges, covers
 
@@ -35,8 +35,11 @@ class Judge:
         "_floors",
         "_incarnation",
         "_lease_seconds",
+        "_leasts",
         "_mark",
         "_node_time_ms",
+        "_tagged",
+        "_void_below",
         "nothing",
         "partial",
         "trusted",
@@ -48,8 +51,11 @@ class Judge:
     ) -> None:
         self._coherence = view.coherence
         self._fenced = view.fenced
+        self._tagged = view.tagged
+        self._void_below = view.void_below
         self._incarnation = view.coherence.incarnation.bytes
         self._floors: dict[str, int] = {}
+        self._leasts: dict[str, int] = {}
         self._mark = mark
         self._node_time_ms = node_time_ms
         self._lease_seconds = lease_seconds
@@ -73,20 +79,27 @@ class Judge:
         """The answer for a key that holds an entry: a hit if it counts; one of an unknown format (None) does not."""
         if not self.trusted or entry is None:
             return self.nothing
-        row = entry.row
-        if (
-            row is None
-            or entry.incarnation != self._incarnation
-            or entry.generation < (self._floors.get(key.kind) or self._floor(key.kind))
-            or entry.version < self._fenced(key)
-        ):
+        row, kind, tags = entry.row, key.kind, entry.tags
+        if row is None or entry.incarnation != self._incarnation:
+            return self.nothing
+        floor = self._floors.get(kind) or self._floor(kind) if tags is None else self._tags_floor(kind, tags)
+        if entry.generation < floor or entry.version < self._fenced(key):
             return self.nothing
         age_ms = self._node_time_ms - entry.read_at_ms
         if age_ms < 0:  # the node's clock went back, and with it all that can be said of the entry's age
             return self.nothing
         left_ms = entry.ttl_ms - age_ms
-        return Cached(row, left_ms / 1000 if left_ms > 0 else 0.0, age_ms / 1000)
+        return Cached(row, left_ms / 1000 if left_ms > 0 else 0.0, age_ms / 1000, tags)
 
     def _floor(self, kind: str) -> int:
-        floor = self._floors[kind] = max(self._coherence.floor(kind), self.nothing.generation)
+        """Of entries that tell no tags. Of a kind that declares some, they come from a server that did not know it."""
+        floor = ANY_VERSION if kind in self._tagged else self._least(kind)
+        self._floors[kind] = floor
         return floor
+
+    def _tags_floor(self, kind: str, tags: tuple[str, ...]) -> int:
+        return max(self._leasts.get(kind) or self._least(kind), self._void_below(tags))
+
+    def _least(self, kind: str) -> int:
+        least = self._leasts[kind] = max(self._coherence.floor(kind), self.nothing.generation)
+        return least

@@ -136,6 +136,7 @@ class RedisCache:
             generation=max(coherence.highest, fill.absent.generation),
             read_at_ms=fill.absent.node_time_ms,
             ttl_ms=round(fill.ttl_seconds * 1000),
+            tags=fill.tags,
         )
 
     def _mark(self, node: Node, data: bytes | None) -> Watermark | None:

@@ -41,9 +41,11 @@ class PostgresFeed:
         poll_timeout_seconds: for one call. A connection that has not answered by then is ended, so that no call hangs
             on a network that stands still; the lead goes with it. The next ones have twice the time, up to
             PATIENCE_SECONDS_MAX, for a minute. A call that must connect first has CONNECT_SECONDS more.
+        tags: whether polls tell the generations of tags; who only fences keys has no use for them.
     """
 
-    def __init__(self, connector: PostgresConnector, *, poll_timeout_seconds: float) -> None:
+    def __init__(self, connector: PostgresConnector, *, poll_timeout_seconds: float, tags: bool = True) -> None:
+        self._tags = tags
         self._connector = connector
         self._timeout_seconds = self._usual_seconds = poll_timeout_seconds
         self._grown_at = -math.inf
@@ -145,7 +147,7 @@ class PostgresFeed:
         timeout = {"statement_timeout": str(max(1, round(self._timeout_seconds * 1000)))}
         connection = await self._connector.open({**FEED_SESSION, **timeout})
         try:
-            session = _Session(connection, await _start_of(connection), self._left)
+            session = _Session(connection, await _start_of(connection), self._left, tags=self._tags)
             await connection.add_listener(sql.CHANNEL, self._listener(session))
         except BaseException:
             connection.terminate()
@@ -186,9 +188,11 @@ class _Session:
 
     Args:
         left: see `went_back`; it outlives the connection.
+        tags: see `PostgresFeed`.
     """
 
-    def __init__(self, connection: asyncpg.Connection[Any], start: str, left: set[UUID]) -> None:
+    def __init__(self, connection: asyncpg.Connection[Any], start: str, left: set[UUID], *, tags: bool) -> None:
+        self._tags = tags
         self.connection = connection
         self.start = start
         self._left = left
@@ -216,14 +220,18 @@ class _Session:
         so that nothing but the identity voids it.
         """
         poll = await self._read(cursor, announce=announce)
+        if poll.reset is None:
+            return poll
         if went_back(cursor, poll, self._left):
             await self.connection.execute(sql.RENEW_INCARNATION, poll.cursor.coherence.incarnation)
-            poll = msgspec.structs.replace(await self._read(None, announce=announce), reset=poll.reset)
-        return poll
+        # Once more as a beginning: that tells all there is of what the cursor was thought to know.
+        return msgspec.structs.replace(await self._read(None, announce=announce), reset=poll.reset)
 
     async def _read(self, cursor: Cursor | None, *, announce: bool) -> Poll:
         self.hinted = False
-        statement, arguments = question(cursor, self.start, announce=announce, newest=self._last is None)
+        statement, arguments = question(
+            cursor, self.start, announce=announce, newest=self._last is None, tags=self._tags
+        )
         records = await self.connection.fetch(statement, *arguments)
         while not records or records[0]["seq"] != sql.IDENTITY_SEQ:  # emptied by a crash, or not of this database
             await self.connection.execute(ENSURE_INCARNATION)

@@ -18,13 +18,14 @@ from uuid import UUID
 import msgspec
 
 from holdfast.keys import Key
-from holdfast.protocols import Change, Coherence, Cursor, Poll, Snapshot
+from holdfast.protocols import ANY_VERSION, Change, Coherence, Cursor, Poll, Snapshot
 from holdfast.tiers.l3_feed_statements import CHANGES_MAX, POLL, POLL_AFTER_RESTART
 
 Record = Mapping[str, Any]
 Row = tuple[str, ...]
 """`seq`, xid and time of a row of the outbox, or nothing."""
 _NO_ROW = (None, None, None)
+_GENERATIONS = msgspec.json.Decoder(dict[str, int])
 
 AHEAD: Final = "the cursor is ahead of L3, which went back in time"
 UNPROVEN: Final = "L3 was started anew, and what was delivered last is not in its outbox any more"
@@ -33,17 +34,19 @@ WENT_BACK: Final = frozenset({AHEAD, UNPROVEN})
 LEFT_MAX: Final = 1000
 
 
-def question(cursor: Cursor | None, start: str, *, announce: bool, newest: bool) -> tuple[str, list[Any]]:
+def question(cursor: Cursor | None, start: str, *, announce: bool, newest: bool, tags: bool) -> tuple[str, list[Any]]:
     """The statement and its arguments.
 
     Args:
         start: when the server that is asked was started.
         newest: ask for the newest row too, in case the cursor cannot be continued.
+        tags: ask for the generations of tags that the cursor does not know.
     """
     if cursor is None:
-        return POLL, [None, [], announce, True]
+        return POLL, [None, [], announce, True, 0 if tags else ANY_VERSION]
     running = [str(xid) for xid in cursor.snapshot.running]
-    arguments = [str(cursor.snapshot.xmax), running, announce, newest or not cursor.anchor]
+    known = cursor.coherence.tag if tags else ANY_VERSION
+    arguments = [str(cursor.snapshot.xmax), running, announce, newest or not cursor.anchor, known]
     if is_of_start(cursor, start):
         return POLL, arguments
     seq, xid, at = cursor.anchor[1:] or _NO_ROW
@@ -55,16 +58,17 @@ def answer(cursor: Cursor | None, start: str, records: Sequence[Record]) -> Poll
     identity, rows = records[0], records[1:]
     coherence = read_coherence(identity["incarnation"], identity["generations"])
     snapshot = Snapshot.parse(identity["snapshot"])
+    tags = {} if identity["tags"] is None else _GENERATIONS.decode(identity["tags"])
     newest = [tuple(identity["newest"] or ()), *((str(row["seq"]), row["xid"], row["at"]) for row in rows[-1:])]
     reset = None if cursor is None else _why_not(cursor, coherence, snapshot, identity)
     if cursor is None or reset is not None:
-        return Poll(Cursor(coherence, snapshot, _anchor(start, newest)), reset=reset)
+        return Poll(Cursor(coherence, snapshot, _anchor(start, newest)), reset=reset, tags=tags)
     changes = [
         Change(Key(row["kind"], identifier), version, row["op"] == b"d")
         for row in rows
         for identifier, version in zip(row["ids"], row["versions"], strict=True)
     ]
-    return Poll(Cursor(coherence, snapshot, _anchor(start, [cursor.anchor[1:], *newest])), changes)
+    return Poll(Cursor(coherence, snapshot, _anchor(start, [cursor.anchor[1:], *newest])), changes, tags=tags)
 
 
 def went_back(cursor: Cursor | None, poll: Poll, left: set[UUID]) -> bool:
@@ -89,7 +93,7 @@ def is_of_start(cursor: Cursor, start: str) -> bool:
 
 def read_coherence(incarnation: str, generations: bytes) -> Coherence:
     """The identity, from its columns."""
-    return Coherence(UUID(incarnation), msgspec.json.decode(generations, type=dict[str, int]))
+    return Coherence(UUID(incarnation), _GENERATIONS.decode(generations))
 
 
 def _why_not(cursor: Cursor, coherence: Coherence, snapshot: Snapshot, identity: Record) -> str | None:

@@ -57,9 +57,9 @@ _SINCE: Final = f"""
 # they stand for now. What came after the copy has a `seq` above all that was delivered before it.
 _SINCE_BEFORE_RESTART: Final = f"""
     SELECT {_COLUMNS} FROM holdfast.outbox
-    WHERE {_OWN} AND (xid >= $1::text::xid8 OR xid = ANY ($2::text[]::xid8[]) OR seq > $5)"""
+    WHERE {_OWN} AND (xid >= $1::text::xid8 OR xid = ANY ($2::text[]::xid8[]) OR seq > $6)"""
 
-_IS_THERE: Final = f"EXISTS (SELECT FROM holdfast.outbox WHERE xid = $6::text::xid8 AND seq = $5 AND {_AT} = $7)"
+_IS_THERE: Final = f"EXISTS (SELECT FROM holdfast.outbox WHERE xid = $7::text::xid8 AND seq = $6 AND {_AT} = $8)"
 
 
 def _poll(since: str, proven: str) -> str:
@@ -76,16 +76,18 @@ SELECT ({IDENTITY_SEQ})::int8 AS seq, NULL AS xid, NULL AS at, NULL AS kind, NUL
        {proven} AS proven,
        CASE WHEN $4 THEN (SELECT ARRAY[seq::text, xid::text, {_AT}] FROM holdfast.outbox WHERE {_OWN}
                           ORDER BY outbox.xid DESC, outbox.seq DESC LIMIT 1) END AS newest,
-       CASE WHEN $3 THEN pg_notify('{CHANNEL}', '')::text END AS announced
+       CASE WHEN $3 THEN pg_notify('{CHANNEL}', '')::text END AS announced,
+       (SELECT json_object_agg(tag, generation) FROM holdfast.tag_generations WHERE generation > $5) AS tags
 FROM {_IDENTITY}
 UNION ALL
-SELECT seq, xid::text, {_AT}, kind, op, ids, versions, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT seq, xid::text, {_AT}, kind, op, ids, versions, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM fresh WHERE (SELECT sum(keys) FROM fresh) <= {CHANGES_MAX}
 ORDER BY seq"""
 
 
 POLL: Final = _poll(_SINCE, "true")
-"""$1 the cursor's xmax (null: a beginning), $2 its running xids, $3 announce, $4 tell the newest row there is."""
+"""$1 the cursor's xmax (null: a beginning), $2 its running xids, $3 announce, $4 tell the newest row there is, $5 the
+number above which generations of tags are told."""
 
 POLL_AFTER_RESTART: Final = _poll(_SINCE_BEFORE_RESTART, _IS_THERE)
-"""As POLL, and $5 to $7 seq, xid and time of the row that must still be there for the cursor to be continued."""
+"""As POLL, and $6 to $8 seq, xid and time of the row that must still be there for the cursor to be continued."""

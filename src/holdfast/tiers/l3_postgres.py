@@ -15,8 +15,8 @@ import msgspec
 from holdfast.errors import StorageNotReady
 from holdfast.keys import Key
 from holdfast.kinds import Kind
-from holdfast.protocols import Coherence, Isolation, Loaded, Row, Write
-from holdfast.tiers import l3_statements
+from holdfast.protocols import Coherence, Invalidation, Isolation, Loaded, Row, Target, Write
+from holdfast.tiers import l3_statements, l3_voids
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_rows import NoPartition, RowWriter
@@ -31,7 +31,8 @@ class PostgresStorage:
         self._pool = pool
         self._kinds = kinds
         self._statements = {
-            kind.name: Statements.of(kind.table, append_only=kind.append_only) for kind in kinds.values()
+            kind.name: Statements.of(kind.table, append_only=kind.append_only, tagged=kind.tags is not None)
+            for kind in kinds.values()
         }
         self._rows = RowWriter(kinds, self._statements)
         self._names = list(kinds)
@@ -129,6 +130,28 @@ class PostgresStorage:
             (Key(kind, identifier), Row(version, birth, schema, document))
             for identifier, version, birth, schema, document in records
         ]
+
+    async def invalidate(self, target: Target, *, reason: str, actor: str) -> Invalidation:
+        """Make void what caches hold of a target; see `Storage.invalidate`."""
+        async with self._pool.connection() as connection:
+            with mapped(f"invalidating {target}", writes=True):
+                done = await l3_voids.invalidate(connection, target, reason, actor)
+                records = await connection.fetch(l3_statements.COHERENCE)
+        if records:  # else L3 is being made another one, and whoever asks next will know
+            self._read_coherence(records[0])
+        return done
+
+    async def count(self, target: Target) -> int:
+        """How many rows a target names; see `Storage.count`."""
+        with mapped(f"counting {target}"):
+            async with self._pool.connection() as connection:
+                return await l3_voids.count(connection, target)
+
+    async def invalidations(self, limit: int) -> Sequence[Invalidation]:
+        """The newest records; see `Storage.invalidations`."""
+        with mapped("reading the records of invalidations"):
+            async with self._pool.connection() as connection:
+                return await l3_voids.invalidations(connection, limit)
 
     async def close(self) -> None:
         """Close the connections; may be called twice."""

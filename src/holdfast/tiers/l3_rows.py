@@ -90,8 +90,10 @@ class RowWriter:
         kind = batch[0].key.kind
         statements = self._statements[kind]
         statement = statements.upsert
+        tags: list[Any] = [] if self._kinds[kind].tags is None else [[array_text(write.tags) for write in batch]]
         if len(batch) == 1 and batch[0].expected is None:
             statement, columns = statements.upsert_one, [columns[0][0], columns[1][0], columns[2]]
+            tags = [batch[0].tags] if tags else []
         elif batch[0].expected == 0:
             statement = statements.insert
         elif batch[0].expected is not None:
@@ -99,7 +101,7 @@ class RowWriter:
                 await connection.fetch(statements.lock, columns[0])
             statement = statements.replace
             columns.append([write.expected for write in batch])
-        drawn = dict(await self._write(connection, kind, statement, columns))
+        drawn = dict(await self._write(connection, kind, statement, columns + tags))
         if len(drawn) < len(batch):
             refused = next(write for write in batch if write.key.id not in drawn)
             actual = await self._version(connection, refused.key)
@@ -142,6 +144,12 @@ def _batches(writes: Iterable[Write], kinds: Mapping[str, Kind[Any]]) -> Iterabl
         size = CHUNK_ROWS if isinstance(rows[0].body, bytes) else MADE_ROWS
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
+
+
+def array_text(tags: Iterable[str]) -> str:
+    """A text array as PostgreSQL reads it from text; whatever a tag holds stays inside its quotes."""
+    quoted = [tag.replace("\\", "\\\\").replace('"', '\\"') for tag in tags]
+    return '{"' + '","'.join(quoted) + '"}' if quoted else "{}"
 
 
 def _columns(batch: Sequence[Write]) -> list[Any]:

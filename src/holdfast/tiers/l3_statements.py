@@ -27,6 +27,9 @@ ENSURE_MONTH = "SELECT holdfast.ensure_month($1, now())"
 class Statements(msgspec.Struct, frozen=True):
     """The statements of one kind. Arrays are parallel, in key order; each statement returns `id` and `version`.
 
+    If the kind declares tags, what writes documents takes them as one parameter more, the last: of one row an array, of
+    several rows an array of the texts of arrays, since arrays of arrays must be of one length.
+
     Attributes:
         load: ($1 ids) the identity row, then the rows.
         probe: ($1 ids, $2 versions known) as `load`, without the documents of rows at these versions.
@@ -57,14 +60,19 @@ class Statements(msgspec.Struct, frozen=True):
     scan: str
 
     @classmethod
-    def of(cls, table: str, *, append_only: bool) -> Statements:
+    def of(cls, table: str, *, append_only: bool, tagged: bool = False) -> Statements:
         """The statements for a table of the schema `holdfast`."""
         name = f"holdfast.{quote(table)}"
         rows = "SELECT u.*, $3::int2 FROM unnest($1::text[], $2::json[]) AS u"
-        target = f"INSERT INTO {name} AS t (id, document, schema)"
+        if tagged:
+            rows = """SELECT u.id, u.document, $3::int2, u.tags::text[]
+                FROM unnest($1::text[], $2::json[], $4::text[]) AS u (id, document, tags)"""
+        target = f"INSERT INTO {name} AS t (id, document, schema{', tags' if tagged else ''})"
         insert = f"{target} {rows}"
         returning = "RETURNING t.id, t.version"
         on_conflict = "ON CONFLICT (id) DO UPDATE SET document = EXCLUDED.document, schema = EXCLUDED.schema"
+        if tagged:
+            on_conflict += ", tags = EXCLUDED.tags"
         read = f"SELECT id, version, birth, schema, document FROM {name} WHERE id = ANY($1::text[])"
         return cls(
             load=COHERENCE + _rows(0, table, 1),
@@ -75,12 +83,14 @@ class Statements(msgspec.Struct, frozen=True):
             read=read,
             read_locked=f"{read} ORDER BY id FOR UPDATE",
             upsert=f"{insert} {on_conflict} {returning}",
-            upsert_one=f"{target} VALUES ($1, $2, $3) {on_conflict} {returning}",
+            upsert_one=f"{target} VALUES ($1, $2, $3{', $4' if tagged else ''}) {on_conflict} {returning}",
             # An append-only table has no unique index on the id alone; its trigger enters the ids in a table that has,
             # and what exists is refused there.
             insert=f"{insert} {'' if append_only else 'ON CONFLICT (id) DO NOTHING'} {returning}",
-            replace=f"""UPDATE {name} t SET document = u.document, schema = $3::int2
-                FROM unnest($1::text[], $2::json[], $4::int8[]) AS u (id, document, version)
+            replace=f"""UPDATE {name} t
+                SET document = u.document, schema = $3::int2{", tags = u.tags::text[]" if tagged else ""}
+                FROM unnest($1::text[], $2::json[], $4::int8[]{", $5::text[]" if tagged else ""})
+                    AS u (id, document, version{", tags" if tagged else ""})
                 WHERE t.id = u.id AND t.version = u.version {returning}""",
             lock=f"SELECT t.id, t.version FROM {name} t WHERE t.id = ANY($1::text[]) ORDER BY t.id FOR UPDATE",
             version=f"SELECT t.version FROM {name} t WHERE t.id = $1",

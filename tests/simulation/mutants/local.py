@@ -140,3 +140,53 @@ def transaction_does_not_wait(patch: pytest.MonkeyPatch) -> None:
 def transaction_is_not_held(patch: pytest.MonkeyPatch) -> None:
     """Caches count though the feed may not have come past a transaction of this server."""
     patch.setattr(FeedLease, "hold", lambda self, xid: None)
+
+
+@mutant("C4")
+def tags_leave_l1(patch: pytest.MonkeyPatch) -> None:
+    """L1 keeps the documents that have a tag which was raised, and takes no fill of before."""
+    healthy = LocalCache.flush_tags
+    patch.setattr(LocalCache, "flush_tags", lambda self, tags: healthy(self, frozenset()))
+
+
+@mutant("C4")
+def tags_refuse_no_fill(patch: pytest.MonkeyPatch) -> None:
+    """L1 drops the documents that have a tag which was raised, and takes every fill that comes afterwards."""
+    healthy = LocalCache.flush_tags
+
+    def flush_tags(self: LocalCache, tags: Any) -> None:
+        forgotten = self._forgotten
+        healthy(self, tags)
+        self._forgotten = forgotten
+
+    patch.setattr(LocalCache, "flush_tags", flush_tags)
+
+
+@mutant("C4")
+def tags_leave_flights(patch: pytest.MonkeyPatch) -> None:
+    """Readers after a tag was raised join the loads begun before."""
+
+    def flush_tags(self: ChangeApplier, tags: Any) -> None:
+        for cache in {self._caches[kind] for kind in self._view.tagged}:
+            cache.flush_tags(tags)
+
+    patch.setattr(ChangeApplier, "_flush_tags", flush_tags)
+
+
+@mutant("C4")
+def forgotten_tags_leave_l1(patch: pytest.MonkeyPatch) -> None:
+    """L1 goes on with what has tags though L3 has forgotten some."""
+    healthy = ChangeApplier._flush_tags
+    patch.setattr(ChangeApplier, "_flush_tags", lambda self, tags: tags is not None and healthy(self, tags))
+
+
+@mutant("C4")
+def tags_come_with_loads(patch: pytest.MonkeyPatch) -> None:
+    """A poll's tags are looked at only if it tells a newer one than was known by any way."""
+    healthy = ChangeApplier.apply
+
+    def apply(self: ChangeApplier, poll: Poll, began: float) -> None:
+        news = poll.cursor.coherence.tag > self._view.coherence.tag
+        healthy(self, poll if news else msgspec.structs.replace(poll, tags={}), began)
+
+    patch.setattr(ChangeApplier, "apply", apply)

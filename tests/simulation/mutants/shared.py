@@ -14,6 +14,7 @@ from holdfast.keys import Key
 from holdfast.protocols import Cursor, Watermark
 from holdfast.testing import MemoryCache, MemoryFeed
 from holdfast.testing.memory_cache import Held
+from holdfast.testing.memory_log import Voids
 from holdfast.tiers.codec import WireEntry
 from holdfast.tiers.l2_answers import Judge
 from simulation.mutants.registry import mutant
@@ -187,3 +188,24 @@ class _Equal:
         return True
 
     __hash__ = None  # type: ignore[assignment]
+
+
+@mutant("C4")
+def reader_ignores_tags(patch: pytest.MonkeyPatch) -> None:
+    """Entries count whatever was raised of their tags."""
+    patch.setattr(Judge, "_tags_floor", lambda self, kind, tags: self._least(kind))
+
+
+@mutant("C4")
+def forgotten_tags_raise_no_floor(patch: pytest.MonkeyPatch) -> None:
+    """L3 forgets generations of tags, and says nothing of it."""
+    healthy = Voids.raised
+    patch.setattr(
+        Voids, "raised", lambda self, scope, drawn: self if scope == "tagged" else healthy(self, scope, drawn)
+    )
+
+
+@mutant("C4")
+def entries_without_tags_count(patch: pytest.MonkeyPatch) -> None:
+    """What a server filled that did not know a kind's tags counts for those that do."""
+    patch.setattr(Judge, "_floor", lambda self, kind: self._least(kind))

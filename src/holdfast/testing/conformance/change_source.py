@@ -12,7 +12,7 @@ import msgspec
 
 from holdfast.errors import TierError
 from holdfast.keys import Key
-from holdfast.protocols import Change, ChangeSource, Coherence, Cursor, Poll, Snapshot, Storage, Write
+from holdfast.protocols import Change, ChangeSource, Coherence, Cursor, Poll, Snapshot, Storage, Target, Write
 
 KEY = Key("bot", "b1")
 OTHER = Key("team", "t1")
@@ -261,6 +261,60 @@ class ChangeSourceSuite:
         assert now.highest == max(coherence.highest for coherence in raised)
         assert min(now.generations["own"], now.floor("team")) > first.highest
 
+    async def check_generations_of_tags_are_told_to_every_reader(self) -> None:
+        """Each reader is told those above the newest that its cursor knows; a beginning is told all."""
+        source, cursor = await self.reader()
+        first, second = await self.raise_tag("x"), await self.raise_tag("y")
+        poll = await self.go_on(source, cursor)
+        assert (poll.tags, poll.cursor.coherence.tag) == ({"x": first, "y": second}, second)
+        assert not poll.changes
+        version = await self.put(OTHER)
+        later = await self.go_on(source, poll.cursor)
+        assert (later.tags, list(later.changes)) == ({}, [Change(OTHER, version)])
+        third = await self.raise_tag("x")
+        assert (await self.go_on(source, later.cursor)).tags == {"x": third}
+        assert (await self.go_on(source, cursor)).tags == {"x": third, "y": second}
+        assert (await self.feeds.source().poll(None)).tags == {"x": third, "y": second}
+
+    async def check_a_reset_tells_all_tags(self) -> None:
+        """Whoever begins anew knows none of those that its old cursor knew."""
+        source, _ = await self.reader()
+        number = await self.raise_tag("x")
+        cursor = (await source.poll(None)).cursor
+        ahead = cursor.snapshot.xmax + 1_000_000
+        poll = await source.poll(msgspec.structs.replace(cursor, snapshot=Snapshot(ahead, ahead)))
+        assert poll.reset
+        assert poll.tags == {"x": number}
+
+    async def check_no_tag_is_lost_between_polls(self) -> None:
+        """Raised side by side while somebody polls, each is told once, with its number."""
+        source, cursor = await self.reader()
+        told: dict[str, int] = {}
+        raising = [asyncio.ensure_future(self.raise_tag(f"t{number % 10}")) for number in range(40)]
+        while len(told) < 10 or not all(each.done() for each in raising):
+            poll = await self.go_on(source, cursor)
+            assert all(number > told.get(tag, 0) for tag, number in poll.tags.items())
+            told |= poll.tags
+            cursor = poll.cursor
+            await asyncio.sleep(0)
+        told |= (await self.go_on(source, cursor)).tags
+        raised = [await each for each in raising]
+        assert told == {f"t{tag}": max(raised[tag::10]) for tag in range(10)}
+
+    async def check_a_void_key_is_told_like_a_change(self) -> None:
+        """With a number above the row's version, and the row stays as it is; a key without a row too."""
+        version = await self.put(KEY)
+        source, cursor = await self.reader()
+        numbers = [
+            (await self.storage.invalidate(Target.of(key), reason="a check", actor="the suite")).number
+            for key in (KEY, OTHER)
+        ]
+        poll = await self.go_on(source, cursor)
+        assert list(poll.changes) == [Change(KEY, numbers[0]), Change(OTHER, numbers[1])]
+        assert version < numbers[0] < numbers[1]
+        rows = (await self.storage.load([KEY, OTHER])).rows
+        assert {key: row.version for key, row in rows.items()} == {KEY: version}
+
     async def check_an_announcement_wakes_the_others(self) -> None:
         """A poll that announces wakes every reader that listens, except itself."""
         source, cursor = await self.reader()
@@ -292,6 +346,10 @@ class ChangeSourceSuite:
         for source in (self.feeds.source(), (await self.reader())[0]):
             await source.close()
             await source.close()
+
+    async def raise_tag(self, tag: str) -> int:
+        """Make a tag void, and return its generation."""
+        return (await self.storage.invalidate(Target(tag=tag), reason="a check", actor="the suite")).number
 
     async def put(self, key: Key) -> int:
         """Write a row, and return its version."""

@@ -131,10 +131,11 @@ class L2Suite:
         *,
         ttl_seconds: float = 900.0,
         coherence: Coherence = COHERENCE,
+        tags: tuple[str, ...] | None = None,
     ) -> int:
         """Fill the key, by default after a miss of just now."""
         absent = absent or await self.miss(l2)
-        return await l2.cache.fill([Fill(KEY, filled, ttl_seconds, absent)], coherence)
+        return await l2.cache.fill([Fill(KEY, filled, ttl_seconds, absent, tags)], coherence)
 
     async def version(self, l2: L2, view: View = VIEW) -> int:
         """The version of the key's value; 0 for a miss."""

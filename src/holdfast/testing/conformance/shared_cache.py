@@ -142,6 +142,59 @@ class SharedCacheSuite(L2Suite):
         await self.fill(l2, row(6), coherence=informed)
         assert await self.version(l2, FixedView(informed)) == 6
 
+    async def check_an_entry_has_the_tags_it_was_filled_with(self) -> None:
+        """Any, none at all, or those of a kind that declares none."""
+        l2 = await self.prepared()
+        for version, tags in enumerate((None, (), ("bot:b1", "日本")), 5):
+            await self.fill(l2, row(version), tags=tags)
+            answer = await self.read(l2)
+            assert isinstance(answer, Cached), answer
+            assert (answer.row, answer.tags) == (row(version), tags)
+
+    async def check_an_entry_below_a_generation_of_its_tags_is_absent(self) -> None:
+        """One tag is enough; a higher one of another tag voids nothing; it can be filled again at the same version."""
+        l2 = await self.prepared()
+        await self.fill(l2, row(9), tags=("x", "y"))
+        raised = Coherence(COHERENCE.incarnation, {"all": 100, "tag": 102})
+        assert await self.version(l2, FixedView(raised, tags={"z": 102, "x": 100})) == 9
+        void = FixedView(raised, tags={"z": 101, "y": 102})
+        assert await self.version(l2, void) == 0
+        assert await self.fill(l2, row(9), tags=("x", "y"), coherence=raised) == 1
+        assert await self.version(l2, void) == 9
+
+    async def check_what_has_tags_is_void_below_the_forgotten_ones(self) -> None:
+        """Below the floor of all that has tags none counts, whatever its tags; what has none counts."""
+        l2 = await self.prepared()
+        forgotten = FixedView(Coherence(COHERENCE.incarnation, {"all": 100, "tag": 103, "tagged": 101}))
+        await self.fill(l2, row(5), tags=("x",))
+        assert await self.version(l2, forgotten) == 0
+        await self.fill(l2, row(6), tags=())
+        assert await self.version(l2, forgotten) == 6
+        await self.fill(l2, row(7), tags=("x",), coherence=forgotten.coherence)
+        assert await self.version(l2, forgotten) == 7
+
+    async def check_an_entry_that_tells_no_tags_is_absent_where_its_kind_has_some(self) -> None:
+        """It comes from a server that did not know them, and nobody can tell what it is void with."""
+        l2 = await self.prepared()
+        await self.fill(l2, row(5))
+        tagged = FixedView(COHERENCE, tagged=frozenset({KEY.kind}))
+        assert await self.version(l2, tagged) == 0
+        assert await self.version(l2) == 5
+        assert await self.fill(l2, row(5), tags=()) == 1
+        assert await self.version(l2, tagged) == 5
+
+    async def check_a_fence_hides_and_admits_what_has_tags(self) -> None:
+        """The rules of versions are the same for it."""
+        l2 = await self.prepared()
+        began = await self.miss(l2)
+        await self.fill(l2, row(5), tags=("x",))
+        assert await self.fill(l2, row(4), tags=("x",)) == 0
+        await self.fence(l2, {KEY: 6})
+        assert await self.version(l2) == 0
+        assert await self.fill(l2, row(5), began, tags=("x",)) == 0
+        assert await self.fill(l2, row(6), tags=("x",)) == 1
+        assert await self.version(l2) == 6
+
     async def check_without_a_watermark_nothing_counts(self) -> None:
         """A node without a watermark answers with misses that take no fill, and leases nothing."""
         l2 = self.harness.open()

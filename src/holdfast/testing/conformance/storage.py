@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-from holdfast.errors import AppendOnly, Conflict
+from holdfast.errors import AppendOnly, Conflict, SettingsError
 from holdfast.keys import Key
-from holdfast.protocols import Row, Storage, Write
+from holdfast.protocols import Invalidation, Row, Storage, Target, Write
 
 KEY = Key("bot", "b1")
 BODY = b'{"name": "first"}'
 OTHER = b'{"name": "second"}'
+SWARM = Key("swarm", "s1")
+"""Of a kind that declares tags."""
+ODD_TAGS = ('a"b', "a\\", "{a,b}", "NULL", " ", "$1", "日本")
 
 
 class StorageSuite:
@@ -155,6 +158,80 @@ class StorageSuite:
         versions = await self.storage.save([Write(key, 1, BODY) for key in keys[:-1]])
         assert len(set(versions.values())) == 4999
         assert set((await self.storage.load(keys)).rows) == set(keys)
+
+    async def check_tags_are_counted(self) -> None:
+        """A row has the tags it was written with last, however it was written, alone or among thousands."""
+        await self.storage.save([Write(SWARM, 1, BODY, 0, ("x", "y"))])
+        await self.storage.save([Write(Key("swarm", "s2"), 1, BODY, tags=("x",))])
+        assert [await self.tagged(tag) for tag in ("x", "y", "xy")] == [2, 1, 0]
+        version = (await self.storage.save([Write(SWARM, 1, OTHER, tags=("z",))]))[SWARM]
+        assert [await self.tagged(tag) for tag in ("x", "y", "z")] == [1, 0, 1]
+        await self.storage.save([Write(SWARM, 1, OTHER, version, ODD_TAGS)])
+        assert [await self.tagged(tag) for tag in ("z", *ODD_TAGS)] == [0] + [1] * len(ODD_TAGS)
+        many = [Key("swarm", f"m{number:04}") for number in range(1500)]
+        await self.storage.save([Write(key, 1, BODY, tags=("m", key.id)) for key in many])
+        snapshot = Key("run_snapshot", "r1/1")
+        await self.storage.save([Write(snapshot, 1, BODY, tags=("m",))])
+        assert [await self.tagged(tag) for tag in ("m", "m1234")] == [1501, 1]
+        await self.storage.save([Write(many[0], 1, BODY), *(Write(key, 1, BODY, tags=ODD_TAGS) for key in many[1:])])
+        assert [await self.tagged(tag) for tag in ("m", *ODD_TAGS)] == [1] + [1500] * len(ODD_TAGS)
+
+    async def check_what_a_target_names_is_counted(self) -> None:
+        """A kind's rows, one row or none of a key, all rows; nothing is changed by counting."""
+        await self.storage.save([Write(key, 1, BODY) for key in (KEY, SWARM, Key("swarm", "s2"))])
+        before = (await self.storage.load([])).coherence
+        targets = [Target("swarm"), Target("team"), Target.of(KEY), Target("bot", "none"), Target()]
+        assert [await self.storage.count(target) for target in targets] == [2, 0, 1, 0, 3]
+        assert (await self.storage.load([])).coherence == before
+
+    async def check_invalidating_raises_what_it_names(self) -> None:
+        """A kind's or everyone's floor, or the newest of the tags; it is known at once, and no row is touched."""
+        version = (await self.storage.save([Write(KEY, 1, BODY)]))[KEY]
+        before = (await self.storage.load([])).coherence
+        numbers = [
+            (await self.invalidate(target)).number
+            for target in (Target("bot"), Target(tag="x"), Target.of(KEY), Target())
+        ]
+        known = self.storage.coherence()
+        assert numbers == sorted(set(numbers))
+        assert min(numbers) > before.highest
+        assert (known.generations["kind:bot"], known.tag, known.floor("team")) == (numbers[0], numbers[1], numbers[3])
+        assert (known.highest, known.tagged) == (numbers[3], before.tagged)
+        assert (await self.storage.load([])).coherence == known
+        assert await self.row(KEY) == Row(version, version, 1, BODY)
+
+    async def check_invalidations_are_recorded(self) -> None:
+        """What, when, why and by whom, the newest first; a key that has no row too."""
+        targets = [Target(tag="a b"), Target("swarm"), Target("bot", "x:y"), Target()]
+        done = [await self.storage.invalidate(target, reason=f"why {target}", actor="ada") for target in targets]
+        assert [(each.scope, each.reason, each.actor) for each in done] == [
+            (scope, f"why {scope}", "ada") for scope in ("tag:a b", "kind:swarm", "bot:x:y", "all")
+        ]
+        assert [each.at for each in done] == sorted({each.at for each in done})
+        assert list(await self.storage.invalidations(10)) == done[::-1]
+        assert list(await self.storage.invalidations(1)) == done[-1:]
+
+    async def check_an_unknown_kind_is_refused(self) -> None:
+        """Nothing is raised or recorded for a kind that L3 does not have, nor is anything counted."""
+        before = (await self.storage.load([])).coherence
+        for target in (Target("nobody"), Target("nobody", "x")):
+            for asked in (self.invalidate(target), self.storage.count(target)):
+                try:
+                    await asked
+                except SettingsError as refusal:
+                    assert "no kind nobody" in str(refusal)
+                else:
+                    raise AssertionError("it was not refused")
+        assert not await self.storage.invalidations(10)
+        assert (await self.storage.load([])).coherence == before
+
+    async def invalidate(self, target: Target) -> Invalidation:
+        """Make a target void."""
+        return await self.storage.invalidate(target, reason="a check", actor="the suite")
+
+    async def tagged(self, tag: str) -> int:
+        """How many rows have a tag."""
+        return await self.storage.count(Target(tag=tag))
 
     async def row(self, key: Key) -> Row:
         """The row of a key."""
