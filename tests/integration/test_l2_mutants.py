@@ -126,7 +126,7 @@ ANSWERS: list[tuple[str, str, Check]] = [
         SharedCacheSuite.check_an_untrusting_reader_waits_for_nobody,
     ),
     ("or entry.incarnation != self._incarnation", "", SharedCacheSuite.check_another_incarnation_is_absent),
-    ("max(self._coherence.floor(kind), ", "max(0, ", SharedCacheSuite.check_an_older_generation_is_absent),
+    ("max(self._coherence.shared_floor(kind), ", "max(0, ", SharedCacheSuite.check_an_older_generation_is_absent),
     (
         "floor(kind), self.nothing.generation)",
         "floor(kind), 0)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 import msgspec
+import pytest
 
 from holdfast.invalidation.fence_map import FenceMap
 from holdfast.keys import Key
@@ -88,6 +89,22 @@ def test_a_whole_kind_is_barred() -> None:
     for began in (2.0, 62.0):
         found.advance(Cursor(L3, snapshot(20)), began)
     assert found.fenced(OTHER) == 0
+
+
+@pytest.mark.parametrize("scope", ["l2:bot", "kind:bot", "all"])
+def test_a_whole_kind_is_barred_until_its_next_generation(scope: str) -> None:
+    """It was committed after the change, so that who fills under it read later; none known before proves that."""
+    found = advanced((0.0, 10))
+    found.note_kind("bot", 1.0)
+    found.learn(Coherence(L3.incarnation, {**L3.generations, "l2:team": 50, "l2": 60}))
+    assert found.fenced(OTHER) == ANY_VERSION
+    found.learn(Coherence(L3.incarnation, {**L3.generations, scope: 70}))
+    assert found.fenced(OTHER) == 0
+    found.note(OTHER, 80, 2.0)
+    found.note_kind("bot", 2.0)
+    assert found.fenced(OTHER) == ANY_VERSION
+    found.learn(Coherence(L3.incarnation, {**L3.generations, scope: 90}))
+    assert found.fenced(OTHER) == 80
 
 
 def test_another_incarnation_is_not_trusted() -> None:

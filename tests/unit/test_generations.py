@@ -26,3 +26,11 @@ def test_a_fill_of_now_counts_for_every_kind(generations: dict[str, int]) -> Non
     coherence = Coherence(UUID(int=1), generations)
     assert all(coherence.highest >= coherence.floor(kind) for kind in ("bot", "team", "swarm"))
     assert coherence.highest in {0, *generations.values()}
+
+
+@pytest.mark.parametrize(("kind", "floor"), [("bot", 20), ("team", 25), ("swarm", 10)])
+def test_what_voids_only_l2_leaves_l1_alone(kind: str, floor: int) -> None:
+    """The feed has told L1 of the change itself, which the relay could not fence key by key."""
+    coherence = Coherence(UUID(int=1), {**GENERATIONS, "l2:bot": 15, "l2:team": 25})
+    assert coherence.shared_floor(kind) == floor
+    assert coherence.floor("team") == 10

@@ -13,8 +13,8 @@ from holdfast.documents import Bot
 from holdfast.entry import Tier
 from holdfast.errors import TierUnavailable
 from holdfast.flows import Flows
-from holdfast.invalidation.relay import NODE_SCOPE, Relay
-from holdfast.protocols import Watermark
+from holdfast.invalidation.relay import Relay
+from holdfast.protocols import SHARED_SCOPE, Watermark
 from holdfast.testing import ManualClock, MemoryCache, MemoryFeed, MemoryStorage
 from holdfast.testing.door import connect_flows
 
@@ -41,7 +41,7 @@ async def test_nodes_begin_with_a_generation_drawn_after_their_snapshot() -> Non
     bench = Bench()
     await bench.put(A)
     await bench.round()
-    generation = bench.l3.coherence().generations[NODE_SCOPE]
+    generation = bench.l3.coherence().generations[SHARED_SCOPE]
     for mark in bench.marks().values():
         assert mark is not None
         assert (mark.generation, mark.known_generation) == (generation, generation)
@@ -216,7 +216,7 @@ async def test_a_whole_kind_raises_its_generation_before_watermarks_move(bench: 
     await bench.put(A)
     await bench.l3.truncate("bot")
     await bench.round()
-    raised = bench.l3.coherence().floor("bot")
+    raised = bench.l3.coherence().shared_floor("bot")
     assert raised > 0
     assert {mark.known_generation for mark in bench.marks().values() if mark is not None} == {raised}
 

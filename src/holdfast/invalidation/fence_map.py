@@ -110,7 +110,7 @@ class FenceMap:
 
         One that is not known yet was committed later than the change. Who fills under it began to read later still.
         """
-        self._kinds[kind] = (now, self._coherence.floor(kind))
+        self._kinds[kind] = (now, self._coherence.shared_floor(kind))
 
     def note_tags(self, generations: Mapping[str, int]) -> set[str]:
         """Generations of tags are known; returns the tags of which that is news."""
@@ -148,7 +148,11 @@ class FenceMap:
 
     def fenced(self, key: Key) -> int:
         """The lowest version that an answer may have; see `View.fenced`."""
-        if self._kinds and (changed := self._kinds.get(key.kind)) and self._coherence.floor(key.kind) <= changed[1]:
+        if (
+            self._kinds
+            and (changed := self._kinds.get(key.kind))
+            and self._coherence.shared_floor(key.kind) <= changed[1]
+        ):
             return ANY_VERSION
         noted = self._keys.get(key)
         if noted is None:

@@ -22,6 +22,7 @@ from holdfast.clock import Clock
 from holdfast.errors import HoldfastError, TierError, TierUnavailable
 from holdfast.keys import Key
 from holdfast.protocols import (
+    SHARED_SCOPE,
     Change,
     ChangeSource,
     Coherence,
@@ -44,8 +45,6 @@ GAP_SECONDS: Final = 0.1
 """Between rounds. Readers judge L2 by what they know themselves, so that fences need no hurry, and a key that changes
 often is fenced once a round."""
 Known = TypeVar("Known")
-NODE_SCOPE: Final = "l2"
-"""Generations of nodes are drawn in this scope, which no kind belongs to."""
 
 
 class Relay:
@@ -163,7 +162,7 @@ class Relay:
         if not targets:
             return
         cursor = (await self._source.poll(None)).cursor
-        coherence = await self._source.raise_generation(NODE_SCOPE)
+        coherence = await self._source.raise_generation(SHARED_SCOPE)
         if coherence.incarnation != cursor.coherence.incarnation:
             raise TierUnavailable("L3: it became another one while nodes of L2 began anew")
         await self._source.poll(cursor, announce=True)  # readers trust the nodes once they know the generation
@@ -203,7 +202,7 @@ class Relay:
         kinds, versions = _gathered(poll.changes)
         known = poll.cursor.coherence.highest
         for kind in kinds:
-            known = (await self._source.raise_generation(f"kind:{kind}")).highest
+            known = (await self._source.raise_generation(f"{SHARED_SCOPE}:{kind}")).highest
         await asyncio.gather(
             *(self._follow(target, poll, known, versions) for target in targets if self._wants(target, poll))
         )
@@ -248,7 +247,7 @@ class Relay:
 
 def beginning(cursor: Cursor, coherence: Coherence) -> Watermark:
     """The watermark of a node that begins anew at a cursor, with the generation drawn for it."""
-    generation = coherence.generations[NODE_SCOPE]
+    generation = coherence.generations[SHARED_SCOPE]
     return Watermark(coherence.incarnation.bytes, cursor.snapshot, generation, coherence.highest, (), cursor.anchor)
 
 

@@ -6,7 +6,7 @@ L3's feed: `tiers.l3_feed.PostgresFeed` and `testing.memory_feed.MemoryFeed`. `S
 `holdfast.testing.conformance` run on all of them.
 """
 
-from holdfast.protocols.coherence import ANY_VERSION, Coherence
+from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
 from holdfast.protocols.feed import Change, ChangeSource, Cursor, Poll, Snapshot
 from holdfast.protocols.shared_cache import (
     Absent,
@@ -25,6 +25,7 @@ from holdfast.protocols.voids import Invalidation, Target
 
 __all__ = [
     "ANY_VERSION",
+    "SHARED_SCOPE",
     "Absent",
     "Affected",
     "Cached",

@@ -9,6 +9,8 @@ import msgspec
 
 ANY_VERSION = 2**63 - 1
 """A fence of this version refuses every value: what is known after a write whose outcome is unknown."""
+SHARED_SCOPE = "l2"
+"""Generations that concern L2 alone: of a node, or, with a colon and its name, of a kind."""
 
 
 class Coherence(msgspec.Struct, frozen=True):
@@ -17,7 +19,8 @@ class Coherence(msgspec.Struct, frozen=True):
     Attributes:
         incarnation: the running L3; another value means a crash, a failover or a restore, and empties every
             cache.
-        generations: scope to number. ``all`` and ``kind:<name>``: below it cached entries are void. ``tag``: the newest
+        generations: scope to number. ``all`` and ``kind:<name>``: below it cached entries are void;
+            ``l2:<name>``: those in L2 are. ``l2``: drawn for its nodes. ``tag``: the newest
             generation of any tag; those themselves come with the feed. ``tagged``: below it entries with tags are void,
             since generations of tags up to it were forgotten.
     """
@@ -28,6 +31,10 @@ class Coherence(msgspec.Struct, frozen=True):
     def floor(self, kind: str) -> int:
         """The lowest generation an entry of this kind may carry and still count."""
         return max(self.generations.get("all", 0), self.generations.get(f"kind:{kind}", 0))
+
+    def shared_floor(self, kind: str) -> int:
+        """The same for entries in L2, of which the relay makes those void that it cannot fence one by one."""
+        return max(self.floor(kind), self.generations.get(f"{SHARED_SCOPE}:{kind}", 0))
 
     @property
     def tag(self) -> int:

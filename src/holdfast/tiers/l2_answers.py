@@ -101,5 +101,5 @@ class Judge:
         return max(self._leasts.get(kind) or self._least(kind), self._void_below(tags))
 
     def _least(self, kind: str) -> int:
-        least = self._leasts[kind] = max(self._coherence.floor(kind), self.nothing.generation)
+        least = self._leasts[kind] = max(self._coherence.shared_floor(kind), self.nothing.generation)
         return least

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from holdfast.invalidation.fence_map import FenceMap
-from holdfast.invalidation.relay import NODE_SCOPE, Relay, beginning
+from holdfast.invalidation.relay import Relay, beginning
 from holdfast.keys import Key
-from holdfast.protocols import Cursor, Watermark
+from holdfast.protocols import SHARED_SCOPE, Cursor, Watermark
 from holdfast.testing import MemoryCache, MemoryFeed
 from holdfast.testing.memory_cache import Held
 from holdfast.testing.memory_log import Voids
@@ -99,7 +99,7 @@ def generation_before_its_snapshot(patch: pytest.MonkeyPatch) -> None:
     async def begin(self: Relay, targets: Sequence[Any]) -> None:
         if not targets:
             return
-        coherence = await self._source.raise_generation(NODE_SCOPE)
+        coherence = await self._source.raise_generation(SHARED_SCOPE)
         cursor = (await self._source.poll(None, announce=True)).cursor
         after = beginning(cursor, coherence)
         for target in targets:
