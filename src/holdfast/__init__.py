@@ -38,6 +38,7 @@ from holdfast.errors import (
     TierUnavailable,
     WrongEventLoop,
 )
+from holdfast.invalidation.rules import RULES, Dependents, Impact, Rule
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
 from holdfast.protocols import Invalidation, Isolation
@@ -47,6 +48,7 @@ from holdfast.store import StateStore
 from holdfast.transactions import Transaction
 
 __all__ = [
+    "RULES",
     "AppendOnly",
     "Bot",
     "Caching",
@@ -55,12 +57,14 @@ __all__ = [
     "Conflict",
     "Consistency",
     "CorruptDocument",
+    "Dependents",
     "Document",
     "DocumentTooDeep",
     "DocumentTooLarge",
     "Durability",
     "Entry",
     "HoldfastError",
+    "Impact",
     "IncarnationChanged",
     "InvalidDocument",
     "InvalidKey",
@@ -73,6 +77,7 @@ __all__ = [
     "Overloaded",
     "Receipt",
     "Routine",
+    "Rule",
     "RunContextSnapshot",
     "SchemaTooNew",
     "Scope",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -16,9 +16,11 @@ from holdfast.flights import Flights
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.fence_map import WINDOW_SECONDS, FenceMap
+from holdfast.invalidation.invalidator import CacheInvalidator
 from holdfast.invalidation.key_history import KeyHistory
 from holdfast.invalidation.lease import FeedLease
 from holdfast.invalidation.relay import Relay
+from holdfast.invalidation.rules import Rule
 from holdfast.invalidation.sampling import AnswerSampler
 from holdfast.invalidation.verifier import Emit, Verifier
 from holdfast.key_locks import KeyLocks
@@ -52,6 +54,7 @@ class Flows:
         sleep: pauses, seconds.
         random_: for jitter, and to choose which answers are verified.
         server: this one's name, for what it finds and what it makes void.
+        rules: what goes with a document that changed; acted on by the server that fences L2.
         emit: publishes what the verifier finds; None: it is logged and reported only.
     """
 
@@ -72,6 +75,7 @@ class Flows:
         window_seconds: float = WINDOW_SECONDS,
         server: str = "a server",
         emit: Emit | None = None,
+        rules: Iterable[Rule] = (),
     ) -> None:
         # Long, for it is the one place where all parts of a server are made and joined: names, and no decisions.
         self.counters = Counters()
@@ -93,9 +97,6 @@ class Flows:
             history=history,
         )
         self.feed = ChangeFeed(feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
-        self.relay = Relay(*relay, clock=clock) if relay is not None else None
-        if self.relay is not None:
-            self.feed.on_changes(self.relay.wake)
         self.resolver = Resolver(
             kinds=kinds,
             caches=self.caches,
@@ -134,6 +135,10 @@ class Flows:
             history=history,
         )
         self.invalidator = Invalidator(l3=l3, kinds=kinds, writer=self.writer, applier=self.applier, actor=server)
+        self.cache_invalidator = CacheInvalidator(rules, l3=l3, decode=self.resolver.decode, void=self.invalidator.void)
+        self.relay = Relay(*relay, clock=clock, follow=self.cache_invalidator.follow) if relay is not None else None
+        if self.relay is not None:
+            self.feed.on_changes(self.relay.wake)
         self.transactions = Transactions(
             kinds=kinds,
             l3=l3,

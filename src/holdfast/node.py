@@ -25,6 +25,8 @@ from holdfast.arguments import SettingArguments
 from holdfast.clock import Clock, SystemClock
 from holdfast.errors import Closed, HoldfastError, SettingsError, StorageNotReady
 from holdfast.flows import Flows, build_caches
+from holdfast.invalidation.rules import RULES, Rule
+from holdfast.invalidation.rules import check as check_rules
 from holdfast.kinds import Kind, register
 from holdfast.protocols import Coherence
 from holdfast.settings import Settings, load_settings
@@ -52,9 +54,17 @@ class Node:
         flows: there once `start` has returned.
     """
 
-    def __init__(self, settings: Settings, kinds: Iterable[Kind[Any]], *, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        kinds: Iterable[Kind[Any]],
+        *,
+        progress: Callable[[str], None],
+        rules: Iterable[Rule] = RULES,
+    ) -> None:
         self.settings = settings
         self.kinds = register(kinds)
+        self.rules = check_rules(rules, self.kinds)
         self._clock = SystemClock()
         build_caches(settings, self.kinds, self._clock)  # what cannot work is refused before anything connects
         self.flows: Flows | None = None
@@ -91,6 +101,7 @@ class Node:
             sleep=asyncio.sleep,
             random_=random.Random(),  # noqa: S311 - jitter, nothing secret
             server=process_name(),
+            rules=self.rules,
         )
         self._stack.push_async_callback(flows.stop)
         await flows.start()
@@ -296,6 +307,7 @@ def connect(
     settings: Settings | None = None,
     *,
     kinds: Iterable[Kind[Any]] = (),
+    rules: Iterable[Rule] = RULES,
     config: Path | str | None = None,
     progress: Callable[[str], None] = lambda _: None,
     **arguments: Unpack[SettingArguments],
@@ -307,6 +319,7 @@ def connect(
     Args:
         settings: all settings; then neither environment nor file is read.
         kinds: own kinds, beside the built-in ones.
+        rules: which change of a document makes what else void: the seed's by default, ``(*RULES, ...)`` for more.
         config: a TOML file with settings.
         progress: told in words what is being waited for.
         arguments: single settings by name; they win over the environment and the file.
@@ -319,4 +332,4 @@ def connect(
     chosen = settings or load_settings(
         environment=os.environ, file=Path(config) if config is not None else None, arguments=arguments
     )
-    return Connecting(Node(chosen, kinds, progress=progress))
+    return Connecting(Node(chosen, kinds, progress=progress, rules=rules))

@@ -77,8 +77,8 @@ async def measured(settings: Settings, servers: int) -> tuple[float, dict[str, i
 
 
 def is_bounded(work: dict[str, int], servers: int) -> bool:
-    """Each server asks for what it reads once or twice, in few queries, and nobody for what nobody reads."""
-    return work["l3_rows"] <= 2.5 * servers * len(HOT) and work["l3_queries"] <= 8 * servers
+    """Each server asks for what it reads about once, in few queries, and nobody for what nobody reads."""
+    return work["l3_rows"] <= 1.5 * servers * len(HOT) and work["l3_queries"] <= 4 * servers
 
 
 async def test_a_mass_change_costs_each_server_what_it_reads(settings: Settings) -> None:

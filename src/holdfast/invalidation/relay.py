@@ -12,7 +12,7 @@ generation drawn then, so that every entry which counts was read after the snaps
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -45,10 +45,14 @@ GAP_SECONDS: Final = 0.1
 """Between rounds. Readers judge L2 by what they know themselves, so that fences need no hurry, and a key that changes
 often is fenced once a round."""
 Known = TypeVar("Known")
+Follow = Callable[[Sequence[Change]], Awaitable[None]]
 
 
 class Relay:
     """Fences L2 while this server is elected.
+
+    Args:
+        follow: told of all changes before the nodes are; what it raises fails the round, which is repeated.
 
     Attributes:
         leading: whether it is.
@@ -56,10 +60,11 @@ class Relay:
         restarts: nodes that had to begin anew.
     """
 
-    def __init__(self, source: ChangeSource, sink: FenceSink, *, clock: Clock) -> None:
+    def __init__(self, source: ChangeSource, sink: FenceSink, *, clock: Clock, follow: Follow | None = None) -> None:
         self._source = source
         self._sink = sink
         self._clock = clock
+        self._told_first = follow
         self._marks: dict[str, Watermark] = {}
         self._moved_at: dict[str, float] = {}
         self._silent: dict[str, tuple[float, Exception]] = {}  # nodes left alone: until when, and why
@@ -199,6 +204,8 @@ class Relay:
             # life and is not in these files.
             await self._begin(targets)
             return
+        if self._told_first is not None:
+            await self._told_first(poll.changes)
         kinds, versions = _gathered(poll.changes)
         known = poll.cursor.coherence.highest
         for kind in kinds:

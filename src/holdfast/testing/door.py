@@ -13,6 +13,8 @@ from holdfast.clock import Clock
 from holdfast.errors import SettingsError
 from holdfast.flows import Flows
 from holdfast.invalidation.fence_map import WINDOW_SECONDS
+from holdfast.invalidation.rules import Rule
+from holdfast.invalidation.rules import check as check_rules
 from holdfast.kinds import Kind, register
 from holdfast.protocols import ChangeSource, FenceSink, SharedCache, Storage
 from holdfast.settings import Settings
@@ -37,6 +39,7 @@ async def connect_flows(
     seed: int = 0,
     window_seconds: float = WINDOW_SECONDS,
     untrusted: Mapping[str, str] = MappingProxyType({}),
+    rules: Iterable[Rule] = (),
 ) -> AsyncIterator[Flows]:
     """A server's inside over the given tiers, for tests that look at caches and counters.
 
@@ -44,6 +47,7 @@ async def connect_flows(
         feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
         untrusted: kinds that no cache may answer for, with the reason.
+        rules: invalidation rules.
         window_seconds: how long it remembers a change, to judge L2 by.
     """
     registered = register(kinds)
@@ -69,6 +73,7 @@ async def connect_flows(
         random_=random.Random(seed),  # noqa: S311 - jitter of a test must repeat
         window_seconds=window_seconds,
         untrusted=untrusted,
+        rules=check_rules(rules, registered),
     )
     try:
         await flows.start()
