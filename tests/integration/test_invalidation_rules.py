@@ -99,14 +99,20 @@ class Servers:
 
     async def prepare(self) -> None:
         """Write all documents, let the rules act on that, and hold everything everywhere."""
-        for name, document in DOCUMENTS.items():
-            await self.stores[0].collections[key_of(name).kind].put(key_of(name).id, document)
-        await self.settle()
+        # The members of a team that is new are fenced, and L2 does not take what was written before that for a while.
+        for first in (True, False):
+            for name, document in DOCUMENTS.items():
+                if name.startswith("team:") is first:
+                    await self.stores[0].collections[key_of(name).kind].put(key_of(name).id, document)
+            await self.settle()
 
         async def is_held() -> bool:
+            if await self.in_l2() != set(DOCUMENTS):
+                for cache in flows_of(self.stores[1]).caches.values():
+                    cache.flush()  # what memory answers, nobody fills L2 with
             for store in self.stores:
-                for name in DOCUMENTS:
-                    assert await store.collections[key_of(name).kind].get(key_of(name).id) is not None
+                for key in map(key_of, DOCUMENTS):
+                    assert await store.collections[key.kind].get(key.id) is not None
                 await flows_of(store).resolver.drain()
             return await self.in_l2() == set(DOCUMENTS) and all(None not in held.values() for held in self.held())
 
@@ -115,7 +121,7 @@ class Servers:
     async def settle(self) -> None:
         """Wait until L2's nodes were told of all that is committed now, and so the rules have acted, and both know."""
         flows = flows_of(self.stores[0])
-        assert await flows.feed.refresh()
+        await until(flows.feed.refresh)
         cursor = flows.feed.cursor
         assert cursor is not None
 
@@ -126,7 +132,7 @@ class Servers:
 
         await until(told)
         for store in self.stores:
-            assert await flows_of(store).feed.refresh()
+            await until(flows_of(store).feed.refresh)
 
     def held(self) -> list[dict[str, object]]:
         """What each server's memory holds, entry by entry."""
