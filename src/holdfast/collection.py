@@ -288,6 +288,7 @@ class Collection(Generic[D]):
         Raises:
             InvalidKey, InvalidToken: the id, or the token.
             Overloaded: 10,000 watches are open on this server.
+            StorageNotReady: the kind's table does not tell of its changes.
             Closed: the store is closed.
             CorruptDocument, SchemaTooNew: while iterating, for one change; iterate again to go on behind it.
         """

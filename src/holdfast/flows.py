@@ -130,7 +130,7 @@ class Flows:
         self.announcer = Announcer(kinds, epoch_ms=epoch_ms)
         self.feed.on_applied(self.announcer.tell)
         self._past = past or feed
-        self.watching = Watching(reader=self.reader, feed=self.feed, past=self._past, sleep=sleep)
+        self.watching = Watching(reader=self.reader, feed=self.feed, past=self._past, sleep=sleep, untrusted=untrusted)
         self.writer = Writer(
             l3=l3,
             resolver=self.resolver,

@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 from holdfast.changes import ChangeOperation, Watched
 from holdfast.documents import Document
 from holdfast.entry import MISSING, Consistency
-from holdfast.errors import Closed, CorruptDocument, SchemaTooNew, TierError
+from holdfast.errors import Closed, CorruptDocument, SchemaTooNew, StorageNotReady, TierError
 from holdfast.flights import Resolved
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.positions import Position, position_of, token_of
@@ -41,6 +41,7 @@ class Watching:
     Args:
         past: where those that come back read what they missed.
         sleep: pauses, seconds.
+        untrusted: kinds whose tables do not tell of their changes, with the reason.
         waiting_max: see `watchers.WAITING_MAX`.
     """
 
@@ -51,6 +52,7 @@ class Watching:
         feed: ChangeFeed,
         past: ChangeSource,
         sleep: Callable[[float], Awaitable[object]],
+        untrusted: Mapping[str, str],
         waiting_max: int = WAITING_MAX,
     ) -> None:
         self.reader = reader
@@ -58,11 +60,14 @@ class Watching:
         self.past = past
         self.sleep = sleep
         self.waiting_max = waiting_max
+        self._untrusted = untrusted
         self.watchers = Watchers()
         feed.on_applied(self.watchers.tell)
 
     def open(self, key: Key, after: str | None) -> Watch[Any]:
         """Watch a key, or with an empty id its kind; see `Collection.watch`."""
+        if (reason := self._untrusted.get(key.kind)) is not None:
+            raise StorageNotReady(f"kind {key.kind} cannot be watched, its table does not tell of changes: {reason}")
         return Watch(key, None if after is None else position_of(after), self)
 
     def close(self) -> None:
@@ -98,9 +103,9 @@ class Watch(Generic[D]):
         """
         if self._missed is not None or self._ready or self._taken:
             return token_of(self._given)
-        if (cursor := self._line.next_from) is not None:
-            return token_of(Position(cursor))
-        return token_of(Position(self._line.ended or self._watchers.cursor) if self._line.empty else self._given)
+        present = self._line.ended or self._watchers.cursor
+        cursor = present if self._line.empty else self._line.next_from
+        return token_of(self._given if cursor is None else Position(cursor))
 
     def __aiter__(self) -> Self:
         return self
@@ -140,8 +145,10 @@ class Watch(Generic[D]):
             await self._come_back(self._missed)
         elif self._taken:
             await self._read()
-        elif told := self._line.take(READ_MAX):
-            self._taken.extend(told)
+        elif not self._line.empty:
+            if (cursor := self._line.next_from) is not None:
+                self._given = Position(cursor)  # all before it was given, and the cursor may be much younger
+            self._taken.extend(self._line.take(READ_MAX))
         else:
             self._woken.clear()
             await self._woken.wait()
