@@ -28,7 +28,7 @@ from holdfast.flows import Flows
 from holdfast.invalidation.watchers import Line, Watchers
 from holdfast.keys import Key
 from holdfast.protocols import Cursor
-from holdfast.testing import ManualClock, MemoryFeed, MemoryStorage, connect
+from holdfast.testing import ManualClock, MemoryCache, MemoryFeed, MemoryStorage, connect
 from holdfast.testing.door import connect_flows
 
 INSERT, UPDATE, DELETE = ChangeOperation.INSERT, ChangeOperation.UPDATE, ChangeOperation.DELETE
@@ -162,7 +162,8 @@ async def test_while_l3_is_away_it_waits(l3: MemoryStorage, flows: Flows, bots: 
 
 async def test_a_document_that_cannot_be_read_is_an_error_of_its_own(l3: MemoryStorage) -> None:
     """It is named; the changes before and behind it are told, and it is not told again."""
-    async with connect_flows(l3=l3, clock=SystemClock()) as flows:  # the lease of who could not read it must end
+    clock = SystemClock()  # which lets the lease end of whoever could not read it
+    async with connect_flows(l3=l3, l2=MemoryCache(clock, lease_seconds=0.01), clock=clock) as flows:
         await one_that_cannot_be_read(l3, flows.store.bots)
 
 
