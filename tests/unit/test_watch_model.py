@@ -109,7 +109,7 @@ async def scene(world: World) -> Verdict:
             doors.append(flows.store.bots)
         following = asyncio.ensure_future(follow(world, doors))
         await asyncio.sleep(0)
-        while not following.done() and not len(doors[0]._watching.watchers):  # it watches before anybody writes
+        while not following.done() and not len(doors[0].watching.watchers):  # it watches before anybody writes
             await world.pause(0.001)
         await asyncio.gather(*(write(world, l3) for _ in range(4)))
         await l3.raw_put(END, b"{}")
