@@ -149,6 +149,7 @@ class Watch(Generic[D]):
             if (cursor := self._line.next_from) is not None:
                 self._given = Position(cursor)  # all before it was given, and the cursor may be much younger
             self._taken.extend(self._line.take(READ_MAX))
+            await asyncio.sleep(0)  # where no document need be read, others would never get their turn
         else:
             self._woken.clear()
             await self._woken.wait()

@@ -147,7 +147,6 @@ class Watchers:
 
     Args:
         watchers_max: more are refused.
-
     """
 
     def __init__(self, *, watchers_max: int = WATCHERS_MAX) -> None:
