@@ -210,9 +210,11 @@ async def test_a_watch_is_closed_by_hand(flows: Flows, bots: Collection[Bot]) ->
 
 async def test_one_that_is_dropped_is_closed(flows: Flows, bots: Collection[Bot]) -> None:
     """A loop that is left by a break leaves nothing behind."""
+    watch = bots.watch("b1")
     await bots.put("b1", Bot())
-    async for _ in bots.watch("b1"):
+    async for _ in watch:
         break
+    del watch
     gc.collect()
     await settle()
     watchers = flows.watching.watchers
