@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
@@ -267,12 +267,12 @@ async def test_one_that_is_too_slow_is_told_so(pair: tuple[OpenStore, OpenStore]
 async def test_the_seeds_topics_ride_on_the_feed(pair: tuple[OpenStore, OpenStore], sql: Sql) -> None:
     """On a server that did nothing itself, for statements of another tool."""
     here, there = pair
-    topics: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+    topics: asyncio.Queue[tuple[str, Mapping[str, Any]]] = asyncio.Queue()
     flows_of(there).announcer.on_topic(lambda topic, data: topics.put_nowait((topic, data)))
 
     async def told(count: int) -> list[tuple[str, dict[str, Any]]]:
         async with asyncio.timeout(DEADLINE_SECONDS):
-            return [await topics.get() for _ in range(count)]
+            return [(topic, dict(data)) for topic, data in [await topics.get() for _ in range(count)]]
 
     await update(sql)
     (updated, data), (changed, same) = await told(2)

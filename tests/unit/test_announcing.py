@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -168,7 +168,7 @@ async def test_a_listener_that_raises_harms_neither_the_feed_nor_the_caches() ->
         shown: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context["exception"]))
 
-        def listener(topic: str, _data: dict[str, Any]) -> None:
+        def listener(topic: str, _data: Mapping[str, Any]) -> None:
             seen.append(topic)
             raise ZeroDivisionError
 

@@ -34,7 +34,7 @@ KEYS_MAX: Final = 100
 """Named in one event; and voids of one kind told one by one, beyond which the kind is."""
 
 Topic = tuple[str, dict[str, Any]]
-Listener = Callable[[str, dict[str, Any]], None]
+Listener = Callable[[str, Mapping[str, Any]], None]
 
 
 class Announcer:
