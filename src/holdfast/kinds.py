@@ -150,7 +150,9 @@ class Kind(Generic[D]):
 
 
 _CONFIG: Final = "config"
-SWARM: Final = Kind("swarm", Swarm, "Chat", Caching(cache="swarm", l2_ttl_seconds=15 * 60.0), tags=swarm_tags, configuration=True)
+SWARM: Final = Kind(
+    "swarm", Swarm, "Chat", Caching(cache="swarm", l2_ttl_seconds=15 * 60.0), tags=swarm_tags, configuration=True
+)
 BOT: Final = Kind("bot", Bot, "User", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0), configuration=True)
 TEAM: Final = Kind("team", Team, "Teams", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0), configuration=True)
 ROUTINE: Final = Kind("routine", Routine, "Routine", Caching(cache=_CONFIG, l2_ttl_seconds=60 * 60.0))

@@ -288,12 +288,22 @@ async def test_the_seeds_topics_ride_on_the_feed(pair: tuple[OpenStore, OpenStor
     await sql.execute('TRUNCATE holdfast."Routine"')
     *_, (topic, data) = await told(3)
     assert (topic, data["pattern"], data["reason"]) == ("cache/invalidate_l1", "kind:routine", "truncate")
-    await sql.execute("SELECT holdfast.raise_generation('kind:bot')")
-    events = await told(2)  # for the routines of L2 the relay raised one
-    assert {(topic, data["pattern"], data["reason"]) for topic, data in events} == {
-        ("cache/invalidate_l1", "kind:routine", "void"),
-        ("cache/invalidate_l1", "kind:bot", "void"),
+    await here.invalidate(kind="bot", reason="a test")
+    await here.invalidate(tag="x", reason="a test")
+    await here.bots.invalidate("b1", reason="a test")
+    assert {(topic, data["pattern"], data["reason"]) for topic, data in await told(3)} == {
+        ("cache/invalidate_l1", pattern, "void") for pattern in ("kind:bot", "tag:x", "bot:b1")
     }
+
+
+async def test_a_void_is_told_to_watchers_of_its_key(pair: tuple[OpenStore, OpenStore]) -> None:
+    """No row changed, and what was kept of it may be wrong: the document is read anew."""
+    here, there = pair
+    watch = there.bots.watch()
+    record = await here.bots.invalidate("b1", reason="a test")
+    (change,) = await following(watch, 1)
+    assert (change.id, change.operation, change.version) == ("b1", ChangeOperation.VOID, record.number)
+    assert change.document == OLD
 
 
 async def test_a_table_whose_triggers_are_gone_is_not_watched(settings: Settings, sql: Sql) -> None:

@@ -36,9 +36,13 @@ BEFORE = cursor()
 
 
 def told(
-    *changes: Change, before: Cursor | None = BEFORE, now: Cursor | None = None, reset: str | None = None
+    *changes: Change,
+    before: Cursor | None = BEFORE,
+    now: Cursor | None = None,
+    reset: str | None = None,
+    tags: Sequence[str] = (),
 ) -> list[tuple[str, dict[str, Any]]]:
-    poll = Poll(now or cursor(), changes, reset)
+    poll = Poll(now or cursor(), changes, reset, dict.fromkeys(tags, 9))
     return list(topics(KINDS, before, poll, lambda: NOW))
 
 
@@ -131,6 +135,17 @@ def test_generations_that_rose() -> None:
         ("cache/invalidate_l1", "all", "void"),
         ("cache/invalidate_l1", "kind:bot", "void"),
     ]
+
+
+def test_tags_are_patterns() -> None:
+    """Very many at once are told as everything."""
+    now = cursor({"all": 1, "tag": 9})
+    for tags, patterns in (
+        (["x", "bot:b1"], ["tag:x", "tag:bot:b1"]),
+        ([f"t{number}" for number in range(101)], ["all"]),
+    ):
+        assert [data["pattern"] for _, data in told(now=now, tags=tags)] == patterns
+    assert [topic for topic, _ in told(now=now, tags=["x"], reset="too far behind")] == ["state/reset"]
 
 
 def test_whatever_cannot_be_continued_is_a_reset() -> None:

@@ -12,12 +12,12 @@ none is lost while a server runs, and whatever cannot be continued is told as `s
 | `state/reset` | caches forgot everything, or much: read again what you keep | reason, timestamp |
 
 `keys` are pairs of kind and id, KEYS_MAX at most, and `more` says how many are not named; `timestamp` is in
-milliseconds since 1970. A pattern is ``all``, ``kind:bot`` or ``bot:b1``.
+milliseconds since 1970. A pattern is ``all``, ``kind:bot``, ``tag:x`` or ``bot:b1``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from holdfast.changes import ChangeOperation
@@ -31,7 +31,7 @@ ROUTINE_MODIFIED: Final = "routine/modified"
 INVALIDATE_L1: Final = "cache/invalidate_l1"
 STATE_RESET: Final = "state/reset"
 KEYS_MAX: Final = 100
-"""Named in one event; and voids of one kind told one by one, beyond which the kind is."""
+"""Named in one event. Of more voids of one kind the kind is told, of more tags everything."""
 
 Topic = tuple[str, dict[str, Any]]
 Listener = Callable[[str, Mapping[str, Any]], None]
@@ -73,7 +73,10 @@ def topics(
     changes = [change for change in poll.changes if change.key.kind in kinds]
     for operation, keys in _by_operation(changes).items():
         yield from _updates(kinds, operation, keys, epoch_ms())
-    for pattern, why in (*_voided(changes), *_risen(kinds, before.coherence, poll.cursor.coherence)):
+    if poll.reset is not None:
+        return
+    risen = _risen(kinds, before.coherence, poll.cursor.coherence, poll.tags)
+    for pattern, why in (*_voided(changes), *risen):
         yield INVALIDATE_L1, {"pattern": pattern, "reason": why, "timestamp": epoch_ms()}
 
 
@@ -131,11 +134,14 @@ def _voided(changes: Iterable[Change]) -> Iterator[tuple[str, str]]:
     yield from ((f"kind:{kind}", why) for kind, why in whole.items())
 
 
-def _risen(kinds: Mapping[str, Kind[Any]], before: Coherence, now: Coherence) -> Iterator[tuple[str, str]]:
-    """The generations that rose, of everything and of kinds; those of nodes of L2 are no affair of L1."""
-    if before is now or before.incarnation != now.incarnation:
+def _risen(
+    kinds: Mapping[str, Kind[Any]], before: Coherence, now: Coherence, tags: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """The generations that rose, of everything, of kinds and of tags; those of L2 alone are no affair of L1."""
+    if before is now:
         return
-    patterns = ["all", *(f"kind:{kind}" for kind in kinds)]
-    for pattern in patterns:
-        if now.generations.get(pattern, 0) > before.generations.get(pattern, 0):
-            yield pattern, ChangeOperation.VOID.value
+    scopes = ("all", *(f"kind:{kind}" for kind in kinds))
+    patterns = [scope for scope in scopes if now.generations.get(scope, 0) > before.generations.get(scope, 0)]
+    patterns += ["all"] if len(tags) > KEYS_MAX else [f"tag:{tag}" for tag in tags]
+    for pattern in dict.fromkeys(patterns):
+        yield pattern, ChangeOperation.VOID.value

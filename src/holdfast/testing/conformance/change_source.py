@@ -22,6 +22,7 @@ HINT_SECONDS = 10.0
 RECONNECT_SECONDS = 10.0
 Answer = TypeVar("Answer")
 INSERT, UPDATE, DELETE = ChangeOperation.INSERT, ChangeOperation.UPDATE, ChangeOperation.DELETE
+VOID = ChangeOperation.VOID
 
 
 class OpenTransaction(Protocol):
@@ -313,7 +314,7 @@ class ChangeSourceSuite:
         assert not poll.changes
         version = await self.put(OTHER)
         later = await self.go_on(source, poll.cursor)
-        assert (later.tags, list(later.changes)) == ({}, [Change(OTHER, version)])
+        assert (later.tags, told(later.changes)) == ({}, [(OTHER, version, INSERT)])
         third = await self.raise_tag("x")
         assert (await self.go_on(source, later.cursor)).tags == {"x": third}
         assert (await self.go_on(source, cursor)).tags == {"x": third, "y": second}
@@ -353,7 +354,10 @@ class ChangeSourceSuite:
             for key in (KEY, OTHER)
         ]
         poll = await self.go_on(source, cursor)
-        assert list(poll.changes) == [Change(KEY, numbers[0]), Change(OTHER, numbers[1])]
+        assert told(poll.changes) == [
+            (KEY, numbers[0], ChangeOperation.VOID),
+            (OTHER, numbers[1], ChangeOperation.VOID),
+        ]
         assert version < numbers[0] < numbers[1]
         rows = (await self.storage.load([KEY, OTHER])).rows
         assert {key: row.version for key, row in rows.items()} == {KEY: version}
