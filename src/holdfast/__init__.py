@@ -3,6 +3,7 @@
 Importing has no effect; `connect()` begins everything.
 """
 
+from holdfast.changes import ChangeOperation, Watched
 from holdfast.collection import Collection
 from holdfast.documents import (
     Bot,
@@ -46,12 +47,14 @@ from holdfast.scopes import Scope
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.transactions import Transaction
+from holdfast.watching import Watch
 
 __all__ = [
     "RULES",
     "AppendOnly",
     "Bot",
     "Caching",
+    "ChangeOperation",
     "Closed",
     "Collection",
     "Conflict",
@@ -94,6 +97,8 @@ __all__ = [
     "TierError",
     "TierUnavailable",
     "Transaction",
+    "Watch",
+    "Watched",
     "WrongEventLoop",
     "connect",
 ]

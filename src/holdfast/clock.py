@@ -7,11 +7,16 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """The two readings of time the package uses; nothing else in it reads a clock."""
+    """What ages, timeouts and TTLs are measured by; nothing else in the package reads a clock."""
 
     def monotonic(self) -> float:
         """Seconds from an arbitrary start; never goes back. For ages, TTLs and timeouts."""
         ...
+
+
+def wall_clock_ms() -> int:
+    """The machine's time of day, milliseconds since 1970; only to be shown, never to order by."""
+    return time.time_ns() // 1_000_000
 
 
 class SystemClock:

@@ -21,6 +21,7 @@ from holdfast.kinds import Kind
 from holdfast.protocols import Invalidation, Row, Target, Write
 from holdfast.resolution import Resolver
 from holdfast.voiding import Invalidator
+from holdfast.watching import Watch, Watching
 
 D = TypeVar("D", bound=Document)
 
@@ -73,7 +74,7 @@ class Collection(Generic[D]):
     """The documents of one kind.
 
     Attributes:
-        turns: of the updaters of a key in this process; the scopes' share them.
+        turns, watching: of the updaters of a key in this process, and of its watchers; the scopes' share them.
         invalidator: makes void what caches hold.
 
     `peek(id)` is an attribute that is called: L1 only, synchronous, the live document or None. It is L1's own
@@ -90,6 +91,7 @@ class Collection(Generic[D]):
         writer: Writes,
         turns: KeyLocks,
         invalidator: Invalidator,
+        watching: Watching,
     ) -> None:
         self.kind = kind
         self.peek: Callable[[str], D | None] = peek
@@ -98,6 +100,7 @@ class Collection(Generic[D]):
         self._resolver = resolver
         self._writer = writer
         self.invalidator = invalidator
+        self.watching = watching
 
     async def get(
         self, identifier: str, *, consistency: Consistency = _BOUNDED, max_stale: float | None = None
@@ -270,6 +273,27 @@ class Collection(Generic[D]):
             for key, row in page:
                 yield key.id, self._resolver.decode(key, row)
             after = page[-1][0].id
+
+    def watch(self, identifier: str | None = None, *, after: str | None = None) -> Watch[D]:
+        """Changes of a document, or of all of the kind: ``async for change in state.bots.watch("b1"):``.
+
+        Whoever makes them, with whatever tool: each commit is told once, from this call on; those of one document in
+        the order of their commits. While L3 cannot be asked the watch waits. A watch that may have missed changes is
+        told so by a `RESET`: more than 1000 waited for it, L3 lost a part of its past, or the token is too old. It ends
+        when it, or the store, is closed.
+
+        Args:
+            after: a token of a watch, also of another document or server: begin behind its change.
+
+        Raises:
+            InvalidKey, InvalidToken: the id, or the token.
+            Overloaded: 10,000 watches are open on this server.
+            StorageNotReady: the kind's table does not tell of its changes.
+            Closed: the store is closed.
+            CorruptDocument, SchemaTooNew: while iterating, for one change; iterate again to go on behind it.
+        """
+        self._resolver.check_open()
+        return self.watching.open(Key(self.kind.name, "" if identifier is None else check_id(identifier)), after)
 
     def _key(self, identifier: str) -> Key:
         return Key(self.kind.name, check_id(identifier))

@@ -134,7 +134,7 @@ class StorageNotReady(TierError):
 
 
 class InvalidToken(HoldfastError, ValueError):
-    """A scope's token is none, or was cut or changed on its way."""
+    """A token, of a scope or a watch, is none, or was cut or changed on its way."""
 
 
 class IncarnationChanged(HoldfastError):

@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from holdfast.clock import Clock
+from holdfast.clock import Clock, wall_clock_ms
 from holdfast.collection import Collection
 from holdfast.documents import Limits
 from holdfast.errors import SettingsError
 from holdfast.flights import Flights
+from holdfast.invalidation.announcing import Announcer
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.fence_map import WINDOW_SECONDS, FenceMap
@@ -35,6 +36,7 @@ from holdfast.store import Parts, StateStore
 from holdfast.tiers.l1_local import LocalCache
 from holdfast.transactions import Transactions
 from holdfast.voiding import Invalidator
+from holdfast.watching import Watching
 from holdfast.writing import Writer
 
 DRAIN_SECONDS: Final = 10.0
@@ -48,6 +50,7 @@ class Flows:
     Args:
         feed: where this server's change feed reads.
         relay: where it reads while it is the one that fences L2; None: it never is.
+        past: where watchers that come back read what they missed; None: where the feed reads, which waits meanwhile.
         coherence: what L3 said when it was connected.
         untrusted: kinds that no cache may answer for, with the reason.
         window_seconds: how long this server remembers a change, to judge L2 by.
@@ -56,6 +59,7 @@ class Flows:
         server: this one's name, for what it finds and what it makes void.
         rules: what goes with a document that changed; acted on by the server that fences L2.
         emit: publishes what the verifier finds; None: it is logged and reported only.
+        epoch_ms: the time of day, milliseconds since 1970, for what subscribers are told.
     """
 
     def __init__(
@@ -71,11 +75,13 @@ class Flows:
         clock: Clock,
         sleep: Callable[[float], Awaitable[object]],
         random_: random.Random,
+        past: ChangeSource | None = None,
         untrusted: Mapping[str, str] = MappingProxyType({}),
         window_seconds: float = WINDOW_SECONDS,
         server: str = "a server",
         emit: Emit | None = None,
         rules: Iterable[Rule] = (),
+        epoch_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         # Long, for it is the one place where all parts of a server are made and joined: names, and no decisions.
         self.counters = Counters()
@@ -121,6 +127,10 @@ class Flows:
             clock=clock,
             max_stale={name: kind.caching.max_stale_seconds for name, kind in kinds.items()},
         )
+        self.announcer = Announcer(kinds, epoch_ms=epoch_ms)
+        self.feed.on_applied(self.announcer.tell)
+        self._past = past or feed
+        self.watching = Watching(reader=self.reader, feed=self.feed, past=self._past, sleep=sleep, untrusted=untrusted)
         self.writer = Writer(
             l3=l3,
             resolver=self.resolver,
@@ -175,6 +185,7 @@ class Flows:
                 writer=self.writer,
                 turns=KeyLocks(),
                 invalidator=self.invalidator,
+                watching=self.watching,
             )
             for name, kind in kinds.items()
         }
@@ -211,9 +222,10 @@ class Flows:
         self.verifier.start()
 
     async def stop(self) -> None:
-        """Let writes and fills end, for a while; stop relay and feed, empty L1. May be called twice."""
+        """End watches; let writes and fills end, for a while; stop relay and feed, empty L1. May be called twice."""
         await self.verifier.stop()
         self.resolver.closing = True
+        self.watching.close()
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.writer.drain()
@@ -222,6 +234,7 @@ class Flows:
             pass  # a tier that does not answer must not hold up our end; its callers are told when it times out
         if self.relay is not None:
             await self.relay.stop()
+        await self._past.close()
         await self.feed.stop()
         for cache in set(self.caches.values()):
             cache.flush()  # a closed door answers nothing, not even from memory

@@ -73,6 +73,8 @@ class Kind(Generic[D]):
         tags: the tags of a document, by which cached entries can be made void; a pure function. An entry of more than
             32 is void with any tag. Entries keep the tags they were filled with: after a change of this function, make
             the kind void once.
+        configuration: its changes are also told as `config/changed`. Bots, teams and swarms are (a swarm's document
+            holds its limits, tools and policy); routines have a topic of their own.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Kind(Generic[D]):
     caching: Caching = Caching()
     append_only: bool = False
     tags: Callable[[D], Iterable[str]] | None = None
+    configuration: bool = False
 
     def __post_init__(self) -> None:
         """Check what would fail late.
@@ -147,9 +150,11 @@ class Kind(Generic[D]):
 
 
 _CONFIG: Final = "config"
-SWARM: Final = Kind("swarm", Swarm, "Chat", Caching(cache="swarm", l2_ttl_seconds=15 * 60.0), tags=swarm_tags)
-BOT: Final = Kind("bot", Bot, "User", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0))
-TEAM: Final = Kind("team", Team, "Teams", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0))
+SWARM: Final = Kind(
+    "swarm", Swarm, "Chat", Caching(cache="swarm", l2_ttl_seconds=15 * 60.0), tags=swarm_tags, configuration=True
+)
+BOT: Final = Kind("bot", Bot, "User", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0), configuration=True)
+TEAM: Final = Kind("team", Team, "Teams", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0), configuration=True)
 ROUTINE: Final = Kind("routine", Routine, "Routine", Caching(cache=_CONFIG, l2_ttl_seconds=60 * 60.0))
 RUN_SNAPSHOT: Final = Kind(
     "run_snapshot",

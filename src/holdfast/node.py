@@ -95,6 +95,7 @@ class Node:
             l3=tiers.l3,
             feed=tiers.feed,
             relay=(tiers.relay_feed, tiers.fences),
+            past=tiers.past_feed,
             coherence=tiers.coherence,
             untrusted=tiers.untrusted,
             clock=self._clock,
@@ -115,6 +116,7 @@ class Tiers:
 
     Attributes:
         feed, relay_feed: the change feed for L1, and the one by which L2 is fenced if this server is elected.
+        past_feed: for watchers that come back; it connects when there is one.
         fences: L2 as the relay sees it.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
@@ -124,6 +126,7 @@ class Tiers:
     l3: PostgresStorage
     feed: PostgresFeed
     relay_feed: PostgresFeed
+    past_feed: PostgresFeed
     fences: RedisFences
     coherence: Coherence
     untrusted: Mapping[str, str]
@@ -167,6 +170,7 @@ async def open_tiers(
         l3=l3,
         feed=change_source(settings),
         relay_feed=change_source(settings, tags=False),
+        past_feed=change_source(settings, tags=False),
         fences=RedisFences(connection, codec, prefix=prefix, fence_lifetime_seconds=lifetime),
         coherence=coherence,
         untrusted=untrusted,

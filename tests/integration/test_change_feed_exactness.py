@@ -17,6 +17,7 @@ from fix_feed_load import AUDIT, Load, Source, Written
 from holdfast.keys import Key
 from holdfast.protocols import Change, Coherence, Cursor, Poll, Snapshot
 from holdfast.tiers import l3_feed_answers, l3_feed_statements
+from holdfast.tiers.l3_feed_answers import OPERATIONS
 from holdfast.tiers.l3_feed_statements import CHANGES_MAX
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgres_url"], indirect=True)
@@ -69,7 +70,7 @@ class SequenceCursor:
         return Poll(
             cursor or Cursor(Coherence(UUID(int=0)), Snapshot(0, 0)),
             [
-                Change(Key(row["kind"], id_), version, row["op"] == b"d")
+                Change(Key(row["kind"], id_), version, OPERATIONS[row["op"]])
                 for row in rows
                 for id_, version in zip(row["ids"], row["versions"], strict=True)
             ],

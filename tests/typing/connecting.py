@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_type
 
 import holdfast
+from holdfast import Bot, Watched
 from holdfast.node import Connecting, OpenStore
 
 holdfast.connect(l1_swarm_ttl_seconds=60, redis_urls=("redis://localhost",), embedded_postgres_version=16)
@@ -18,3 +19,10 @@ async def opened(connecting: Connecting) -> None:
     assert_type(await connecting, OpenStore)
     async with connecting as state:
         assert_type(state, OpenStore)
+
+
+async def watched(state: OpenStore) -> None:
+    """A watch gives changes of its collection's documents."""
+    async for change in state.bots.watch("b1"):
+        assert_type(change, Watched[Bot])
+        assert_type(change.document, Bot | None)

@@ -51,6 +51,9 @@ class Source:
         changes, self.changes = self.changes, []
         return Poll(Cursor(Coherence(UUID(int=1)), Snapshot(self._at, self._at)), changes)
 
+    async def since(self, cursor: Cursor) -> Poll:
+        raise NotImplementedError
+
     def on_hint(self, wake: Callable[[], None]) -> None:
         """Note whom to wake."""
         self.hint = wake

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from holdfast.changes import ChangeOperation
 from holdfast.entry import Tier
 from holdfast.invalidation.key_history import LINES_MAX, Event, KeyHistory
 from holdfast.keys import Key
@@ -19,7 +20,9 @@ def test_everything_about_a_key_in_its_order() -> None:
     """Of polls, of notes, of its kind and of all keys; nothing of others."""
     history = KeyHistory(0.0)
     history.filled(1.0, KEY, 3, Tier.L2, held=True)
-    history.fed(2.0, [Change(KEY, 4), Change(OTHER, 5), Change(Key("team", ""), 6), Change(KEY, 7, deleted=True)])
+    history.fed(
+        2.0, [Change(KEY, 4), Change(OTHER, 5), Change(Key("team", ""), 6), Change(KEY, 7, ChangeOperation.DELETE)]
+    )
     history.told(3.0, KEY, 8)
     history.told(3.5, KEY, ANY_VERSION)
     history.filled(4.0, KEY, 7, None, held=False)

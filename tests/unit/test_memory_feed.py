@@ -9,8 +9,9 @@ import pytest
 from fix_loop import settle
 from fix_memory_storage import KEY, TEAM, put
 from holdfast.errors import TierUnavailable
-from holdfast.protocols import Change, ChangeSource, Cursor
+from holdfast.protocols import ChangeSource, Cursor
 from holdfast.testing import MemoryFeed, MemoryStorage
+from holdfast.testing.conformance.change_source import INSERT, UPDATE, told
 from holdfast.testing.memory_log import MARKS_KEPT
 
 
@@ -62,7 +63,7 @@ async def test_a_held_poll_was_answered_and_does_not_arrive() -> None:
     feed.release()
     poll = await polling
     assert not poll.changes
-    assert list((await feed.poll(poll.cursor)).changes) == [Change(KEY, version)]
+    assert told((await feed.poll(poll.cursor)).changes) == [(KEY, version, INSERT)]
 
 
 async def test_a_held_call_ends_when_it_fails_closes_or_takes_too_long() -> None:
@@ -151,7 +152,7 @@ async def test_a_clean_restart_is_told_from_a_crash() -> None:
     undelivered = await put(storage, TEAM)
     storage.restart()
     poll = await feed.poll(cursor)
-    assert (list(poll.changes), poll.reset) == ([Change(TEAM, undelivered)], None)
+    assert (told(poll.changes), poll.reset) == ([(TEAM, undelivered, INSERT)], None)
     storage.restart()
     assert (await feed.poll(poll.cursor)).reset is None
     storage.crash()
@@ -243,7 +244,7 @@ async def test_ids_drawn_again_on_a_restored_copy_hide_nothing() -> None:
         version = await transaction.put(KEY, b"2")
     assert transaction.xid == undone.xid
     poll = await feed.poll(cursor)
-    assert (list(poll.changes), poll.reset) == ([Change(KEY, version)], None)
+    assert (told(poll.changes), poll.reset) == ([(KEY, version, UPDATE)], None)
     assert not (await feed.poll(poll.cursor)).changes
 
 

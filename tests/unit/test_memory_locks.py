@@ -10,10 +10,12 @@ import pytest
 
 from fix_loop import settle
 from fix_memory_storage import KEY, OTHER, TEAM, outbox, put, row_of
+from holdfast.changes import ChangeOperation
 from holdfast.errors import Conflict, SerializationFailure
 from holdfast.keys import Key
-from holdfast.protocols import Change, Isolation, Row, Write
+from holdfast.protocols import Isolation, Row, Write
 from holdfast.testing import MemoryStorage
+from holdfast.testing.conformance.change_source import DELETE, INSERT, told
 
 
 async def test_writers_of_a_locked_row_wait_in_the_order_of_asking() -> None:
@@ -47,7 +49,7 @@ async def test_a_rollback_lets_the_next_writer_go_on_from_what_was() -> None:
     await transaction.rollback()
     await transaction.rollback()
     version = (await waiting)[KEY]
-    assert outbox(storage) == [Change(KEY, version)]
+    assert told(outbox(storage)) == [(KEY, version, INSERT)]
 
 
 async def test_an_insert_that_waited_for_a_delete_has_the_lower_number() -> None:
@@ -63,7 +65,7 @@ async def test_an_insert_that_waited_for_a_delete_has_the_lower_number() -> None
     inserted = await inserting
     assert existed
     assert inserted < deleted
-    assert outbox(storage)[1:] == [Change(KEY, deleted, deleted=True), Change(KEY, inserted)]
+    assert told(outbox(storage))[1:] == [(KEY, deleted, DELETE), (KEY, inserted, INSERT)]
     assert (await storage.load([KEY])).rows[KEY].birth == inserted
 
 
@@ -237,4 +239,4 @@ async def test_a_truncate_waits_for_writers_of_its_kind() -> None:
     await two.commit()
     version = await truncating
     assert storage.log.rows == {TEAM: Row(team, team, 1, b"{}")}
-    assert outbox(storage)[-1] == Change(Key("bot", ""), version)
+    assert told(outbox(storage))[-1] == (Key("bot", ""), version, ChangeOperation.TRUNCATE)

@@ -9,8 +9,9 @@ import pytest
 from fix_loop import settle
 from fix_memory_storage import KEY, OTHER, TEAM, outbox, put, row_of
 from holdfast.errors import OutcomeUnknown, TierUnavailable
-from holdfast.protocols import Change, Row, Snapshot, Write
+from holdfast.protocols import Row, Snapshot, Write
 from holdfast.testing import MemoryStorage
+from holdfast.testing.conformance.change_source import INSERT, told
 from holdfast.testing.memory_log import LOSABLE_COMMITS, MARKS_KEPT, TIDY_COMMITS
 
 
@@ -23,7 +24,7 @@ async def test_a_crash_loses_the_newest_commits_and_draws_their_numbers_again() 
     storage.raise_generation("all")
     assert [change.version for change in storage.crash(lose=4)] == lost
     assert storage.log.rows == {KEY: Row(kept, kept, 1, b"{}")}
-    assert outbox(storage) == [Change(KEY, kept)]
+    assert told(outbox(storage)) == [(KEY, kept, INSERT)]
     assert storage.log.snapshot() == before[0]
     assert storage.coherence().generations == before[1].generations
     assert storage.coherence().incarnation != before[1].incarnation
@@ -128,7 +129,7 @@ async def test_a_restored_copy_is_the_past_under_the_same_incarnation() -> None:
         storage.restore(files)
         assert storage.coherence() == coherence
         assert storage.log.rows == {KEY: Row(kept, kept, 1, b"{}")}
-        assert outbox(storage) == [Change(KEY, kept)]
+        assert told(outbox(storage)) == [(KEY, kept, INSERT)]
         starts.add(storage.started)
     assert len(starts) == 3
     assert await put(storage) <= later
@@ -148,7 +149,7 @@ async def test_a_tidied_outbox_holds_what_the_horizon_does_not_see() -> None:
     team = await put(storage, TEAM)
     await transaction.commit()
     storage.tidy(horizon)
-    assert outbox(storage) == [*transaction.changes, Change(TEAM, team)]
+    assert told(outbox(storage)) == [*told(transaction.changes), (TEAM, team, INSERT)]
     storage.tidy(Snapshot(3, 3))
     assert storage.log.horizon == horizon
     for _ in range(MARKS_KEPT):

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import pytest
 
 from fix_memory_storage import KEY, OTHER, TEAM, outbox, put, row_of
+from holdfast.changes import ChangeOperation
 from holdfast.errors import AppendOnly, Conflict, OutcomeUnknown, TierUnavailable
 from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN
 from holdfast.protocols import Affected, Change, Isolation, Row, Snapshot, StorageTransaction, Write
 from holdfast.testing import MemoryStorage
+from holdfast.testing.conformance.change_source import DELETE, INSERT, told
 
 
 async def test_a_known_version_spares_the_body() -> None:
@@ -41,8 +43,10 @@ async def test_an_open_transaction_sees_its_own_writes_alone() -> None:
             await transaction.put(TEAM, b"2")
             raise ZeroDivisionError
     assert await row_of(storage, TEAM) is None
-    told = [Change(TEAM, before), Change(KEY, version)]
-    assert [change for change in outbox(storage) if not change.deleted] == told
+    assert told(change for change in outbox(storage) if not change.deleted) == [
+        (TEAM, before, INSERT),
+        (KEY, version, INSERT),
+    ]
 
 
 async def test_a_transaction_that_is_over_refuses_statements() -> None:
@@ -115,7 +119,7 @@ async def test_a_refused_save_of_many_takes_all_of_it_back_and_goes_on() -> None
         await transaction.save([Write(KEY, 1, b"2"), Write(OTHER, 1, b"2"), Write(TEAM, 1, b"2", 5)])
     await transaction.commit()
     assert storage.log.rows == {KEY: Row(first, first, 1, b"1")}
-    assert outbox(storage) == [Change(KEY, first)]
+    assert told(outbox(storage)) == [(KEY, first, INSERT)]
 
 
 async def test_other_tools_write_while_servers_are_cut_off_and_keep_the_rules() -> None:
@@ -133,7 +137,7 @@ async def test_other_tools_write_while_servers_are_cut_off_and_keep_the_rules() 
     assert await row_of(storage) == Row(second, first, 2, b"2")
     deleted, existed = await storage.raw_delete(KEY)
     assert existed
-    assert outbox(storage)[-1] == Change(KEY, deleted, deleted=True)
+    assert told(outbox(storage))[-1] == (KEY, deleted, DELETE)
 
 
 async def test_a_statement_of_too_many_keys_tells_whole_kinds() -> None:
@@ -141,10 +145,10 @@ async def test_a_statement_of_too_many_keys_tells_whole_kinds() -> None:
     storage = MemoryStorage(statement_keys_max=2)
     keys = [Key("bot", f"b{number}") for number in range(3)]
     versions = await storage.save([Write(key, 1, b"{}") for key in (*keys, TEAM)])
-    told = outbox(storage)
-    assert told[0] == Change(TEAM, versions[TEAM])
-    assert [change.key for change in told] == [TEAM, Key("bot", "")]
-    assert told[1].version > max(versions.values())
+    team, bots = told(outbox(storage))
+    assert team == (TEAM, versions[TEAM], INSERT)
+    assert (bots[0], bots[2]) == (Key("bot", ""), ChangeOperation.MANY)
+    assert bots[1] > max(versions.values())
     assert {key: row.version for key, row in storage.log.rows.items()} == versions
 
 
@@ -155,10 +159,10 @@ async def test_each_commit_is_shown_at_its_moment() -> None:
     early = storage.begin()
     first = await early.put(KEY, b"1")
     team = await put(storage, TEAM)
-    assert [changes for _, changes in seen] == [[Change(TEAM, team)]]
+    assert [told(changes) for _, changes in seen] == [[(TEAM, team, INSERT)]]
     await early.commit()
     storage.raise_generation("all")
-    assert [changes for _, changes in seen] == [[Change(TEAM, team)], [Change(KEY, first)], []]
+    assert [told(changes) for _, changes in seen] == [[(TEAM, team, INSERT)], [(KEY, first, INSERT)], []]
     assert seen[1][0] == early.xid
     assert seen[1][0] < seen[0][0] < seen[2][0]
 

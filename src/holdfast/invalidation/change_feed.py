@@ -57,7 +57,7 @@ class ChangeFeed:
         self._announce = False
         self._waiting: asyncio.Future[bool] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[Cursor | None, Poll], None]] = []
         self._pause_seconds = 0.0
         self.fault: Exception | None = None
         self.polls = 0
@@ -110,6 +110,15 @@ class ChangeFeed:
 
     def on_changes(self, listener: Callable[[], None]) -> None:
         """Have a function called after each poll that brought changes was applied."""
+
+        def hear(_before: Cursor | None, poll: Poll) -> None:
+            if poll.changes or poll.reset is not None:
+                listener()
+
+        self.on_applied(hear)
+
+    def on_applied(self, listener: Callable[[Cursor | None, Poll], None]) -> None:
+        """Have a function called after each poll was applied, with the cursor it went on from; it must not await."""
         self._listeners.append(listener)
 
     async def refresh(self) -> bool:
@@ -167,19 +176,23 @@ class ChangeFeed:
 
     def _take(self, poll: Poll, began: float) -> None:
         self._apply(poll, began)
-        self._cursor = poll.cursor
+        before, self._cursor = self._cursor, poll.cursor
         self.fault = None
         self.polls += 1
         self.resets += poll.reset is not None
-        if poll.changes or poll.reset is not None:
-            for listener in self._listeners:
-                listener()
+        for listener in self._listeners:
+            try:
+                listener(before, poll)
+            except Exception as fault:  # noqa: BLE001 - a listener's fault is not the feed's: the poll was applied
+                _show("a listener of the change feed failed", fault)
 
     def _fail(self, fault: Exception, *, announce: bool) -> None:
         self._announce = self._announce or announce
         self._pause_seconds = RETRY_SECONDS
         self.fault = fault
         if not isinstance(fault, HoldfastError):  # a fault of this package, shown as such
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "holdfast: a poll of the change feed failed", "exception": fault}
-            )
+            _show("a poll of the change feed failed", fault)
+
+
+def _show(what: str, fault: Exception) -> None:
+    asyncio.get_running_loop().call_exception_handler({"message": f"holdfast: {what}", "exception": fault})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
+from holdfast.changes import ChangeOperation
 from holdfast.keys import Key
 from holdfast.protocols.coherence import Coherence
+
+STARTED_ANEW: Final = "L3 was started anew: what was read at the end of its last life may not be in its files"
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -54,12 +57,19 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         key: with an empty id: any number of the kind's keys changed.
         version: what the change drew (rules V1, V2).
-        deleted: the row is gone.
+        operation: what was done.
+        xid: the transaction that did it; a `Snapshot` sees it or does not.
     """
 
     key: Key
     version: int
-    deleted: bool = False
+    operation: ChangeOperation = ChangeOperation.UPDATE
+    xid: int = 0
+
+    @property
+    def deleted(self) -> bool:
+        """The row is gone."""
+        return self.operation is ChangeOperation.DELETE
 
     @property
     def whole_kind(self) -> bool:
@@ -104,6 +114,12 @@ class Poll(msgspec.Struct, frozen=True):
     reset: str | None = None
     tags: Mapping[str, int] = {}
 
+    def doubt(self, before: Cursor | None) -> str | None:
+        """Why whatever was read up to the cursor before may be wrong, in words; None: nothing says so (rule F4)."""
+        if before is None:
+            return None
+        return self.reset or (STARTED_ANEW if before.life != self.cursor.life else None)
+
 
 class ChangeSource(Protocol):
     """Where the change feed reads. One reader, one call at a time; each call connects anew if it must."""
@@ -116,6 +132,14 @@ class ChangeSource(Protocol):
 
         Raises:
             TierError: the primary did not answer in time. The cursor stays good.
+        """
+        ...
+
+    async def since(self, cursor: Cursor) -> Poll:
+        """As `poll`, for a cursor that somebody kept, however long: that it cannot be continued proves nothing of L3.
+
+        Raises:
+            TierError: as `poll`.
         """
         ...
 

@@ -78,6 +78,7 @@ class Scopes:
             writer=ScopedWriter(self._writer, session),
             turns=collection.turns,
             invalidator=collection.invalidator,
+            watching=collection.watching,
         )
 
 

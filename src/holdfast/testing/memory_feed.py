@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID
 
+import msgspec
+
 from holdfast.errors import TierUnavailable
 from holdfast.protocols import Coherence, Cursor, Poll, Snapshot
 from holdfast.testing.memory_log import Entry
@@ -81,6 +83,13 @@ class MemoryFeed:
         self.polls += 1
         return poll
 
+    async def since(self, cursor: Cursor) -> Poll:
+        """Everything committed since a cursor that somebody kept; see `ChangeSource.since`."""
+        self._check_here()
+        poll = self._look(cursor)
+        await self._arrive()
+        return poll
+
     def on_hint(self, wake: Callable[[], None]) -> None:
         """Have `wake` called by the running loop after another feed announced; see `ChangeSource.on_hint`."""
         self._wake = wake
@@ -120,6 +129,19 @@ class MemoryFeed:
             asyncio.get_running_loop().call_soon(self._wake)
 
     def _answer(self, cursor: Cursor | None) -> Poll:
+        """What L3 says; one that went back in time gets another identity first."""
+        poll = self._look(cursor)
+        if cursor is None or poll.reset is None:
+            return poll
+        incarnation = poll.cursor.coherence.incarnation
+        if cursor.coherence.incarnation != incarnation:
+            self._left.add(cursor.coherence.incarnation)
+        if poll.reset in WENT_BACK or incarnation in self._left:
+            self._storage.renew_identity(incarnation)
+        cursor = Cursor(self._storage.coherence(), poll.cursor.snapshot, self._first_anchor())
+        return msgspec.structs.replace(poll, cursor=cursor)
+
+    def _look(self, cursor: Cursor | None) -> Poll:
         log = self._storage.log
         snapshot, coherence, tags = log.snapshot(), self._storage.coherence(), log.voids.tags
         if cursor is None:
@@ -138,11 +160,7 @@ class MemoryFeed:
                 risen = {tag: number for tag, number in tags.items() if number > cursor.coherence.tag}
                 return Poll(Cursor(coherence, snapshot, anchor), [entry.change for entry in entries], tags=risen)
             reset = f"the cursor is {len(entries)} changes behind, more than {self._changes_max}"
-        if cursor.coherence.incarnation != coherence.incarnation:
-            self._left.add(cursor.coherence.incarnation)
-        if reset in WENT_BACK or coherence.incarnation in self._left:
-            self._storage.renew_identity(coherence.incarnation)
-        return Poll(Cursor(self._storage.coherence(), snapshot, self._first_anchor()), reset=reset, tags=tags)
+        return Poll(Cursor(coherence, snapshot, self._first_anchor()), reset=reset, tags=tags)
 
     def _why_not(self, cursor: Cursor, snapshot: Snapshot, coherence: Coherence) -> str | None:
         """Why a cursor cannot be continued, as far as the cursor itself tells."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from holdfast.changes import ChangeOperation
 from holdfast.errors import OutcomeUnknown, SettingsError, TierUnavailable
 from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN, Kind
@@ -162,12 +163,11 @@ class MemoryStorage:
         number, voids = self.log.draw(), self.log.voids
         at = dt.datetime(2000, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=number)
         record = Invalidation(at, str(target), number, reason, actor)
-        changes = [Change(target.key, number)] if target.key is not None else []
         if target.tag is not None:
             voids = voids.tag_raised(target.tag, number, tags_max=self._tags_max)
         elif target.key is None:
             voids = voids.raised(str(target), number)
-        self._commit_voids(voids.recorded(record), *changes)
+        self._commit_voids(voids.recorded(record), target.key, number)
         return record
 
     async def count(self, target: Target) -> int:
@@ -233,9 +233,10 @@ class MemoryStorage:
         self._locks.break_all()
         self._identify(incarnation)
 
-    def _commit_voids(self, voids: Voids, *changes: Change) -> None:
+    def _commit_voids(self, voids: Voids, key: Key | None = None, number: int = 0) -> None:
         xid = self.log.start()
-        self.log.commit(xid, {}, [self.log.entry(xid, change) for change in changes], voids)
+        entries = [self.log.entry(xid, Change(key, number, ChangeOperation.VOID, xid))] if key is not None else []
+        self.log.commit(xid, {}, entries, voids)
         self._identify(self._coherence.incarnation)
 
     def _check_kind(self, target: Target) -> None:

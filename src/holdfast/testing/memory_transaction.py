@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
+from holdfast.changes import ChangeOperation
 from holdfast.errors import AppendOnly, Conflict, OutcomeUnknown, SerializationFailure, TierError, TierUnavailable
 from holdfast.keys import Key
 from holdfast.protocols import Affected, Change, Isolation, Row, Write
@@ -174,7 +175,7 @@ class MemoryTransaction:
         row = TaggedRow(version, birth, schema, body, tags) if tags else Row(version, birth, schema, body)
         self._rows[key] = row
         if told:
-            self._tell(Change(key, version))
+            self._tell(key, version, ChangeOperation.INSERT if held is None else ChangeOperation.UPDATE)
         return version
 
     async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
@@ -202,7 +203,7 @@ class MemoryTransaction:
         version = self._log.draw()
         if held is not None:
             self._rows[key] = None
-            self._tell(Change(key, version, deleted=True))
+            self._tell(key, version, ChangeOperation.DELETE)
         return version, held is not None
 
     def clear(self, kind: str) -> int:
@@ -213,7 +214,7 @@ class MemoryTransaction:
         self._check_open()
         gone = {key for key in (*self._log.rows, *self._rows) if key.kind == kind}
         self._rows |= dict.fromkeys(sorted(gone))
-        return self._tell_whole(kind)
+        return self._tell_whole(kind, ChangeOperation.TRUNCATE)
 
     async def affected(self) -> Affected:
         """What it has changed so far; see `StorageTransaction.affected`."""
@@ -262,7 +263,7 @@ class MemoryTransaction:
                 write.key, write.made(), schema=write.schema, expected=write.expected, told=told, tags=write.tags
             )
         for kind in crowded:
-            self._tell_whole(kind)
+            self._tell_whole(kind, ChangeOperation.MANY)
         return versions
 
     def _visible(self) -> Mapping[Key, Row]:
@@ -285,14 +286,14 @@ class MemoryTransaction:
         self._abandon(SerializationFailure, told)
         return SerializationFailure(f"L3 in memory: {told}")
 
-    def _tell(self, change: Change) -> None:
+    def _tell(self, key: Key, version: int, operation: ChangeOperation) -> None:
         if self.xid is None:
             self.xid = self._log.start()
-        self._entries.append(self._log.entry(self.xid, change))
+        self._entries.append(self._log.entry(self.xid, Change(key, version, operation, self.xid)))
 
-    def _tell_whole(self, kind: str) -> int:
+    def _tell_whole(self, kind: str, operation: ChangeOperation) -> int:
         version = self._log.draw()
-        self._tell(Change(Key(kind, ""), version))
+        self._tell(Key(kind, ""), version, operation)
         return version
 
     def _abandon(self, error: type[Exception], how: str) -> None:

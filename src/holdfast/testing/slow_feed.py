@@ -35,6 +35,10 @@ class SlowFeed:
         """Everything committed since a cursor; see `ChangeSource.poll`."""
         return await self._slowly(lambda: self._inner.poll(cursor, announce=announce))
 
+    async def since(self, cursor: Cursor) -> Poll:
+        """Everything committed since a cursor that somebody kept; see `ChangeSource.since`."""
+        return await self._slowly(lambda: self._inner.since(cursor))
+
     def on_hint(self, wake: Callable[[], None]) -> None:
         """Have `wake` called, late or never; see `ChangeSource.on_hint`."""
 

@@ -68,6 +68,11 @@ class PostgresFeed:
             self._timeout_seconds = self._usual_seconds
         return poll
 
+    async def since(self, cursor: Cursor) -> Poll:
+        """Everything committed since a cursor that somebody kept; see `ChangeSource.since`."""
+        async with self._talking("reading the past of the change feed") as session:
+            return await session.look(cursor, announce=False)
+
     def on_hint(self, wake: Callable[[], None]) -> None:
         """Have `wake` called by the running loop when another reader announced something."""
         self._wakes.append(wake)
@@ -219,15 +224,16 @@ class _Session:
         What caches hold of the time after the copy may bear higher versions and generations than L3 will draw for long,
         so that nothing but the identity voids it.
         """
-        poll = await self._read(cursor, announce=announce)
+        poll = await self.look(cursor, announce=announce)
         if poll.reset is None:
             return poll
         if went_back(cursor, poll, self._left):
             await self.connection.execute(sql.RENEW_INCARNATION, poll.cursor.coherence.incarnation)
         # Once more as a beginning: that tells all there is of what the cursor was thought to know.
-        return msgspec.structs.replace(await self._read(None, announce=announce), reset=poll.reset)
+        return msgspec.structs.replace(await self.look(None, announce=announce), reset=poll.reset)
 
-    async def _read(self, cursor: Cursor | None, *, announce: bool) -> Poll:
+    async def look(self, cursor: Cursor | None, *, announce: bool) -> Poll:
+        """Ask the outbox, and judge nobody."""
         self.hinted = False
         statement, arguments = question(
             cursor, self.start, announce=announce, newest=self._last is None, tags=self._tags

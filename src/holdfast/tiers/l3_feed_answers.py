@@ -17,6 +17,7 @@ from uuid import UUID
 
 import msgspec
 
+from holdfast.changes import ChangeOperation
 from holdfast.keys import Key
 from holdfast.protocols import ANY_VERSION, Change, Coherence, Cursor, Poll, Snapshot
 from holdfast.tiers.l3_feed_statements import CHANGES_MAX, POLL, POLL_AFTER_RESTART
@@ -32,6 +33,14 @@ UNPROVEN: Final = "L3 was started anew, and what was delivered last is not in it
 WENT_BACK: Final = frozenset({AHEAD, UNPROVEN})
 """Reasons to begin anew that mean: L3 may be an older copy, under the identity of what came after it."""
 LEFT_MAX: Final = 1000
+OPERATIONS: Final = {
+    b"i": ChangeOperation.INSERT,
+    b"u": ChangeOperation.UPDATE,
+    b"d": ChangeOperation.DELETE,
+    b"t": ChangeOperation.TRUNCATE,
+    b"m": ChangeOperation.MANY,
+    b"v": ChangeOperation.VOID,
+}
 
 
 def question(cursor: Cursor | None, start: str, *, announce: bool, newest: bool, tags: bool) -> tuple[str, list[Any]]:
@@ -63,12 +72,19 @@ def answer(cursor: Cursor | None, start: str, records: Sequence[Record]) -> Poll
     reset = None if cursor is None else _why_not(cursor, coherence, snapshot, identity)
     if cursor is None or reset is not None:
         return Poll(Cursor(coherence, snapshot, _anchor(start, newest)), reset=reset, tags=tags)
-    changes = [
-        Change(Key(row["kind"], identifier), version, row["op"] == b"d")
-        for row in rows
+    changes = [change for row in rows for change in _changes(row)]
+    return Poll(Cursor(coherence, snapshot, _anchor(start, [cursor.anchor[1:], *newest])), changes, tags=tags)
+
+
+def _changes(row: Record) -> list[Change]:
+    """Of one row: each key that its statement changed."""
+    kind, xid = row["kind"], int(row["xid"])
+    # A newer server's migration may tell of what this one has no word for: its keys are fenced all the same.
+    operation = OPERATIONS.get(row["op"], ChangeOperation.UPDATE)
+    return [
+        Change(Key(kind, identifier), version, operation, xid)
         for identifier, version in zip(row["ids"], row["versions"], strict=True)
     ]
-    return Poll(Cursor(coherence, snapshot, _anchor(start, [cursor.anchor[1:], *newest])), changes, tags=tags)
 
 
 def went_back(cursor: Cursor | None, poll: Poll, left: set[UUID]) -> bool:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from holdfast.changes import ChangeOperation
 from holdfast.errors import TierError
 from holdfast.keys import Key
 from holdfast.protocols import Change, ChangeSource, Coherence, Cursor, Poll, Snapshot, Storage, Target, Write
@@ -20,6 +21,8 @@ BODY = b'{"name": "x"}'
 HINT_SECONDS = 10.0
 RECONNECT_SECONDS = 10.0
 Answer = TypeVar("Answer")
+INSERT, UPDATE, DELETE = ChangeOperation.INSERT, ChangeOperation.UPDATE, ChangeOperation.DELETE
+VOID = ChangeOperation.VOID
 
 
 class OpenTransaction(Protocol):
@@ -90,11 +93,11 @@ class ChangeSourceSuite:
         source, cursor = await self.reader()
         first, other, second = await self.put(KEY), await self.put(OTHER), await self.put(KEY)
         poll = await self.go_on(source, cursor)
-        assert self.of(KEY, poll.changes) == [Change(KEY, first), Change(KEY, second)]
-        assert self.of(OTHER, poll.changes) == [Change(OTHER, other)]
+        assert told(self.of(KEY, poll.changes)) == [(KEY, first, INSERT), (KEY, second, UPDATE)]
+        assert told(self.of(OTHER, poll.changes)) == [(OTHER, other, INSERT)]
         await self.storage.delete(KEY)
         (gone,) = (poll := await self.go_on(source, poll.cursor)).changes
-        assert (gone.key, gone.deleted) == (KEY, True)
+        assert (gone.key, gone.operation, gone.deleted) == (KEY, DELETE, True)
         assert gone.version > second
         assert not (await self.go_on(source, poll.cursor)).changes
 
@@ -132,14 +135,14 @@ class ChangeSourceSuite:
         await transaction.put(KEY, BODY)
         later = await self.put(OTHER)
         poll = await self.go_on(source, cursor)
-        assert list(poll.changes) == [Change(OTHER, later)]
+        assert told(poll.changes) == [(OTHER, later, INSERT)]
         await self.put(Key("team", "t2"))
         poll = await self.go_on(source, poll.cursor)
         assert not self.of(KEY, poll.changes)
         await transaction.commit()
         poll = await self.go_on(source, poll.cursor)
         version = (await self.storage.load([KEY])).rows[KEY].version
-        assert list(poll.changes) == [Change(KEY, version)]
+        assert told(poll.changes) == [(KEY, version, INSERT)]
         assert version < later
         assert not (await self.go_on(source, poll.cursor)).changes
 
@@ -166,7 +169,7 @@ class ChangeSourceSuite:
         await early.put(KEY, BODY)
         await early.commit()
         changes = self.of(KEY, (await self.go_on(source, cursor)).changes)
-        assert [change.deleted for change in changes] == [False, True, False]
+        assert [change.operation for change in changes] == [UPDATE, DELETE, INSERT]
         assert changes[-1].version == (await self.storage.load([KEY])).rows[KEY].version
 
     async def check_a_truncate_tells_the_whole_kind(self) -> None:
@@ -176,7 +179,7 @@ class ChangeSourceSuite:
         source, cursor = await self.reader()
         await self.feeds.truncate("bot")
         (change,) = (await self.go_on(source, cursor)).changes
-        assert change.whole_kind
+        assert (change.whole_kind, change.operation) == (True, ChangeOperation.TRUNCATE)
         assert change.key.kind == "bot"
         assert set((await self.storage.load([KEY, OTHER])).rows) == {OTHER}
 
@@ -206,8 +209,49 @@ class ChangeSourceSuite:
         for anchor in (cursor.anchor, newer.anchor, ()):
             older = Cursor(Coherence(cursor.coherence.incarnation), cursor.snapshot, anchor)
             poll = await self.go_on(source, older)
-            assert list(poll.changes) == [Change(KEY, first), Change(KEY, second)]
+            assert told(poll.changes) == [(KEY, first, INSERT), (KEY, second, UPDATE)]
             assert poll.cursor.anchor
+
+    async def check_a_change_names_its_transaction(self) -> None:
+        """The cursor that brought it sees the transaction, and the one before does not."""
+        source, cursor = await self.reader()
+        early = await self.feeds.begin()
+        await early.put(OTHER, BODY)
+        await self.put(KEY)
+        first = await self.go_on(source, cursor)
+        await early.commit()
+        second = await self.go_on(source, first.cursor)
+        (change,), (late,) = first.changes, second.changes
+        seen = [each.snapshot.sees(change.xid) for each in (cursor, first.cursor, second.cursor)]
+        assert seen == [False, True, True]
+        seen = [each.snapshot.sees(late.xid) for each in (cursor, first.cursor, second.cursor)]
+        assert seen == [False, False, True]
+
+    async def check_a_cursor_that_was_kept_tells_what_came_since(self) -> None:
+        """As a poll does, and the polls of others go on as if it had not been asked."""
+        source, cursor = await self.reader()
+        version = await self.put(KEY)
+        kept = Cursor(Coherence(cursor.coherence.incarnation), cursor.snapshot, cursor.life)
+        for _ in range(2):
+            answer = await source.since(kept)
+            assert (told(answer.changes), answer.reset) == ([(KEY, version, INSERT)], None)
+        assert told((await self.go_on(source, cursor)).changes) == [(KEY, version, INSERT)]
+
+    async def check_a_cursor_that_was_kept_proves_nothing_of_l3(self) -> None:
+        """One from the future, or of a start that is long past, is not continued; L3 stays what it is."""
+        source, cursor = await self.reader()
+        await self.put(KEY)
+        ahead = cursor.snapshot.xmax + 1_000_000
+        coherence = Coherence(cursor.coherence.incarnation)
+        for strange in (
+            Cursor(coherence, Snapshot(ahead, ahead), cursor.life),
+            Cursor(coherence, cursor.snapshot, ("another start",)),
+            Cursor(Coherence(UUID(int=7)), cursor.snapshot, cursor.life),
+        ):
+            answer = await source.since(strange)
+            assert answer.reset
+            assert not answer.changes
+        assert (await self.go_on(source, cursor)).cursor.coherence.incarnation == cursor.coherence.incarnation
 
     async def check_a_cursor_of_another_incarnation_is_not_continued(self) -> None:
         """After a crash the answer says why, brings no changes, and is a beginning."""
@@ -219,7 +263,7 @@ class ChangeSourceSuite:
         assert not poll.changes
         assert poll.cursor.coherence.incarnation != cursor.coherence.incarnation
         version = await self.reconnected(lambda: self.put(OTHER))
-        assert Change(OTHER, version) in (await self.go_on(source, poll.cursor)).changes
+        assert (OTHER, version, INSERT) in told((await self.go_on(source, poll.cursor)).changes)
         strange = msgspec.structs.replace(poll.cursor, coherence=Coherence(UUID(int=7)))
         assert (await source.poll(strange)).reset
 
@@ -241,7 +285,7 @@ class ChangeSourceSuite:
         await source.tidy()
         await source.tidy()
         poll = await self.go_on(source, cursor)
-        assert list(poll.changes) == [Change(OTHER, version)]
+        assert told(poll.changes) == [(OTHER, version, INSERT)]
         await transaction.commit()
         await source.tidy()
         assert [change.key for change in (await self.go_on(source, poll.cursor)).changes] == [KEY]
@@ -270,7 +314,7 @@ class ChangeSourceSuite:
         assert not poll.changes
         version = await self.put(OTHER)
         later = await self.go_on(source, poll.cursor)
-        assert (later.tags, list(later.changes)) == ({}, [Change(OTHER, version)])
+        assert (later.tags, told(later.changes)) == ({}, [(OTHER, version, INSERT)])
         third = await self.raise_tag("x")
         assert (await self.go_on(source, later.cursor)).tags == {"x": third}
         assert (await self.go_on(source, cursor)).tags == {"x": third, "y": second}
@@ -310,7 +354,10 @@ class ChangeSourceSuite:
             for key in (KEY, OTHER)
         ]
         poll = await self.go_on(source, cursor)
-        assert list(poll.changes) == [Change(KEY, numbers[0]), Change(OTHER, numbers[1])]
+        assert told(poll.changes) == [
+            (KEY, numbers[0], ChangeOperation.VOID),
+            (OTHER, numbers[1], ChangeOperation.VOID),
+        ]
         assert version < numbers[0] < numbers[1]
         rows = (await self.storage.load([KEY, OTHER])).rows
         assert {key: row.version for key, row in rows.items()} == {KEY: version}
@@ -381,3 +428,8 @@ class ChangeSourceSuite:
     def of(key: Key, changes: Iterable[Change]) -> list[Change]:
         """The changes of one key, in their order."""
         return [change for change in changes if change.key == key]
+
+
+def told(changes: Iterable[Change]) -> list[tuple[Key, int, ChangeOperation]]:
+    """What changes say of their keys; each source numbers transactions in its own way."""
+    return [(change.key, change.version, change.operation) for change in changes]
