@@ -1,0 +1,195 @@
+"""Scripts of L2 whose effect survives the death of a primary (rule W2).
+
+The calls of one moment on one name are made in their order, and then secured together: where the slot has a replica,
+by a WAIT for one; else by the server's append-only file. Three traps are closed here:
+
+* A WAIT speaks of what its own connection wrote. The client reconnects without a word, so the connection's number is
+  asked before the calls and after the WAIT, on the same route; if it differs, nothing is known.
+* A replica that is on its way, or was lost a moment ago, may yet be promoted. So what counts is not whether one is
+  connected but whether the cluster still lists one; it stops to once the replica is known to have failed.
+* While an fsync is slow, a server that is to fsync every second answers before it has given the change to the
+  operating system, for up to two seconds; killed then, it has forgotten it. So its buffer must have been empty, after
+  the calls. (WAITAOF will not do: Valkey 9 without replicas answered it at once, long before an fsync was due.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from glide import ClosingError, ConnectionError, GlideClient, GlideError, RequestError, SlotKeyRoute, SlotType
+from glide import TimeoutError as GlideTimeout
+
+from holdfast.errors import HoldfastError, OutcomeUnknown, Overloaded, TierUnavailable
+from holdfast.tiers.l2_client import RedisConnection, Script
+from holdfast.tiers.l2_connect import Client
+from holdfast.tiers.l2_securing import has_replica, is_empty, persistence
+
+logger = logging.getLogger("holdfast")
+CALLS_MAX: Final = 1000
+"""Calls that may wait on one name; the next is refused."""
+WAIT_MS: Final = 200
+"""Of one WAIT: less than any request may take, for the client would give up before."""
+ATTEMPTS: Final = 40
+"""Of securing one round; a replica that was killed is no longer listed after a few seconds."""
+PAUSE_SECONDS: Final = 0.02
+
+
+@dataclass(slots=True)
+class _Call:
+    script: Script
+    arguments: Sequence[str | bytes]
+    done: asyncio.Future[Any]
+
+
+@dataclass(slots=True)
+class _Lane:
+    waiting: deque[_Call] = field(default_factory=deque)
+    task: asyncio.Task[None] | None = None
+
+
+class SecuredCalls:
+    """Runs scripts by name, and secures what they did.
+
+    Args:
+        connection: of its own: a WAIT holds up all that comes behind it.
+        sleep: pauses, seconds.
+    """
+
+    def __init__(self, connection: RedisConnection, *, sleep: Callable[[float], Awaitable[object]]) -> None:
+        self._connection = connection
+        self._sleep = sleep
+        self._lanes: dict[bytes, _Lane] = {}
+        self._warned = False
+
+    async def run(self, name: bytes, script: Script, arguments: Sequence[str | bytes]) -> Any:
+        """What the script returned for a key, once that is secured; calls of one key are made in their order.
+
+        Raises:
+            OutcomeUnknown: it may have been made, and be in effect or not.
+            TierUnavailable: it was not made.
+            Overloaded: likewise, since too many are waiting, or L2 is out of memory.
+        """
+        lane = self._lanes.setdefault(name, _Lane())
+        if len(lane.waiting) >= CALLS_MAX:
+            raise Overloaded(f"L2: {CALLS_MAX} calls on {name!r} are waiting")
+        call = _Call(script, arguments, asyncio.get_running_loop().create_future())
+        lane.waiting.append(call)
+        if lane.task is None:
+            lane.task = asyncio.get_running_loop().create_task(self._work(name, lane), name="holdfast L2 secured calls")
+        return await call.done
+
+    async def close(self) -> None:
+        """End what is under way; may be called twice."""
+        tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._lanes.clear()
+
+    async def _work(self, name: bytes, lane: _Lane) -> None:
+        calls: list[_Call] = []
+        try:
+            while lane.waiting:
+                calls = list(lane.waiting)
+                lane.waiting.clear()
+                await self._round(name, calls)
+        finally:
+            lane.task = None
+            for call in (*calls, *lane.waiting):  # only if this ends before its time
+                _settle(call, OutcomeUnknown("L2: the connection was closed"))
+            lane.waiting.clear()
+
+    async def _round(self, name: bytes, calls: Sequence[_Call]) -> None:
+        try:
+            client = await self._connection.client()
+            route = SlotKeyRoute(SlotType.PRIMARY, name.decode())
+            number = await _ask(client, ["CLIENT", "ID"], route)
+        except HoldfastError as fault:
+            reason = fault if isinstance(fault, TierUnavailable) else TierUnavailable(f"L2: {fault}")
+            for call in calls:
+                _settle(call, reason)
+            return
+        answers = [await _made(client, name, call) for call in calls]
+        fault = await self._secured(client, name, route, number)
+        for call, answer in zip(calls, answers, strict=True):
+            _settle(call, fault if fault is not None and not isinstance(answer, HoldfastError) else answer)
+
+    async def _secured(self, client: Client, name: bytes, route: SlotKeyRoute, number: Any) -> HoldfastError | None:
+        """None, or why nothing is known of what was done on the connection of that number."""
+        for _ in range(ATTEMPTS):
+            try:
+                is_safe = await self._is_safe(client, name, route)
+                if await _ask(client, ["CLIENT", "ID"], route) != number:
+                    return OutcomeUnknown("L2: the connection was lost meanwhile")
+            except HoldfastError as fault:
+                return OutcomeUnknown(f"L2: what was done could not be secured: {fault}")
+            if is_safe:
+                return None
+            await self._sleep(PAUSE_SECONDS)
+        return OutcomeUnknown("L2: neither a replica nor a file has taken what was done")
+
+    async def _is_safe(self, client: Client, name: bytes, route: SlotKeyRoute) -> bool:
+        if has_replica(await _ask(client, _REPLICAS[isinstance(client, GlideClient)], route), name):
+            return int(await _ask(client, ["WAIT", "1", str(WAIT_MS)], route)) >= 1
+        file = persistence(await _ask(client, ["INFO", "persistence"], route))
+        if file.get("aof_enabled") != "1":
+            self._warn()
+            return True
+        return is_empty(file)
+
+    def _warn(self) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning("L2 has neither replicas nor an append-only file: reliable events end with its process")
+
+
+_REPLICAS: Final = {True: ["ROLE"], False: ["CLUSTER", "SLOTS"]}
+
+
+async def _ask(client: Client, words: list[str | bytes] | list[str], route: SlotKeyRoute) -> Any:
+    try:
+        if isinstance(client, GlideClient):
+            return await client.custom_command(list(words))
+        return await client.custom_command(list(words), route)
+    except GlideError as fault:
+        raise understood(fault) from fault
+
+
+async def _made(client: Client, name: bytes, call: _Call) -> Any:
+    """What a call returned, or what its error means."""
+    for words in (["EVALSHA", call.script.digest], ["EVAL", call.script.source]):
+        try:
+            return await client.custom_command([*words, "1", name, *call.arguments])
+        except GlideError as fault:
+            if "noscript" in str(fault).lower():
+                continue
+            error = understood(fault)
+            error.__cause__ = fault
+            return error
+    return TierUnavailable("L2: a script is not known right after it was sent")
+
+
+def understood(fault: GlideError) -> HoldfastError:
+    """What an error of the client means for the call that it answers."""
+    text = f"L2: {type(fault).__name__}: {fault}"
+    if isinstance(fault, (GlideTimeout, ConnectionError, ClosingError)):
+        return OutcomeUnknown(text)
+    if "OOM" in str(fault):
+        return Overloaded(text)
+    # The server refused it. A script that fails half-way does so at its beginning, or it is a fault of this package.
+    return TierUnavailable(text) if isinstance(fault, RequestError) else OutcomeUnknown(text)
+
+
+def _settle(call: _Call, answer: Any) -> None:
+    if call.done.done():
+        return  # whoever waited was cancelled
+    if isinstance(answer, HoldfastError):
+        call.done.set_exception(answer)
+    else:
+        call.done.set_result(answer)
