@@ -22,7 +22,9 @@ from holdfast.errors import (
     DocumentTooLarge,
     HoldfastError,
     InvalidDocument,
+    InvalidEvent,
     InvalidKey,
+    InvalidTopic,
     NotFound,
     OutcomeUnknown,
     Overloaded,
@@ -36,6 +38,7 @@ from holdfast.errors import (
     TierUnavailable,
     WrongEventLoop,
 )
+from holdfast.events import Delivery, Event, Metadata, Priority
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
 from holdfast.protocols import Isolation
@@ -52,19 +55,25 @@ __all__ = [
     "Conflict",
     "Consistency",
     "CorruptDocument",
+    "Delivery",
     "Document",
     "DocumentTooDeep",
     "DocumentTooLarge",
     "Durability",
     "Entry",
+    "Event",
     "HoldfastError",
     "InvalidDocument",
+    "InvalidEvent",
     "InvalidKey",
+    "InvalidTopic",
     "Isolation",
     "Kind",
+    "Metadata",
     "NotFound",
     "OutcomeUnknown",
     "Overloaded",
+    "Priority",
     "Receipt",
     "Routine",
     "RunContextSnapshot",

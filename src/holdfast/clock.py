@@ -18,3 +18,5 @@ class SystemClock:
     """The machine's clock."""
 
     monotonic = staticmethod(time.monotonic)
+    wall = staticmethod(time.time)
+    """Seconds since 1970, as the machine believes; it may go back. To be shown, never to decide anything."""

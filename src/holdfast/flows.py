@@ -12,16 +12,19 @@ from holdfast.clock import Clock
 from holdfast.collection import Collection
 from holdfast.documents import Limits
 from holdfast.errors import SettingsError
+from holdfast.events import EventLimits
 from holdfast.flights import Flights
 from holdfast.invalidation.applying import ChangeApplier
+from holdfast.invalidation.bus import BusRules, EventBus
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.fence_map import WINDOW_SECONDS, FenceMap
 from holdfast.invalidation.lease import FeedLease
 from holdfast.invalidation.relay import Relay
+from holdfast.invalidation.subscription import HandlerRules
 from holdfast.key_locks import KeyLocks
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import Counters
-from holdfast.protocols import ChangeSource, Coherence, FenceSink, SharedCache, Storage
+from holdfast.protocols import ChangeSource, Coherence, EventTransport, FenceSink, SharedCache, Storage
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.settings import Settings
@@ -41,6 +44,9 @@ class Flows:
     Args:
         feed: where this server's change feed reads.
         relay: where it reads while it is the one that fences L2; None: it never is.
+        events: what carries events between servers.
+        new_id: a unique id.
+        wall: the time of day, seconds since 1970.
         coherence: what L3 said when it was connected.
         untrusted: kinds that no cache may answer for, with the reason.
         window_seconds: how long this server remembers a change, to judge L2 by.
@@ -57,6 +63,9 @@ class Flows:
         l3: Storage,
         feed: ChangeSource,
         relay: tuple[ChangeSource, FenceSink] | None,
+        events: EventTransport,
+        new_id: Callable[[], str],
+        wall: Callable[[], float],
         coherence: Coherence,
         clock: Clock,
         sleep: Callable[[float], Awaitable[object]],
@@ -127,6 +136,15 @@ class Flows:
             lease=self.lease,
             feed=self.feed,
         )
+        self.bus = EventBus(
+            events,
+            server=new_id(),
+            rules=bus_rules(settings),
+            clock=clock,
+            wall=wall,
+            new_id=new_id,
+            sleep=sleep,
+        )
         self.store = StateStore(
             {
                 name: Collection(
@@ -140,6 +158,7 @@ class Flows:
                 for name, kind in kinds.items()
             },
             self.transactions,
+            self.bus,
         )
 
     async def start(self) -> None:
@@ -151,9 +170,11 @@ class Flows:
         await self.feed.start()
         if self.relay is not None:
             self.relay.start()
+        await self.bus.start()
 
     async def stop(self) -> None:
         """Let writes and fills end, for a while; stop relay and feed, empty L1. May be called twice."""
+        await self.bus.stop()  # its handlers may use all the rest
         self.resolver.closing = True
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
@@ -166,6 +187,21 @@ class Flows:
         await self.feed.stop()
         for cache in set(self.caches.values()):
             cache.flush()  # a closed door answers nothing, not even from memory
+
+
+def bus_rules(settings: Settings) -> BusRules:
+    """The limits of the event bus."""
+    return BusRules(
+        limits=EventLimits(settings.event_bytes_max, settings.document_depth_max),
+        handlers=HandlerRules(
+            timeout_seconds=settings.event_handler_timeout_seconds,
+            attempts_max=settings.event_attempts_max,
+            queue_max=settings.event_queue_max,
+        ),
+        publish_seconds=settings.event_publish_timeout_seconds,
+        lease_seconds=settings.event_lease_seconds,
+        group_idle_seconds=settings.event_group_idle_seconds,
+    )
 
 
 def staleness_bounds(settings: Settings, kinds: Mapping[str, Kind[Any]]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from holdfast.collection import Collection
 from holdfast.documents import Document
 from holdfast.errors import SettingsError
+from holdfast.invalidation.bus import EventBus
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.transactions import Transactions
 
@@ -22,14 +23,18 @@ class StateStore:
         collections: all of them, by the kind's name.
         swarms, bots, teams, routines, run_snapshots: the built-in collections.
         transaction: ``async with state.transaction() as tx:``; see `Transactions.open`.
+        publish, subscribe: events; see `EventBus.publish` and `EventBus.subscribe`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
     """
 
-    def __init__(self, collections: Mapping[str, Collection[Any]], transactions: Transactions) -> None:
+    def __init__(self, collections: Mapping[str, Collection[Any]], transactions: Transactions, bus: EventBus) -> None:
         self.collections = collections
         self.transactions = transactions
         self.transaction = transactions.open
         self.transact = transactions.transact
+        self.bus = bus
+        self.publish = bus.publish
+        self.subscribe = bus.subscribe
         self.swarms = self.collection(SWARM)
         self.bots = self.collection(BOT)
         self.teams = self.collection(TEAM)

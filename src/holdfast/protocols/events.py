@@ -90,8 +90,8 @@ class Exchanged(msgspec.Struct, frozen=True):
     """The answer.
 
     Attributes:
-        epoch: under which the asker owns the partition now. Another than it gave: what it told was ignored, and all that
-            was not settled is handed out anew. 0: it does not own it.
+        epoch: under which the asker owns the partition now. Another than it gave: what it told was ignored, and all
+            that was not settled is handed out anew. 0: it does not own it.
         members: how many owners, and would-be owners, this reader has here.
         created: the reader had no position here; it begins behind all that was appended before.
         events: in the order in which they are to be handled, by rank.

@@ -114,7 +114,7 @@ class RedisEvents:
             "idle": round(told.idle_seconds * 1000),
         }
         epoch, members, created, rows = await self._run(partition, self._exchange, asked)
-        return Exchanged(epoch, members, bool(created), [_handed(*row) for row in rows])
+        return Exchanged(epoch, members, bool(created), [_handed(row) for row in rows])
 
     async def sweep(self, partition: int) -> None:
         """Remove what is done with; see `EventTransport.sweep`."""
@@ -126,7 +126,7 @@ class RedisEvents:
 
     async def dead_letters(self, partition: int, *, limit: int) -> Sequence[DeadLetter]:
         """The oldest dead letters; see `EventTransport.dead_letters`."""
-        words = ["XRANGE", self._bases[partition] + b":dead", "-", "+", "COUNT", str(limit)]
+        words: list[str | bytes] = ["XRANGE", self._bases[partition] + b":dead", "-", "+", "COUNT", str(limit)]
         found = await self._command(words) or {}
         rows = found.items() if isinstance(found, dict) else found
         return [_letter(entry, fields) for entry, fields in rows]
@@ -144,9 +144,7 @@ class RedisEvents:
         taken = await self._run(partition, self._append, {"events": rows}, [event.body for event in events])
         return [bool(each) for each in taken]
 
-    async def _run(
-        self, partition: int, script: Script, asked: dict[str, Any], bodies: Sequence[bytes] = ()
-    ) -> Any:
+    async def _run(self, partition: int, script: Script, asked: dict[str, Any], bodies: Sequence[bytes] = ()) -> Any:
         base = self._bases[partition]
         common = {
             "base": base.decode(),
@@ -202,7 +200,8 @@ class RedisEvents:
                 hint(partition)
 
 
-def _handed(rank: int, entry: bytes, body: bytes, times: int, repeat: bytes, only: bytes) -> Handed:
+def _handed(row: Sequence[Any]) -> Handed:
+    rank, entry, body, times, repeat, only = row
     return Handed(rank, entry.decode(), body, times, repeat == b"1", only.decode())
 
 

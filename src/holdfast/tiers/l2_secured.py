@@ -21,8 +21,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from glide import ClosingError, ConnectionError, GlideClient, GlideError, RequestError, SlotKeyRoute, SlotType
-from glide import TimeoutError as GlideTimeout
+from glide import ClosingError, GlideClient, GlideError, RequestError, SlotKeyRoute, SlotType
+from glide import ConnectionError as GlideConnectionError
+from glide import TimeoutError as GlideTimeoutError
 
 from holdfast.errors import HoldfastError, OutcomeUnknown, Overloaded, TierUnavailable
 from holdfast.tiers.l2_client import RedisConnection, Script
@@ -116,9 +117,9 @@ class SecuredCalls:
                 _settle(call, reason)
             return
         answers = [await _made(client, name, call) for call in calls]
-        fault = await self._secured(client, name, route, number)
+        doubt = await self._secured(client, name, route, number)
         for call, answer in zip(calls, answers, strict=True):
-            _settle(call, fault if fault is not None and not isinstance(answer, HoldfastError) else answer)
+            _settle(call, answer if doubt is None or isinstance(answer, HoldfastError) else doubt)
 
     async def _secured(self, client: Client, name: bytes, route: SlotKeyRoute, number: Any) -> HoldfastError | None:
         """None, or why nothing is known of what was done on the connection of that number."""
@@ -178,7 +179,7 @@ async def _made(client: Client, name: bytes, call: _Call) -> Any:
 def understood(fault: GlideError) -> HoldfastError:
     """What an error of the client means for the call that it answers."""
     text = f"L2: {type(fault).__name__}: {fault}"
-    if isinstance(fault, (GlideTimeout, ConnectionError, ClosingError)):
+    if isinstance(fault, (GlideTimeoutError, GlideConnectionError, ClosingError)):
         return OutcomeUnknown(text)
     if "OOM" in str(fault):
         return Overloaded(text)
