@@ -105,7 +105,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     event_handler_timeout_seconds: Seconds = 30.0
     event_attempts_max: Count = 5
     event_publish_timeout_seconds: Seconds = 15.0
-    event_lease_seconds: Annotated[float, Meta(ge=0.5, le=300)] = 6.0
+    event_lease_seconds: Annotated[float, Meta(ge=0.5, le=86_400)] = 6.0
     event_group_idle_seconds: Seconds = 86_400.0
 
     def __post_init__(self) -> None:

@@ -21,6 +21,8 @@ from holdfast.protocols import Dead, EventTransport, Exchange, Exchanged, Handed
 logger = logging.getLogger("holdfast")
 ROOM: Final = 64
 """Events of one partition and priority that are handed out and not settled, at most."""
+IDLE_SECONDS: Final = 2.0
+"""Between two calls at most; sooner if a lease needs it, or something asks for one."""
 GAP_SECONDS: Final = 0.002
 """Between two calls at least: what is settled meanwhile goes with one of them."""
 RETRY_SECONDS: Final = 0.2
@@ -165,7 +167,7 @@ class PartitionReader:
             self._wake.clear()
 
     async def _until_due(self) -> None:
-        timer = asyncio.get_running_loop().call_later(self._lease_seconds / 3, self._wake.set)
+        timer = asyncio.get_running_loop().call_later(min(IDLE_SECONDS, self._lease_seconds / 3), self._wake.set)
         try:
             await self._wake.wait()
         finally:
