@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import sys
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import holdfast
-from faults.test_failovers import first_pair, follows, serves
+from faults.test_failovers import first_pair, follows, is_level, serves
 from fix_races import until
-from holdfast import Delivery, Settings, TierError
+from fix_tiers import flows_of
+from holdfast import Delivery, Event, Settings, TierError, TierUnavailable
+from holdfast.events import partition_of
 from holdfast.node import OpenStore
 from holdfast.settings import PREFIX
+from holdfast.testing.fault_proxy import StartProxy
 from holdfast.testing.server_controls import ServerControls
+from holdfast.tiers import l2_secured
+from holdfast.tiers.l2_events import PARTITIONS, RedisEvents
+from holdfast.tiers.l2_secured import SecuredCalls
+from holdfast.tiers.l2_topology import slot_of
 
 pytestmark = [pytest.mark.xdist_group("faults_events"), pytest.mark.timeout(240)]
 
 KEYS = 200
+LEASE_SECONDS = 2.0
+HONEST = l2_secured._ask
 GROUP = "workers"
 PROGRAM = Path(__file__).with_name("event_child.py")
 
@@ -86,6 +97,12 @@ class Subscriber:
             assert await process.stdout.readline() == b"ready\n"
         return cls(process)
 
+    async def freeze(self, seconds: float) -> None:
+        """Let it stand still for so long."""
+        self.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        self.process.send_signal(signal.SIGCONT)
+
     async def kill(self) -> None:
         """Kill -9."""
         if self.process.returncode is None:
@@ -143,30 +160,35 @@ def check(account: Account, lines: Sequence[Line]) -> None:
 
 
 async def run_killing(
-    controls: ServerControls, prefix: str, file: Path, *, total: int, kills: int, primaries: int, seed: int
-) -> tuple[Account, Counter[str]]:
-    """Publish while subscribers, and primaries of L2, are killed and started again."""
-    source, toll, account = random.Random(seed), Counter[str](), Account()
+    controls: ServerControls, prefix: str, file: Path, toll: dict[str, int], *, total: int, seed: int
+) -> Account:
+    """Publish while subscribers, and primaries of L2, are killed and started again, or stand still.
+
+    Args:
+        toll: how often, of each.
+    """
+    source, account = random.Random(seed), Account()
     running = await controls.start()
     settings = Settings(
         postgres_url=running.postgres_url,
         redis_urls=running.redis_urls,
         key_prefix=prefix,
-        event_lease_seconds=2.0,
+        event_lease_seconds=LEASE_SECONDS,
         event_publish_timeout_seconds=60.0,
     )
     async with holdfast.connect(settings) as state, subscribers(settings, file, 2) as servers:
         publishing = asyncio.ensure_future(publish_all(state, account, total))
-        schedule = ["subscriber"] * kills + ["primary"] * primaries
+        schedule = [what for what, times in toll.items() for _ in range(times)]
         source.shuffle(schedule)
         for number, what in enumerate(schedule, start=1):
             await until_published(account, total * number // (len(schedule) + 1), publishing)
             if what == "subscriber":
                 await servers.pop(source.randrange(len(servers))).kill()
                 servers.append(await Subscriber.start(settings, file))
+            elif what == "frozen":
+                await source.choice(servers).freeze(LEASE_SECONDS * 1.5)
             else:
                 await kill_a_primary(controls, source)
-            toll[what] += 1
         await publishing
 
         async def complete() -> bool:
@@ -175,7 +197,7 @@ async def run_killing(
         async with asyncio.timeout(120):
             while not await complete():  # noqa: ASYNC110 - there is no event: the lines are in a file
                 await asyncio.sleep(0.2)
-    return account, toll
+    return account
 
 
 async def until_published(account: Account, count: int, publishing: asyncio.Future[None]) -> None:
@@ -203,20 +225,183 @@ async def kill_a_primary(controls: ServerControls, source: random.Random) -> Non
 
 async def test_nothing_is_lost_by_kills(controls: ServerControls, prefix: str, tmp_path: Path) -> None:
     """Subscribers and nodes without replicas are killed under 4,000 events: none is lost, repeated unseen, or late."""
-    account, toll = await run_killing(controls, prefix, tmp_path / "lines", total=4000, kills=2, primaries=2, seed=1)
+    toll = {"subscriber": 2, "frozen": 1, "primary": 2}
+    account = await run_killing(controls, prefix, tmp_path / "lines", toll, total=4000, seed=1)
     check(account, lines_of(tmp_path / "lines"))
-    assert (account.unsure, toll) == (0, {"subscriber": 2, "primary": 2})
+    assert account.unsure == 0
+
+
+async def test_l2_may_be_away_when_all_begins(controls: ServerControls, prefix: str) -> None:
+    """A subscription waits for it; a reliable event is refused after its time, and accepted later."""
+    running = await controls.start()
+    nodes = [name for name in controls.names if name != "postgres"]
+    for name in nodes:
+        await controls.kill(name)
+    got = asyncio.Queue[Event]()
+    async with holdfast.connect(
+        postgres_url=running.postgres_url,
+        redis_urls=running.redis_urls,
+        key_prefix=prefix,
+        event_publish_timeout_seconds=1.0,
+    ) as state:
+        subscription = state.subscribe("**", got.put, group=GROUP)
+        await state.publish("work/lost", 1)
+        with pytest.raises(TierUnavailable):
+            await state.publish("work/refused", 2, delivery=Delivery.RELIABLE)
+        for name in nodes:
+            await controls.restart(name)
+        for name in nodes:
+            await controls.wait_up(name)
+        await subscription.ready()
+        await state.publish("work/done", 3, delivery=Delivery.RELIABLE)
+        assert (await got.get()).data == 3
+
+
+Mutation = Callable[[OpenStore], None]
+
+
+def healthy(_: OpenStore) -> None:
+    """No mutant."""
+
+
+def secures_nothing(store: OpenStore) -> None:
+    """Mutant: what the primary took counts as safe."""
+
+    async def secured(*_: object) -> None:
+        return None
+
+    secured_calls(store)._secured = secured  # type: ignore[assignment, method-assign]
+
+
+def secured_calls(store: OpenStore) -> SecuredCalls:
+    """The inside of a server's transport."""
+    transport = flows_of(store).bus._transport
+    assert isinstance(transport, RedisEvents)
+    return transport._secured
+
+
+async def fail_over_behind(
+    controls: ServerControls, fault_proxy: StartProxy, prefix: str, mutation: Mutation
+) -> tuple[bool, list[Any]]:
+    """Publish to a primary whose replica is connected and hears nothing, then let that replica take over.
+
+    Returns:
+        Whether the event was acknowledged before that, and what a group is delivered in the end.
+    """
+    running, got = await controls.start(), list[Any]()
+    settings = Settings(postgres_url=running.postgres_url, redis_urls=running.redis_urls, key_prefix=prefix)
+
+    async def note(event: Event) -> None:
+        got.append(event.data)
+
+    async with holdfast.connect(settings) as state:
+        await state.subscribe("**", note, group=GROUP).ready()
+    primary, replica, slots = await first_pair(controls)
+    proxy = await fault_proxy(*controls.address(primary.name))
+    await controls.announce(primary.name, proxy)
+    await until(partial(follows, replica, proxy.port))
+    await until(partial(is_level, primary, replica))
+    key = key_in(prefix, slots)
+    async with holdfast.connect(settings) as state:
+        mutation(state)
+        link = proxy.hold("to_client", where=lambda connection: b"REPLCONF" in connection.first_bytes)
+        publishing = asyncio.ensure_future(state.publish("work/x", "held", delivery=Delivery.RELIABLE, key=key))
+        acknowledged, _ = await asyncio.wait([publishing], timeout=1.0)
+        await controls.kill(primary.name)
+        await replica.ask(("CLUSTER", "FAILOVER", "TAKEOVER"))
+        await until(partial(serves, controls, replica, slots[0]))
+        link.end()
+        await publishing
+        state.subscribe("**", note, group=GROUP)
+        await state.publish("work/x", "after", delivery=Delivery.RELIABLE, key=key)
+
+        async def arrived() -> bool:
+            return "after" in got
+
+        await until(arrived)
+    return bool(acknowledged), got
+
+
+@pytest.mark.parametrize("server_controls", [1], indirect=True)
+async def test_what_only_the_primary_has_is_not_acknowledged(
+    server_controls: ServerControls, fault_proxy: StartProxy, prefix: str
+) -> None:
+    """W2: its replica is behind and takes over; the event is published there, and not lost."""
+    acknowledged, got = await fail_over_behind(server_controls, fault_proxy, prefix, healthy)
+    assert (acknowledged, got) == (False, ["held", "after"])
+
+
+@pytest.mark.parametrize("server_controls", [1], indirect=True)
+async def test_an_acknowledgement_of_the_primary_alone_is_found(
+    server_controls: ServerControls, fault_proxy: StartProxy, prefix: str
+) -> None:
+    """The same failover finds a server that waits for no replica: the event is lost."""
+    acknowledged, got = await fail_over_behind(server_controls, fault_proxy, prefix, secures_nothing)
+    assert (acknowledged, got) == (True, ["after"])
+
+
+async def lose_the_connection(controls: ServerControls, prefix: str, *, ask: Any = HONEST) -> list[bool]:
+    """Publish an event, while the connection is lost between its append and the WAIT; whether each copy is flagged."""
+    running, got = await controls.start(), list[bool]()
+    settings = Settings(postgres_url=running.postgres_url, redis_urls=running.redis_urls, key_prefix=prefix)
+
+    async def note(event: Event) -> None:
+        got.append(event.metadata.duplicate)
+
+    async with holdfast.connect(settings) as reader, holdfast.connect(settings) as state:
+        await reader.subscribe("**", note, group=GROUP).ready()
+        secured = secured_calls(state)
+        is_safe, cuts = secured._is_safe, [0]
+
+        async def cut(client: Any, name: bytes, route: Any) -> bool:
+            cuts[0] += 1
+            if cuts[0] == 1:
+                number = await HONEST(client, ["CLIENT", "ID"], route)
+                other = await secured_calls(reader)._connection.client()
+                await other.custom_command(["CLIENT", "KILL", "ID", str(number)], route)  # type: ignore[call-arg]
+            return await is_safe(client, name, route)
+
+        secured._is_safe = cut  # type: ignore[method-assign]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(l2_secured, "_ask", ask)
+            await state.publish("work/x", 1, delivery=Delivery.RELIABLE, key="k")
+        await state.publish("work/x", 2, delivery=Delivery.RELIABLE, key="k")
+
+        async def arrived() -> bool:
+            return len(got) >= 2 + (ask is HONEST)
+
+        await until(arrived)
+        assert cuts[0] >= 2
+    return got
+
+
+async def test_a_wait_on_another_connection_does_not_count(controls: ServerControls, prefix: str) -> None:
+    """W2: the client connects anew without a word; then all is repeated, and flagged."""
+    assert await lose_the_connection(controls, prefix) == [False, True, False]
+
+
+async def test_a_wait_on_another_connection_is_believed_without_its_number(
+    controls: ServerControls, prefix: str
+) -> None:
+    """Mutant: connections have no numbers."""
+
+    async def ask(client: Any, words: Any, route: Any) -> Any:
+        return 7 if words == ["CLIENT", "ID"] else await HONEST(client, words, route)
+
+    assert await lose_the_connection(controls, prefix, ask=ask) == [False, False]
+
+
+def key_in(prefix: str, slots: range) -> str:
+    """An ordering key whose partition a node serves."""
+    served = {number for number in range(PARTITIONS) if slot_of(f"{prefix}events:{number:02d}".encode()) in slots}
+    return next(f"k{number}" for number in range(1000) if partition_of(f"k{number}", PARTITIONS) in served)
 
 
 @pytest.mark.prove
 @pytest.mark.timeout(600)
 async def test_prove_events_over_restarts(controls: ServerControls, prefix: str, tmp_path: Path) -> None:
     """The same with 100,000 events, 8 kills of subscribers and 8 of nodes."""
-    account, toll = await run_killing(controls, prefix, tmp_path / "lines", total=100_000, kills=8, primaries=8, seed=2)
-    lines = lines_of(tmp_path / "lines")
-    check(account, lines)
-    assert account.total == 100_000
-    sys.stdout.write(f"{toll}, {len(lines) - account.total} repeated\n")
+    await prove(controls, prefix, tmp_path / "lines", {"subscriber": 8, "frozen": 3, "primary": 8}, seed=2)
 
 
 @pytest.mark.prove
@@ -224,10 +409,13 @@ async def test_prove_events_over_restarts(controls: ServerControls, prefix: str,
 @pytest.mark.parametrize("server_controls", [1], indirect=True)
 async def test_prove_events_over_failovers(server_controls: ServerControls, prefix: str, tmp_path: Path) -> None:
     """The same where each node has a replica, which takes over."""
-    account, toll = await run_killing(
-        server_controls, prefix, tmp_path / "lines", total=100_000, kills=8, primaries=5, seed=3
-    )
-    lines = lines_of(tmp_path / "lines")
+    await prove(server_controls, prefix, tmp_path / "lines", {"subscriber": 8, "frozen": 3, "primary": 5}, seed=3)
+
+
+async def prove(controls: ServerControls, prefix: str, file: Path, toll: dict[str, int], *, seed: int) -> None:
+    """100,000 events under kills."""
+    account = await run_killing(controls, prefix, file, toll, total=100_000, seed=seed)
+    lines = lines_of(file)
     check(account, lines)
     assert account.total == 100_000
-    sys.stdout.write(f"{toll}, {len(lines) - account.total} repeated\n")
+    sys.stdout.write(f"{toll}: 0 lost of {account.total}, {len(lines) - account.total} repeated and flagged\n")

@@ -15,11 +15,12 @@ from typing import Any, Final
 import msgspec
 from glide import GlideClient, GlideError
 
-from holdfast.errors import TierError
+from holdfast.errors import OutcomeUnknown, TierError
 from holdfast.events import PRIORITIES, partition_of
 from holdfast.protocols import Append, DeadLetter, Exchange, Exchanged, Handed
 from holdfast.tiers.l2_client import RedisConnection, Script
 from holdfast.tiers.l2_connect import Client, RedisConnector
+from holdfast.tiers.l2_lent import LentClients
 from holdfast.tiers.l2_secured import SecuredCalls, understood
 
 logger = logging.getLogger("holdfast")
@@ -54,7 +55,7 @@ class RedisEvents:
         backlog_max: int,
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
-        self._connection = connection
+        self._clients = LentClients(connection)
         self._secured = secured
         self._connector = connector
         self._backlog_max = backlog_max
@@ -66,6 +67,8 @@ class RedisEvents:
         )
         self._listening: asyncio.Task[None] | None = None
         self._publish = "SPUBLISH"
+        self._lost = asyncio.Event()
+        secured.on_lost = self._listen_anew
 
     async def start(self, live: Callable[[bytes], None], hint: Callable[[int], None]) -> None:
         """Begin to listen; see `EventTransport.start`."""
@@ -80,6 +83,7 @@ class RedisEvents:
             listening.cancel()
             await asyncio.wait([listening])
         await self._secured.close()
+        await self._clients.close()
 
     async def send(self, partition: int, body: bytes) -> None:
         """Send an event; see `EventTransport.send`."""
@@ -156,19 +160,26 @@ class RedisEvents:
         return await self._secured.run(base + b":readers", script, [msgspec.json.encode(common | asked), *bodies])
 
     async def _command(self, words: list[str | bytes]) -> Any:
-        client = await self._connection.client()
-        self._know(client)
-        try:
-            return await client.custom_command(words)
-        except GlideError as fault:
-            raise understood(fault) from fault
+        async with self._clients.lent() as client:
+            self._know(client)
+            try:
+                return await client.custom_command(words)
+            except GlideError as fault:
+                error = understood(fault)
+                if isinstance(error, OutcomeUnknown) and self._clients.give_up(client):
+                    self._listen_anew()
+                raise error from fault
 
     def _know(self, client: Client) -> None:
         """A server that is no cluster has no sharded channels for this client."""
         self._publish = "PUBLISH" if isinstance(client, GlideClient) else "SPUBLISH"
 
+    def _listen_anew(self) -> None:
+        """A node did not answer: the client that listens may have lost it too."""
+        self._lost.set()
+
     async def _listen(self, live: Callable[[bytes], None], hint: Callable[[int], None]) -> None:
-        """Hear every channel, for ever. The client subscribes anew after each loss of a connection, by itself."""
+        """Hear every channel, for ever."""
         while True:
             try:
                 client = await self._connector.open()
@@ -191,6 +202,18 @@ class RedisEvents:
             await client.subscribe_lazy(channels)
         else:
             await client.ssubscribe_lazy(channels)
+        reading = asyncio.ensure_future(self._read(client, live, hint))
+        lost = asyncio.ensure_future(self._lost.wait())
+        try:
+            await asyncio.wait([reading, lost], return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()  # raises: it has no other end
+        finally:
+            reading.cancel()
+            lost.cancel()
+        self._lost.clear()
+
+    async def _read(self, client: Client, live: Callable[[bytes], None], hint: Callable[[int], None]) -> None:
         while True:
             said = await client.get_pubsub_message()
             body, channel = _bytes(said.message), _bytes(said.channel)

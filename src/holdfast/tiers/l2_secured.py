@@ -1,10 +1,11 @@
 """Scripts of L2 whose effect survives the death of a primary (rule W2).
 
 The calls of one moment on one name are made in their order, and then secured together: where the slot has a replica,
-by a WAIT for one; else by the server's append-only file. Three traps are closed here:
+by a WAIT for one; else by the server's append-only file. Four traps are closed here:
 
 * A WAIT speaks of what its own connection wrote. The client reconnects without a word, so the connection's number is
   asked before the calls and after the WAIT, on the same route; if it differs, nothing is known.
+* A client that lost a node to a failover goes on asking it for long, so after a failure a new client is opened.
 * A replica that is on its way, or was lost a moment ago, may yet be promoted. So what counts is not whether one is
   connected but whether the cluster still lists one; it stops to once the replica is known to have failed.
 * While an fsync is slow, a server that is to fsync every second answers before it has given the change to the
@@ -28,6 +29,7 @@ from glide import TimeoutError as GlideTimeoutError
 from holdfast.errors import HoldfastError, OutcomeUnknown, Overloaded, TierUnavailable
 from holdfast.tiers.l2_client import RedisConnection, Script
 from holdfast.tiers.l2_connect import Client
+from holdfast.tiers.l2_lent import LentClients
 from holdfast.tiers.l2_securing import has_replica, is_empty, persistence
 
 logger = logging.getLogger("holdfast")
@@ -59,11 +61,16 @@ class SecuredCalls:
     Args:
         connection: of its own: a WAIT holds up all that comes behind it.
         sleep: pauses, seconds.
+
+    Attributes:
+        on_lost: called when a node did not answer, and a new client is opened.
     """
 
     def __init__(self, connection: RedisConnection, *, sleep: Callable[[float], Awaitable[object]]) -> None:
+        self.on_lost: Callable[[], None] = lambda: None
         self._connection = connection
         self._sleep = sleep
+        self._clients = LentClients(connection)
         self._lanes: dict[bytes, _Lane] = {}
         self._warned = False
 
@@ -92,6 +99,7 @@ class SecuredCalls:
         if tasks:
             await asyncio.wait(tasks)
         self._lanes.clear()
+        await self._clients.close()
 
     async def _work(self, name: bytes, lane: _Lane) -> None:
         calls: list[_Call] = []
@@ -108,18 +116,25 @@ class SecuredCalls:
 
     async def _round(self, name: bytes, calls: Sequence[_Call]) -> None:
         try:
-            client = await self._connection.client()
-            route = SlotKeyRoute(SlotType.PRIMARY, name.decode())
+            async with self._clients.lent() as client:
+                answers = await self._answers(client, name, calls)
+                if any(isinstance(each, OutcomeUnknown | TierUnavailable) for each in answers):
+                    self._give_up(client)
+        except TierUnavailable as fault:  # there is no client
+            answers = [fault] * len(calls)
+        for call, answer in zip(calls, answers, strict=True):
+            _settle(call, answer)
+
+    async def _answers(self, client: Client, name: bytes, calls: Sequence[_Call]) -> list[Any]:
+        """What each call returned, or what is known of it: an error."""
+        route = SlotKeyRoute(SlotType.PRIMARY, name.decode())
+        try:
             number = await _ask(client, ["CLIENT", "ID"], route)
         except HoldfastError as fault:
-            reason = fault if isinstance(fault, TierUnavailable) else TierUnavailable(f"L2: {fault}")
-            for call in calls:
-                _settle(call, reason)
-            return
+            return [TierUnavailable(str(fault))] * len(calls)
         answers = [await _made(client, name, call) for call in calls]
         doubt = await self._secured(client, name, route, number)
-        for call, answer in zip(calls, answers, strict=True):
-            _settle(call, answer if doubt is None or isinstance(answer, HoldfastError) else doubt)
+        return [answer if doubt is None or isinstance(answer, HoldfastError) else doubt for answer in answers]
 
     async def _secured(self, client: Client, name: bytes, route: SlotKeyRoute, number: Any) -> HoldfastError | None:
         """None, or why nothing is known of what was done on the connection of that number."""
@@ -143,6 +158,10 @@ class SecuredCalls:
             self._warn()
             return True
         return is_empty(file)
+
+    def _give_up(self, client: Client) -> None:
+        if self._clients.give_up(client):
+            self.on_lost()
 
     def _warn(self) -> None:
         if not self._warned:
