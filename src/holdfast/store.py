@@ -24,6 +24,7 @@ class StateStore:
         swarms, bots, teams, routines, run_snapshots: the built-in collections.
         transaction: ``async with state.transaction() as tx:``; see `Transactions.open`.
         publish, subscribe: events; see `EventBus.publish` and `EventBus.subscribe`.
+        dead_letters: reliable events that were given up; see `DeadLetters`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
     """
 
@@ -35,6 +36,7 @@ class StateStore:
         self.bus = bus
         self.publish = bus.publish
         self.subscribe = bus.subscribe
+        self.dead_letters = bus.dead_letters
         self.swarms = self.collection(SWARM)
         self.bots = self.collection(BOT)
         self.teams = self.collection(TEAM)

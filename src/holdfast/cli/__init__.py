@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import cyclopts
 
 from holdfast.cli.demo import demo
+from holdfast.cli.events import events
 from holdfast.cli.migrate import migrate
 from holdfast.cli.servers import down, status, up
 from holdfast.errors import HoldfastError
@@ -30,6 +31,7 @@ app.command(up)
 app.command(status)
 app.command(down)
 app.command(migrate)
+app.command(events)
 
 
 def main() -> None:

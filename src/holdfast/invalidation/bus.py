@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import re
 from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any, Final
@@ -22,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.clock import Clock
-from holdfast.errors import Closed, CorruptDocument, InvalidEvent, SchemaTooNew, TierError
+from holdfast.errors import Closed, CorruptDocument, SchemaTooNew, TierError
 from holdfast.events import (
     PRIORITIES,
     Delivery,
@@ -35,17 +34,16 @@ from holdfast.events import (
     encode,
     partition_of,
 )
+from holdfast.invalidation.dead_letters import DeadLetters
 from holdfast.invalidation.event_queue import Waiting
 from holdfast.invalidation.event_readers import Readers
 from holdfast.invalidation.event_writer import EventWriter
 from holdfast.invalidation.subscription import Handler, HandlerRules, Subscription
 from holdfast.invalidation.topics import check_group, check_topic, compile_pattern
-from holdfast.protocols import DeadLetter, EventTransport
+from holdfast.protocols import EventTransport
 
 SERVER_IDLE_SECONDS: Final = 300.0
 """After which a server that no longer reads is taken for dead, and what was kept for its broadcasts goes."""
-
-_LETTER: Final = re.compile(r"(\d{1,4})-(\d{1,20}(?:-\d{1,20})?)\Z")
 
 
 class BusRules(msgspec.Struct, frozen=True):
@@ -64,22 +62,6 @@ class BusRules(msgspec.Struct, frozen=True):
     group_idle_seconds: float = 86_400.0
 
 
-class GivenUp(msgspec.Struct, frozen=True):
-    """A dead letter.
-
-    Attributes:
-        id: for `replay` and `discard`.
-        subscription: who gave it up: a group and its pattern, or a server.
-        event: None: it cannot be read.
-    """
-
-    id: str
-    subscription: str
-    reason: str
-    attempts: int
-    event: Event | None
-
-
 class EventBus:
     """The bus of one server.
 
@@ -91,6 +73,7 @@ class EventBus:
 
     Attributes:
         subscriptions: those that are open.
+        dead_letters: reliable events that were given up, by whichever server.
         unsent: events without promise that L2 did not take.
         unreadable: events without promise that could not be read.
     """
@@ -107,6 +90,7 @@ class EventBus:
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
         self.subscriptions: list[Subscription] = []
+        self.dead_letters = DeadLetters(transport, rules.limits)
         self.unsent = 0
         self.unreadable = 0
         self._transport = transport
@@ -207,48 +191,9 @@ class EventBus:
         readers.start()
         return subscription
 
-    async def dead_letters(self, *, limit: int = 100) -> list[GivenUp]:
-        """Reliable events that were given up, the oldest of each partition first.
-
-        Args:
-            limit: of each partition.
-        """
-        partitions = range(self._transport.partitions)
-        found = await asyncio.gather(*(self._transport.dead_letters(each, limit=limit) for each in partitions))
-        return [self._given_up(place, letter) for place, letters in enumerate(found) for letter in letters]
-
-    async def replay(self, letter: str) -> bool:
-        """Publish a dead letter's event again, for the group alone that gave it up.
-
-        It comes behind all others of its key. That of a broadcast comes only if its server still runs.
-
-        Returns:
-            False if there is no such letter any more, or no room.
-        """
-        partition, entry = self._place(letter)
-        return await self._transport.replay(partition, entry)
-
-    async def discard(self, letter: str) -> bool:
-        """Remove a dead letter; False if there is none."""
-        partition, entry = self._place(letter)
-        return await self._transport.discard(partition, entry)
-
     def deliver_local(self, event: Event) -> None:
         """Give an event to this server's broadcast subscriptions alone, without promise."""
         self._push(event, broadcast_only=True)
-
-    def _given_up(self, partition: int, letter: DeadLetter) -> GivenUp:
-        try:
-            event = decode(letter.body, self._rules.limits)
-        except (CorruptDocument, SchemaTooNew):
-            event = None
-        return GivenUp(f"{partition}-{letter.letter}", letter.reader, letter.reason, letter.attempts, event)
-
-    def _place(self, letter: str) -> tuple[int, str]:
-        found = _LETTER.match(letter)
-        if found is None or int(found[1]) >= self._transport.partitions:
-            raise InvalidEvent("letter", f"{letter[:40]!r} names no dead letter; `dead_letters` tells their ids")
-        return int(found[1]), found[2]
 
     async def _leave(self, subscription: Subscription) -> None:
         readers = self._readers.pop(subscription, None)

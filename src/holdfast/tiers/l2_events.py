@@ -183,37 +183,38 @@ class RedisEvents:
         while True:
             try:
                 client = await self._connector.open()
-            except (GlideError, TierError) as fault:
-                logger.debug("L2 cannot be listened to: %s", fault)
+            except (GlideError, TierError) as away:
+                logger.debug("L2 cannot be listened to: %s", away)
                 await self._sleep(RETRY_SECONDS)
                 continue
-            try:
-                await self._hear(client, live, hint)
-            except GlideError as fault:
+            fault = await self._hear(client, live, hint)
+            if fault is not None:
                 logger.debug("L2 is no longer listened to: %s", fault)
                 await self._sleep(RETRY_SECONDS)
-            finally:
-                await client.close()
 
-    async def _hear(self, client: Client, live: Callable[[bytes], None], hint: Callable[[int], None]) -> None:
+    async def _hear(
+        self, client: Client, live: Callable[[bytes], None], hint: Callable[[int], None]
+    ) -> BaseException | None:
+        """Hear all channels by one client, until that fails, or the client may have lost a node."""
+        self._lost.clear()
+        reading = asyncio.ensure_future(self._read(client, live, hint))
+        lost = asyncio.ensure_future(self._lost.wait())
+        try:
+            await asyncio.wait([reading, lost], return_when=asyncio.FIRST_COMPLETED)
+            return reading.exception() if reading.done() else None
+        finally:
+            lost.cancel()
+            await client.close()  # this ends the reading; cancelled, it would be answered all the same, and complain
+            await asyncio.wait([reading])
+            reading.exception()
+
+    async def _read(self, client: Client, live: Callable[[bytes], None], hint: Callable[[int], None]) -> None:
         self._know(client)
         channels = {channel.decode() for channel in self._by_channel}
         if isinstance(client, GlideClient):
             await client.subscribe_lazy(channels)
         else:
             await client.ssubscribe_lazy(channels)
-        reading = asyncio.ensure_future(self._read(client, live, hint))
-        lost = asyncio.ensure_future(self._lost.wait())
-        try:
-            await asyncio.wait([reading, lost], return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                reading.result()  # raises: it has no other end
-        finally:
-            reading.cancel()
-            lost.cancel()
-        self._lost.clear()
-
-    async def _read(self, client: Client, live: Callable[[bytes], None], hint: Callable[[int], None]) -> None:
         while True:
             said = await client.get_pubsub_message()
             body, channel = _bytes(said.message), _bytes(said.channel)
