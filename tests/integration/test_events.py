@@ -13,6 +13,7 @@ import pytest
 import holdfast
 from fix_cluster import Cluster
 from fix_events import Notes, until
+from fix_l2 import RedisHarness
 from holdfast import Delivery, Priority, Settings, cli
 from holdfast.events import partition_of
 from holdfast.node import OpenStore
@@ -144,6 +145,20 @@ async def test_dead_letters_by_the_command_line(
         await notes.until(3)
         assert (notes.data[2], notes.events[2].metadata.duplicate) == (0, True)
         assert await state.dead_letters.list() == []
+
+
+async def test_events_for_nobody_take_no_memory(two: tuple[OpenStore, OpenStore], l2_harness: RedisHarness) -> None:
+    """Without a subscription or a group there is nothing to keep them for; when the last one ends, it all goes."""
+    partition = partition_of("k", 16)
+    stream = f"{{{l2_harness.prefix.decode()}events:{partition:02d}}}:medium"
+    await two[0].publish("x", 1, delivery=RELIABLE, key="k")
+    assert await l2_harness.command("EXISTS", stream) == 0
+    subscription = two[1].subscribe("x", Notes())
+    await subscription.ready()
+    await two[0].publish("x", 1, delivery=RELIABLE, key="k")
+    assert await l2_harness.command("XLEN", stream) == 1
+    await subscription.close()
+    assert await l2_harness.command("XINFO", "GROUPS", stream) == []
 
 
 async def test_moved_slots_are_followed(cluster: Cluster, settings: Settings) -> None:

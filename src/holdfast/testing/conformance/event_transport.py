@@ -31,7 +31,13 @@ class EventServers(Protocol):
 
 
 class EventTransportSuite:
-    """Checks an `EventTransport`."""
+    """Checks an `EventTransport`.
+
+    Attributes:
+        deadline_seconds: for what must happen soon.
+    """
+
+    deadline_seconds = DEADLINE_SECONDS
 
     def __init__(self, servers: EventServers) -> None:
         self.servers = servers
@@ -99,6 +105,13 @@ class EventTransportSuite:
         assert taken.epoch > epoch
         assert taken.members == 1
         assert [(event.body, event.times) for event in taken.events] == [(b"2", 2), (b"3", 1)]
+
+    async def check_one_who_is_gone_is_no_longer_counted(self) -> None:
+        """Though others call all the time."""
+        await self.exchange(owner="gone", lease=0.4)
+        assert (await self.exchange(owner="stays")).members == 2
+        await self.servers.wait(0.6)
+        assert (await self.exchange(owner="stays")).members == 1
 
     async def check_an_owner_that_was_replaced_settles_nothing(self) -> None:
         """It is told that it is none any more, and what it tells is ignored, dead letters too."""
@@ -286,7 +299,7 @@ class EventTransportSuite:
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
         """Ask until it is so."""
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(self.deadline_seconds):
             while not await condition():  # noqa: ASYNC110 - there is no event: it is elsewhere
                 await asyncio.sleep(0.01)
 
