@@ -20,6 +20,7 @@ from holdfast.invalidation.event_queue import EventQueue
 from holdfast.invalidation.event_reader import ROOM
 from holdfast.invalidation.subscription import Subscription
 from holdfast.protocols import Append, DeadLetter
+from holdfast.testing import EventHub, ManualClock, MemoryCache, MemoryStorage, connect
 
 RELIABLE = Delivery.RELIABLE
 
@@ -215,7 +216,7 @@ async def test_a_handler_that_hangs_is_noticed_without_a_time_limit(monkeypatch:
     """Mutant: handlers have all the time they want."""
 
     async def call(subscription: Subscription, event: Event) -> str | None:
-        await subscription._work(event)
+        await subscription._handle(event)
         return None
 
     monkeypatch.setattr(Subscription, "_call", call)
@@ -554,6 +555,41 @@ async def test_refusals() -> None:
         await bus.publish("x", 1)
     with pytest.raises(Closed):
         bus.subscribe("x", print)
+
+
+@pytest.mark.parametrize("group", [None, "g"])
+async def test_a_handler_may_close_its_own_subscription(group: str | None) -> None:
+    """Nobody waits for somebody who waits for him; what it was handling comes again, to a group's next member."""
+    stage, seen, closed = Stage(), list[Any](), asyncio.Event()
+
+    async def handler(event: Event) -> None:
+        seen.append(event.data)
+        await subscription.close()
+        closed.set()
+
+    async with stage.server() as bus:
+        subscription = bus.subscribe("**", handler, group=group)
+        await subscription.ready()
+        await bus.publish("x", 1, delivery=RELIABLE)
+        async with asyncio.timeout(2):
+            await closed.wait()
+        assert bus.subscriptions == []
+        await bus.publish("x", 2, delivery=RELIABLE)
+        await settle()
+        assert seen == [1]
+
+
+async def test_the_door_in_memory_offers_events() -> None:
+    """Two servers of a test share a hub as they share the tiers."""
+    clock, l3 = ManualClock(), MemoryStorage()
+    hub, l2, notes = EventHub(clock), MemoryCache(clock), Notes()
+    async with connect(l2=l2, l3=l3, events=hub) as a, connect(l2=l2, l3=l3, events=hub) as b:
+        await b.subscribe("x", notes).ready()
+        await a.publish("x", 1)
+        await a.publish("x", 2, delivery=RELIABLE)
+        await notes.until(2)
+    with pytest.raises(Closed):
+        await a.publish("x", 3)
 
 
 async def test_nothing_is_left_running() -> None:

@@ -26,6 +26,8 @@ IDLE_SECONDS: Final = 2.0
 GAP_SECONDS: Final = 0.002
 """Between two calls at least: what is settled meanwhile goes with one of them."""
 RETRY_SECONDS: Final = 0.2
+STOP_SECONDS: Final = 3.0
+"""How long the end of a reader waits for L2."""
 SWEEP_SECONDS: Final = 1.0
 """Between two times that what is done with is removed."""
 IDLE_SWEEP_SECONDS: Final = 60.0
@@ -127,10 +129,11 @@ class PartitionReader:
         task.cancel()
         await asyncio.wait([task])
         try:
-            if self._epoch and (any(self._settled) or self._dead):
-                await self._transport.exchange(self.partition, self._told(room=0, wanted=False))
-            await self._transport.leave(self.partition, self._reader, self._owner, forget=forget)
-        except HoldfastError as fault:
+            async with asyncio.timeout(STOP_SECONDS):
+                if self._epoch and (any(self._settled) or self._dead):
+                    await self._transport.exchange(self.partition, self._told(room=0, wanted=False))
+                await self._transport.leave(self.partition, self._reader, self._owner, forget=forget)
+        except (HoldfastError, TimeoutError) as fault:
             logger.debug("events: partition %d is left to its lease: %s", self.partition, fault)
         self._lose()
 

@@ -111,6 +111,10 @@ class EventWriter:
         events = [msgspec.structs.replace(each.append, repeat=each.is_unsure) for each in batch]
         try:
             taken = await self._transport.append(self._partition, events)
+        except Overloaded as fault:  # to try again would make it worse
+            for _ in batch:
+                self._refuse(fault)
+            return None
         except HoldfastError as fault:
             for each in batch:
                 each.is_unsure = each.is_unsure or isinstance(fault, OutcomeUnknown)
@@ -128,10 +132,14 @@ class EventWriter:
         """Tell those whose time is over."""
         now = self._clock.monotonic()
         while self._waiting and self._waiting[0].deadline <= now:
-            each = self._waiting.popleft()
-            unsure = OutcomeUnknown(f"an event may have been published or not: {fault}")
-            unsure.__cause__ = fault
-            _settle(each, unsure if each.is_unsure else fault)
+            self._refuse(fault)
+
+    def _refuse(self, fault: HoldfastError) -> None:
+        """Tell the first that it was not published, or that this is not known."""
+        each = self._waiting.popleft()
+        unsure = OutcomeUnknown(f"an event may have been published or not: {fault}")
+        unsure.__cause__ = fault
+        _settle(each, unsure if each.is_unsure else fault)
 
 
 def _settle(publication: _Publication, fault: HoldfastError | None) -> None:

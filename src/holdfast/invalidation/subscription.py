@@ -106,6 +106,7 @@ class Subscription:
         self._seen: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._work: asyncio.Task[None] | None = None
         self._pauses: set[asyncio.Task[None]] = set()
         self._thread: ThreadPoolExecutor | None = None
 
@@ -139,10 +140,12 @@ class Subscription:
             )
 
     async def stop(self) -> None:
-        """Let the handler end, for a while, and call it no more; may be called twice."""
+        """Let the handler end, for a while, and call it no more; may be called twice, and by the handler itself."""
         self._stopping = True
         self._wake.set()
         task, self._task = self._task, None
+        if asyncio.current_task() is self._work:
+            task = None  # it ends when we return
         if task is not None:
             await asyncio.wait([task], timeout=DRAIN_SECONDS)
         tasks = [*self._pauses, *([task] if task is not None else [])]
@@ -211,7 +214,7 @@ class Subscription:
     async def _call(self, event: Event) -> str | None:
         """Call the handler; None, or why it failed, in words."""
         loop = asyncio.get_running_loop()
-        work = loop.create_task(self._work(event), name="holdfast events handler")
+        work = self._work = loop.create_task(self._handle(event), name="holdfast events handler")
         work.add_done_callback(_retrieve)
         timer = loop.create_task(_pause(self._sleep, self._rules.timeout_seconds))
         try:
@@ -235,7 +238,7 @@ class Subscription:
         logger.debug("a handler of %s failed", self.pattern.text, exc_info=fault)
         return f"{type(fault).__name__}: {fault}"[:1000]
 
-    async def _work(self, event: Event) -> None:
+    async def _handle(self, event: Event) -> None:
         if self._is_async:
             await self._handler(event)
             return

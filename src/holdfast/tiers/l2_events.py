@@ -150,6 +150,9 @@ class RedisEvents:
 
     async def _run(self, partition: int, script: Script, asked: dict[str, Any], bodies: Sequence[bytes] = ()) -> Any:
         base = self._bases[partition]
+        names = [b"readers", *(stream.encode() for stream in STREAMS), b"calls", b"dead"]
+        if reader := asked.get("reader"):
+            names += [f"reader:{reader}".encode(), f"members:{reader}".encode()]
         common = {
             "base": base.decode(),
             "streams": STREAMS,
@@ -157,7 +160,8 @@ class RedisEvents:
             "command": self._publish,
             "channel": f"{base.decode()}:live",
         }
-        return await self._secured.run(base + b":readers", script, [msgspec.json.encode(common | asked), *bodies])
+        arguments = [msgspec.json.encode(common | asked), *bodies]
+        return await self._secured.run([b"%b:%b" % (base, name) for name in names], script, arguments)
 
     async def _command(self, words: list[str | bytes]) -> Any:
         async with self._clients.lent() as client:

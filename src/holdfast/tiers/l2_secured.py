@@ -45,6 +45,7 @@ PAUSE_SECONDS: Final = 0.02
 @dataclass(slots=True)
 class _Call:
     script: Script
+    names: Sequence[bytes]
     arguments: Sequence[str | bytes]
     done: asyncio.Future[Any]
 
@@ -74,18 +75,24 @@ class SecuredCalls:
         self._lanes: dict[bytes, _Lane] = {}
         self._warned = False
 
-    async def run(self, name: bytes, script: Script, arguments: Sequence[str | bytes]) -> Any:
-        """What the script returned for a key, once that is secured; calls of one key are made in their order.
+    async def run(self, names: Sequence[bytes], script: Script, arguments: Sequence[str | bytes]) -> Any:
+        """What the script returned, once that is secured; calls of one slot are made in their order.
+
+        Args:
+            names: of all keys it touches, the same one first for all calls of a slot. While a slot moves from one node
+                to another, a node refuses what it does not hold all keys of; a script that found a key missing there
+                would make it anew, and what it holds elsewhere would be lost.
 
         Raises:
             OutcomeUnknown: it may have been made, and be in effect or not.
             TierUnavailable: it was not made.
             Overloaded: likewise, since too many are waiting, or L2 is out of memory.
         """
+        name = names[0]
         lane = self._lanes.setdefault(name, _Lane())
         if len(lane.waiting) >= CALLS_MAX:
             raise Overloaded(f"L2: {CALLS_MAX} calls on {name!r} are waiting")
-        call = _Call(script, arguments, asyncio.get_running_loop().create_future())
+        call = _Call(script, names, arguments, asyncio.get_running_loop().create_future())
         lane.waiting.append(call)
         if lane.task is None:
             lane.task = asyncio.get_running_loop().create_task(self._work(name, lane), name="holdfast L2 secured calls")
@@ -132,7 +139,7 @@ class SecuredCalls:
             number = await _ask(client, ["CLIENT", "ID"], route)
         except HoldfastError as fault:
             return [TierUnavailable(str(fault))] * len(calls)
-        answers = [await _made(client, name, call) for call in calls]
+        answers = [await _made(client, call) for call in calls]
         doubt = await self._secured(client, name, route, number)
         return [answer if doubt is None or isinstance(answer, HoldfastError) else doubt for answer in answers]
 
@@ -181,11 +188,11 @@ async def _ask(client: Client, words: list[str | bytes] | list[str], route: Slot
         raise understood(fault) from fault
 
 
-async def _made(client: Client, name: bytes, call: _Call) -> Any:
+async def _made(client: Client, call: _Call) -> Any:
     """What a call returned, or what its error means."""
     for words in (["EVALSHA", call.script.digest], ["EVAL", call.script.source]):
         try:
-            return await client.custom_command([*words, "1", name, *call.arguments])
+            return await client.custom_command([*words, str(len(call.names)), *call.names, *call.arguments])
         except GlideError as fault:
             if "noscript" in str(fault).lower():
                 continue
@@ -202,8 +209,9 @@ def understood(fault: GlideError) -> HoldfastError:
         return OutcomeUnknown(text)
     if "OOM" in str(fault):
         return Overloaded(text)
-    # The server refused it. A script that fails half-way does so at its beginning, or it is a fault of this package.
-    return TierUnavailable(text) if isinstance(fault, RequestError) else OutcomeUnknown(text)
+    # The server refused it, unless a script failed half-way.
+    refused = isinstance(fault, RequestError) and "user_script" not in str(fault)
+    return TierUnavailable(text) if refused else OutcomeUnknown(text)
 
 
 def _settle(call: _Call, answer: Any) -> None:

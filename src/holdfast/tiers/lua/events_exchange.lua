@@ -1,3 +1,5 @@
+#!lua flags=allow-oom
+-- Also where memory has run out: this is what frees it.
 -- KEYS[1]: the partition's readers, with when each is forgotten. ARGV: what is asked, as JSON.
 -- Asked: base and streams, the most urgent first; reader, owner, epoch, wanted, renewed, room, settled, dead, lease and idle in ms.
 -- Returns the epoch, 0 if the asker does not own the partition; the members; 1 if the reader is new here; and events: rank,

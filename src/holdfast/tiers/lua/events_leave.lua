@@ -1,3 +1,5 @@
+#!lua flags=allow-oom
+-- Also where memory has run out: this is what frees it.
 -- KEYS[1]: the partition's readers. ARGV: what is asked, as JSON: base and streams; reader, owner; forget; command and channel.
 -- Gives the partition up if the asker owns it, and with forget ends the reader. Returns 1.
 local ask = cjson.decode(ARGV[1])

@@ -1,3 +1,5 @@
+#!lua flags=allow-oom
+-- Also where memory has run out: this is what frees it.
 -- KEYS[1]: the partition's readers. ARGV: what is asked, as JSON: base and streams; letter; max; append: whether its event is
 -- appended again; command and channel. Removes a dead letter. Returns 1, or 0 if there is none, or no room.
 local ask = cjson.decode(ARGV[1])

@@ -1,3 +1,5 @@
+#!lua flags=allow-oom
+-- Also where memory has run out: this is what frees it.
 -- KEYS[1]: the partition's readers, with when each is forgotten. ARGV: what is asked, as JSON: base and streams.
 -- Forgets readers that were idle too long, and removes what all others are done with. Returns how many entries went.
 local ask = cjson.decode(ARGV[1])
