@@ -52,7 +52,8 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         key: reliable events of one key and priority are handled in the order of their publishing; None: any order.
         attempt: 1 the first time a handler gets it; more after a failure, or after a server died with it.
-        duplicate: it may have been handled before. False: it certainly was not, by this subscription or group.
+        duplicate: it may have been handed to a handler before, which may have done its work or be at it still. Of all
+            deliveries of one event to a subscription or group, at most one has no such flag.
     """
 
     priority: Priority = Priority.MEDIUM
