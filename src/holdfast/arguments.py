@@ -41,3 +41,11 @@ class SettingArguments(TypedDict, total=False):
     document_bytes_max: int
     document_depth_max: int
     inflated_bytes_max: int
+    event_bytes_max: int
+    event_queue_max: int
+    event_backlog_max: int
+    event_handler_timeout_seconds: float
+    event_attempts_max: int
+    event_publish_timeout_seconds: float
+    event_lease_seconds: float
+    event_group_idle_seconds: float

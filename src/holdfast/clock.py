@@ -14,12 +14,9 @@ class Clock(Protocol):
         ...
 
 
-def wall_clock_ms() -> int:
-    """The machine's time of day, milliseconds since 1970; only to be shown, never to order by."""
-    return time.time_ns() // 1_000_000
-
-
 class SystemClock:
     """The machine's clock."""
 
     monotonic = staticmethod(time.monotonic)
+    wall = staticmethod(time.time)
+    """Seconds since 1970, as the machine believes; it may go back. To be shown, never to decide anything."""

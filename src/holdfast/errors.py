@@ -54,6 +54,25 @@ class DocumentTooDeep(InvalidDocument):
     """The document nests deeper than `document_depth_max`."""
 
 
+class InvalidTopic(HoldfastError, ValueError):
+    """A topic, a pattern or a group's name breaks the rules of `holdfast.invalidation.topics`."""
+
+
+class InvalidEvent(HoldfastError, ValueError):
+    """An event was refused before it was published.
+
+    Attributes:
+        path: where the fault is, from the root of the event's data; empty for the root.
+        reason: the fault in words.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        """Name the fault and its place."""
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path or 'event data'}: {reason}")
+
+
 class CorruptDocument(HoldfastError):
     """Stored bytes do not decode as the document they should hold (checksum, format or shape)."""
 

@@ -8,13 +8,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from holdfast.clock import Clock, wall_clock_ms
+from holdfast.clock import Clock
 from holdfast.collection import Collection
 from holdfast.documents import Limits
 from holdfast.errors import SettingsError
+from holdfast.events import EventLimits
 from holdfast.flights import Flights
 from holdfast.invalidation.announcing import Announcer
 from holdfast.invalidation.applying import ChangeApplier
+from holdfast.invalidation.bus import BusRules, EventBus
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.fence_map import WINDOW_SECONDS, FenceMap
 from holdfast.invalidation.invalidator import CacheInvalidator
@@ -23,11 +25,12 @@ from holdfast.invalidation.lease import FeedLease
 from holdfast.invalidation.relay import Relay
 from holdfast.invalidation.rules import Rule
 from holdfast.invalidation.sampling import AnswerSampler
-from holdfast.invalidation.verifier import Emit, Verifier
+from holdfast.invalidation.subscription import HandlerRules
+from holdfast.invalidation.verifier import Verifier
 from holdfast.key_locks import KeyLocks
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import Counters
-from holdfast.protocols import ChangeSource, Coherence, FenceSink, SharedCache, Storage
+from holdfast.protocols import ChangeSource, Coherence, Cursor, EventTransport, FenceSink, Poll, SharedCache, Storage
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.scopes import Scopes
@@ -51,6 +54,9 @@ class Flows:
         feed: where this server's change feed reads.
         relay: where it reads while it is the one that fences L2; None: it never is.
         past: where watchers that come back read what they missed; None: where the feed reads, which waits meanwhile.
+        events: what carries events between servers.
+        new_id: a unique id.
+        wall: the time of day, seconds since 1970.
         coherence: what L3 said when it was connected.
         untrusted: kinds that no cache may answer for, with the reason.
         window_seconds: how long this server remembers a change, to judge L2 by.
@@ -58,8 +64,6 @@ class Flows:
         random_: for jitter, and to choose which answers are verified.
         server: this one's name, for what it finds and what it makes void.
         rules: what goes with a document that changed; acted on by the server that fences L2.
-        emit: publishes what the verifier finds; None: it is logged and reported only.
-        epoch_ms: the time of day, milliseconds since 1970, for what subscribers are told.
     """
 
     def __init__(
@@ -71,6 +75,9 @@ class Flows:
         l3: Storage,
         feed: ChangeSource,
         relay: tuple[ChangeSource, FenceSink] | None,
+        events: EventTransport,
+        new_id: Callable[[], str],
+        wall: Callable[[], float],
         coherence: Coherence,
         clock: Clock,
         sleep: Callable[[float], Awaitable[object]],
@@ -79,9 +86,7 @@ class Flows:
         untrusted: Mapping[str, str] = MappingProxyType({}),
         window_seconds: float = WINDOW_SECONDS,
         server: str = "a server",
-        emit: Emit | None = None,
         rules: Iterable[Rule] = (),
-        epoch_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         # Long, for it is the one place where all parts of a server are made and joined: names, and no decisions.
         self.counters = Counters()
@@ -127,8 +132,8 @@ class Flows:
             clock=clock,
             max_stale={name: kind.caching.max_stale_seconds for name, kind in kinds.items()},
         )
-        self.announcer = Announcer(kinds, epoch_ms=epoch_ms)
-        self.feed.on_applied(self.announcer.tell)
+        self.announcer = Announcer(kinds, epoch_ms=lambda: round(wall() * 1000))
+        self.feed.on_applied(self._announce)
         self._past = past or feed
         self.watching = Watching(reader=self.reader, feed=self.feed, past=self._past, sleep=sleep, untrusted=untrusted)
         self.writer = Writer(
@@ -158,6 +163,16 @@ class Flows:
             lease=self.lease,
             feed=self.feed,
         )
+        self.bus = EventBus(
+            events,
+            server=new_id(),
+            rules=bus_rules(settings),
+            clock=clock,
+            wall=wall,
+            new_id=new_id,
+            sleep=sleep,
+        )
+        self.announcer.on_topic(self.bus.announce)
         self.verifier = Verifier(
             share=settings.verify_share,
             checks_max=settings.verify_checks_max,
@@ -174,7 +189,7 @@ class Flows:
             clock=clock,
             random_=random_,
             server=server,
-            emit=emit,
+            emit=self.bus.announce,
         )
         collections = {
             name: Collection(
@@ -207,8 +222,13 @@ class Flows:
             scopes=self.scopes,
             consistency=self.verifier.report,
             invalidator=self.invalidator,
+            bus=self.bus,
         )
         self.store = StateStore(self.parts)
+
+    def _announce(self, before: Cursor | None, poll: Poll) -> None:
+        if self.bus.subscriptions:
+            self.announcer.tell(before, poll)
 
     async def start(self) -> None:
         """Begin to follow the change feed, to stand by as the relay, and to verify.
@@ -220,9 +240,11 @@ class Flows:
         if self.relay is not None:
             self.relay.start()
         self.verifier.start()
+        await self.bus.start()
 
     async def stop(self) -> None:
         """End watches; let writes and fills end, for a while; stop relay and feed, empty L1. May be called twice."""
+        await self.bus.stop()  # its handlers may use all the rest
         await self.verifier.stop()
         self.resolver.closing = True
         self.watching.close()
@@ -238,6 +260,21 @@ class Flows:
         await self.feed.stop()
         for cache in set(self.caches.values()):
             cache.flush()  # a closed door answers nothing, not even from memory
+
+
+def bus_rules(settings: Settings) -> BusRules:
+    """The limits of the event bus."""
+    return BusRules(
+        limits=EventLimits(settings.event_bytes_max, settings.document_depth_max),
+        handlers=HandlerRules(
+            timeout_seconds=settings.event_handler_timeout_seconds,
+            attempts_max=settings.event_attempts_max,
+            queue_max=settings.event_queue_max,
+        ),
+        publish_seconds=settings.event_publish_timeout_seconds,
+        lease_seconds=settings.event_lease_seconds,
+        group_idle_seconds=settings.event_group_idle_seconds,
+    )
 
 
 def staleness_bounds(settings: Settings, kinds: Mapping[str, Kind[Any]]) -> dict[str, float]:

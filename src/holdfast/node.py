@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import socket
+import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -34,8 +35,11 @@ from holdfast.store import StateStore
 from holdfast.tiers import l3_migrations, l3_self_test
 from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_client import RedisConnection
+from holdfast.tiers.l2_connect import RedisConnector
+from holdfast.tiers.l2_events import RedisEvents
 from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
+from holdfast.tiers.l2_secured import SecuredCalls
 from holdfast.tiers.l3_connect import PostgresConnector
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
@@ -96,6 +100,9 @@ class Node:
             feed=tiers.feed,
             relay=(tiers.relay_feed, tiers.fences),
             past=tiers.past_feed,
+            events=tiers.events,
+            new_id=lambda: uuid.uuid4().hex,
+            wall=self._clock.wall,
             coherence=tiers.coherence,
             untrusted=tiers.untrusted,
             clock=self._clock,
@@ -118,6 +125,7 @@ class Tiers:
         feed, relay_feed: the change feed for L1, and the one by which L2 is fenced if this server is elected.
         past_feed: for watchers that come back; it connects when there is one.
         fences: L2 as the relay sees it.
+        events: what carries events between servers.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
     """
@@ -128,6 +136,7 @@ class Tiers:
     relay_feed: PostgresFeed
     past_feed: PostgresFeed
     fences: RedisFences
+    events: RedisEvents
     coherence: Coherence
     untrusted: Mapping[str, str]
 
@@ -172,8 +181,24 @@ async def open_tiers(
         relay_feed=change_source(settings, tags=False),
         past_feed=change_source(settings, tags=False),
         fences=RedisFences(connection, codec, prefix=prefix, fence_lifetime_seconds=lifetime),
+        events=event_transport(settings, clock, stack),
         coherence=coherence,
         untrusted=untrusted,
+    )
+
+
+def event_transport(settings: Settings, clock: Clock, stack: AsyncExitStack) -> RedisEvents:
+    """What carries events, with connections of its own: what waits for a replica holds up all that comes behind it."""
+    ordinary, secured = redis_connection(settings, clock), redis_connection(settings, clock)
+    stack.push_async_callback(ordinary.close)
+    stack.push_async_callback(secured.close)
+    return RedisEvents(
+        ordinary,
+        SecuredCalls(secured, sleep=asyncio.sleep),
+        redis_connector(settings),
+        prefix=settings.key_prefix.encode(),
+        backlog_max=settings.event_backlog_max,
+        sleep=asyncio.sleep,
     )
 
 
@@ -238,19 +263,33 @@ def connection_pool(settings: Settings) -> ConnectionPool:
 
 def redis_connection(settings: Settings, clock: Clock) -> RedisConnection:
     """The connection to L2; it is made when first needed."""
-    ca_pem = None
-    if settings.redis_ca_file:
-        try:
-            ca_pem = Path(settings.redis_ca_file).read_bytes()
-        except OSError as fault:
-            raise SettingsError(f"redis_ca_file: {settings.redis_ca_file}: {fault.strerror}") from fault
     return RedisConnection(
         settings.redis_urls,
         request_timeout_seconds=settings.l2_request_timeout_seconds,
         connect_timeout_seconds=settings.l2_connect_timeout_seconds,
         monotonic=clock.monotonic,
-        ca_pem=ca_pem,
+        ca_pem=redis_ca(settings),
     )
+
+
+def redis_connector(settings: Settings) -> RedisConnector:
+    """How clients of L2 are opened that are not shared."""
+    return RedisConnector(
+        settings.redis_urls,
+        request_timeout_seconds=settings.l2_request_timeout_seconds,
+        connect_timeout_seconds=settings.l2_connect_timeout_seconds,
+        ca_pem=redis_ca(settings),
+    )
+
+
+def redis_ca(settings: Settings) -> bytes | None:
+    """The certificates to trust for L2; None: the system's."""
+    if not settings.redis_ca_file:
+        return None
+    try:
+        return Path(settings.redis_ca_file).read_bytes()
+    except OSError as fault:
+        raise SettingsError(f"redis_ca_file: {settings.redis_ca_file}: {fault.strerror}") from fault
 
 
 async def prepare(

@@ -62,6 +62,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         document_depth_max: nesting of a document, at most 128; 64.
         inflated_bytes_max: what an L2 entry may inflate to before it counts as corrupt; 8 MiB, at least
             `document_bytes_max`.
+        event_bytes_max: size of the data of an event, as JSON; 256 KiB.
+        event_queue_max: fire-and-forget events that may wait for one handler; then the oldest of the least urgent gives
+            way; 1000.
+        event_backlog_max: reliable events of one of the 16 partitions and one priority that may wait for any reader;
+            then publishing is refused with `Overloaded`; 10,000.
+        event_handler_timeout_seconds: for one call of a handler; 30 s.
+        event_attempts_max: calls of a handler with one reliable event, before it becomes a dead letter; 5.
+        event_publish_timeout_seconds: how long L2 may take to accept a reliable event; 15 s.
+        event_lease_seconds: after which the events of a server that died are handled by another of its group; 6 s.
+        event_group_idle_seconds: after which a group that no server reads for is forgotten, with its position; one day.
     """
 
     postgres_url: str = ""
@@ -94,6 +104,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     document_bytes_max: Bytes = 1024 * 1024
     document_depth_max: Annotated[int, Meta(ge=1, le=128)] = 64
     inflated_bytes_max: Bytes = 8 * 1024 * 1024
+    event_bytes_max: Bytes = 256 * 1024
+    event_queue_max: Count = 1000
+    event_backlog_max: Count = 10_000
+    event_handler_timeout_seconds: Seconds = 30.0
+    event_attempts_max: Count = 5
+    event_publish_timeout_seconds: Seconds = 15.0
+    event_lease_seconds: Annotated[float, Meta(ge=0.5, le=86_400)] = 6.0
+    event_group_idle_seconds: Seconds = 86_400.0
 
     def __post_init__(self) -> None:
         """Check each field, as the sources do, and what no single field can say."""

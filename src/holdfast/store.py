@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from holdfast.collection import Collection, chosen
 from holdfast.documents import Document
+from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.consistency import ConsistencyReport
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.scopes import Scopes
@@ -26,6 +27,7 @@ class Parts:
     scopes: Scopes
     consistency: Callable[[], ConsistencyReport]
     invalidator: Invalidator
+    bus: EventBus
 
 
 class StateStore:
@@ -36,6 +38,8 @@ class StateStore:
         swarms, bots, teams, routines, run_snapshots: the built-in collections.
         transaction: ``async with state.transaction() as tx:``; see `Transactions.open`.
         scope: ``async with state.scope() as scope:``; see `Scopes.open`.
+        publish, subscribe: events; see `EventBus.publish` and `EventBus.subscribe`.
+        dead_letters: reliable events that were given up; see `DeadLetters`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
         consistency: what the verifier has found so far: of L1's and L2's answers how many were judged and how many were
             stale, and the last findings with their causes.
@@ -51,6 +55,10 @@ class StateStore:
         self.transact = parts.transactions.transact
         self.consistency = parts.consistency
         self.invalidate = parts.invalidator.invalidate
+        self.bus = parts.bus
+        self.publish = parts.bus.publish
+        self.subscribe = parts.bus.subscribe
+        self.dead_letters = parts.bus.dead_letters
         self.swarms = self.collection(SWARM)
         self.bots = self.collection(BOT)
         self.teams = self.collection(TEAM)

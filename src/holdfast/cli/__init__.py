@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import cyclopts
 
 from holdfast.cli.demo import demo
+from holdfast.cli.events import events
 from holdfast.cli.invalidate import invalidate
 from holdfast.cli.migrate import migrate
 from holdfast.cli.servers import down, status, up
@@ -32,6 +33,7 @@ app.command(status)
 app.command(down)
 app.command(migrate)
 app.command(invalidate)
+app.command(events)
 
 
 def main() -> None:

@@ -8,8 +8,19 @@ Nothing in the package imports this.
 from holdfast.testing.clock import ManualClock
 from holdfast.testing.door import connect
 from holdfast.testing.memory_cache import MemoryCache
+from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.testing.pauses import PausingCache, PausingStorage
 
-__all__ = ["ManualClock", "MemoryCache", "MemoryFeed", "MemoryStorage", "PausingCache", "PausingStorage", "connect"]
+__all__ = [
+    "EventHub",
+    "ManualClock",
+    "MemoryCache",
+    "MemoryEvents",
+    "MemoryFeed",
+    "MemoryStorage",
+    "PausingCache",
+    "PausingStorage",
+    "connect",
+]

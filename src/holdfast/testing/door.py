@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -16,11 +17,12 @@ from holdfast.invalidation.fence_map import WINDOW_SECONDS
 from holdfast.invalidation.rules import Rule
 from holdfast.invalidation.rules import check as check_rules
 from holdfast.kinds import Kind, register
-from holdfast.protocols import ChangeSource, FenceSink, SharedCache, Storage
+from holdfast.protocols import ChangeSource, EventTransport, FenceSink, SharedCache, Storage
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.testing.clock import ManualClock
 from holdfast.testing.memory_cache import MemoryCache
+from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_storage import MemoryStorage
 
@@ -33,6 +35,7 @@ async def connect_flows(
     l3: Storage | None = None,
     feed: ChangeSource | None = None,
     relay: tuple[ChangeSource, FenceSink] | None = None,
+    events: EventTransport | None = None,
     clock: Clock | None = None,
     settings: Settings | None = None,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -46,6 +49,7 @@ async def connect_flows(
     Args:
         feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
+        events: by default in memory, of this server alone.
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
         window_seconds: how long it remembers a change, to judge L2 by.
@@ -67,6 +71,9 @@ async def connect_flows(
         l3=storage,
         feed=feed,
         relay=relay,
+        events=events or MemoryEvents(EventHub(clock)),
+        new_id=lambda: uuid.uuid4().hex,  # servers of one test must differ, whatever their seed
+        wall=clock.monotonic,
         coherence=(await storage.load([])).coherence,
         clock=clock,
         sleep=sleep,
@@ -88,6 +95,7 @@ async def connect(
     kinds: Iterable[Kind[Any]] = (),
     l2: MemoryCache | None = None,
     l3: MemoryStorage | None = None,
+    events: EventHub | None = None,
     clock: Clock | None = None,
     settings: Settings | None = None,
     seed: int = 0,
@@ -95,11 +103,15 @@ async def connect(
     """A server over tiers in memory.
 
     Args:
-        l2, l3: share them between several servers of one test; each server has its own L1 anyway.
+        l2, l3, events: share them between several servers of one test; each server has its own L1 anyway.
         clock: for TTLs and ages; by default one that stands still.
         seed: of everything random.
     """
-    async with connect_flows(kinds=kinds, l2=l2, l3=l3, clock=clock, settings=settings, seed=seed) as flows:
+    clock = clock or ManualClock()
+    transport = MemoryEvents(events or EventHub(clock))
+    async with connect_flows(
+        kinds=kinds, l2=l2, l3=l3, events=transport, clock=clock, settings=settings, seed=seed
+    ) as flows:
         yield flows.store
 
 

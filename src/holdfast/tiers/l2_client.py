@@ -96,6 +96,27 @@ class RedisConnection:
             raise TierUnavailable(f"L2 at {self._connector.addresses}: {self._fault()}") from self._last_failure
         return self._topology
 
+    async def client(self) -> Client:
+        """The client itself, for calls that are not one script on several nodes.
+
+        Raises:
+            TierUnavailable: it is not connected, as with `topology`.
+        """
+        await self.topology()
+        if self._client is None:
+            raise TierUnavailable("L2: the connection is closed")
+        return self._client
+
+    def give_up(self, client: Client) -> bool:
+        """Connect anew with the next call; the caller closes the old client. False: that was done just now.
+
+        A new client finds a failover at once; one that lost a node was seen to go on asking it for 20 seconds.
+        """
+        if self._client is not client or self._monotonic() < self._began_at + RECONNECT_SECONDS:
+            return False
+        self._client = self._topology = None
+        return True
+
     def doubt_map(self) -> None:
         """An answer does not fit the map of nodes: read it anew in the background, unless that was done just now."""
         if self._topology is not None and self._may_attempt() and self._is_older(MAP_AGE_MAX_SECONDS):

@@ -1,0 +1,261 @@
+"""The event bus: `publish`, `subscribe`, and what this server runs for them.
+
+A broadcast subscription gets every event of its pattern, on every server. Those of a group, which are told by its name
+and pattern, share them: each event is handled by one of them. Events with no promise (fire-and-forget) go to whoever
+listens now; reliable ones are kept until every reader is done with them: all groups, and the broadcast subscriptions of
+each running server.
+
+Limits: of one partition and priority at most `event_backlog_max` events that some reader has yet to settle; then
+`publish` raises `Overloaded`. A group that nobody reads for is forgotten, with its position, after
+`event_group_idle_seconds`; a server that ended without saying so, after five minutes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.clock import Clock
+from holdfast.errors import Closed, CorruptDocument, SchemaTooNew, TierError
+from holdfast.events import (
+    PRIORITIES,
+    Delivery,
+    Event,
+    EventLimits,
+    Metadata,
+    Priority,
+    check_key,
+    decode,
+    encode,
+    partition_of,
+)
+from holdfast.invalidation.dead_letters import DeadLetters
+from holdfast.invalidation.event_queue import Waiting
+from holdfast.invalidation.event_readers import Readers
+from holdfast.invalidation.event_writer import EventWriter
+from holdfast.invalidation.subscription import Handler, HandlerRules, Subscription
+from holdfast.invalidation.topics import check_group, check_topic, compile_pattern
+from holdfast.protocols import EventTransport
+
+SERVER_IDLE_SECONDS: Final = 300.0
+"""After which a server that no longer reads is taken for dead, and what was kept for its broadcasts goes."""
+
+
+class BusRules(msgspec.Struct, frozen=True):
+    """The limits of a bus.
+
+    Attributes:
+        publish_seconds: how long a reliable event may take to be taken by L2.
+        lease_seconds: after which the partitions of a dead server are worked by another.
+        group_idle_seconds: after which a group that nobody reads for is forgotten.
+    """
+
+    limits: EventLimits = EventLimits()
+    handlers: HandlerRules = HandlerRules()
+    publish_seconds: float = 15.0
+    lease_seconds: float = 6.0
+    group_idle_seconds: float = 86_400.0
+
+
+class EventBus:
+    """The bus of one server.
+
+    Args:
+        server: names this life of this server; unique.
+        wall: the time of day, seconds since 1970.
+        new_id: a unique id.
+        sleep: pauses, seconds.
+
+    Attributes:
+        subscriptions: those that are open.
+        dead_letters: reliable events that were given up, by whichever server.
+        unsent: events without promise that L2 did not take.
+        unreadable: events without promise that could not be read.
+    """
+
+    def __init__(
+        self,
+        transport: EventTransport,
+        *,
+        server: str,
+        rules: BusRules,
+        clock: Clock,
+        wall: Callable[[], float],
+        new_id: Callable[[], str],
+        sleep: Callable[[float], Awaitable[object]],
+    ) -> None:
+        self.subscriptions: list[Subscription] = []
+        self.dead_letters = DeadLetters(transport, rules.limits)
+        self.unsent = 0
+        self.unreadable = 0
+        self._transport = transport
+        self._server = server
+        self._rules = rules
+        self._clock = clock
+        self._wall, self._new_id, self._sleep = wall, new_id, sleep
+        self._readers: dict[Subscription, Readers] = {}
+        self._broadcast: Readers | None = None
+        self._numbers = count(1)
+        self._running = False
+        self._writers = [
+            EventWriter(transport, partition, patience_seconds=rules.publish_seconds, clock=clock, sleep=sleep)
+            for partition in range(transport.partitions)
+        ]
+
+    async def start(self) -> None:
+        """Begin to listen; L2 may be away."""
+        if not self._running:
+            self._running = True
+            await self._transport.start(self._hear, self._hint)
+
+    async def stop(self) -> None:
+        """Close all subscriptions, and publish no more; may be called twice."""
+        self._running = False
+        await asyncio.gather(*(self._leave(each) for each in list(self.subscriptions)))
+        await asyncio.gather(*(writer.stop() for writer in self._writers))
+        await self._transport.close()
+
+    async def publish(
+        self,
+        topic: str,
+        data: Any = None,
+        *,
+        delivery: Delivery = Delivery.FIRE_AND_FORGET,
+        priority: Priority = Priority.MEDIUM,
+        key: str | None = None,
+    ) -> Event:
+        """Publish an event, and return it.
+
+        Args:
+            data: plain JSON values.
+            delivery: with `RELIABLE` this returns once the event survives the death of any one server process.
+            key: reliable events of one key and priority are handled in the order in which they were published.
+
+        Raises:
+            InvalidTopic: the topic breaks the rules.
+            InvalidEvent: data or key cannot be published.
+            Overloaded: too many reliable events are waiting already; it was not published.
+            TierUnavailable: L2 did not take a reliable event in time; it was not published.
+            OutcomeUnknown: the same, but it may have been. An event without promise is never refused so.
+        """
+        if not self._running:
+            raise Closed("the state store is not open")
+        metadata = Metadata(priority=Priority(priority), delivery=Delivery(delivery), key=check_key(key))
+        now = dt.datetime.fromtimestamp(self._wall(), dt.UTC)
+        event = Event(self._new_id(), check_topic(topic), now, self._server, data, metadata)
+        body = encode(event, self._rules.limits)
+        partition = partition_of(key or event.id, self._transport.partitions)
+        if metadata.delivery is Delivery.RELIABLE:
+            await self._writers[partition].append(PRIORITIES.index(metadata.priority), body)
+        else:
+            try:
+                await self._transport.send(partition, body)
+            except TierError:
+                self.unsent += 1
+        return event
+
+    def subscribe(self, pattern: str, handler: Handler, *, group: str | None = None) -> Subscription:
+        """Call a handler with the events of a pattern, until the subscription is closed.
+
+        Args:
+            pattern: `*` stands for one segment of a topic, `**` at the end for any number.
+            handler: an async function, or one that runs in a thread; takes an `Event`.
+            group: of all servers' subscriptions with this group and pattern, one handles each event. None: all do.
+
+        Raises:
+            InvalidTopic: the pattern, or the group's name, breaks the rules.
+        """
+        if not self._running:
+            raise Closed("the state store is not open")
+        compiled = compile_pattern(pattern)
+        readers = self._broadcasts() if group is None else self._group_readers(f"{check_group(group)}:{pattern}")
+        subscription = Subscription(
+            compiled,
+            handler,
+            group=group,
+            rules=self._rules.handlers,
+            claim=None if group is None else lambda event: self._claims(readers.name, event),
+            ready=readers.ready,
+            leave=self._leave,
+            sleep=self._sleep,
+        )
+        self.subscriptions.append(subscription)
+        self._readers[subscription] = readers
+        readers.subscriptions.append(subscription)
+        subscription.start()
+        readers.start()
+        return subscription
+
+    def announce(self, topic: str, data: Any) -> None:
+        """Give this server's broadcast subscriptions an event that only concerns this server, without promise."""
+        if self.subscriptions:
+            now = dt.datetime.fromtimestamp(self._wall(), dt.UTC)
+            self.deliver_local(Event(self._new_id(), topic, now, self._server, data, Metadata()))
+
+    def deliver_local(self, event: Event) -> None:
+        """Give an event to this server's broadcast subscriptions alone, without promise."""
+        self._push(event, broadcast_only=True)
+
+    async def _leave(self, subscription: Subscription) -> None:
+        readers = self._readers.pop(subscription, None)
+        if readers is None:
+            return
+        self.subscriptions.remove(subscription)
+        await subscription.stop()
+        readers.subscriptions.remove(subscription)
+        if not readers.subscriptions:
+            if readers is self._broadcast:
+                self._broadcast = None
+            await readers.stop()
+
+    def _broadcasts(self) -> Readers:
+        if self._broadcast is None:
+            # A number of its own for each: the one before may still be ending.
+            name = f"@{self._server}.{next(self._numbers)}"
+            self._broadcast = self._new_readers(name, forget=True, idle_seconds=SERVER_IDLE_SECONDS)
+        return self._broadcast
+
+    def _group_readers(self, name: str) -> Readers:
+        return self._new_readers(name, forget=False, idle_seconds=self._rules.group_idle_seconds)
+
+    def _new_readers(self, name: str, *, forget: bool, idle_seconds: float) -> Readers:
+        return Readers(
+            self._transport,
+            name=name,
+            owner=f"{self._server}.{next(self._numbers)}",
+            forget=forget,
+            lease_seconds=self._rules.lease_seconds,
+            idle_seconds=idle_seconds,
+            limits=self._rules.limits,
+            clock=self._clock,
+        )
+
+    async def _claims(self, reader: str, event: Event) -> bool:
+        try:
+            return await self._transport.claim(reader, event.id)
+        except TierError:
+            self.unsent += 1
+            return False
+
+    def _hear(self, body: bytes) -> None:
+        try:
+            event = decode(body, self._rules.limits)
+        except (CorruptDocument, SchemaTooNew):
+            self.unreadable += 1
+            return
+        self._push(event, broadcast_only=False)
+
+    def _push(self, event: Event, *, broadcast_only: bool) -> None:
+        rank = PRIORITIES.index(event.metadata.priority)
+        for each in self.subscriptions:
+            if (each.group is None or not broadcast_only) and each.pattern.matches(event.type):
+                each.push(Waiting(event, rank))
+
+    def _hint(self, partition: int) -> None:
+        for readers in set(self._readers.values()):
+            readers.hint(partition)

@@ -1,0 +1,90 @@
+"""Reliable events that were given up: looked at, published again, or removed.
+
+Each partition keeps about the last 10,000; older ones go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Final
+
+import msgspec
+
+from holdfast.errors import CorruptDocument, InvalidEvent, SchemaTooNew
+from holdfast.events import Event, EventLimits, decode
+from holdfast.protocols import DeadLetter, EventTransport
+
+_ID: Final = re.compile(r"(\d{1,4})-(\d{1,20}(?:-\d{1,20})?)\Z")
+
+
+class GivenUp(msgspec.Struct, frozen=True):
+    """A dead letter.
+
+    Attributes:
+        id: for `replay` and `discard`.
+        subscription: who gave it up: a group and its pattern, or the broadcasts of a server.
+        reason: the last failure of the handler, in words.
+        attempts: of the handler.
+        event: None: it cannot be read.
+    """
+
+    id: str
+    subscription: str
+    reason: str
+    attempts: int
+    event: Event | None
+
+
+class DeadLetters:
+    """The dead letters of all servers."""
+
+    def __init__(self, transport: EventTransport, limits: EventLimits) -> None:
+        self._transport = transport
+        self._limits = limits
+
+    async def list(self, *, limit: int = 100) -> list[GivenUp]:
+        """The dead letters, the oldest of each partition first.
+
+        Args:
+            limit: of each partition.
+
+        Raises:
+            TierError: L2 cannot be asked.
+        """
+        partitions = range(self._transport.partitions)
+        found = await asyncio.gather(*(self._transport.dead_letters(each, limit=limit) for each in partitions))
+        return [self._given_up(place, letter) for place, letters in enumerate(found) for letter in letters]
+
+    async def replay(self, identifier: str) -> bool:
+        """Publish a dead letter's event again, for the group alone that gave it up; flagged as a duplicate.
+
+        It comes behind all others of its key. That of a broadcast comes only while its server still runs.
+
+        Returns:
+            False: there is no such letter any more, or no room.
+
+        Raises:
+            InvalidEvent: that is no letter's id.
+            TierError: L2 did not answer; look whether the letter is still there.
+        """
+        partition, letter = self._place(identifier)
+        return await self._transport.replay(partition, letter)
+
+    async def discard(self, identifier: str) -> bool:
+        """Remove a dead letter; False if there is none. Raises as `replay` does."""
+        partition, letter = self._place(identifier)
+        return await self._transport.discard(partition, letter)
+
+    def _given_up(self, partition: int, letter: DeadLetter) -> GivenUp:
+        try:
+            event = decode(letter.body, self._limits)
+        except (CorruptDocument, SchemaTooNew):
+            event = None
+        return GivenUp(f"{partition}-{letter.letter}", letter.reader, letter.reason, letter.attempts, event)
+
+    def _place(self, identifier: str) -> tuple[int, str]:
+        found = _ID.match(identifier)
+        if found is None or int(found[1]) >= self._transport.partitions:
+            raise InvalidEvent("letter", f"{identifier[:40]!r} names no dead letter; `list` tells their ids")
+        return int(found[1]), found[2]

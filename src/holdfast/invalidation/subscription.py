@@ -1,0 +1,263 @@
+"""One subscription: a bounded queue, one worker, and a handler that may fail, hang or be slow without harm to others.
+
+A handler is called with one event at a time. An async one runs in a task of its own and is cancelled when its time is
+over; any other function runs in a thread of its own, which cannot be stopped: the next call waits for it, as a part of
+its own time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.events import PRIORITIES, Event
+from holdfast.invalidation.event_queue import EventQueue, Origin, Waiting
+from holdfast.invalidation.topics import Pattern
+
+logger = logging.getLogger("holdfast")
+SEEN_MAX: Final = 10_000
+"""Ids that a subscription remembers, to know a repetition by."""
+GRACE_SECONDS: Final = 1.0
+"""How long a cancelled handler may take to end; then it is left alone."""
+DRAIN_SECONDS: Final = 5.0
+"""How long the end of a subscription waits for its handler."""
+BACKOFF_MAX_SECONDS: Final = 60.0
+
+Handler = Callable[[Event], Any]
+
+
+class HandlerRules(msgspec.Struct, frozen=True):
+    """How handlers are treated.
+
+    Attributes:
+        timeout_seconds: for one call.
+        attempts_max: calls with one reliable event; then it is a dead letter.
+        backoff_seconds: before the second call; doubled for each further one, up to a minute.
+        queue_max: events without promise that may wait.
+    """
+
+    timeout_seconds: float = 30.0
+    attempts_max: int = 5
+    backoff_seconds: float = 0.1
+    queue_max: int = 1000
+
+
+@dataclass(slots=True)
+class SubscriptionCounters:
+    """What became of a subscription's events.
+
+    Attributes:
+        delivered: calls of the handler that returned.
+        failed: calls that raised.
+        timed_out: calls that took too long.
+        dropped: events without promise that gave way in a full queue.
+        duplicates: calls with an event that may have been handled before.
+        dead: reliable events that were given up.
+    """
+
+    delivered: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    dropped: int = 0
+    duplicates: int = 0
+    dead: int = 0
+
+
+class Subscription:
+    """Calls a handler with the events of a pattern; made by `EventBus.subscribe`.
+
+    Args:
+        claim: says whether this server may handle an event that was sent to all; None: it may.
+        ready: waits until its reader has its place.
+        leave: takes it off the bus.
+        sleep: pauses, seconds.
+    """
+
+    def __init__(
+        self,
+        pattern: Pattern,
+        handler: Handler,
+        *,
+        group: str | None,
+        rules: HandlerRules,
+        claim: Callable[[Event], Awaitable[bool]] | None,
+        ready: Callable[[], Awaitable[None]],
+        leave: Callable[[Subscription], Awaitable[None]],
+        sleep: Callable[[float], Awaitable[object]],
+    ) -> None:
+        self.pattern = pattern
+        self.group = group
+        self.counters = SubscriptionCounters()
+        self._handler = handler
+        self._is_async = _is_async(handler)
+        self._rules = rules
+        self._claim = claim
+        self._ready, self._leave = ready, leave
+        self._stopping = False
+        self._sleep = sleep
+        self._queue = EventQueue(ranks=len(PRIORITIES), live_max=rules.queue_max)
+        self._seen: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._pauses: set[asyncio.Task[None]] = set()
+        self._thread: ThreadPoolExecutor | None = None
+
+    def __len__(self) -> int:
+        """How many events wait for the handler here."""
+        return len(self._queue)
+
+    async def ready(self) -> None:
+        """Wait until it has its place: what is published reliably from now on will reach it, or its group."""
+        await self._ready()
+
+    async def close(self) -> None:
+        """End the subscription; may be called twice. A group's position stays, for its other members or later ones."""
+        await self._leave(self)
+
+    def push(self, item: Waiting) -> None:
+        """Take an event over."""
+        if self._queue.push(item) is not None:
+            self.counters.dropped += 1
+        self._wake.set()
+
+    def withdraw(self, source: object) -> None:
+        """Forget what came from a source; it comes again, here or elsewhere."""
+        self._queue.withdraw(source)
+
+    def start(self) -> None:
+        """Begin to call the handler."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(
+                self._run(), name=f"holdfast events {self.pattern.text}"
+            )
+
+    async def stop(self) -> None:
+        """Let the handler end, for a while, and call it no more; may be called twice, and by the handler itself."""
+        self._stopping = True
+        self._wake.set()
+        task, self._task = self._task, None
+        if asyncio.current_task() is self._work:
+            task = None  # it ends when we return
+        if task is not None:
+            await asyncio.wait([task], timeout=DRAIN_SECONDS)
+        tasks = [*self._pauses, *([task] if task is not None else [])]
+        for each in tasks:
+            each.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            item = self._queue.pop()
+            if item is None:
+                await self._wake.wait()
+                self._wake.clear()
+                continue
+            try:
+                await self._deliver(item)
+            except Exception as fault:  # noqa: BLE001 - the loop must outlive any fault of this package, shown as such
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "holdfast: an event could not be delivered", "exception": fault}
+                )
+
+    async def _deliver(self, item: Waiting) -> None:
+        origin = item.origin
+        if origin is None:
+            if self._claim is None or await self._claim(item.event):
+                await self._call(item.event)
+        elif origin.holds():
+            fault = await self._call(self._labelled(item))
+            if fault is None:
+                origin.settle()
+            else:
+                self._failed(item, origin, fault)
+
+    def _failed(self, item: Waiting, origin: Origin, fault: str) -> None:
+        item.failures += 1
+        if item.failures >= self._rules.attempts_max:
+            self.counters.dead += 1
+            logger.warning("event %s (%s) was given up: %s", item.event.id, item.event.type, fault)
+            origin.settle(fault, attempts=item.failures)
+            return
+        self._queue.hold(item)
+        pause = asyncio.get_running_loop().create_task(self._retry(item), name="holdfast events backoff")
+        self._pauses.add(pause)
+        pause.add_done_callback(self._pauses.discard)
+
+    def _labelled(self, item: Waiting) -> Event:
+        event, how = item.event, item.event.metadata
+        is_repeat = how.duplicate or event.id in self._seen
+        self._seen[event.id] = None
+        if len(self._seen) > SEEN_MAX:
+            del self._seen[next(iter(self._seen))]
+        self.counters.duplicates += is_repeat
+        if not item.failures and is_repeat == how.duplicate:
+            return event
+        how = msgspec.structs.replace(how, attempt=how.attempt + item.failures, duplicate=is_repeat)
+        return msgspec.structs.replace(event, metadata=how)
+
+    async def _retry(self, item: Waiting) -> None:
+        await self._sleep(min(BACKOFF_MAX_SECONDS, self._rules.backoff_seconds * 2 ** (item.failures - 1)))
+        self._queue.release(item)
+        self._wake.set()
+
+    async def _call(self, event: Event) -> str | None:
+        """Call the handler; None, or why it failed, in words."""
+        loop = asyncio.get_running_loop()
+        work = self._work = loop.create_task(self._handle(event), name="holdfast events handler")
+        work.add_done_callback(_retrieve)
+        timer = loop.create_task(_pause(self._sleep, self._rules.timeout_seconds))
+        try:
+            await asyncio.wait([work, timer], return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                self.counters.timed_out += 1
+                work.cancel()
+                await asyncio.wait([work], timeout=GRACE_SECONDS)
+                return f"no end after {self._rules.timeout_seconds:g} s"
+        finally:
+            timer.cancel()
+            work.cancel()
+        return self._outcome(work)
+
+    def _outcome(self, work: asyncio.Task[None]) -> str | None:
+        fault = asyncio.CancelledError("cancelled by itself") if work.cancelled() else work.exception()
+        if fault is None:
+            self.counters.delivered += 1
+            return None
+        self.counters.failed += 1
+        logger.debug("a handler of %s failed", self.pattern.text, exc_info=fault)
+        return f"{type(fault).__name__}: {fault}"[:1000]
+
+    async def _handle(self, event: Event) -> None:
+        if self._is_async:
+            await self._handler(event)
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="holdfast-events")
+        result = await asyncio.get_running_loop().run_in_executor(self._thread, self._handler, event)
+        if inspect.isawaitable(result):  # a function that returns a coroutine, such as a lambda
+            await result
+
+
+def _is_async(handler: Handler) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+def _retrieve(work: asyncio.Task[None]) -> None:
+    """Look at how a handler ended that nobody waits for any more, or asyncio complains."""
+    if not work.cancelled():
+        work.exception()
+
+
+async def _pause(sleep: Callable[[float], Awaitable[object]], seconds: float) -> None:
+    await sleep(seconds)

@@ -1,0 +1,224 @@
+"""Events between real servers: who gets what over a real cluster, and the commands that look at dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from itertools import count
+
+import msgspec
+import pytest
+
+import holdfast
+from fix_cluster import Cluster
+from fix_events import Notes, until
+from fix_l2 import RedisHarness
+from holdfast import Delivery, Overloaded, Priority, Settings, cli
+from holdfast.events import partition_of
+from holdfast.node import OpenStore
+from holdfast.settings import PREFIX
+from holdfast.tiers.l2_topology import SLOTS, slot_of
+
+RELIABLE = Delivery.RELIABLE
+
+
+@pytest.fixture
+async def two(settings: Settings) -> AsyncIterator[tuple[OpenStore, OpenStore]]:
+    """Two servers on the same tiers."""
+    async with holdfast.connect(settings) as a, holdfast.connect(settings) as b:
+        yield a, b
+
+
+async def until_heard(*servers: OpenStore) -> None:
+    """Wait until each server hears what is sent."""
+    notes = [Notes() for _ in servers]
+    subscriptions = [state.subscribe("probe", each) for state, each in zip(servers, notes, strict=True)]
+
+    async def heard() -> bool:
+        await servers[0].publish("probe")
+        return all(each.events for each in notes)
+
+    await until(heard)
+    for each in subscriptions:
+        await each.close()
+
+
+async def test_broadcasts_reach_all_and_groups_one(two: tuple[OpenStore, OpenStore]) -> None:
+    """Whichever server publishes, reliably or not."""
+    broadcast, group = [Notes(), Notes()], [Notes(), Notes()]
+    for state, every, one in zip(two, broadcast, group, strict=True):
+        await state.subscribe("x/*", every).ready()
+        await state.subscribe("x/*", one, group="g").ready()
+    await until_heard(*two)
+    for number in range(200):
+        delivery = RELIABLE if number % 2 else Delivery.FIRE_AND_FORGET
+        await two[number % 3 % 2].publish("x/1", number, delivery=delivery, key=f"k{number % 7}")
+
+    async def all_there() -> bool:
+        shared = sum(len(each.events) for each in group)
+        return shared >= 200 and all(len(each.events) >= 200 for each in broadcast)
+
+    await until(all_there)
+    for each in broadcast:
+        assert sorted(each.data) == list(range(200))
+    assert sorted(group[0].data + group[1].data) == list(range(200))
+    assert not any(event.metadata.duplicate for each in (*broadcast, *group) for event in each.events)
+
+
+async def test_partitions_are_shared_out_and_taken_over(settings: Settings) -> None:
+    """Two members have half of them each; the one that stays has all."""
+    async with holdfast.connect(settings) as a:
+        first = a.subscribe("x", Notes(), group="g")
+        async with holdfast.connect(settings) as b:
+            second = b.subscribe("x", Notes(), group="g")
+
+            async def shared() -> bool:
+                return [len(state.bus._readers[each].owned) for state, each in ((a, first), (b, second))] == [8, 8]
+
+            await until(shared)
+
+        async def has_all() -> bool:
+            return len(a.bus._readers[first].owned) == 16
+
+        await until(has_all)
+
+
+async def test_urgent_events_overtake_a_backlog(two: tuple[OpenStore, OpenStore]) -> None:
+    """Published last, handled next."""
+    notes = Notes()
+    notes.gate.clear()
+    await two[0].subscribe("x", notes, group="g").ready()
+    await asyncio.gather(
+        *(two[1].publish("x", number, delivery=RELIABLE, priority=Priority.LOW, key="k") for number in range(300))
+    )
+    await notes.until(1)
+    await two[1].publish("x", "urgent", delivery=RELIABLE, priority=Priority.CRITICAL, key="k")
+
+    async def read() -> bool:
+        return bool(two[0].bus.subscriptions[0]._queue._kept[0])
+
+    await until(read)
+    notes.gate.set()
+    await notes.until(301)
+    assert notes.data == [0, "urgent", *range(1, 300)]
+
+
+async def test_a_key_keeps_its_order_however_it_is_published(two: tuple[OpenStore, OpenStore]) -> None:
+    """Also all at once, from one server."""
+    notes = Notes()
+    await two[0].subscribe("x", notes, group="g").ready()
+    await asyncio.gather(*(two[1].publish("x", number, delivery=RELIABLE, key="k") for number in range(2000)))
+    await notes.until(2000)
+    assert notes.data == list(range(2000))
+
+
+async def test_dead_letters_by_the_command_line(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are listed as JSON, replayed to their group, and discarded."""
+    for name in ("postgres_url", "key_prefix"):
+        monkeypatch.setenv(PREFIX + name.upper(), getattr(settings, name))
+    monkeypatch.setenv(PREFIX + "REDIS_URLS", ",".join(settings.redis_urls))
+    notes = Notes()
+    notes.failures = 2
+    async with holdfast.connect(msgspec.structs.replace(settings, event_attempts_max=1)) as state:
+        await state.subscribe("x", notes, group="g").ready()
+        await asyncio.gather(*(state.publish("x", number, delivery=RELIABLE, key="k") for number in range(2)))
+
+        async def given_up() -> bool:
+            return len(await state.dead_letters.list()) == 2
+
+        await until(given_up)
+        await run_command("events", "dead-letters", "list")
+        letters = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [(each["event"]["data"], each["reason"]) for each in letters] == [
+            (0, "ValueError: no 0"),
+            (1, "ValueError: no 1"),
+        ]
+        for words, expected in (
+            (["replay", letters[0]["id"]], 0),
+            (["discard", letters[1]["id"]], 0),
+            (["discard", letters[1]["id"], letters[0]["id"]], 1),
+        ):
+            assert await run_command("events", "dead-letters", *words) == expected
+        await notes.until(3)
+        assert (notes.data[2], notes.events[2].metadata.duplicate) == (0, True)
+        assert await state.dead_letters.list() == []
+
+
+async def test_events_for_nobody_take_no_memory(two: tuple[OpenStore, OpenStore], l2_harness: RedisHarness) -> None:
+    """Without a subscription or a group there is nothing to keep them for; when the last one ends, it all goes."""
+    partition = partition_of("k", 16)
+    stream = f"{{{l2_harness.prefix.decode()}events:{partition:02d}}}:medium"
+    await two[0].publish("x", 1, delivery=RELIABLE, key="k")
+    assert await l2_harness.command("EXISTS", stream) == 0
+    subscription = two[1].subscribe("x", Notes())
+    await subscription.ready()
+    await two[0].publish("x", 1, delivery=RELIABLE, key="k")
+    assert await l2_harness.command("XLEN", stream) == 1
+    await subscription.close()
+    assert await l2_harness.command("XINFO", "GROUPS", stream) == []
+
+
+async def test_memory_that_has_run_out_refuses_and_is_freed(cluster: Cluster, settings: Settings) -> None:
+    """Publishing is refused with `Overloaded`; what waits is handled and settled all the same."""
+    notes = Notes()
+    notes.gate.clear()
+    async with holdfast.connect(msgspec.structs.replace(settings, redis_urls=cluster.urls)) as state:
+        await state.subscribe("x", notes, group="g").ready()
+        for number in range(200):
+            await state.publish("x", number, delivery=RELIABLE, key="k")
+        for node in cluster.nodes:
+            node.ask("CONFIG", "SET", "maxmemory", "1mb")
+        with pytest.raises(Overloaded):
+            await state.publish("x", "refused", delivery=RELIABLE, key="k")
+        notes.gate.set()
+        await notes.until(200)
+        assert notes.data == list(range(200))
+        for node in cluster.nodes:
+            node.ask("CONFIG", "SET", "maxmemory", "100mb")
+        await state.publish("x", "taken", delivery=RELIABLE, key="k")
+        await notes.until(201)
+
+
+async def test_moved_slots_are_followed(cluster: Cluster, settings: Settings) -> None:
+    """While a slot moves to another node and back nothing is lost, and a key keeps its order."""
+    notes, numbers, stop = Notes(), count(), asyncio.Event()
+    own = msgspec.structs.replace(settings, redis_urls=cluster.urls)
+    slot = slot_of(f"{own.key_prefix}events:{partition_of('k', 16):02d}".encode())
+    source = int(slot >= SLOTS // 2)
+
+    async def published(state: OpenStore) -> int:
+        while not stop.is_set():
+            await state.publish("x", next(numbers), delivery=RELIABLE, key="k")
+        return next(numbers)
+
+    async with holdfast.connect(own) as state:
+        await state.subscribe("x", notes, group="g").ready()
+        publishing = asyncio.ensure_future(published(state))
+        for start, end in ((source, 1 - source), (1 - source, source)):
+            await notes.until(len(notes.events) + 20)
+            await asyncio.to_thread(cluster.move, slot, start, end)
+        await notes.until(len(notes.events) + 20)
+        stop.set()
+        total = await publishing
+
+        async def all_there() -> bool:
+            return len(set(notes.data)) == total
+
+        await until(all_there)
+    assert list(dict.fromkeys(notes.data)) == list(range(total))
+    seen = set[int]()
+    for event in notes.events:
+        assert event.metadata.duplicate or event.data not in seen
+        seen.add(event.data)
+
+
+async def run_command(*words: str) -> int:
+    """The exit status of a command."""
+    return int(await asyncio.to_thread(_run, list(words)))
+
+
+def _run(words: list[str]) -> int:
+    return cli.app(words, backend="asyncio", result_action="return_value") or 0
