@@ -268,7 +268,13 @@ async def test_the_seeds_topics_ride_on_the_feed(pair: tuple[OpenStore, OpenStor
     """On a server that did nothing itself, for statements of another tool."""
     here, there = pair
     topics: asyncio.Queue[tuple[str, Mapping[str, Any]]] = asyncio.Queue()
-    flows_of(there).announcer.on_topic(lambda topic, data: topics.put_nowait((topic, data)))
+    asked = {"kind:routine", "kind:bot", "tag:x", "bot:b1"}
+
+    def hear(topic: str, data: Mapping[str, Any]) -> None:
+        if data.get("pattern", "tag:x") in asked:  # others are of the rules, which act on what this test changes
+            topics.put_nowait((topic, data))
+
+    flows_of(there).announcer.on_topic(hear)
 
     async def told(count: int) -> list[tuple[str, dict[str, Any]]]:
         async with asyncio.timeout(DEADLINE_SECONDS):
