@@ -30,7 +30,7 @@ from holdfast.invalidation.verifier import Verifier
 from holdfast.key_locks import KeyLocks
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import Counters
-from holdfast.protocols import ChangeSource, Coherence, Cursor, EventTransport, FenceSink, Poll, SharedCache, Storage
+from holdfast.protocols import ChangeSource, Coherence, EventTransport, FenceSink, SharedCache, Storage
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.scopes import Scopes
@@ -133,7 +133,7 @@ class Flows:
             max_stale={name: kind.caching.max_stale_seconds for name, kind in kinds.items()},
         )
         self.announcer = Announcer(kinds, epoch_ms=lambda: round(wall() * 1000))
-        self.feed.on_applied(self._announce)
+        self.feed.on_applied(self.announcer.tell)
         self._past = past or feed
         self.watching = Watching(reader=self.reader, feed=self.feed, past=self._past, sleep=sleep, untrusted=untrusted)
         self.writer = Writer(
@@ -172,7 +172,7 @@ class Flows:
             new_id=new_id,
             sleep=sleep,
         )
-        self.announcer.on_topic(self.bus.announce)
+        self.announcer.on_topic(self.bus.announce, lambda: bool(self.bus.subscriptions))
         self.verifier = Verifier(
             share=settings.verify_share,
             checks_max=settings.verify_checks_max,
@@ -225,10 +225,6 @@ class Flows:
             bus=self.bus,
         )
         self.store = StateStore(self.parts)
-
-    def _announce(self, before: Cursor | None, poll: Poll) -> None:
-        if self.bus.subscriptions:
-            self.announcer.tell(before, poll)
 
     async def start(self) -> None:
         """Begin to follow the change feed, to stand by as the relay, and to verify.

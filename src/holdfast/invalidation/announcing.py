@@ -47,18 +47,19 @@ class Announcer:
     def __init__(self, kinds: Mapping[str, Kind[Any]], *, epoch_ms: Callable[[], int]) -> None:
         self._kinds = kinds
         self._epoch_ms = epoch_ms
-        self._listeners: list[Listener] = []
+        self._listeners: list[tuple[Listener, Callable[[], bool]]] = []
 
-    def on_topic(self, listener: Listener) -> None:
-        """Have a function called with each topic and its data; it must neither await nor raise."""
-        self._listeners.append(listener)
+    def on_topic(self, listener: Listener, listens: Callable[[], bool] = lambda: True) -> None:
+        """Have a function called with each topic and its data, while it listens; it must neither await nor raise."""
+        self._listeners.append((listener, listens))
 
     def tell(self, before: Cursor | None, poll: Poll) -> None:
         """Tell what a poll brought, which went on from a cursor and was applied."""
-        if not self._listeners:
+        listening = [listener for listener, listens in self._listeners if listens()]
+        if not listening:
             return
         for topic, data in topics(self._kinds, before, poll, self._epoch_ms):
-            for listener in self._listeners:
+            for listener in listening:
                 listener(topic, data)
 
 
