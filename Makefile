@@ -32,8 +32,9 @@ imports: $(VENV)/.dev
 unit: $(VENV)/.dev
 	"$(BIN)/python" -m pytest -m "not prove" -n 2 --dist loadgroup $(ARGS)
 
-# Parts, each under 10 minutes: worlds, feed, crashes, failovers, embedded, events. Without PART all run, one after the other.
-prove: $(VENV)/.dev ## run the long forms; PART=worlds (feed, crashes, failovers, embedded, events) runs one
+# Parts, each under 10 minutes: worlds, scopes, feed, mass, tags, events, crashes, failovers, embedded. Without PART all run, one after
+# the other.
+prove: $(VENV)/.dev ## run the long forms; PART=worlds (or another) runs one
 	"$(BIN)/python" -m pytest -m prove $(if $(PART),-k "prove_$(subst -,_,$(PART))") --timeout 600 $(ARGS)
 
 bench: $(VENV)/.dev ## run the benchmarks and write docs/reference/performance.md

@@ -44,6 +44,36 @@ def test_an_own_kind(servers: Running, postgres_url: str) -> None:
     assert run(program, servers, postgres_url).strip() == "stored"
 
 
+def test_the_scope_the_watch_and_the_events(servers: Running, postgres_url: str) -> None:
+    """They run as they stand, after the transaction's block."""
+    program = f"""
+import asyncio, msgspec, holdfast
+from holdfast import Bot, Swarm
+{BLOCKS[2]}
+{BLOCKS[3]}
+async def main():
+    async with holdfast.connect() as state, holdfast.connect() as other:
+        await state.bots.put("ada", Bot(name="Ada"))
+        await move(state)
+        token = await work(state, None)
+        async with other.scope(token) as scope:
+            assert (await scope.bots.get("ada")).model == "small"
+        following = asyncio.ensure_future(follow(other))
+        heard = asyncio.Event()
+        async def hear(event):
+            heard.set()
+        other.subscribe("goals/reached", hear)
+        await events(state)
+        async with asyncio.timeout(30):
+            await heard.wait()
+        await state.swarms.put("s1", Swarm(goal="x"))
+        following.cancel()
+        print("done")
+asyncio.run(main())
+"""
+    assert run(program, servers, postgres_url).splitlines()[-1] == "done"
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_each_example_runs(example: Path, servers: Running, postgres_url: str) -> None:
     """Every file under examples ends well."""

@@ -88,7 +88,7 @@ async def test_a_mass_change_costs_each_server_what_it_reads(settings: Settings)
 
 
 @pytest.mark.prove
-async def test_prove_mass_change(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_prove_mass(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     """20 servers: hits again within 2 s, at a bounded cost."""
     seconds, work = await measured(settings, 20)
     with capsys.disabled():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
 from fix_clock import Ticking
-from fix_races import until, until_l2_is_trusted
+from fix_races import until, until_l2_is_trusted, watermarks
 from holdfast import RULES, Bot, Dependents, Document, Impact, Kind, Routine, Rule, SettingsError, Team
 from holdfast.documents import decode as decoded_document
 from holdfast.documents.team import TeamMember, TeamObjective
@@ -18,7 +19,7 @@ from holdfast.invalidation.invalidator import ACTOR, READ_MAX, CacheInvalidator
 from holdfast.invalidation.rules import TARGETS_MAX, Version, check, planned, targets, triggered, whole_kinds
 from holdfast.keys import Key
 from holdfast.kinds import register
-from holdfast.protocols import Invalidation, Target
+from holdfast.protocols import Change, Invalidation, Target
 from holdfast.testing import MemoryCache, MemoryFeed, MemoryStorage
 from holdfast.testing.door import connect_flows
 
@@ -232,3 +233,32 @@ async def test_the_relay_repeats_its_round_until_the_rules_have_acted(l3: Memory
 
         await until(acted)
         assert recorder.fails == 0
+
+
+async def test_a_mutant_whose_marks_move_first_loses_the_rules(l3: MemoryStorage) -> None:
+    """The node was told, so that nobody looks at the change again."""
+    clock = Ticking()
+    async with connect_flows(l3=l3, l2=MemoryCache(clock), clock=clock, rules=RULES) as flows:
+        assert flows.relay is not None
+        recorder, follow = Recorder(l3), flows.cache_invalidator.follow
+        recorder.fails = 1
+        flows.cache_invalidator._void = recorder
+        await until_l2_is_trusted(flows)
+
+        async def carelessly(changes: Sequence[Change]) -> None:
+            with contextlib.suppress(TierUnavailable):
+                await follow(changes)
+
+        flows.relay._told_first = carelessly
+        await flows.store.bots.put("b1", ADA)
+        assert await flows.feed.refresh()
+        cursor = flows.feed.cursor
+        assert cursor is not None
+
+        async def told() -> bool:
+            assert flows.relay is not None
+            marks = await watermarks(flows.relay._sink)
+            return all(mark is not None and mark.snapshot.covers(cursor.snapshot) for mark in marks)
+
+        await until(told)
+        assert recorder.done == []
