@@ -35,7 +35,7 @@ unit: $(VENV)/.dev
 # Parts, each under 10 minutes: worlds, scopes, feed, mass, tags, events, crashes, failovers, embedded. Without PART all run, one after
 # the other.
 prove: $(VENV)/.dev ## run the long forms; PART=worlds (or another) runs one
-	"$(BIN)/python" -m pytest -m prove $(if $(PART),-k "prove_$(subst -,_,$(PART))") --timeout 600 $(ARGS)
+	"$(BIN)/python" -m pytest -m prove $(if $(PART),-k "prove_$(subst -,_,$(PART))") $(if $(filter worlds scopes,$(PART)),-n 2) --timeout 600 $(ARGS)
 
 bench: $(VENV)/.dev ## run the benchmarks and write docs/reference/performance.md
 	"$(BIN)/python" -m benchmarks $(ARGS)
