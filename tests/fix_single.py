@@ -13,8 +13,8 @@ import pytest
 from holdfast.embedded.binaries import valkey_server
 
 USER, PASSWORD = "app", "p@ss/w:rd"
-RULES = f"on >{PASSWORD} ~vrooli:* +@all -@admin"
-"""What an application's user needs; keys of other prefixes are closed to it."""
+RULES = f"on >{PASSWORD} ~vrooli:* &vrooli:* +@all -@admin"
+"""What an application's user needs; keys and channels of other prefixes are closed to it."""
 
 
 @dataclass

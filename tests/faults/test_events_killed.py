@@ -27,7 +27,7 @@ from holdfast.settings import PREFIX
 from holdfast.testing.fault_proxy import StartProxy
 from holdfast.testing.server_controls import ServerControls
 from holdfast.tiers import l2_secured
-from holdfast.tiers.l2_events import PARTITIONS, RedisEvents
+from holdfast.tiers.l2_events import PARTITIONS, RedisEvents, tag_of_partition
 from holdfast.tiers.l2_secured import SecuredCalls
 from holdfast.tiers.l2_topology import slot_of
 
@@ -307,7 +307,7 @@ async def fail_over_behind(
     await controls.announce(primary.name, proxy)
     await until(partial(follows, replica, proxy.port))
     await until(partial(is_level, primary, replica))
-    key = key_in(prefix, slots)
+    key = key_in(slots)
     async with holdfast.connect(settings) as state:
         mutation(state)
         link = proxy.hold("to_client", where=lambda connection: b"REPLCONF" in connection.first_bytes)
@@ -406,9 +406,9 @@ async def test_a_wait_on_another_connection_is_believed_without_its_number(
     assert await lose_the_connection(controls, prefix, ask=ask) == [False, False]
 
 
-def key_in(prefix: str, slots: range) -> str:
+def key_in(slots: range) -> str:
     """An ordering key whose partition a node serves."""
-    served = {number for number in range(PARTITIONS) if slot_of(f"{prefix}events:{number:02d}".encode()) in slots}
+    served = {number for number in range(PARTITIONS) if slot_of(tag_of_partition(number)) in slots}
     return next(f"k{number}" for number in range(1000) if partition_of(f"k{number}", PARTITIONS) in served)
 
 

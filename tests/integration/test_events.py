@@ -14,10 +14,12 @@ import holdfast
 from fix_cluster import Cluster
 from fix_events import Notes, until
 from fix_l2 import RedisHarness
+from fix_single import Single
 from holdfast import Delivery, Overloaded, Priority, Settings, cli
 from holdfast.events import partition_of
 from holdfast.node import OpenStore
 from holdfast.settings import PREFIX
+from holdfast.tiers.l2_events import tag_of_partition
 from holdfast.tiers.l2_topology import SLOTS, slot_of
 
 RELIABLE = Delivery.RELIABLE
@@ -150,7 +152,7 @@ async def test_dead_letters_by_the_command_line(
 async def test_events_for_nobody_take_no_memory(two: tuple[OpenStore, OpenStore], l2_harness: RedisHarness) -> None:
     """Without a subscription or a group there is nothing to keep them for; when the last one ends, it all goes."""
     partition = partition_of("k", 16)
-    stream = f"{{{l2_harness.prefix.decode()}events:{partition:02d}}}:medium"
+    stream = f"{l2_harness.prefix.decode()}events:{{{tag_of_partition(partition).decode()}}}:medium"
     await two[0].publish("x", 1, delivery=RELIABLE, key="k")
     assert await l2_harness.command("EXISTS", stream) == 0
     subscription = two[1].subscribe("x", Notes())
@@ -186,7 +188,7 @@ async def test_moved_slots_are_followed(cluster: Cluster, settings: Settings) ->
     """While a slot moves to another node and back nothing is lost, and a key keeps its order."""
     notes, numbers, stop = Notes(), count(), asyncio.Event()
     own = msgspec.structs.replace(settings, redis_urls=cluster.urls)
-    slot = slot_of(f"{own.key_prefix}events:{partition_of('k', 16):02d}".encode())
+    slot = slot_of(tag_of_partition(partition_of("k", 16)))
     source = int(slot >= SLOTS // 2)
 
     async def published(state: OpenStore) -> int:
@@ -213,6 +215,19 @@ async def test_moved_slots_are_followed(cluster: Cluster, settings: Settings) ->
     for event in notes.events:
         assert event.metadata.duplicate or event.data not in seen
         seen.add(event.data)
+
+
+async def test_a_single_server_carries_events(single: Single, settings: Settings) -> None:
+    """No cluster, no shards, and a user that may touch keys and channels of the prefix alone."""
+    own = msgspec.structs.replace(settings, redis_urls=single.urls, key_prefix="vrooli:")
+    notes = Notes()
+    async with holdfast.connect(own) as a, holdfast.connect(own) as b:
+        await b.subscribe("x", notes, group="g").ready()
+        await until_heard(a, b)
+        for number in range(50):
+            await a.publish("x", number, delivery=RELIABLE if number % 2 else Delivery.FIRE_AND_FORGET, key="k")
+        await notes.until(50)
+        assert sorted(notes.data) == list(range(50))
 
 
 async def run_command(*words: str) -> int:

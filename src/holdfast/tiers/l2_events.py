@@ -1,7 +1,7 @@
 """`EventTransport` over Redis: reliable events in streams, the others over sharded pub/sub.
 
 A partition is one slot: a stream for each priority, with a consumer group for each reader, the readers and their
-owners, the dead letters, and a channel. Its name is in braces, so no user's text chooses a slot. Whatever changes a
+owners, the dead letters, and a channel. Its number is in braces, so no user's text chooses a slot. Whatever changes a
 partition goes through `SecuredCalls`.
 """
 
@@ -60,7 +60,7 @@ class RedisEvents:
         self._connector = connector
         self._backlog_max = backlog_max
         self._sleep = sleep
-        self._bases = [b"{%bevents:%02d}" % (prefix, number) for number in range(PARTITIONS)]
+        self._bases = [b"%bevents:{%b}" % (prefix, tag_of_partition(number)) for number in range(PARTITIONS)]
         self._by_channel = {base + b":live": number for number, base in enumerate(self._bases)}
         self._append, self._exchange, self._leave, self._sweep, self._replay = (
             Script(f"events_{name}") for name in ("append", "exchange", "leave", "sweep", "replay")
@@ -226,6 +226,11 @@ class RedisEvents:
                 live(body)
             elif (partition := self._by_channel.get(channel)) is not None:
                 hint(partition)
+
+
+def tag_of_partition(number: int) -> bytes:
+    """What chooses a partition's slot. The letters are those that spread the slots evenly over 2 to 8 nodes."""
+    return b"ap%02d" % number
 
 
 def _handed(row: Sequence[Any]) -> Handed:

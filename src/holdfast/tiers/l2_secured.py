@@ -30,7 +30,7 @@ from holdfast.errors import HoldfastError, OutcomeUnknown, Overloaded, TierUnava
 from holdfast.tiers.l2_client import RedisConnection, Script
 from holdfast.tiers.l2_connect import Client
 from holdfast.tiers.l2_lent import LentClients
-from holdfast.tiers.l2_securing import has_replica, is_empty, persistence
+from holdfast.tiers.l2_securing import has_replica, is_empty, lines_of
 
 logger = logging.getLogger("holdfast")
 CALLS_MAX: Final = 1000
@@ -158,9 +158,10 @@ class SecuredCalls:
         return OutcomeUnknown("L2: neither a replica nor a file has taken what was done")
 
     async def _is_safe(self, client: Client, name: bytes, route: SlotKeyRoute) -> bool:
-        if has_replica(await _ask(client, _REPLICAS[isinstance(client, GlideClient)], route), name):
+        listed = ["INFO", "replication"] if isinstance(client, GlideClient) else ["CLUSTER", "SLOTS"]
+        if has_replica(await _ask(client, listed, route), name):
             return int(await _ask(client, ["WAIT", "1", str(WAIT_MS)], route)) >= 1
-        file = persistence(await _ask(client, ["INFO", "persistence"], route))
+        file = lines_of(await _ask(client, ["INFO", "persistence"], route))
         if file.get("aof_enabled") != "1":
             self._warn()
             return True
@@ -176,10 +177,7 @@ class SecuredCalls:
             logger.warning("L2 has neither replicas nor an append-only file: reliable events end with its process")
 
 
-_REPLICAS: Final = {True: ["ROLE"], False: ["CLUSTER", "SLOTS"]}
-
-
-async def _ask(client: Client, words: list[str | bytes] | list[str], route: SlotKeyRoute) -> Any:
+async def _ask(client: Client, words: Sequence[str | bytes], route: SlotKeyRoute) -> Any:
     try:
         if isinstance(client, GlideClient):
             return await client.custom_command(list(words))

@@ -9,25 +9,25 @@ from holdfast.tiers.l2_topology import slot_of
 
 
 def has_replica(reply: Any, name: bytes) -> bool:
-    """Whether the slot of a name has a replica that may be promoted, by the reply of `CLUSTER SLOTS` or `ROLE`.
+    """Whether the slot of a name has a replica that may be promoted: by `CLUSTER SLOTS`, else `INFO replication`.
 
     Args:
-        name: its hash tag first.
+        name: with a hash tag.
     """
-    if reply and isinstance(reply[0], bytes):
-        return reply[0] == b"master" and bool(reply[2])
+    if isinstance(reply, bytes | str):
+        return lines_of(reply).get("connected_slaves", "0") != "0"
     slot = slot_of(tag_of(name))
     return any(len(row) > 3 for row in reply if row[0] <= slot <= row[1])
 
 
 def tag_of(name: bytes) -> bytes:
     """The part of a name of ours in braces, by which its slot is chosen."""
-    return name[1 : name.index(b"}")]
+    return name[name.index(b"{") + 1 : name.index(b"}")]
 
 
-def persistence(reply: Any) -> Mapping[str, str]:
-    """The lines of `INFO persistence`."""
-    text = reply.decode() if isinstance(reply, bytes) else str(reply)
+def lines_of(reply: bytes | str) -> Mapping[str, str]:
+    """The lines of an `INFO`."""
+    text = reply.decode() if isinstance(reply, bytes) else reply
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
 
