@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from holdfast.clock import Clock
@@ -47,10 +47,11 @@ UPDATE_BACKOFF_SECONDS: Final = 0.002
 UPDATE_BACKOFF_MAX_SECONDS: Final = 0.25
 
 
-class Flows:
-    """The flows over given tiers, real or in memory.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What one server's flows are put together from.
 
-    Args:
+    Attributes:
         feed: where this server's change feed reads.
         relay: where it reads while it is the one that fences L2; None: it never is.
         past: where watchers that come back read what they missed; None: where the feed reads, which waits meanwhile.
@@ -66,135 +67,170 @@ class Flows:
         rules: what goes with a document that changed; acted on by the server that fences L2.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        kinds: Mapping[str, Kind[Any]],
-        *,
-        l2: SharedCache,
-        l3: Storage,
-        feed: ChangeSource,
-        relay: tuple[ChangeSource, FenceSink] | None,
-        events: EventTransport,
-        new_id: Callable[[], str],
-        wall: Callable[[], float],
-        coherence: Coherence,
-        clock: Clock,
-        sleep: Callable[[float], Awaitable[object]],
-        random_: random.Random,
-        past: ChangeSource | None = None,
-        untrusted: Mapping[str, str] = MappingProxyType({}),
-        window_seconds: float = WINDOW_SECONDS,
-        server: str = "a server",
-        rules: Iterable[Rule] = (),
-    ) -> None:
-        # Long, for it is the one place where all parts of a server are made and joined: names, and no decisions.
+    settings: Settings
+    kinds: Mapping[str, Kind[Any]]
+    l2: SharedCache
+    l3: Storage
+    feed: ChangeSource
+    relay: tuple[ChangeSource, FenceSink] | None
+    events: EventTransport
+    new_id: Callable[[], str]
+    wall: Callable[[], float]
+    coherence: Coherence
+    clock: Clock
+    sleep: Callable[[float], Awaitable[object]]
+    random_: random.Random
+    past: ChangeSource | None = None
+    untrusted: Mapping[str, str] = field(default_factory=dict)
+    window_seconds: float = WINDOW_SECONDS
+    server: str = "a server"
+    rules: tuple[Rule, ...] = ()
+
+
+class Flows:
+    """The flows of one server, over tiers that are real or in memory."""
+
+    def __init__(self, given: Given) -> None:
+        self._given = given
         self.counters = Counters()
+        self._make_memory()
+        self._make_reading()
+        self._make_writing()
+        self._make_events()
+        self._make_verifier()
+        self._open_door()
+
+    def _make_memory(self) -> None:
+        given = self._given
+        settings, kinds, clock = given.settings, given.kinds, given.clock
         self.caches = build_caches(settings, kinds, clock)
-        shelves = {name: cache.shelf(name) for name, cache in self.caches.items()}
+        self._shelves = {name: cache.shelf(name) for name, cache in self.caches.items()}
         bounds = staleness_bounds(settings, kinds)
-        flights, history = Flights(), KeyHistory(clock.monotonic())
-        sampler = AnswerSampler(settings.verify_share, room=settings.verify_checks_max, random_=random_)
+        self._flights, self._history = Flights(), KeyHistory(clock.monotonic())
         tagged = frozenset(name for name, kind in kinds.items() if kind.tags is not None)
-        self.view = FenceMap(coherence, window_seconds=window_seconds, tagged=tagged)
-        self.lease = FeedLease(bounds, {name: shelf.trust_until for name, shelf in shelves.items()}, untrusted)
+        self.view = FenceMap(given.coherence, window_seconds=given.window_seconds, tagged=tagged)
+        trust_until = {name: shelf.trust_until for name, shelf in self._shelves.items()}
+        self.lease = FeedLease(bounds, trust_until, given.untrusted)
         self.applier = ChangeApplier(
             caches=self.caches,
-            flights=flights,
+            flights=self._flights,
             view=self.view,
             lease=self.lease,
             clock=clock,
             counters=self.counters,
-            history=history,
+            history=self._history,
         )
-        self.feed = ChangeFeed(feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
+        self.feed = ChangeFeed(given.feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
+
+    def _make_reading(self) -> None:
+        given = self._given
+        settings, kinds, clock = given.settings, given.kinds, given.clock
+        self._sampler = AnswerSampler(settings.verify_share, room=settings.verify_checks_max, random_=given.random_)
         self.resolver = Resolver(
             kinds=kinds,
             caches=self.caches,
-            l2=l2,
-            l3=l3,
-            flights=flights,
+            l2=given.l2,
+            l3=given.l3,
+            flights=self._flights,
             view=self.view,
             lease=self.lease,
             applier=self.applier,
             clock=clock,
             counters=self.counters,
             l3_batches_max=max(1, settings.l3_connections_max // 2),
-            history=history,
-            sampler=sampler,
+            history=self._history,
+            sampler=self._sampler,
         )
         self.reader = Reader(
-            shelves=shelves,
+            shelves=self._shelves,
             resolver=self.resolver,
-            l3=l3,
+            l3=given.l3,
             lease=self.lease,
             feed=self.feed,
             clock=clock,
             max_stale={name: kind.caching.max_stale_seconds for name, kind in kinds.items()},
         )
-        self.announcer = Announcer(kinds, epoch_ms=lambda: round(wall() * 1000))
-        self.feed.on_applied(self.announcer.tell)
-        self._past = past or feed
-        self.watching = Watching(reader=self.reader, feed=self.feed, past=self._past, sleep=sleep, untrusted=untrusted)
+        self._past = given.past or given.feed
+        self.watching = Watching(
+            reader=self.reader, feed=self.feed, past=self._past, sleep=given.sleep, untrusted=given.untrusted
+        )
+
+    def _make_writing(self) -> None:
+        given = self._given
         self.writer = Writer(
-            l3=l3,
+            l3=given.l3,
             resolver=self.resolver,
             applier=self.applier,
             committed=self.feed.committed,
             caches=self.caches,
-            limits=Limits(settings.document_bytes_max, settings.document_depth_max),
-            backoff=lambda attempt: random_.uniform(
+            limits=Limits(given.settings.document_bytes_max, given.settings.document_depth_max),
+            backoff=lambda attempt: given.random_.uniform(
                 0, min(UPDATE_BACKOFF_MAX_SECONDS, UPDATE_BACKOFF_SECONDS * 2 ** min(attempt, 10))
             ),
-            sleep=sleep,
-            history=history,
+            sleep=given.sleep,
+            history=self._history,
         )
-        self.invalidator = Invalidator(l3=l3, kinds=kinds, writer=self.writer, applier=self.applier, actor=server)
-        self.cache_invalidator = CacheInvalidator(rules, l3=l3, decode=self.resolver.decode, void=self.invalidator.void)
-        self.relay = Relay(*relay, clock=clock, follow=self.cache_invalidator.follow) if relay is not None else None
-        if self.relay is not None:
-            self.feed.on_changes(self.relay.wake)
         self.transactions = Transactions(
-            kinds=kinds,
-            l3=l3,
+            kinds=given.kinds,
+            l3=given.l3,
             resolver=self.resolver,
             writer=self.writer,
             applier=self.applier,
             lease=self.lease,
             feed=self.feed,
         )
-        self.bus = EventBus(
-            events,
-            server=new_id(),
-            rules=bus_rules(settings),
-            clock=clock,
-            wall=wall,
-            new_id=new_id,
-            sleep=sleep,
+        self.invalidator = Invalidator(
+            l3=given.l3, kinds=given.kinds, writer=self.writer, applier=self.applier, actor=given.server
         )
+        self.cache_invalidator = CacheInvalidator(
+            given.rules, l3=given.l3, decode=self.resolver.decode, void=self.invalidator.void
+        )
+        follow, relay = self.cache_invalidator.follow, given.relay
+        self.relay = Relay(*relay, clock=given.clock, follow=follow) if relay is not None else None
+        if self.relay is not None:
+            self.feed.on_changes(self.relay.wake)
+
+    def _make_events(self) -> None:
+        given = self._given
+        self.bus = EventBus(
+            given.events,
+            server=given.new_id(),
+            rules=bus_rules(given.settings),
+            clock=given.clock,
+            wall=given.wall,
+            new_id=given.new_id,
+            sleep=given.sleep,
+        )
+        self.announcer = Announcer(given.kinds, epoch_ms=lambda: round(given.wall() * 1000))
         self.announcer.on_topic(self.bus.announce, lambda: bool(self.bus.subscriptions))
+        self.feed.on_applied(self.announcer.tell)
+
+    def _make_verifier(self) -> None:
+        given = self._given
         self.verifier = Verifier(
-            share=settings.verify_share,
-            checks_max=settings.verify_checks_max,
-            shelves=shelves,
-            answers=sampler,
-            l2=l2,
-            l3=l3,
+            share=given.settings.verify_share,
+            checks_max=given.settings.verify_checks_max,
+            shelves=self._shelves,
+            answers=self._sampler,
+            l2=given.l2,
+            l3=given.l3,
             resolver=self.resolver,
             view=self.view,
             lease=self.lease,
             feed=self.feed,
             applier=self.applier,
-            history=history,
-            clock=clock,
-            random_=random_,
-            server=server,
+            history=self._history,
+            clock=given.clock,
+            random_=given.random_,
+            server=given.server,
             emit=self.bus.announce,
         )
+
+    def _open_door(self) -> None:
         collections = {
             name: Collection(
                 kind,
-                peek=shelves[name].peek,
+                peek=self._shelves[name].peek,
                 reader=self.reader,
                 resolver=self.resolver,
                 writer=self.writer,
@@ -202,11 +238,11 @@ class Flows:
                 invalidator=self.invalidator,
                 watching=self.watching,
             )
-            for name, kind in kinds.items()
+            for name, kind in self._given.kinds.items()
         }
         self.scopes = Scopes(
             collections=collections,
-            shelves=shelves,
+            shelves=self._shelves,
             reader=self.reader,
             resolver=self.resolver,
             writer=self.writer,
@@ -214,7 +250,7 @@ class Flows:
             feed=self.feed,
             lease=self.lease,
             applier=self.applier,
-            clock=clock,
+            clock=self._given.clock,
         )
         self.parts = Parts(
             collections=collections,

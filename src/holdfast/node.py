@@ -25,7 +25,7 @@ import msgspec
 from holdfast.arguments import SettingArguments
 from holdfast.clock import Clock, SystemClock
 from holdfast.errors import Closed, HoldfastError, SettingsError, StorageNotReady
-from holdfast.flows import Flows, build_caches
+from holdfast.flows import Flows, Given, build_caches
 from holdfast.invalidation.rules import RULES, Rule
 from holdfast.invalidation.rules import check as check_rules
 from holdfast.kinds import Kind, register
@@ -93,23 +93,25 @@ class Node:
         settings = await with_servers(self.settings, self._progress)
         tiers = await open_tiers(settings, self.kinds, self._clock, self._stack, self._progress)
         flows = Flows(
-            settings,
-            self.kinds,
-            l2=tiers.l2,
-            l3=tiers.l3,
-            feed=tiers.feed,
-            relay=(tiers.relay_feed, tiers.fences),
-            past=tiers.past_feed,
-            events=tiers.events,
-            new_id=lambda: uuid.uuid4().hex,
-            wall=self._clock.wall,
-            coherence=tiers.coherence,
-            untrusted=tiers.untrusted,
-            clock=self._clock,
-            sleep=asyncio.sleep,
-            random_=random.Random(),  # noqa: S311 - jitter, nothing secret
-            server=process_name(),
-            rules=self.rules,
+            Given(
+                settings=settings,
+                kinds=self.kinds,
+                l2=tiers.l2,
+                l3=tiers.l3,
+                feed=tiers.feed,
+                relay=(tiers.relay_feed, tiers.fences),
+                past=tiers.past_feed,
+                events=tiers.events,
+                new_id=lambda: uuid.uuid4().hex,
+                wall=self._clock.wall,
+                coherence=tiers.coherence,
+                untrusted=tiers.untrusted,
+                clock=self._clock,
+                sleep=asyncio.sleep,
+                random_=random.Random(),  # noqa: S311 - jitter, nothing secret
+                server=process_name(),
+                rules=self.rules,
+            )
         )
         self._stack.push_async_callback(flows.stop)
         await flows.start()

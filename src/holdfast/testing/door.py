@@ -12,7 +12,7 @@ from typing import Any
 
 from holdfast.clock import Clock
 from holdfast.errors import SettingsError
-from holdfast.flows import Flows
+from holdfast.flows import Flows, Given
 from holdfast.invalidation.fence_map import WINDOW_SECONDS
 from holdfast.invalidation.rules import Rule
 from holdfast.invalidation.rules import check as check_rules
@@ -65,22 +65,24 @@ async def connect_flows(
     if feed is None:
         raise SettingsError("connect_flows: an L3 that is not in memory needs its change feed: feed=...")
     flows = Flows(
-        settings or Settings(),
-        registered,
-        l2=cache,
-        l3=storage,
-        feed=feed,
-        relay=relay,
-        events=events or MemoryEvents(EventHub(clock)),
-        new_id=lambda: uuid.uuid4().hex,  # servers of one test must differ, whatever their seed
-        wall=clock.monotonic,
-        coherence=(await storage.load([])).coherence,
-        clock=clock,
-        sleep=sleep,
-        random_=random.Random(seed),  # noqa: S311 - jitter of a test must repeat
-        window_seconds=window_seconds,
-        untrusted=untrusted,
-        rules=check_rules(rules, registered),
+        Given(
+            settings=settings or Settings(),
+            kinds=registered,
+            l2=cache,
+            l3=storage,
+            feed=feed,
+            relay=relay,
+            events=events or MemoryEvents(EventHub(clock)),
+            new_id=lambda: uuid.uuid4().hex,  # servers of one test must differ, whatever their seed
+            wall=clock.monotonic,
+            coherence=(await storage.load([])).coherence,
+            clock=clock,
+            sleep=sleep,
+            random_=random.Random(seed),  # noqa: S311 - jitter of a test must repeat
+            window_seconds=window_seconds,
+            untrusted=untrusted,
+            rules=check_rules(rules, registered),
+        )
     )
     try:
         await flows.start()
