@@ -11,7 +11,7 @@ from fix_memory_storage import KEY, TEAM, put
 from holdfast.errors import TierUnavailable
 from holdfast.protocols import ChangeSource, Cursor
 from holdfast.testing import MemoryFeed, MemoryStorage
-from holdfast.testing.conformance.change_source import INSERT, UPDATE, told
+from holdfast.testing.conformance.feed_harness import INSERT, UPDATE, told
 from holdfast.testing.memory_log import MARKS_KEPT
 
 

@@ -15,7 +15,7 @@ from holdfast.errors import Conflict, SerializationFailure
 from holdfast.keys import Key
 from holdfast.protocols import Isolation, Row, Write
 from holdfast.testing import MemoryStorage
-from holdfast.testing.conformance.change_source import DELETE, INSERT, told
+from holdfast.testing.conformance.feed_harness import DELETE, INSERT, told
 
 
 async def test_writers_of_a_locked_row_wait_in_the_order_of_asking() -> None:

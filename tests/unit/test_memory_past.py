@@ -11,7 +11,7 @@ from fix_memory_storage import KEY, OTHER, TEAM, outbox, put, row_of
 from holdfast.errors import OutcomeUnknown, TierUnavailable
 from holdfast.protocols import Row, Snapshot, Write
 from holdfast.testing import MemoryStorage
-from holdfast.testing.conformance.change_source import INSERT, told
+from holdfast.testing.conformance.feed_harness import INSERT, told
 from holdfast.testing.memory_log import LOSABLE_COMMITS, MARKS_KEPT, TIDY_COMMITS
 
 

@@ -14,7 +14,7 @@ from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN
 from holdfast.protocols import Affected, Change, Isolation, Row, Snapshot, StorageTransaction, Write
 from holdfast.testing import MemoryStorage
-from holdfast.testing.conformance.change_source import DELETE, INSERT, told
+from holdfast.testing.conformance.feed_harness import DELETE, INSERT, told
 
 
 async def test_a_known_version_spares_the_body() -> None:

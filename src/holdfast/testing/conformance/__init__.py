@@ -25,5 +25,6 @@ __all__ = ["ChangeSourceSuite", "EventTransportSuite", "FenceSinkSuite", "Shared
 
 
 def checks(suite: type[Any]) -> list[Callable[[Any], Any]]:
-    """The checks of a suite, in order of their definition."""
-    return [member for name, member in vars(suite).items() if name.startswith("check_")]
+    """The checks of a suite, in order of their definition, those it builds on first."""
+    members = [item for each in reversed(suite.__mro__) for item in vars(each).items()]
+    return [member for name, member in members if name.startswith("check_")]

@@ -3,83 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
 from itertools import pairwise
-from typing import Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from holdfast.changes import ChangeOperation
-from holdfast.errors import TierError
 from holdfast.keys import Key
-from holdfast.protocols import Change, ChangeSource, Coherence, Cursor, Poll, Snapshot, Storage, Target, Write
-
-KEY = Key("bot", "b1")
-OTHER = Key("team", "t1")
-BODY = b'{"name": "x"}'
-HINT_SECONDS = 10.0
-RECONNECT_SECONDS = 10.0
-Answer = TypeVar("Answer")
-INSERT, UPDATE, DELETE = ChangeOperation.INSERT, ChangeOperation.UPDATE, ChangeOperation.DELETE
-VOID = ChangeOperation.VOID
-
-
-class OpenTransaction(Protocol):
-    """A transaction that another tool has open."""
-
-    async def put(self, key: Key, body: bytes, /) -> object:
-        """Insert or update a row, which is locked until the end."""
-        ...
-
-    async def delete(self, key: Key, /) -> object:
-        """Delete a row, which is locked until the end."""
-        ...
-
-    async def commit(self) -> object:
-        """Let it take effect."""
-        ...
-
-    async def rollback(self) -> object:
-        """Let nothing of it take effect."""
-        ...
+from holdfast.protocols import Coherence, Cursor, Snapshot, Write
+from holdfast.testing.conformance.feed_harness import (
+    BODY,
+    DELETE,
+    HINT_SECONDS,
+    INSERT,
+    KEY,
+    OTHER,
+    RECONNECT_SECONDS,
+    UPDATE,
+    told,
+)
+from holdfast.testing.conformance.feed_voids import FeedVoidsSuite
 
 
-class Feeds(Protocol):
-    """An L3 that is read by change sources and written by everybody."""
-
-    @property
-    def storage(self) -> Storage:
-        """Empty, knowing at least the built-in kinds."""
-        ...
-
-    def source(self) -> ChangeSource:
-        """One more reader, as another server has it; whoever made the harness closes it."""
-        ...
-
-    async def begin(self) -> OpenTransaction:
-        """Open a transaction."""
-        ...
-
-    async def truncate(self, kind: str) -> object:
-        """Empty a kind's table."""
-        ...
-
-    async def become_another(self) -> object:
-        """Do what a crash does: L3 comes back as another incarnation, and connections are lost."""
-        ...
-
-
-class ChangeSourceSuite:
-    """The checks.
+class ChangeSourceSuite(FeedVoidsSuite):
+    """The checks, with those of what is made void.
 
     Args:
         feeds: nothing has written to it.
     """
-
-    def __init__(self, feeds: Feeds) -> None:
-        self.feeds = feeds
-        self.storage = feeds.storage
 
     async def check_a_beginning_tells_the_identity_and_no_changes(self) -> None:
         """What was committed before is not told; the cursor carries what a load says of L3."""
@@ -290,78 +241,6 @@ class ChangeSourceSuite:
         await source.tidy()
         assert [change.key for change in (await self.go_on(source, poll.cursor)).changes] == [KEY]
 
-    async def check_generations_reach_every_reader(self) -> None:
-        """A raised generation is known at once to who raised it, at the next poll to others, and to loads."""
-        source, cursor = await self.reader()
-        reader, second = await self.reader()
-        version = await self.put(OTHER)
-        first = await source.raise_generation("kind:bot")
-        assert first.floor("bot") > version > cursor.coherence.highest
-        assert first.floor("team") == cursor.coherence.floor("team")
-        assert (await self.go_on(reader, second)).cursor.coherence == first
-        assert (await self.storage.load([])).coherence == first
-        raised = await asyncio.gather(source.raise_generation("own"), reader.raise_generation("all"))
-        now = (await self.go_on(source, cursor)).cursor.coherence
-        assert now.highest == max(coherence.highest for coherence in raised)
-        assert min(now.generations["own"], now.floor("team")) > first.highest
-
-    async def check_generations_of_tags_are_told_to_every_reader(self) -> None:
-        """Each reader is told those above the newest that its cursor knows; a beginning is told all."""
-        source, cursor = await self.reader()
-        first, second = await self.raise_tag("x"), await self.raise_tag("y")
-        poll = await self.go_on(source, cursor)
-        assert (poll.tags, poll.cursor.coherence.tag) == ({"x": first, "y": second}, second)
-        assert not poll.changes
-        version = await self.put(OTHER)
-        later = await self.go_on(source, poll.cursor)
-        assert (later.tags, told(later.changes)) == ({}, [(OTHER, version, INSERT)])
-        third = await self.raise_tag("x")
-        assert (await self.go_on(source, later.cursor)).tags == {"x": third}
-        assert (await self.go_on(source, cursor)).tags == {"x": third, "y": second}
-        assert (await self.feeds.source().poll(None)).tags == {"x": third, "y": second}
-
-    async def check_a_reset_tells_all_tags(self) -> None:
-        """Whoever begins anew knows none of those that its old cursor knew."""
-        source, _ = await self.reader()
-        number = await self.raise_tag("x")
-        cursor = (await source.poll(None)).cursor
-        ahead = cursor.snapshot.xmax + 1_000_000
-        poll = await source.poll(msgspec.structs.replace(cursor, snapshot=Snapshot(ahead, ahead)))
-        assert poll.reset
-        assert poll.tags == {"x": number}
-
-    async def check_no_tag_is_lost_between_polls(self) -> None:
-        """Raised side by side while somebody polls, each is told once, with its number."""
-        source, cursor = await self.reader()
-        told: dict[str, int] = {}
-        raising = [asyncio.ensure_future(self.raise_tag(f"t{number % 10}")) for number in range(40)]
-        while len(told) < 10 or not all(each.done() for each in raising):
-            poll = await self.go_on(source, cursor)
-            assert all(number > told.get(tag, 0) for tag, number in poll.tags.items())
-            told |= poll.tags
-            cursor = poll.cursor
-            await asyncio.sleep(0)
-        told |= (await self.go_on(source, cursor)).tags
-        raised = [await each for each in raising]
-        assert told == {f"t{tag}": max(raised[tag::10]) for tag in range(10)}
-
-    async def check_a_void_key_is_told_like_a_change(self) -> None:
-        """With a number above the row's version, and the row stays as it is; a key without a row too."""
-        version = await self.put(KEY)
-        source, cursor = await self.reader()
-        numbers = [
-            (await self.storage.invalidate(Target.of(key), reason="a check", actor="the suite")).number
-            for key in (KEY, OTHER)
-        ]
-        poll = await self.go_on(source, cursor)
-        assert told(poll.changes) == [
-            (KEY, numbers[0], ChangeOperation.VOID),
-            (OTHER, numbers[1], ChangeOperation.VOID),
-        ]
-        assert version < numbers[0] < numbers[1]
-        rows = (await self.storage.load([KEY, OTHER])).rows
-        assert {key: row.version for key, row in rows.items()} == {KEY: version}
-
     async def check_an_announcement_wakes_the_others(self) -> None:
         """A poll that announces wakes every reader that listens, except itself."""
         source, cursor = await self.reader()
@@ -393,43 +272,3 @@ class ChangeSourceSuite:
         for source in (self.feeds.source(), (await self.reader())[0]):
             await source.close()
             await source.close()
-
-    async def raise_tag(self, tag: str) -> int:
-        """Make a tag void, and return its generation."""
-        return (await self.storage.invalidate(Target(tag=tag), reason="a check", actor="the suite")).number
-
-    async def put(self, key: Key) -> int:
-        """Write a row, and return its version."""
-        return (await self.storage.save([Write(key, 1, BODY)]))[key]
-
-    async def reader(self) -> tuple[ChangeSource, Cursor]:
-        """A new reader, and its beginning."""
-        source = self.feeds.source()
-        return source, (await source.poll(None)).cursor
-
-    @staticmethod
-    async def reconnected(call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """The answer of a call whose connection may have been lost."""
-        async with asyncio.timeout(RECONNECT_SECONDS):
-            while True:
-                try:
-                    return await call()
-                except TierError:
-                    await asyncio.sleep(0)
-
-    @staticmethod
-    async def go_on(source: ChangeSource, cursor: Cursor) -> Poll:
-        """A poll that is continued from its cursor."""
-        poll = await source.poll(cursor)
-        assert poll.reset is None, poll.reset
-        return poll
-
-    @staticmethod
-    def of(key: Key, changes: Iterable[Change]) -> list[Change]:
-        """The changes of one key, in their order."""
-        return [change for change in changes if change.key == key]
-
-
-def told(changes: Iterable[Change]) -> list[tuple[Key, int, ChangeOperation]]:
-    """What changes say of their keys; each source numbers transactions in its own way."""
-    return [(change.key, change.version, change.operation) for change in changes]

@@ -150,3 +150,23 @@ class L2Suite:
                 return
             await self.harness.wait(STEP_SECONDS)
         raise AssertionError(f"not so after {STEPS_MAX * STEP_SECONDS:g} s")
+
+    async def until_later_than(self, absent: Absent, l2: L2, *, by_ms: int = 1) -> None:
+        """Wait until the node's clock has moved on."""
+
+        async def later() -> bool:
+            return (await self.miss(l2)).node_time_ms >= absent.node_time_ms + by_ms
+
+        await self.until(later)
+
+    @staticmethod
+    def miss_in(answer: Cached | Absent | Failed) -> Absent:
+        """A miss."""
+        assert isinstance(answer, Absent), answer
+        return answer
+
+    @staticmethod
+    def version_of(answer: Cached | Absent | Failed) -> int:
+        """The version of a hit."""
+        assert isinstance(answer, Cached), answer
+        return answer.row.version

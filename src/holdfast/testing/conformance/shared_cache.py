@@ -5,15 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from holdfast.keys import Key
-from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill, Withdrawal
-from holdfast.testing.conformance.l2_harness import COHERENCE, KEY, L2, OTHER, VIEW, L2Suite, mark_of, row
+from holdfast.protocols import Absent, Cached, Coherence, Fill
+from holdfast.testing.conformance.l2_harness import COHERENCE, KEY, OTHER, VIEW, mark_of, row
+from holdfast.testing.conformance.withdrawals import WithdrawalSuite
 from holdfast.testing.views import FixedView
 
 LATE_MS = 3 * 60 * 1000
 
 
-class SharedCacheSuite(L2Suite):
-    """The checks.
+class SharedCacheSuite(WithdrawalSuite):
+    """The checks, with those of withdrawals.
 
     Args:
         harness: of an empty L2.
@@ -40,7 +41,7 @@ class SharedCacheSuite(L2Suite):
         l2 = await self.prepared()
         keys = [Key("bot", f"b{number}") for number in range(200)]
         read = await l2.cache.read(keys, VIEW)
-        fills = [Fill(key, row(number + 1), 900.0, self.absent(read[key])) for number, key in enumerate(keys)]
+        fills = [Fill(key, row(number + 1), 900.0, self.miss_in(read[key])) for number, key in enumerate(keys)]
         assert await l2.cache.fill(fills, COHERENCE) == 200
         again = await l2.cache.read(keys, VIEW)
         assert [self.version_of(again[key]) for key in keys] == list(range(1, 201))
@@ -234,7 +235,7 @@ class SharedCacheSuite(L2Suite):
         l2 = await self.prepared()
         keys = [Key("bot", f"b{number}") for number in range(100)]
         read = await l2.cache.read(keys, VIEW)
-        await l2.cache.fill([Fill(key, row(5), 900.0, self.absent(read[key])) for key in keys], COHERENCE)
+        await l2.cache.fill([Fill(key, row(5), 900.0, self.miss_in(read[key])) for key in keys], COHERENCE)
         for target in await l2.sink.targets():
             before = await l2.sink.watermark(target)
             first, last = target.slots[0]
@@ -375,79 +376,12 @@ class SharedCacheSuite(L2Suite):
         ids = ["a", "{a}", "%7Ba%7D", "a b", "a*", "a?", "[a]", "\\a", "a:b", "日本", "a\n", "%", "%25"]
         keys = [Key("bot", identifier) for identifier in ids]
         read = await l2.cache.read(keys, VIEW)
-        fills = [Fill(key, row(number + 1), 900.0, self.absent(read[key])) for number, key in enumerate(keys)]
+        fills = [Fill(key, row(number + 1), 900.0, self.miss_in(read[key])) for number, key in enumerate(keys)]
         assert await l2.cache.fill(fills, COHERENCE) == len(ids)
         again = await l2.cache.read(keys, VIEW)
         assert [self.version_of(again[key]) for key in keys] == list(range(1, len(ids) + 1))
         await self.fence(l2, {key: 50 + number for number, key in enumerate(keys)})
         for number, key in enumerate(keys):
-            absent = self.absent((await l2.cache.read([key], VIEW))[key])
+            absent = self.miss_in((await l2.cache.read([key], VIEW))[key])
             late = [Fill(key, row(version), 900.0, absent) for version in (49 + number, 50 + number)]
             assert [await l2.cache.fill([each], COHERENCE) for each in late] == [0, 1]
-
-    async def check_a_withdrawn_entry_leaves_a_fence(self) -> None:
-        """It is a miss at once, and a read of the same past that is still under way cannot bring it back."""
-        l2 = await self.prepared()
-        began = await self.miss(l2)
-        await self.fill(l2, row(5))
-        assert await self.withdraw(l2, 5, fence=6) == 1
-        assert await self.version(l2) == 0
-        assert await self.fill(l2, row(5), began) == 0
-        assert await self.fill(l2, row(6)) == 1
-        assert await self.version(l2) == 6
-
-    async def check_a_damaged_entry_can_be_filled_again(self) -> None:
-        """C5: under a fence of its own version the right body takes the place of the wrong one."""
-        l2 = await self.prepared()
-        await self.fill(l2, row(5, b'{"name":"y"}'))
-        assert await self.withdraw(l2, 5, fence=5) == 1
-        assert await self.fill(l2, row(5)) == 1
-        answer = await self.read(l2)
-        assert isinstance(answer, Cached)
-        assert answer.row == row(5)
-
-    async def check_only_the_version_named_is_withdrawn(self) -> None:
-        """A newer value that came meanwhile stays, above 2^53 too, and so does a key that holds nothing."""
-        l2 = await self.prepared()
-        assert await self.withdraw(l2, 0, fence=1) == 0
-        await self.fill(l2, row(2**62 + 1))
-        assert await self.withdraw(l2, 2**62, fence=2**62 + 2) == 0
-        assert await self.version(l2) == 2**62 + 1
-
-    async def check_a_fence_is_not_withdrawn(self) -> None:
-        """A fence of that version is no entry: it stands as it was."""
-        l2 = await self.prepared()
-        await self.fence(l2, {KEY: 9})
-        assert await self.withdraw(l2, 9, fence=1) == 0
-        assert await self.fill(l2, row(8)) == 0
-
-    async def check_an_entry_of_another_incarnation_is_not_withdrawn(self) -> None:
-        """Versions of another L3 mean something else."""
-        l2 = await self.prepared()
-        await self.fill(l2, row(5))
-        assert await self.withdraw(l2, 5, fence=6, coherence=OTHER) == 0
-        assert await self.version(l2) == 5
-
-    async def withdraw(self, l2: L2, version: int, *, fence: int, coherence: Coherence = COHERENCE) -> int:
-        """Withdraw the key's entry of a version."""
-        return await l2.cache.withdraw([Withdrawal(KEY, version, fence)], coherence)
-
-    async def until_later_than(self, absent: Absent, l2: L2, *, by_ms: int = 1) -> None:
-        """Wait until the node's clock has moved on."""
-
-        async def later() -> bool:
-            return (await self.miss(l2)).node_time_ms >= absent.node_time_ms + by_ms
-
-        await self.until(later)
-
-    @staticmethod
-    def absent(answer: Cached | Absent | Failed) -> Absent:
-        """A miss."""
-        assert isinstance(answer, Absent), answer
-        return answer
-
-    @staticmethod
-    def version_of(answer: Cached | Absent | Failed) -> int:
-        """The version of a hit."""
-        assert isinstance(answer, Cached), answer
-        return answer.row.version
