@@ -308,7 +308,7 @@ async def write_after_the_copy(stage: Stage, writes: int, *, generations: bool) 
             await upsert(connection, numbers)  # many versions, and one transaction
         if generations:
             await connection.execute('TRUNCATE holdfast."Teams"')
-            await until(partial(is_known, stage, "kind:team"))
+            await until(partial(is_known, stage, "l2:team"))
         for identifier in (IDS[number % 6] for number in range(writes)):
             with stage.records.write([identifier]) as numbers:
                 await upsert(connection, numbers)

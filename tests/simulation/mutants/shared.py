@@ -147,7 +147,7 @@ def relay_ignores_whole_kinds(patch: pytest.MonkeyPatch) -> None:
     healthy = MemoryFeed.raise_generation
 
     async def raise_generation(self: MemoryFeed, scope: str) -> Any:
-        return self._storage.coherence() if scope.startswith("kind:") else await healthy(self, scope)
+        return self._storage.coherence() if scope.startswith("l2:") else await healthy(self, scope)
 
     patch.setattr(MemoryFeed, "raise_generation", raise_generation)
 
