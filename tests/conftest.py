@@ -6,7 +6,15 @@ Real servers (`fix_servers`), a single one (`fix_single`), two in a cluster (`fi
 
 from hypothesis import settings
 
-pytest_plugins = ["fix_feed", "fix_cluster", "fix_servers", "fix_single", "fix_tiers", "holdfast.testing.fixtures"]
+pytest_plugins = [
+    "fix_feed",
+    "fix_cluster",
+    "fix_scopes",
+    "fix_servers",
+    "fix_single",
+    "fix_tiers",
+    "holdfast.testing.fixtures",
+]
 
 # The gate tries the same examples each time, and never fails for being slow on a busy machine.
 settings.register_profile("gate", derandomize=True, deadline=None)

@@ -65,6 +65,7 @@ class Given:
         random_: for jitter, and to choose which answers are verified.
         server: this one's name, for what it finds and what it makes void.
         rules: what goes with a document that changed; acted on by the server that fences L2.
+        rules_l3: by which it does: apart from the others, who may keep all connections busy; None: as all.
     """
 
     settings: Settings
@@ -85,6 +86,7 @@ class Given:
     window_seconds: float = WINDOW_SECONDS
     server: str = "a server"
     rules: tuple[Rule, ...] = ()
+    rules_l3: Storage | None = None
 
 
 class Flows:
@@ -182,11 +184,13 @@ class Flows:
         self.invalidator = Invalidator(
             l3=given.l3, kinds=given.kinds, writer=self.writer, applier=self.applier, actor=given.server
         )
-        self.cache_invalidator = CacheInvalidator(
-            given.rules, l3=given.l3, decode=self.resolver.decode, void=self.invalidator.void
-        )
-        follow, relay = self.cache_invalidator.follow, given.relay
-        self.relay = Relay(*relay, clock=given.clock, follow=follow) if relay is not None else None
+        apart = given.rules_l3 or given.l3
+        void = Invalidator(
+            l3=apart, kinds=given.kinds, writer=self.writer, applier=self.applier, actor=given.server
+        ).void
+        self.cache_invalidator = CacheInvalidator(given.rules, l3=apart, decode=self.resolver.decode, void=void)
+        relay, first = given.relay, self.cache_invalidator if given.rules else None
+        self.relay = Relay(*relay, clock=given.clock, first=first) if relay is not None else None
         if self.relay is not None:
             self.feed.on_changes(self.relay.wake)
 

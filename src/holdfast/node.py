@@ -111,6 +111,7 @@ class Node:
                 random_=random.Random(),  # noqa: S311 - jitter, nothing secret
                 server=process_name(),
                 rules=self.rules,
+                rules_l3=tiers.rules_l3,
             )
         )
         self._stack.push_async_callback(flows.stop)
@@ -126,6 +127,7 @@ class Tiers:
     Attributes:
         feed, relay_feed: the change feed for L1, and the one by which L2 is fenced if this server is elected.
         past_feed: for watchers that come back; it connects when there is one.
+        rules_l3: L3 for the invalidation rules, by a connection of its own: it connects when they act first.
         fences: L2 as the relay sees it.
         events: what carries events between servers.
         coherence: what L3 said when it was asked first.
@@ -137,6 +139,7 @@ class Tiers:
     feed: PostgresFeed
     relay_feed: PostgresFeed
     past_feed: PostgresFeed
+    rules_l3: PostgresStorage
     fences: RedisFences
     events: RedisEvents
     coherence: Coherence
@@ -165,6 +168,8 @@ async def open_tiers(
     for kind, reason in untrusted.items():
         logger.warning("kind %s is served uncached: %s", kind, reason)
     l3 = PostgresStorage(pool, kinds)
+    apart = connection_pool(settings, size_max=1)
+    stack.push_async_callback(apart.close)
     coherence = (await l3.load([])).coherence
     connection = redis_connection(settings, clock)
     stack.push_async_callback(connection.close)
@@ -182,6 +187,7 @@ async def open_tiers(
         feed=change_source(settings),
         relay_feed=change_source(settings, tags=False),
         past_feed=change_source(settings, tags=False),
+        rules_l3=PostgresStorage(apart, kinds),
         fences=RedisFences(connection, codec, prefix=prefix, fence_lifetime_seconds=lifetime),
         events=event_transport(settings, clock, stack),
         coherence=coherence,
@@ -253,11 +259,11 @@ def change_source(settings: Settings, *, tags: bool = True) -> PostgresFeed:
     )
 
 
-def connection_pool(settings: Settings) -> ConnectionPool:
-    """The held connections to L3; nothing is opened yet."""
+def connection_pool(settings: Settings, *, size_max: int | None = None) -> ConnectionPool:
+    """The held connections to L3, by default as many as is set; nothing is opened yet."""
     return ConnectionPool(
         connector(settings).open,
-        size_max=settings.l3_connections_max,
+        size_max=size_max or settings.l3_connections_max,
         queue_max=settings.l3_queue_max,
         timeout_seconds=settings.l3_connect_timeout_seconds,
     )
@@ -364,7 +370,8 @@ def connect(
     Args:
         settings: all settings; then neither environment nor file is read.
         kinds: own kinds, beside the built-in ones.
-        rules: which change of a document makes what else void: the seed's by default, ``(*RULES, ...)`` for more.
+        rules: which change of a document makes what else void: the seed's by default, ``(*RULES, ...)`` for more. All
+            servers need the same rules and kinds: those of the one that fences L2 decide.
         config: a TOML file with settings.
         progress: told in words what is being waited for.
         arguments: single settings by name; they win over the environment and the file.

@@ -208,14 +208,17 @@ class Transactions:
             yield transaction
             transaction.over = True
             self._resolver.check_open()  # once more: a commit that is refused must be rolled back
+            # Not shielded: who is cancelled before the commit has changed nothing.
+            affected = await transaction.storage.affected()
+            transaction.unsure = affected.xid
         except BaseException as fault:
-            transaction.over = True
+            transaction.over, transaction.unsure = True, None
             await asyncio.shield(asyncio.ensure_future(self._roll_back(transaction, incarnation)))
             understood = storage.understood(fault) if isinstance(fault, Exception) else fault
             if understood is not fault:
                 raise understood from fault
             raise
-        await self._writer.shielded(self._commit(transaction, incarnation))
+        await self._writer.shielded(self._commit(transaction, affected, incarnation))
 
     async def pause(self, attempt: int) -> None:
         """Give others way before the next attempt, the longer the more there were."""
@@ -238,11 +241,8 @@ class Transactions:
         """
         return await repeated(self.open, operation, isolation, attempts, self.pause)
 
-    async def _commit(self, transaction: Transaction, incarnation: UUID) -> None:
-        affected = Affected(None)
+    async def _commit(self, transaction: Transaction, affected: Affected, incarnation: UUID) -> None:
         try:
-            affected = await transaction.storage.affected()
-            transaction.unsure = affected.xid  # until the answer to COMMIT is there
             _check_whole(affected)
             await transaction.storage.commit()
             transaction.committed_at, transaction.unsure = self._resolver.now(), None

@@ -13,8 +13,8 @@ from fix_clock import Ticking
 from fix_races import until, until_l2_is_trusted, watermarks
 from holdfast import RULES, Bot, Dependents, Document, Impact, Kind, Routine, Rule, SettingsError, Team
 from holdfast.documents import decode as decoded_document
-from holdfast.documents.team import TeamMember, TeamObjective
-from holdfast.errors import TierUnavailable
+from holdfast.documents.team import TeamMember, TeamObjective, TeamStructure
+from holdfast.errors import TierError, TierUnavailable
 from holdfast.invalidation.invalidator import ACTOR, READ_MAX, CacheInvalidator
 from holdfast.invalidation.rules import TARGETS_MAX, Version, check, planned, targets, triggered, whole_kinds
 from holdfast.keys import Key
@@ -68,7 +68,8 @@ def test_both_sides_name_dependents() -> None:
     """A member that was removed goes, and one that was added."""
     before, after = (Team(members=[TeamMember(id=each)]) for each in ("b1", "b2"))
     (membership,) = [rule for rule in RULES if rule.trigger == "user updates: team membership"]
-    assert targets(membership, Version(TEAM, before, after)) == [Target("bot", "b1"), Target("bot", "b2")]
+    (members,) = membership.dependents
+    assert targets(members, Version(TEAM, before, after)) == [Target("bot", "b1"), Target("bot", "b2")]
 
 
 def test_each_target_goes_once_and_says_why() -> None:
@@ -90,6 +91,33 @@ def test_of_too_many_the_whole_kind_goes() -> None:
     assert set(planned(RULES, [*bots, Version(BOT, ADA, None)])) == {Target("swarm")}
 
 
+def test_a_kind_that_goes_whole_takes_no_other_targets_away() -> None:
+    """A tag that drops swarms stays, though the bots of the same rule go as a kind."""
+    many = Team(members=[TeamMember(id=f"m{number}") for number in range(60)])
+    others = Team(members=[TeamMember(id=f"n{number}") for number in range(60)])
+    small = Team(members=[TeamMember(id="m500")])
+    plan = planned(
+        RULES,
+        [
+            Version(Key("team", "A"), many, others),
+            Version(Key("team", "B"), small, changed(small, structure=TeamStructure(content="x"))),
+        ],
+    )
+    assert set(plan) == {Target("bot"), Target(tag="team:A"), Target(tag="team:B")}
+
+
+def test_what_can_be_no_id_is_passed_over() -> None:
+    """What a document names is free text; an empty id would stand for any number of documents."""
+    team = Team(members=[TeamMember(id=each) for each in ("", "x" * 550, "a\0b", "b1")])
+    assert set(planned(RULES, [Version(TEAM, Team(), team)])) == {Target("bot", "b1"), Target(tag="team:t1")}
+
+
+def test_a_function_that_raises_takes_the_whole_kind() -> None:
+    """What it would have named nobody knows."""
+    rule = Rule("x", "bot", ("name",), Impact.LOW, (Dependents("swarm", tagged=False, named=lambda bot: [bot.none]),))
+    assert planned([rule], [Version(BOT, ADA, None)]) == {Target("swarm"): "x of bot:b1"}
+
+
 def test_any_number_of_a_kind_takes_whole_kinds_along() -> None:
     """As after a TRUNCATE."""
     assert set(whole_kinds(RULES, "team")) == {Target("bot"), Target("swarm")}
@@ -106,6 +134,11 @@ OWN = Kind("plan", Bot)
         (Rule("x", "bot", ("colour",), Impact.LOW), "documents of kind bot have no colour"),
         (Rule("x", "bot", ("name",), Impact.LOW, (Dependents("none"),)), "kind none is not known"),
         (Rule("x", "bot", ("name",), Impact.LOW, (Dependents("plan"),)), "kind plan has no tags"),
+        (Rule("", "bot", ("name",), Impact.LOW), "its trigger is a text"),
+        (Rule("x" * 401, "bot", ("name",), Impact.LOW), "its trigger is a text"),
+        (Rule("x", "bot", ("name",), Impact.LOW, Dependents("swarm")), "dependents is a tuple"),  # type: ignore[arg-type]
+        (Rule("x", "bot", ("name",), Impact.LOW, (Dependents("swarm", tagged=False),)), "dependents is a tuple"),
+        (Rule("x", "bot", ("name",), Impact.LOW, (Dependents("swarm", named=3),)), "dependents is"),  # type: ignore[arg-type]
         ("x", "rules takes rules, not str"),
     ],
 )
@@ -205,6 +238,65 @@ async def test_what_did_not_change_takes_nothing_along(l3: MemoryStorage, void: 
         assert void.taken() == expected, body
 
 
+@pytest.mark.parametrize("rules", [RULES[0], None])
+def test_rules_are_several(rules: Any) -> None:
+    """One alone is a slip."""
+    with pytest.raises(SettingsError, match="rules takes several rules"):
+        check(rules, register([]))
+
+
+async def test_there_and_back_again_is_a_change(l3: MemoryStorage, void: Recorder, decode: Any) -> None:
+    """Between two rounds, and while another server acted: what was derived meanwhile is of neither side."""
+    invalidator, feed = CacheInvalidator(RULES, l3=l3, decode=decode, void=void), MemoryFeed(l3)
+    cursor = (await feed.poll(None)).cursor
+    await l3.raw_put(BOT, b'{"model":"m1"}')
+    cursor = await follow(invalidator, l3, feed, cursor)
+    assert void.taken() == ["tag:bot:b1"]
+    await l3.raw_put(BOT, b'{"model":"m2"}')
+    await l3.raw_put(BOT, b'{"model":"m1"}')
+    cursor = await follow(invalidator, l3, feed, cursor)
+    assert void.taken() == ["tag:bot:b1"]
+    invalidator.forget()
+    await l3.raw_put(BOT, b'{"model":"m1"}')
+    await follow(invalidator, l3, feed, cursor)
+    assert void.taken() == ["tag:bot:b1"]
+
+
+async def test_voids_trigger_no_rules(l3: MemoryStorage, void: Recorder, decode: Any) -> None:
+    """They change no document, and may be the rules' own."""
+    invalidator, feed = CacheInvalidator(RULES, l3=l3, decode=decode, void=void), MemoryFeed(l3)
+    cursor = (await feed.poll(None)).cursor
+    await l3.invalidate(Target.of(BOT), reason="by hand", actor="somebody")
+    await follow(invalidator, l3, feed, cursor)
+    assert void.taken() == []
+
+
+async def test_what_is_refused_for_ever_holds_up_nothing(
+    l3: MemoryStorage, decode: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others go on, and the log says which was refused; what may go better the next time is repeated."""
+    done: list[str] = []
+
+    async def void(target: Target, reason: str, actor: str) -> Invalidation:
+        if target == Target("bot", "b1"):
+            raise TierError("L3: refused")
+        done.append(str(target))
+        return await l3.invalidate(target, reason=reason, actor=actor)
+
+    invalidator, feed = CacheInvalidator(RULES, l3=l3, decode=decode, void=void), MemoryFeed(l3)
+    cursor = (await feed.poll(None)).cursor
+    await l3.raw_put(TEAM, b'{"members":[{"id":"b1"},{"id":"b2"}]}')
+    await follow(invalidator, l3, feed, cursor)
+    assert sorted(done) == ["bot:b2", "tag:team:t1"]
+    assert "bot:b1 could not be made void" in caplog.text
+
+
+async def test_when_nobody_can_tell_all_that_depends_goes(l3: MemoryStorage, void: Recorder, decode: Any) -> None:
+    """As after a past that cannot be continued."""
+    await CacheInvalidator(RULES, l3=l3, decode=decode, void=void).follow_anything()
+    assert sorted(void.taken()) == ["kind:bot", "kind:run_snapshot", "kind:swarm"]
+
+
 async def test_many_at_once_are_not_read(l3: MemoryStorage, void: Recorder, decode: Any) -> None:
     """Nor are documents of kinds that nothing depends on."""
     invalidator, feed = CacheInvalidator(RULES, l3=l3, decode=decode, void=void), MemoryFeed(l3)
@@ -235,12 +327,16 @@ async def test_the_relay_repeats_its_round_until_the_rules_have_acted(l3: Memory
         assert recorder.fails == 0
 
 
-async def test_a_mutant_whose_marks_move_first_loses_the_rules(l3: MemoryStorage) -> None:
+async def test_a_mutant_whose_marks_move_first_loses_the_rules(
+    l3: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The node was told, so that nobody looks at the change again."""
     clock = Ticking()
     async with connect_flows(l3=l3, l2=MemoryCache(clock), clock=clock, rules=RULES) as flows:
         assert flows.relay is not None
-        recorder, follow = Recorder(l3), flows.cache_invalidator.follow
+        recorder = Recorder(l3)
+        first = flows.cache_invalidator
+        follow = first.follow
         recorder.fails = 1
         flows.cache_invalidator._void = recorder
         await until_l2_is_trusted(flows)
@@ -249,7 +345,7 @@ async def test_a_mutant_whose_marks_move_first_loses_the_rules(l3: MemoryStorage
             with contextlib.suppress(TierUnavailable):
                 await follow(changes)
 
-        flows.relay._told_first = carelessly
+        monkeypatch.setattr(first, "follow", carelessly)
         await flows.store.bots.put("b1", ADA)
         assert await flows.feed.refresh()
         cursor = flows.feed.cursor

@@ -6,75 +6,19 @@ Two servers share L2 and L3, and each hears of changes by a feed of its own, whi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import msgspec
 import pytest
 
-from fix_clock import Ticking
 from fix_loop import settle
-from fix_races import until
-from holdfast import Bot, Caching, Closed, Consistency, IncarnationChanged, InvalidToken, Kind, Scope, TierUnavailable
-from holdfast.errors import OutcomeUnknown, SettingsError, StaleUnavailable
-from holdfast.flows import Flows
+from fix_scopes import KEY, NEW, OLD, SMALL, Pair
+from holdfast import Bot, Consistency, InvalidToken
 from holdfast.keys import Key
-from holdfast.kinds import BUILT_IN
-from holdfast.protocols import StorageTransaction
-from holdfast.scopes.tokens import TOKEN_CHARACTERS_MAX, UNSURE_MAX
-from holdfast.settings import Settings
-from holdfast.testing import MemoryCache, MemoryFeed, MemoryStorage
+from holdfast.testing import MemoryFeed
 from holdfast.testing.door import connect_flows
 from simulation.mutants import MUTANTS
 
-OLD, NEW = Bot(name="old"), Bot(name="new")
-KEY = Key("bot", "b1")
 CAUGHT_HERE = ("V1-S1-higher_version_is_newer",)
-SMALL = Kind("small", Bot, caching=Caching(l1_entries_max=1))
-
-
-class Pair:
-    """Two servers.
-
-    Attributes:
-        a, b: their insides.
-        hearing: the feed of each.
-    """
-
-    def __init__(self) -> None:
-        self.clock = Ticking()
-        self.l3 = MemoryStorage([*BUILT_IN, SMALL])
-        self.l2 = MemoryCache(self.clock)
-        self.hearing = [MemoryFeed(self.l3), MemoryFeed(self.l3)]
-        self.a: Flows
-        self.b: Flows
-
-    async def start(self, stack: AsyncExitStack) -> None:
-        """Connect both."""
-        self.a, self.b = [
-            await stack.enter_async_context(
-                connect_flows(kinds=[SMALL], l2=self.l2, l3=self.l3, feed=feed, clock=self.clock, settings=Settings())
-            )
-            for feed in self.hearing
-        ]
-
-    async def hold(self, server: int) -> None:
-        """Let a server hear nothing from now on; its lease holds."""
-        await (self.a, self.b)[server].feed.refresh()
-        self.hearing[server].hold()
-        await settle()
-
-
-@pytest.fixture
-async def pair() -> AsyncIterator[Pair]:
-    async with AsyncExitStack() as stack:
-        found = Pair()
-        await found.start(stack)
-        await found.a.store.bots.put("b1", OLD)
-        assert await found.b.store.bots.get("b1") == OLD
-        yield found
-        for feed in found.hearing:
-            feed.release()
 
 
 async def test_a_token_takes_a_write_along(pair: Pair) -> None:
@@ -220,149 +164,6 @@ async def test_an_answer_of_a_flight_begun_earlier_is_asked_for_again(
         monkeypatch.setattr(reader, "read_many", late)
         pair.a.caches["bot"].shelf("bot").trust_until(0.0)  # so that peek does not answer
         assert await scope.bots.get("b1") == NEW
-
-
-async def test_another_l3_ends_the_scope_and_its_token(pair: Pair) -> None:
-    """What was seen may be lost: a typed error, on every way in."""
-    async with pair.a.store.scope() as scope:
-        await scope.bots.put("b1", NEW)
-        token = scope.token
-        pair.l3.crash(lose=1)
-        await pair.a.feed.refresh()
-        for call in (scope.bots.get("b1"), scope.bots.put("b1", NEW), scope.bots.delete("b1")):
-            with pytest.raises(IncarnationChanged, match="begin a new scope"):
-                await call
-        with pytest.raises(IncarnationChanged):
-            scope.bots.peek("b1")
-        with pytest.raises(IncarnationChanged):
-            _ = scope.token
-        with pytest.raises(IncarnationChanged):
-            async with scope.transaction():
-                pass
-    with pytest.raises(IncarnationChanged):
-        async with pair.b.store.scope(token):
-            pass
-
-
-async def test_a_token_newer_than_what_is_known_here_makes_the_server_look(pair: Pair) -> None:
-    """The other server heard of the new L3 first."""
-    pair.hearing[1].fail = True
-    pair.l3.crash()
-    await pair.a.feed.refresh()
-    async with pair.a.store.scope() as scope:
-        token = scope.token
-    with pytest.raises(TierUnavailable, match="cannot be asked"):
-        async with pair.b.store.scope(token):
-            pass
-    pair.hearing[1].fail = False
-    polls = pair.b.feed.polls
-
-    async def has_polled() -> bool:
-        return pair.b.feed.polls > polls
-
-    await until(has_polled)
-    async with pair.b.store.scope(token) as scope:
-        assert await scope.bots.get("b1") == OLD
-
-
-async def test_a_scope_that_is_over_refuses_everything(pair: Pair) -> None:
-    """Its block has ended, and so its promises."""
-    async with pair.a.store.scope() as scope:
-        token = scope.token
-    for call in (scope.bots.get("b1"), scope.bots.put("b1", NEW), scope.bots.update("b1", lambda bot: bot)):
-        with pytest.raises(Closed):
-            await call
-    with pytest.raises(Closed):
-        _ = scope.token
-    with pytest.raises(Closed):
-        scope.bots.peek("b1")
-    with pytest.raises(InvalidToken):
-        async with pair.a.store.scope(token + "x"):
-            pass
-    with pytest.raises(SettingsError, match="not known here"):
-        scope.collection(Kind("other", Bot))
-
-
-class Late:
-    """A transaction whose COMMIT is lost on its way, and arrives when the test says so."""
-
-    def __init__(self, inner: StorageTransaction) -> None:
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.inner, name)
-
-    async def commit(self) -> None:
-        """Nobody knows."""
-        raise OutcomeUnknown("the connection was lost")
-
-    async def rollback(self) -> int | None:
-        """There is no connection any more."""
-        return None
-
-
-async def test_an_unknown_outcome_is_waited_for_on_every_server(pair: Pair) -> None:
-    """The transaction commits later: until a feed has seen its end, each read asks L3 (rule S1)."""
-    async with pair.a.store.scope() as scope:
-        late = await lose_commit(scope)
-        token = scope.token
-    async with pair.b.store.scope(token) as scope:
-        assert await scope.bots.get("b1") == OLD
-        assert await pair.b.store.bots.get("b1") == OLD
-        await pair.hold(1)
-        await late.inner.commit()
-        assert await pair.b.store.bots.get("b1") == OLD
-        assert await scope.bots.get("b1") == NEW
-        assert scope.token != token
-        pair.hearing[1].release()
-        await pair.b.feed.refresh()
-        loads = len(pair.l3.loads)
-        assert [await scope.bots.get("b1") for _ in range(3)] == [NEW] * 3
-        assert len(pair.l3.loads) <= loads + 1
-
-
-async def lose_commit(scope: Scope) -> Late:
-    """Change b1 in a transaction of unknown outcome."""
-    late: list[Late] = []
-
-    async def change() -> None:
-        async with scope.transaction() as tx:
-            await tx.bots.put("b1", NEW)
-            late.append(Late(tx.storage))
-            tx.storage = late[0]  # type: ignore[assignment]
-
-    with pytest.raises(OutcomeUnknown):
-        await change()
-    return late[0]
-
-
-async def test_a_scope_has_a_bound_of_unknown_outcomes(pair: Pair) -> None:
-    """A token could not tell of more; the scope says so and ends."""
-    async with pair.a.store.scope() as scope:
-        for number in range(UNSURE_MAX):
-            scope._session.see_all(0.0, [10**9 + number])
-        assert len(scope.token) <= TOKEN_CHARACTERS_MAX
-        with pytest.raises(TierUnavailable, match="over 16 transactions of unknown outcome"):
-            scope._session.see_all(0.0, [10**9 + UNSURE_MAX])
-        with pytest.raises(Closed):
-            await scope.bots.get("b1")
-
-
-async def test_without_l3_a_scope_fails_rather_than_go_back(pair: Pair) -> None:
-    """What the caller allows to be stale may be older, but not older than what the scope saw."""
-    await pair.hold(1)
-    async with pair.a.store.scope() as scope:
-        await scope.bots.put("b1", NEW)
-        token = scope.token
-        await pair.hold(0)
-        pair.l3.away = True
-        assert await scope.bots.get("b1", max_stale=60.0) == NEW
-    async with pair.b.store.scope(token) as scope:
-        for max_stale in (None, 60.0):
-            with pytest.raises(TierUnavailable) as caught:
-                await scope.bots.get("b1", max_stale=max_stale)
-            assert not isinstance(caught.value, StaleUnavailable)
-    assert await pair.b.store.bots.get("b1") == OLD
 
 
 async def test_updates_of_all_scopes_take_turns(pair: Pair) -> None:

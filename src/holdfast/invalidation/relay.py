@@ -12,8 +12,8 @@ generation drawn then, so that every entry which counts was read after the snaps
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -45,14 +45,29 @@ GAP_SECONDS: Final = 0.1
 """Between rounds. Readers judge L2 by what they know themselves, so that fences need no hurry, and a key that changes
 often is fenced once a round."""
 Known = TypeVar("Known")
-Follow = Callable[[Sequence[Change]], Awaitable[None]]
+
+
+class FollowsChanges(Protocol):
+    """Who acts on changes once for all servers."""
+
+    async def follow(self, changes: Sequence[Change]) -> None:
+        """Act on changes; some may come again."""
+        ...
+
+    async def follow_anything(self) -> None:
+        """Act as if anything had changed."""
+        ...
+
+    def forget(self) -> None:
+        """Another server may have acted meanwhile."""
+        ...
 
 
 class Relay:
     """Fences L2 while this server is elected.
 
     Args:
-        follow: told of all changes before the nodes are; what it raises fails the round, which is repeated.
+        first: told of all changes before the nodes are; what it raises fails the round, which is repeated.
 
     Attributes:
         leading: whether it is.
@@ -60,11 +75,13 @@ class Relay:
         restarts: nodes that had to begin anew.
     """
 
-    def __init__(self, source: ChangeSource, sink: FenceSink, *, clock: Clock, follow: Follow | None = None) -> None:
+    def __init__(
+        self, source: ChangeSource, sink: FenceSink, *, clock: Clock, first: FollowsChanges | None = None
+    ) -> None:
         self._source = source
         self._sink = sink
         self._clock = clock
-        self._told_first = follow
+        self._first = first
         self._marks: dict[str, Watermark] = {}
         self._moved_at: dict[str, float] = {}
         self._silent: dict[str, tuple[float, Exception]] = {}  # nodes left alone: until when, and why
@@ -138,6 +155,8 @@ class Relay:
             return
         if not led:
             self._marks.clear()  # another server may have led meanwhile
+            if self._first is not None:
+                self._first.forget()
         targets = await self._sink.targets()
         awake = [target for target in targets if not self._is_silent(target)]
         await asyncio.gather(*(self._learn(target) for target in awake if target.name not in self._marks))
@@ -199,13 +218,15 @@ class Relay:
         """Tell nodes everything since a cursor."""
         poll = await self._source.poll(start)
         if poll.reset is not None or start.life != poll.cursor.life:
+            if self._first is not None:
+                await (self._first.follow(poll.changes) if poll.reset is None else self._first.follow_anything())
             # A past that cannot be continued; or L3 was started anew, and L2 may hold what was read at the end of
             # its last
             # life and is not in these files.
             await self._begin(targets)
             return
-        if self._told_first is not None:
-            await self._told_first(poll.changes)
+        if self._first is not None:
+            await self._first.follow(poll.changes)
         kinds, versions = _gathered(poll.changes)
         known = poll.cursor.coherence.highest
         for kind in kinds:

@@ -8,19 +8,24 @@ a routine's runs. Dependents are found by tag, whatever their number, or named b
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from holdfast.documents import Document, Team
-from holdfast.errors import SettingsError
-from holdfast.keys import Key
+from holdfast.errors import InvalidKey, SettingsError
+from holdfast.keys import Key, check_id
 from holdfast.kinds import Kind
 from holdfast.protocols import Target
 
 TARGETS_MAX: Final = 100
 """Of one kind at once; beyond, the whole kind goes: one number in place of a hundred."""
+
+
+TRIGGER_MAX: Final = 400
+"""Characters; with a key it must fit the record of an invalidation."""
 
 
 class Impact(enum.StrEnum):
@@ -40,7 +45,8 @@ class Dependents(msgspec.Struct, frozen=True):
     Attributes:
         kind: of what goes.
         tagged: it bears the document's tag, ``<kind>:<id>``.
-        named: gives the ids that the document names; may be called with any version of it.
+        named: gives the ids that the document names; may be called with any version of it. What can be no id is passed
+            over; if it raises, the whole kind goes.
     """
 
     kind: str
@@ -126,33 +132,33 @@ def triggered(rules: Iterable[Rule], change: Version) -> list[Rule]:
     ]
 
 
-def targets(rule: Rule, change: Version) -> list[Target]:
-    """What goes when a change triggers a rule, beside the document itself."""
-    found = []
-    for each in rule.dependents:
-        if each.tagged:
-            found.append(Target(tag=str(change.key)))
-        if each.named is not None:
-            sides = [side for side in (change.before, change.after) if side is not None]
-            found += [Target(each.kind, identifier) for side in sides for identifier in each.named(side)]
+def targets(dependents: Dependents, change: Version) -> list[Target]:
+    """What of one kind goes with a document that changed."""
+    found = [Target(tag=str(change.key))] if dependents.tagged else []
+    if dependents.named is not None:
+        sides = [side for side in (change.before, change.after) if side is not None]
+        try:
+            named = [identifier for side in sides for identifier in dependents.named(side)]
+        except Exception:  # noqa: BLE001 - a user's function; what it would have named nobody knows
+            return [Target(dependents.kind)]
+        found += [Target(dependents.kind, identifier) for identifier in named if _is_id(identifier)]
     return list(dict.fromkeys(found))
 
 
-def planned(rules: Collection[Rule], changes: Iterable[Version]) -> dict[Target, str]:
-    """What goes after several changes, each target with its reason: the triggers and the document."""
+def planned(rules: Iterable[Rule], changes: Iterable[Version]) -> dict[Target, str]:
+    """What goes after several changes, each target with its reason: the first trigger, and the document."""
     reasons: dict[Target, str] = {}
-    by_kind: dict[str, set[Target]] = {}
+    wanted: dict[Target, set[str]] = {}  # the kinds of which a target is to drop something
     for change in changes:
         for rule in triggered(rules, change):
-            for target in targets(rule, change):
-                reasons.setdefault(target, f"{rule.trigger} of {change.key}")
-                for each in rule.dependents:
-                    by_kind.setdefault(each.kind, set()).add(target)
-    for kind, found in by_kind.items():
-        if len(found) > TARGETS_MAX:
-            reasons = {target: reason for target, reason in reasons.items() if target not in found}
-            reasons[Target(kind)] = f"{len(found)} changes of what it depends on"
-    return reasons
+            for each in rule.dependents:
+                for target in targets(each, change):
+                    reasons.setdefault(target, f"{rule.trigger} of {change.key}")
+                    wanted.setdefault(target, set()).add(each.kind)
+    counts = Counter(kind for kinds in wanted.values() for kind in kinds)
+    whole = {kind for kind, count in counts.items() if count > TARGETS_MAX}
+    plan = {target: reason for target, reason in reasons.items() if not wanted[target] <= whole}
+    return plan | {Target(kind): f"{counts[kind]} changes of what it depends on" for kind in sorted(whole)}
 
 
 def whole_kinds(rules: Iterable[Rule], kind: str) -> dict[Target, str]:
@@ -169,23 +175,51 @@ def check(rules: Iterable[Rule], kinds: Mapping[str, Kind[Any]]) -> tuple[Rule, 
     """Rules that can work with these kinds.
 
     Raises:
-        SettingsError: a kind that is not known, an attribute that its documents do not have, or a dependent kind
-            without tags.
+        SettingsError: what is no rule, a kind that is not known, an attribute that its documents do not have, or a
+            dependent kind without tags.
     """
+    if isinstance(rules, Rule) or not isinstance(rules, Iterable):
+        raise SettingsError("rules takes several rules: rules=(*RULES, ...), or () for none")
     found = tuple(rules)
     for rule in found:
         if not isinstance(rule, Rule):
             raise SettingsError(f"rules takes rules, not {type(rule).__name__}")
-        for name in (rule.kind, *(each.kind for each in rule.dependents)):
-            if name not in kinds:
-                raise SettingsError(f"rule {rule.trigger!r}: kind {name} is not known; known are {', '.join(kinds)}")
-        own = kinds[rule.kind].document.__struct_fields__
-        if unknown := [each for each in rule.attributes if each not in own]:
-            raise SettingsError(f"rule {rule.trigger!r}: documents of kind {rule.kind} have no {', '.join(unknown)}")
-        for each in rule.dependents:
-            if each.tagged and kinds[each.kind].tags is None:
-                raise SettingsError(f"rule {rule.trigger!r}: kind {each.kind} has no tags to find its documents by")
+        if fault := _fault(rule, kinds):
+            raise SettingsError(f"rule {rule.trigger!r:.60}: {fault}")
     return found
+
+
+def _fault(rule: Rule, kinds: Mapping[str, Kind[Any]]) -> str | None:
+    """Why a rule cannot work."""
+    if not isinstance(rule.trigger, str) or not 0 < len(rule.trigger) <= TRIGGER_MAX:
+        return f"its trigger is a text of 1 to {TRIGGER_MAX} characters"
+    if not isinstance(rule.dependents, tuple) or not all(map(_is_usable, rule.dependents)):
+        return "dependents is a tuple of Dependents, each tagged or with a function `named`"
+    for name in (rule.kind, *(each.kind for each in rule.dependents)):
+        if name not in kinds:
+            return f"kind {name} is not known; known are {', '.join(kinds)}"
+    own = kinds[rule.kind].document.__struct_fields__
+    if unknown := [each for each in rule.attributes if each not in own]:
+        return f"documents of kind {rule.kind} have no {', '.join(unknown)}"
+    for each in rule.dependents:
+        if each.tagged and kinds[each.kind].tags is None:
+            return f"kind {each.kind} has no tags to find its documents by"
+    return None
+
+
+def _is_usable(dependents: object) -> bool:
+    return isinstance(dependents, Dependents) and (
+        callable(dependents.named) if dependents.named is not None else dependents.tagged
+    )
+
+
+def _is_id(identifier: object) -> bool:
+    """Whether a document can have it: what a document names is free text."""
+    try:
+        check_id(identifier)
+    except InvalidKey:
+        return False
+    return True
 
 
 def _is_whole(change: Version) -> bool:

@@ -6,7 +6,9 @@
         scope = request.scope[SCOPE]
         swarm = await scope.swarms.get("s1")
 
-A caller who sends back with each request the header it got last never goes back in time, whichever server answers.
+A caller who sends back with each request the header it got last never goes back in time, whichever server answers, as
+long as its requests follow one another: of two that overlap the later answer need not cover the other. Where the
+application fails before it answers there is no header, though what it wrote may be committed.
 """
 
 from __future__ import annotations
@@ -86,7 +88,8 @@ class _Answer:
 
         async def tell(message: Message) -> None:
             if message["type"] in {"http.response.start", "websocket.accept"}:
-                message = {**message, "headers": [*message.get("headers", ()), *self._headers(scope)]}
+                others = [each for each in message.get("headers", ()) if each[0].lower() != self._header]
+                message = {**message, "headers": [*others, *self._headers(scope)]}
             self.begun = True
             await self._send(message)
 

@@ -87,7 +87,8 @@ class Scope:
 
     It reads its own writes and never goes back: not to before what it wrote, nor to before what it read, in whatever
     tier, after evictions too, and on every server that its token comes to. That holds between calls that follow one
-    another; calls of a scope that overlap do not bind each other. Nothing is promised to other scopes.
+    another; calls of a scope that overlap do not bind each other. Nothing is promised of a `put` or `delete` that was
+    cancelled or whose outcome is unknown: it may take effect later. Nor to other scopes.
 
     Attributes:
         swarms, bots, teams, routines, run_snapshots: the built-in collections.
@@ -115,14 +116,14 @@ class Scope:
     async def __aexit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._session.over = True
+        self._session.end()
 
     @property
     def token(self) -> str:
         """What another server, or this one later, needs to go on: text of at most 400 characters, fit for a header.
 
-        Take it after the last call that it is to cover. It holds no secret and no id, and is not signed: who changes
-        it can make a server look twice, and no more.
+        Take it after the last call that it is to cover. It holds no secret and no id, and is not signed: who forges one
+        can make a server ask L3 for what that scope reads, and no more.
         """
         return self._session.token
 

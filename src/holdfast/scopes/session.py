@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from holdfast.clock import Clock
-from holdfast.errors import Closed, IncarnationChanged, TierUnavailable
+from holdfast.errors import Closed, HoldfastError, IncarnationChanged, InvalidToken, TierUnavailable
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.lease import FeedLease
@@ -21,14 +21,15 @@ CHANGED = (
     "L3 is another one than this scope has seen: it crashed, failed over or was restored, and what the scope saw may "
     "not exist any more; begin a new scope without a token"
 )
+RUNNING_MAX: Final = 1_000_000
+"""Numbers that transactions may have drawn beyond the last one that is over."""
 _UNPROVABLE: Final = Floor(None, math.inf)
 
 
 class Session:
     """What one scope knows.
 
-    Attributes:
-        over: the scope has ended.
+    It answers from `begin` to `end`, and only once.
     """
 
     def __init__(self, *, feed: ChangeFeed, lease: FeedLease, applier: ChangeApplier, clock: Clock) -> None:
@@ -39,20 +40,30 @@ class Session:
         self._floors = Floors()
         self._unsure: set[int] = set()
         self._incarnation = applier.incarnation
-        self.over = False
+        self._refusal: HoldfastError | None = Closed("enter the scope: async with state.scope() as scope")
+        self._begun = False
 
     async def begin(self, text: str | None) -> None:
         """Begin, with what a token tells.
 
         Raises:
+            Closed: it has begun before.
             InvalidToken: it is none.
             IncarnationChanged: it is of another L3 than runs now.
             TierUnavailable: which L3 runs now cannot be found out.
         """
+        if self._begun:
+            raise Closed("this scope was entered before: begin another one, with its token if you like")
         token = tokens.decode(text) if text is not None else None
+        self._begun = True
         self._incarnation = self._applier.incarnation
         if token is not None:
             await self._continue(token)
+        self._refusal = None
+
+    def end(self) -> None:
+        """Answer nothing more."""
+        self._refusal = Closed("this scope has ended, as its block has: begin another one, with its token if you like")
 
     async def _continue(self, token: Token) -> None:
         incarnation, arrived = UUID(bytes=token.incarnation), self.now()
@@ -62,10 +73,19 @@ class Session:
             if incarnation != self._applier.incarnation:
                 raise IncarnationChanged(CHANGED)
         self._incarnation = incarnation
+        if token.unsure:
+            await self._check_drawn(token.unsure)
         self._floors = Floors(token.floors, arrived)
         self._unsure = set(token.unsure)
         if token.everything or not self._covers(token):
             self._floors.see_all(arrived)
+
+    async def _check_drawn(self, xids: Iterable[int]) -> None:
+        """Refuse transactions that L3 cannot have begun: they would be waited for for ever."""
+        heard, cursor = await self._feed.refresh(), self._feed.cursor
+        # A snapshot ends with the last transaction that is over; those that run may be numbered beyond, but not far.
+        if heard and cursor is not None and max(xids) > cursor.snapshot.xmax + RUNNING_MAX:
+            raise InvalidToken("a scope's token names a transaction that L3 cannot have begun")
 
     def _covers(self, token: Token) -> bool:
         """Whether this server's feed has come as far as the issuer's had."""
@@ -95,11 +115,12 @@ class Session:
         """Refuse what the scope can no longer answer for.
 
         Raises:
-            Closed: it has ended.
+            Closed: it was not entered, or has ended.
+            TierUnavailable: more transactions of unknown outcome than a token can tell of have ended it.
             IncarnationChanged: L3 became another one.
         """
-        if self.over:
-            raise Closed("this scope has ended, as its block has: begin another one, with its token if you like")
+        if self._refusal is not None:
+            raise self._refusal
         if self._applier.incarnation != self._incarnation:
             raise IncarnationChanged(CHANGED)
 
@@ -132,14 +153,14 @@ class Session:
     def see_all(self, moment: float, unsure: Iterable[int] = ()) -> None:
         """Anything committed by a moment may have been seen, and what these transactions did, if they did.
 
-        Raises:
-            TierUnavailable: more transactions of unknown outcome than a token can tell of.
+        More of these than a token can tell of end the scope.
         """
         self._floors.see_all(moment)
         self._unsure = self._still_unsure() | set(unsure)
         if len(self._unsure) > UNSURE_MAX:
-            self.over = True
-            raise TierUnavailable(f"L3: over {UNSURE_MAX} transactions of unknown outcome in one scope, which ends it")
+            self._refusal = TierUnavailable(
+                f"L3: over {UNSURE_MAX} transactions of unknown outcome in one scope, which ended it"
+            )
 
     def _still_unsure(self) -> set[int]:
         cursor = self._feed.cursor

@@ -124,6 +124,10 @@ BEGIN
         drawn := holdfast.raise_tag(tag);
     ELSIF id IS NOT NULL THEN
         told := kind || ':' || id;
+        -- An empty one would stand for any number of keys.
+        IF (octet_length(id) BETWEEN 1 AND 512) IS NOT TRUE THEN
+            RAISE EXCEPTION 'an id has 1 to 512 bytes' USING ERRCODE = 'invalid_parameter_value';
+        END IF;
         drawn := holdfast.void_key(kind, id);
     ELSE
         told := coalesce('kind:' || kind, 'all');
