@@ -15,14 +15,6 @@ pytest_plugins = [
     "fix_tiers",
     "holdfast.testing.fixtures",
 ]
-    "fix_feed",
-    "fix_cluster",
-    "fix_scopes",
-    "fix_servers",
-    "fix_single",
-    "fix_tiers",
-    "holdfast.testing.fixtures",
-]
 
 # The gate tries the same examples each time, and never fails for being slow on a busy machine.
 settings.register_profile("gate", derandomize=True, deadline=None)
