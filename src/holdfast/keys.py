@@ -32,19 +32,29 @@ def check_id(identifier: object) -> str:
     Raises:
         InvalidKey: it is not text, empty, over 512 bytes of UTF-8, holds NUL or is not valid Unicode.
     """
-    if not isinstance(identifier, str):
-        raise InvalidKey(f"an id is text, not {type(identifier).__name__}: {identifier!r}")
-    if not identifier:
-        raise InvalidKey("an id must not be empty")
+    return check_text("id", identifier, ID_BYTES_MAX)
+
+
+def check_text(what: str, text: object, bytes_max: int) -> str:
+    """Return a text unchanged if L3 can store it as a name of this sort.
+
+    Raises:
+        InvalidKey: it is not text, empty, too long in UTF-8, holds NUL or is not valid Unicode.
+    """
+    article = "an" if what[0] in "aeiou" else "a"
+    if not isinstance(text, str):
+        raise InvalidKey(f"{article} {what} is text, not {type(text).__name__}: {text!r:.60}")
+    if not text:
+        raise InvalidKey(f"{article} {what} must not be empty")
     try:
-        size = len(identifier.encode())
+        size = len(text.encode())
     except UnicodeEncodeError as fault:
-        raise InvalidKey(f"id {identifier!r} is not valid Unicode (position {fault.start})") from fault
-    if size > ID_BYTES_MAX:
-        raise InvalidKey(f"id {identifier[:40]!r}... has {size} bytes; at most {ID_BYTES_MAX}")
-    if "\0" in identifier:
-        raise InvalidKey(f"id {identifier!r} holds a NUL character, which PostgreSQL cannot store")
-    return identifier
+        raise InvalidKey(f"{what} {text!r:.60} is not valid Unicode (position {fault.start})") from fault
+    if size > bytes_max:
+        raise InvalidKey(f"{what} {text[:40]!r}... has {size} bytes; at most {bytes_max}")
+    if "\0" in text:
+        raise InvalidKey(f"{what} {text!r:.60} holds a NUL character, which PostgreSQL cannot store")
+    return text
 
 
 def check_kind_name(name: str) -> str:

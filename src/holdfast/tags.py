@@ -11,7 +11,7 @@ from typing import Final
 
 from holdfast.documents import RunContextSnapshot, Swarm
 from holdfast.errors import InvalidKey
-from holdfast.keys import ID_BYTES_MAX, KIND_NAME_BYTES_MAX
+from holdfast.keys import ID_BYTES_MAX, KIND_NAME_BYTES_MAX, check_text
 
 TAG_BYTES_MAX: Final = KIND_NAME_BYTES_MAX + 1 + ID_BYTES_MAX
 """So that any kind and id make a tag."""
@@ -31,19 +31,7 @@ def check_tag(tag: object) -> str:
     Raises:
         InvalidKey: it is not text, empty, over 553 bytes of UTF-8, holds NUL or is not valid Unicode.
     """
-    if not isinstance(tag, str):
-        raise InvalidKey(f"a tag is text, not {type(tag).__name__}: {tag!r:.60}")
-    if not tag:
-        raise InvalidKey("a tag must not be empty")
-    try:
-        size = len(tag.encode())
-    except UnicodeEncodeError as fault:
-        raise InvalidKey(f"tag {tag!r:.60} is not valid Unicode (position {fault.start})") from fault
-    if size > TAG_BYTES_MAX:
-        raise InvalidKey(f"tag {tag[:40]!r}... has {size} bytes; at most {TAG_BYTES_MAX}")
-    if "\0" in tag:
-        raise InvalidKey(f"tag {tag!r:.60} holds a NUL character, which PostgreSQL cannot store")
-    return tag
+    return check_text("tag", tag, TAG_BYTES_MAX)
 
 
 def checked_tags(tags: Iterable[str]) -> _Tags:
