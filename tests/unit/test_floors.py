@@ -34,6 +34,16 @@ def test_seeing_the_same_again_does_not_put_off_the_poll() -> None:
     assert floors.of(KEY) == Floor(7, 2.0)
 
 
+def test_no_row_may_be_another_one() -> None:
+    """It has no version: after a row that was there meanwhile, what told of the one before proves nothing."""
+    floors = Floors()
+    floors.see(KEY, 0, 1.0, 2.0, NEVER)
+    floors.see(KEY, 0, 5.0, 6.0, NEVER)
+    assert floors.of(KEY) == Floor(0, 6.0)
+    floors.see(KEY, 0, 5.5, 7.0, NEVER)
+    assert floors.of(KEY) == Floor(0, 7.0)
+
+
 def test_of_overlapping_calls_nobody_knows_which_saw_the_newer_state() -> None:
     """Versions of two lives of a row do not say which came first, so that only a poll proves an answer."""
     floors = Floors()

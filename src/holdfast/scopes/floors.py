@@ -64,10 +64,11 @@ class Floors:
             heard: when the last good poll of the feed began.
         """
         floor = self.of(key)
-        if floor.version == version:
+        if floor.version == version and version:  # "no row" may have come anew, after one that was there meanwhile
             return
         # A call that overlaps another may have been shown the older state of the two; which one, nobody can tell.
-        self._own[key] = Floor(version if began >= floor.since else None, now)
+        told = began >= floor.since or floor.version == version
+        self._own[key] = Floor(version if told else None, now)
         if len(self._own) > FLOORS_MAX:
             self.forget(heard)
         if len(self._own) > FLOORS_MAX:
