@@ -477,6 +477,27 @@ async def test_a_publish_that_may_have_taken_effect_says_so() -> None:
             publishing.result()
 
 
+async def test_a_repeat_that_finds_the_backlog_full_does_not_deny_the_first_attempt() -> None:
+    """The first may be what filled it; one that was only refused is told so."""
+    stage, notes = Stage(), Notes()
+    stage.hub.backlog_max = 1
+    notes.gate.clear()
+    async with stage.server() as bus:
+        await bus.subscribe("**", notes).ready()
+        stage.hub.deaf = True
+        stage.hub.lose_answers = 1
+        publishing = asyncio.ensure_future(bus.publish("x", 0, delivery=RELIABLE, key="k"))
+        await finish(stage, publishing.done, step=0.1)
+        with pytest.raises(OutcomeUnknown, match="may have been published"):
+            publishing.result()
+        with pytest.raises(Overloaded):
+            await bus.publish("x", 1, delivery=RELIABLE, key="k")
+        wake(bus)
+        await notes.until(1)
+        notes.gate.set()
+        assert notes.data == [0]
+
+
 async def test_a_cancelled_publisher_harms_nobody() -> None:
     """Those that published with it get their answers."""
     stage, notes = Stage(), Notes()

@@ -123,9 +123,11 @@ class EventWriter:
             for each in batch:
                 each.is_unsure = True
             raise
-        for each, was_taken in zip(batch, taken, strict=True):
-            self._waiting.popleft()
-            _settle(each, None if was_taken else Overloaded("so many events wait to be read that no more are taken"))
+        for was_taken in taken:
+            if was_taken:
+                _settle(self._waiting.popleft(), None)
+            else:  # an earlier attempt may have filled what is full now
+                self._refuse(Overloaded("so many events wait to be read that no more are taken"))
         return None
 
     def _give_up(self, fault: HoldfastError) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from glide import GlideClient, GlideError
 
-from holdfast.errors import OutcomeUnknown, TierError
+from holdfast.errors import OutcomeUnknown, Overloaded, TierError, TierUnavailable
 from holdfast.events import PRIORITIES, partition_of
 from holdfast.protocols import Append, DeadLetter, Exchange, Exchanged, Handed
 from holdfast.tiers.l2_client import RedisConnection, Script
@@ -97,11 +97,14 @@ class RedisEvents:
     async def append(self, partition: int, events: Sequence[Append]) -> Sequence[bool]:
         """Append events; see `EventTransport.append`."""
         taken = await self._appended(partition, events)
-        if not all(taken) and await self._run(partition, self._sweep, {}):
-            again = [event for event, was in zip(events, taken, strict=True) if not was]
-            more = iter(await self._appended(partition, again))
-            taken = [was or next(more) for was in taken]
-        return taken
+        if all(taken):
+            return taken
+        again = [event for event, was in zip(events, taken, strict=True) if not was]
+        try:
+            more = iter(await self._appended_after_sweep(partition, again))
+        except (TierUnavailable, Overloaded):  # these were not appended, which does not undo what was
+            return taken
+        return [was or next(more) for was in taken]
 
     async def exchange(self, partition: int, told: Exchange) -> Exchanged:
         """Settle, and be handed more; see `EventTransport.exchange`."""
@@ -142,6 +145,14 @@ class RedisEvents:
     async def discard(self, partition: int, letter: str) -> bool:
         """Remove a dead letter; see `EventTransport.discard`."""
         return bool(await self._run(partition, self._replay, {"letter": letter, "append": False}))
+
+    async def _appended_after_sweep(self, partition: int, events: Sequence[Append]) -> list[bool]:
+        try:
+            removed = await self._run(partition, self._sweep, {})
+        except TierError as fault:
+            logger.debug("events: partition %d could not be swept: %s", partition, fault)
+            removed = 0
+        return await self._appended(partition, events) if removed else [False] * len(events)
 
     async def _appended(self, partition: int, events: Sequence[Append]) -> list[bool]:
         rows = [(STREAMS[event.rank], int(event.repeat), event.only) for event in events]
