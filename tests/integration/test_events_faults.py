@@ -10,9 +10,9 @@ import pytest
 from fix_event_servers import RedisServers
 from fix_races import mutate
 from holdfast import OutcomeUnknown, Settings
-from holdfast.protocols import Handed
+from holdfast.protocols import Dead, Handed
 from holdfast.testing.conformance import EventTransportSuite
-from holdfast.testing.conformance.event_transport import BACKLOG_MAX
+from holdfast.testing.conformance.event_transport import BACKLOG_MAX, PLACE
 from holdfast.tiers.l2_client import Script
 from holdfast.tiers.l2_events import RedisEvents
 
@@ -73,6 +73,43 @@ async def test_what_was_appended_is_not_denied_since_the_second_attempt_failed(
         with pytest.raises(OutcomeUnknown):
             await suite.append(b"taken", b"refused")
     assert [each.body for each in (await suite.exchange(epoch=epoch)).events] == [b"taken"]
+
+
+async def test_an_entry_that_nobody_of_us_appended_holds_up_nothing(
+    suite: EventTransportSuite, transport: RedisEvents
+) -> None:
+    """It is handed out as it is, and the next ones too; it may become a dead letter."""
+    epoch = (await suite.exchange()).epoch
+    await transport._command(["XADD", transport._bases[PLACE] + b":medium", "*", b"\xff", b"\xfe"])
+    await suite.append(b"next")
+    foreign, following = (await suite.exchange(epoch=epoch)).events
+    assert (foreign.body, foreign.repeat, foreign.only) == (b"\xfe", False, "")
+    assert following.body == b"next"
+    await suite.exchange(epoch=epoch, dead=[Dead(foreign.rank, foreign.entry, "nonsense", 1)])
+    (letter,) = await transport.dead_letters(PLACE, limit=10)
+    assert letter.body == b"\xfe"
+
+
+async def test_fields_that_are_no_text_hold_up_nothing(suite: EventTransportSuite, transport: RedisEvents) -> None:
+    """Such an event is for no reader of that name."""
+    epoch = (await suite.exchange()).epoch
+    fields = ["body", b"x", "repeat", b"\xff", "only", b"\xff"]
+    await transport._command(["XADD", transport._bases[PLACE] + b":medium", "*", *fields])
+    (event,) = (await suite.exchange(epoch=epoch)).events
+    assert (event.body, event.repeat, event.only) == (b"x", False, "\ufffd")
+
+
+async def test_a_dead_letter_that_nobody_of_us_put_there_is_shown_and_discarded(
+    suite: EventTransportSuite, transport: RedisEvents
+) -> None:
+    """Those beside it are, too."""
+    await suite.exchange()
+    for fields in (["x", "y"], ["reader", b"\xff", "reason", b"\xff", "attempts", "many", "rank", "last", "body", "b"]):
+        await transport._command(["XADD", transport._bases[PLACE] + b":dead", "*", *fields])
+    empty, odd = await transport.dead_letters(PLACE, limit=10)
+    assert (empty.reader, empty.reason, empty.attempts, empty.body) == ("", "", 0, b"")
+    assert (odd.reader, odd.reason, odd.attempts, odd.body) == ("\ufffd", "\ufffd", 0, b"b")
+    assert [await transport.discard(PLACE, each.letter) for each in (empty, odd)] == [True, True]
 
 
 def refuse(script: Script) -> None:

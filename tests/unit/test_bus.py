@@ -395,6 +395,21 @@ async def test_an_exchange_whose_answer_is_lost_loses_nothing() -> None:
         assert notes.data == list(range(5))
 
 
+async def test_a_group_goes_on_after_its_stream_vanished(caplog: pytest.LogCaptureFixture) -> None:
+    """What lay in it is lost, and a warning says so; what is published afterwards is handled."""
+    stage, notes = Stage(), Notes()
+    async with stage.server() as bus:
+        await bus.subscribe("**", notes, group="g").ready()
+        await bus.publish("x", 1, delivery=RELIABLE, key="k")
+        await notes.until(1)
+        for partition in range(len(stage.hub.contents)):
+            stage.hub.lose_stream(partition, 2)
+        await bus.publish("x", 2, delivery=RELIABLE, key="k")
+        await notes.until(2)
+        assert notes.data == [1, 2]
+        assert "reader g:** lost its place" in caplog.text
+
+
 async def test_nothing_is_read_twice_while_it_is_handled() -> None:
     """Though all that is not settled is handed out anew after each lost answer."""
     stage, notes = Stage(), Notes()

@@ -93,7 +93,9 @@ class Exchanged(msgspec.Struct, frozen=True):
         epoch: under which the asker owns the partition now. Another than it gave: what it told was ignored, and all
             that was not settled is handed out anew. 0: it does not own it.
         members: how many owners, and would-be owners, this reader has here.
-        created: the reader had no position here; it begins behind all that was appended before.
+        created: the reader had no position here; it begins behind all that was appended before. Or its position was
+            lost, with what lay in a stream: it goes on with what was appended since, and what it had not settled
+            elsewhere is handed out anew.
         events: in the order in which they are to be handled, by rank.
     """
 

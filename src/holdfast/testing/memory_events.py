@@ -19,10 +19,15 @@ PARTITIONS: Final = 4
 
 @dataclass(slots=True)
 class _Reader:
-    """A reader in one partition; `places` and `pending` by rank, `pending` with how often each was handed out."""
+    """A reader in one partition; `places` and `pending` by rank, `pending` with how often each was handed out.
+
+    Attributes:
+        is_lost: a stream vanished, and it was not told yet.
+    """
 
     places: list[int]
     pending: list[dict[int, int]]
+    is_lost: bool = False
     owner: str = ""
     epoch: int = 0
     ends: float = 0.0
@@ -76,6 +81,14 @@ class EventHub:
     def forget(self) -> None:
         """Lose everything, as a Redis may that keeps no file."""
         self.contents = [_Partition() for _ in self.contents]
+
+    def lose_stream(self, partition: int, rank: int) -> None:
+        """Lose what lies in a partition with one priority, as a Redis may that evicts."""
+        contents = self.contents[partition]
+        contents.streams[rank].clear()
+        for reader in contents.readers.values():
+            reader.pending[rank].clear()
+            reader.is_lost = True
 
     def hint(self, partition: int) -> None:
         """Tell all that something was appended."""
@@ -192,9 +205,11 @@ class MemoryEvents:
         reader.owner, reader.ends = told.owner, now + told.lease_seconds
         if goes_on:
             _settle(contents, reader, told)
+        is_anew = told.renewed or reader.is_lost or not goes_on
+        created, reader.is_lost = created or reader.is_lost, False
         events: list[Handed] = []
         for rank, stream in enumerate(contents.streams):
-            entries = list(reader.pending[rank]) if told.renewed or not goes_on else []
+            entries = list(reader.pending[rank]) if is_anew else []
             new = [entry for entry in stream if entry > reader.places[rank]][: told.room[rank]]
             reader.places[rank] = max(new, default=reader.places[rank])
             for entry in (*entries, *new):

@@ -246,19 +246,28 @@ def tag_of_partition(number: int) -> bytes:
 
 def _handed(row: Sequence[Any]) -> Handed:
     rank, entry, body, times, repeat, only = row
-    return Handed(rank, entry.decode(), body, times, repeat == b"1", only.decode())
+    return Handed(rank, entry.decode(), body, times, repeat == b"1", _text(only))
 
 
 def _letter(entry: bytes, fields: Sequence[Sequence[bytes]]) -> DeadLetter:
-    named = {name.decode(): value for name, value in fields}
+    named = {_text(name): value for name, value in fields}
     return DeadLetter(
         letter=entry.decode(),
-        reader=named["reader"].decode(),
-        reason=named["reason"].decode(errors="replace"),
-        attempts=int(named["attempts"]),
-        rank=int(named["rank"]),
-        body=named["body"],
+        reader=_text(named.get("reader", b"")),
+        reason=_text(named.get("reason", b"")),
+        attempts=_number(named.get("attempts", b"")),
+        rank=_number(named.get("rank", b"")),
+        body=named.get("body", b""),
     )
+
+
+def _text(value: bytes) -> str:
+    """As far as it is text: whoever may write to L2 can put anything there, which must hold up nothing."""
+    return value.decode(errors="replace")
+
+
+def _number(value: bytes) -> int:
+    return int(value) if value.isdigit() else 0
 
 
 def _bytes(value: Any) -> bytes:

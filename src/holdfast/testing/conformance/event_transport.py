@@ -29,6 +29,10 @@ class EventServers(Protocol):
         """Let time pass."""
         ...
 
+    async def lose_stream(self, partition: int, rank: int) -> None:
+        """Lose what lies in a partition with one priority, and all readers' positions in it."""
+        ...
+
 
 class EventTransportSuite:
     """Checks an `EventTransport`.
@@ -167,6 +171,35 @@ class EventTransportSuite:
         await self.transport.sweep(PLACE)
         assert (await self.exchange(reader="gone")).created
         assert not (await self.exchange(reader="stays", epoch=epoch)).created
+
+    async def check_a_reader_whose_place_is_lost_goes_on(self) -> None:
+        """It is told so, and handed what was appended since, and anew what it held of other priorities."""
+        epoch = (await self.exchange()).epoch
+        await self.append(b"urgent", rank=0)
+        await self.append(b"lost")
+        held = await self.exchange(epoch=epoch)
+        assert bodies(held) == [b"urgent", b"lost"]
+        await self.servers.lose_stream(PLACE, 2)
+        await self.append(b"since")
+        found = await self.exchange(epoch=epoch)
+        assert (found.created, found.epoch) == (True, epoch)
+        assert bodies(found) == [b"urgent", b"since"]
+        await self.append(b"later")
+        again = await self.exchange(epoch=epoch, settled=found.events)
+        assert not again.created
+        assert bodies(again) == [b"later"]
+
+    async def check_what_a_lost_place_needs_is_not_swept(self) -> None:
+        """Neither by those who know of no reader of the stream, nor by another reader that is done with it."""
+        epochs = {reader: (await self.exchange(reader=reader)).epoch for reader in ("one", "two")}
+        await self.servers.lose_stream(PLACE, 2)
+        await self.append(b"since")
+        await self.transport.sweep(PLACE)
+        found = await self.exchange(reader="one", epoch=epochs["one"])
+        assert bodies(found) == [b"since"]
+        await self.exchange(reader="one", epoch=epochs["one"], settled=found.events)
+        await self.transport.sweep(PLACE)
+        assert bodies(await self.exchange(reader="two", epoch=epochs["two"])) == [b"since"]
 
     async def check_a_full_backlog_refuses(self) -> None:
         """Each event for itself, by priority, until a reader has settled some."""
