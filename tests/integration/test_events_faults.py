@@ -104,8 +104,13 @@ async def test_a_dead_letter_that_nobody_of_us_put_there_is_shown_and_discarded(
 ) -> None:
     """Those beside it are, too."""
     await suite.exchange()
-    for fields in (["x", "y"], ["reader", b"\xff", "reason", b"\xff", "attempts", "many", "rank", "last", "body", "b"]):
-        await transport._command(["XADD", transport._bases[PLACE] + b":dead", "*", *fields])
+    damaged: list[list[str | bytes]] = [
+        ["x", "y"],
+        ["reader", b"\xff", "reason", b"\xff", "attempts", "many", "rank", "last", "body", "b"],
+    ]
+    for fields in damaged:
+        words: list[str | bytes] = ["XADD", transport._bases[PLACE] + b":dead", "*"]
+        await transport._command([*words, *fields])
     empty, odd = await transport.dead_letters(PLACE, limit=10)
     assert (empty.reader, empty.reason, empty.attempts, empty.body) == ("", "", 0, b"")
     assert (odd.reader, odd.reason, odd.attempts, odd.body) == ("\ufffd", "\ufffd", 0, b"b")

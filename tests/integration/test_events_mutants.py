@@ -120,6 +120,15 @@ MUTANTS: list[tuple[str, str, str, Check]] = [
         Suite.check_only_what_all_are_done_with_makes_room,
     ),
     ("replay", "'only', letter.reader", "'only', ''", Suite.check_dead_letters_are_kept_replayed_and_discarded),
+    ("replay", "if not ends or", "if ends and", Suite.check_a_dead_letter_whose_reader_ended_is_kept),
+    ("replay", "or tonumber(ends) <=", "and tonumber(ends) <=", Suite.check_a_dead_letter_whose_reader_ended_is_kept),
+    (
+        "replay",
+        "tonumber(ends) <= time",
+        "tonumber(ends) < 0 * time",
+        Suite.check_a_dead_letter_whose_reader_was_idle_too_long_is_kept,
+    ),
+    ("replay", "redis.call('XLEN', stream) >= ask.max", "false", Suite.check_a_dead_letter_without_room_is_kept),
     (
         "replay",
         "redis.call('XDEL', ask.base .. ':dead', ask.letter)",

@@ -190,8 +190,9 @@ async def test_a_dead_letter_can_be_replayed() -> None:
         assert notes.events[1].metadata.duplicate is True
         assert notes.events[1].id == event.id
         assert other.data == [7]
-        with pytest.raises(InvalidEvent):
-            await bus.dead_letters.replay("nonsense")
+        for name in ("nonsense", "0-1", "4-1-0", f"0-{2**64}-0", f"0-0-{2**64}", f"0-{'1' * 21}-0", "0-1-٣"):
+            with pytest.raises(InvalidEvent):
+                await bus.dead_letters.replay(name)
 
 
 async def test_a_handler_that_hangs_is_timed_out_and_counted() -> None:

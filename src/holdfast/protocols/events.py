@@ -7,6 +7,7 @@ each new owner, and what an earlier owner still sends is ignored.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -121,6 +122,18 @@ class DeadLetter(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class Replayed(enum.StrEnum):
+    """What became of a dead letter that was to be replayed; true if it was."""
+
+    DONE = "replayed"
+    NOT_THERE = "not there"
+    NO_ROOM = "kept: too many events wait to be read; try again later"
+    READER_GONE = "kept: its reader is gone; discard it"
+
+    def __bool__(self) -> bool:
+        return self is Replayed.DONE
+
+
 class EventTransport(Protocol):
     """Carries events between servers.
 
@@ -182,8 +195,8 @@ class EventTransport(Protocol):
         """The oldest of the dead letters."""
         ...
 
-    async def replay(self, partition: int, letter: str) -> bool:
-        """Append a dead letter's event again, for its reader only; False: there is no such letter, or no room."""
+    async def replay(self, partition: int, letter: str) -> Replayed:
+        """Append a dead letter's event again, for its reader only; a letter that cannot be is kept."""
         ...
 
     async def discard(self, partition: int, letter: str) -> bool:

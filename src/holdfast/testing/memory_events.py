@@ -12,7 +12,7 @@ from typing import Final
 from holdfast.clock import Clock
 from holdfast.errors import OutcomeUnknown, TierUnavailable
 from holdfast.events import PRIORITIES
-from holdfast.protocols import Append, DeadLetter, Exchange, Exchanged, Handed
+from holdfast.protocols import Append, DeadLetter, Exchange, Exchanged, Handed, Replayed
 
 PARTITIONS: Final = 4
 
@@ -39,7 +39,7 @@ class _Reader:
 class _Partition:
     streams: list[dict[int, Append]] = field(default_factory=lambda: [{} for _ in PRIORITIES])
     readers: dict[str, _Reader] = field(default_factory=dict)
-    letters: dict[int, DeadLetter] = field(default_factory=dict)
+    letters: dict[str, DeadLetter] = field(default_factory=dict)
     last: int = 0
 
     def append(self, event: Append) -> None:
@@ -170,20 +170,25 @@ class MemoryEvents:
         """The oldest dead letters; see `EventTransport.dead_letters`."""
         return list(self._at(partition).letters.values())[:limit]
 
-    async def replay(self, partition: int, letter: str) -> bool:
+    async def replay(self, partition: int, letter: str) -> Replayed:
         """Append a dead letter's event again; see `EventTransport.replay`."""
         contents = self._at(partition)
-        found = contents.letters.get(int(letter))
-        if found is None or len(contents.streams[found.rank]) >= self._hub.backlog_max:
-            return False
+        found = contents.letters.get(letter)
+        if found is None:
+            return Replayed.NOT_THERE
+        reader = contents.readers.get(found.reader)
+        if reader is None or reader.forgotten_at <= self._hub.clock.monotonic():
+            return Replayed.READER_GONE
+        if len(contents.streams[found.rank]) >= self._hub.backlog_max:
+            return Replayed.NO_ROOM
         contents.append(Append(found.rank, found.body, repeat=True, only=found.reader))
-        del contents.letters[int(letter)]
+        del contents.letters[letter]
         self._hub.hint(partition)
-        return True
+        return Replayed.DONE
 
     async def discard(self, partition: int, letter: str) -> bool:
         """Remove a dead letter; see `EventTransport.discard`."""
-        return self._at(partition).letters.pop(int(letter), None) is not None
+        return self._at(partition).letters.pop(letter, None) is not None
 
     def _append(self, contents: _Partition, event: Append) -> bool:
         if not contents.readers:
@@ -237,10 +242,8 @@ def _settle(contents: _Partition, reader: _Reader, told: Exchange) -> None:
         entry = int(dead.entry.removesuffix("-0"))
         if reader.pending[dead.rank].pop(entry, None) is not None:
             contents.last += 1
-            letter, body = str(contents.last), contents.streams[dead.rank][entry].body
-            contents.letters[contents.last] = DeadLetter(
-                letter, told.reader, dead.reason, dead.attempts, dead.rank, body
-            )
+            letter, body = f"{contents.last}-0", contents.streams[dead.rank][entry].body
+            contents.letters[letter] = DeadLetter(letter, told.reader, dead.reason, dead.attempts, dead.rank, body)
     for rank, entries in enumerate(told.settled):
         for name in entries:
             reader.pending[rank].pop(int(name.removesuffix("-0")), None)

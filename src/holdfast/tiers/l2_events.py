@@ -17,7 +17,7 @@ from glide import GlideClient, GlideError
 
 from holdfast.errors import OutcomeUnknown, Overloaded, TierError, TierUnavailable
 from holdfast.events import PRIORITIES, partition_of
-from holdfast.protocols import Append, DeadLetter, Exchange, Exchanged, Handed
+from holdfast.protocols import Append, DeadLetter, Exchange, Exchanged, Handed, Replayed
 from holdfast.tiers.l2_client import RedisConnection, Script
 from holdfast.tiers.l2_connect import Client, RedisConnector
 from holdfast.tiers.l2_lent import LentClients
@@ -29,6 +29,8 @@ PARTITIONS: Final = 16
 CLAIM_SECONDS: Final = 60
 RETRY_SECONDS: Final = 1.0
 STREAMS: Final = [priority.value for priority in PRIORITIES]
+REPLAYED: Final = {1: Replayed.DONE, 0: Replayed.NOT_THERE, -1: Replayed.NO_ROOM, -2: Replayed.READER_GONE}
+"""What the script's answers mean."""
 
 
 class RedisEvents:
@@ -138,9 +140,9 @@ class RedisEvents:
         rows = found.items() if isinstance(found, dict) else found
         return [_letter(entry, fields) for entry, fields in rows]
 
-    async def replay(self, partition: int, letter: str) -> bool:
+    async def replay(self, partition: int, letter: str) -> Replayed:
         """Append a dead letter's event again; see `EventTransport.replay`."""
-        return bool(await self._run(partition, self._replay, {"letter": letter, "append": True}))
+        return REPLAYED[await self._run(partition, self._replay, {"letter": letter, "append": True})]
 
     async def discard(self, partition: int, letter: str) -> bool:
         """Remove a dead letter; see `EventTransport.discard`."""
