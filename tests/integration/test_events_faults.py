@@ -93,7 +93,7 @@ async def test_an_entry_that_nobody_of_us_appended_holds_up_nothing(
 async def test_fields_that_are_no_text_hold_up_nothing(suite: EventTransportSuite, transport: RedisEvents) -> None:
     """Such an event is for no reader of that name."""
     epoch = (await suite.exchange()).epoch
-    fields = ["body", b"x", "repeat", b"\xff", "only", b"\xff"]
+    fields: list[str | bytes] = ["body", b"x", "repeat", b"\xff", "only", b"\xff"]
     await transport._command(["XADD", transport._bases[PLACE] + b":medium", "*", *fields])
     (event,) = (await suite.exchange(epoch=epoch)).events
     assert (event.body, event.repeat, event.only) == (b"x", False, "\ufffd")

@@ -482,6 +482,25 @@ async def test_l2_away_is_no_end() -> None:
         assert notes.data == [1]
 
 
+async def test_what_waits_for_l2_is_bounded_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one partition: the next is refused; once what waited is gone there is room again."""
+    monkeypatch.setattr("holdfast.invalidation.event_writer.WAITING_BYTES_MAX", 4000)
+    stage = Stage()
+    async with stage.server() as bus:
+        for ends_well in (False, True):
+            stage.hub.away = True
+            waiting = [
+                asyncio.ensure_future(bus.publish("x", "a" * 1000, delivery=RELIABLE, key="k")) for _ in range(4)
+            ]
+            await settle()
+            with pytest.raises(Overloaded, match=r"4 events of [0-9,]+ bytes wait"):
+                await bus.publish("x", "one more", delivery=RELIABLE, key="k")
+            stage.hub.away = not ends_well
+            await finish(stage, asyncio.gather(*waiting, return_exceptions=True).done)
+            assert [each.exception() is None for each in waiting] == [ends_well] * 4
+        await bus.publish("x", "there is room", delivery=RELIABLE, key="k")
+
+
 async def test_a_publish_that_may_have_taken_effect_says_so() -> None:
     """When its time is over: not that it did not."""
     stage = Stage()
