@@ -494,7 +494,8 @@ async def test_what_waits_for_l2_is_bounded_by_its_size(monkeypatch: pytest.Monk
             ]
             await settle()
             with pytest.raises(Overloaded, match=r"4 events of [0-9,]+ bytes wait"):
-                await bus.publish("x", "one more", delivery=RELIABLE, key="k")
+                async with asyncio.timeout(1):
+                    await bus.publish("x", "one more", delivery=RELIABLE, key="k")
             stage.hub.away = not ends_well
             await finish(stage, asyncio.gather(*waiting, return_exceptions=True).done)
             assert [each.exception() is None for each in waiting] == [ends_well] * 4
