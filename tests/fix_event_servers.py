@@ -13,7 +13,7 @@ from holdfast.clock import SystemClock
 from holdfast.node import event_transport
 from holdfast.testing import EventHub, ManualClock, MemoryEvents
 from holdfast.testing.conformance.event_transport import BACKLOG_MAX
-from holdfast.tiers.l2_events import RedisEvents
+from holdfast.tiers.l2_events import STREAMS, RedisEvents
 
 
 class MemoryServers:
@@ -28,6 +28,9 @@ class MemoryServers:
 
     async def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
+
+    async def lose_stream(self, partition: int, rank: int) -> None:
+        self.hub.lose_stream(partition, rank)
 
 
 class RedisServers:
@@ -53,3 +56,7 @@ class RedisServers:
 
     async def wait(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def lose_stream(self, partition: int, rank: int) -> None:
+        transport = self.transport()
+        await transport._command(["DEL", transport._bases[partition] + f":{STREAMS[rank]}".encode()])

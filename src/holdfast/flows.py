@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -279,23 +280,34 @@ class Flows:
         await self.bus.start()
 
     async def stop(self) -> None:
-        """End watches; let writes and fills end, for a while; stop relay and feed, empty L1. May be called twice."""
-        await self.bus.stop()  # its handlers may use all the rest
-        await self.verifier.stop()
+        """End watches; let writes and fills end, for a while; stop relay and feed, empty L1. May be called twice.
+
+        Each part is ended, whatever became of those before it; what one raised is raised at the end.
+        """
+        async with AsyncExitStack() as ends:  # the last named comes first
+            ends.callback(self._empty)
+            ends.push_async_callback(self.feed.stop)
+            ends.push_async_callback(self._past.close)
+            if self.relay is not None:
+                ends.push_async_callback(self.relay.stop)
+            ends.push_async_callback(self._drain)
+            ends.callback(self.watching.close)
+            ends.push_async_callback(self.verifier.stop)
+            ends.push_async_callback(self.bus.stop)  # its handlers may use all the rest
+
+    async def _drain(self) -> None:
         self.resolver.closing = True
-        self.watching.close()
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.writer.drain()
                 await self.resolver.drain()
         except TimeoutError:
             pass  # a tier that does not answer must not hold up our end; its callers are told when it times out
-        if self.relay is not None:
-            await self.relay.stop()
-        await self._past.close()
-        await self.feed.stop()
+
+    def _empty(self) -> None:
+        """A closed door answers nothing, not even from memory."""
         for cache in set(self.caches.values()):
-            cache.flush()  # a closed door answers nothing, not even from memory
+            cache.flush()
 
 
 def bus_rules(settings: Settings) -> BusRules:

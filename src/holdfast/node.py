@@ -74,6 +74,7 @@ class Node:
         self.flows: Flows | None = None
         self._progress = progress
         self._stack = AsyncExitStack()
+        self._stopping: asyncio.Task[None] | None = None
 
     async def start(self) -> StateStore:
         """Connect the tiers and open the door. What was started is stopped again if a later step fails."""
@@ -84,7 +85,15 @@ class Node:
             raise
 
     async def stop(self) -> None:
-        """Stop in reverse order; may be called twice."""
+        """Stop in reverse order; may be called twice, by several at once, and by a handler of an event.
+
+        Whoever is cancelled here ceases to wait; the server stops all the same.
+        """
+        if self._stopping is None or self._stopping.done():
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(), name="holdfast stopping")
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
         self.flows = None
         stack, self._stack = self._stack, AsyncExitStack()
         await stack.aclose()

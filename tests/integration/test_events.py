@@ -119,9 +119,7 @@ async def test_dead_letters_by_the_command_line(
     settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are listed as JSON, replayed to their group, and discarded."""
-    for name in ("postgres_url", "key_prefix"):
-        monkeypatch.setenv(PREFIX + name.upper(), getattr(settings, name))
-    monkeypatch.setenv(PREFIX + "REDIS_URLS", ",".join(settings.redis_urls))
+    name_servers(settings, monkeypatch)
     notes = Notes()
     notes.failures = 2
     async with holdfast.connect(msgspec.structs.replace(settings, event_attempts_max=1)) as state:
@@ -144,9 +142,47 @@ async def test_dead_letters_by_the_command_line(
             (["discard", letters[1]["id"], letters[0]["id"]], 1),
         ):
             assert await run_command("events", "dead-letters", *words) == expected
+        assert capsys.readouterr().out.splitlines() == [
+            f"{letters[0]['id']}: replayed",
+            f"{letters[1]['id']}: discarded",
+            f"{letters[1]['id']}: not there",
+            f"{letters[0]['id']}: not there",
+        ]
         await notes.until(3)
         assert (notes.data[2], notes.events[2].metadata.duplicate) == (0, True)
         assert await state.dead_letters.list() == []
+
+
+async def test_a_dead_letter_of_a_server_that_is_gone_is_not_replayed_to_nobody(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command says so, and the letter is kept until it is discarded."""
+    name_servers(settings, monkeypatch)
+    notes = Notes()
+    notes.failures = 1
+    async with holdfast.connect(settings) as observer:
+        async with holdfast.connect(msgspec.structs.replace(settings, event_attempts_max=1)) as state:
+            await state.subscribe("x", notes).ready()
+            await state.publish("x", 1, delivery=RELIABLE)
+
+            async def given_up() -> bool:
+                return len(await state.dead_letters.list()) == 1
+
+            await until(given_up)
+        (letter,) = await observer.dead_letters.list()
+        assert await run_command("events", "dead-letters", "replay", letter.id) == 1
+        assert capsys.readouterr().out == f"{letter.id}: kept: its reader is gone; discard it\n"
+        assert await observer.dead_letters.list() == [letter]
+        assert await run_command("events", "dead-letters", "discard", letter.id) == 0
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "10001"])
+async def test_a_limit_that_shows_nothing_is_refused(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything connects."""
+    with pytest.raises(SystemExit) as ended:
+        await run_command("events", "dead-letters", "list", "--limit", limit)
+    assert ended.value.code == 2
+    assert "limit" in capsys.readouterr().err
 
 
 async def test_events_for_nobody_take_no_memory(two: tuple[OpenStore, OpenStore], l2_harness: RedisHarness) -> None:
@@ -228,6 +264,13 @@ async def test_a_single_server_carries_events(single: Single, settings: Settings
             await a.publish("x", number, delivery=RELIABLE if number % 2 else Delivery.FIRE_AND_FORGET, key="k")
         await notes.until(50)
         assert sorted(notes.data) == list(range(50))
+
+
+def name_servers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands use the servers of a test."""
+    for name in ("postgres_url", "key_prefix"):
+        monkeypatch.setenv(PREFIX + name.upper(), getattr(settings, name))
+    monkeypatch.setenv(PREFIX + "REDIS_URLS", ",".join(settings.redis_urls))
 
 
 async def run_command(*words: str) -> int:

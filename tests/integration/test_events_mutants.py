@@ -41,11 +41,11 @@ MUTANTS: list[tuple[str, str, str, Check]] = [
     ),
     ("exchange", "or tonumber(held[3]) <= now", "", Suite.check_a_lease_ends),
     ("exchange", "or held[1] == '' ", "", Suite.check_leaving_lets_another_own_it_at_once),
-    ("exchange", "if not goes_on or ask.renewed then", "if ask.renewed then", Suite.check_a_lease_ends),
+    ("exchange", "is_anew = not goes_on or ask.renewed", "is_anew = ask.renewed", Suite.check_a_lease_ends),
     (
         "exchange",
-        "if not goes_on or ask.renewed then",
-        "if not goes_on then",
+        "is_anew = not goes_on or ask.renewed",
+        "is_anew = not goes_on",
         Suite.check_what_is_not_settled_is_handed_out_anew_when_asked,
     ),
     (
@@ -81,6 +81,30 @@ MUTANTS: list[tuple[str, str, str, Check]] = [
         Suite.check_events_are_handed_out_by_priority_and_in_order,
     ),
     (
+        "exchange",
+        "if is_place_lost() then created, is_anew = 1, true end",
+        "",
+        Suite.check_a_reader_whose_place_is_lost_goes_on,
+    ),
+    (
+        "exchange",
+        "created, is_anew = 1, true",
+        "created = 1",
+        Suite.check_a_reader_whose_place_is_lost_goes_on,
+    ),
+    (
+        "exchange",
+        "group, '0', 'MKSTREAM'",
+        "group, '$', 'MKSTREAM'",
+        Suite.check_a_reader_whose_place_is_lost_goes_on,
+    ),
+    (
+        "sweep",
+        "if groups and #groups >= readers then",
+        "if groups then",
+        Suite.check_what_a_lost_place_needs_is_not_swept,
+    ),
+    (
         "leave",
         "elseif redis.call('HGET', state, 'owner') == ask.owner then",
         "else",
@@ -96,6 +120,15 @@ MUTANTS: list[tuple[str, str, str, Check]] = [
         Suite.check_only_what_all_are_done_with_makes_room,
     ),
     ("replay", "'only', letter.reader", "'only', ''", Suite.check_dead_letters_are_kept_replayed_and_discarded),
+    ("replay", "if not ends or", "if ends and", Suite.check_a_dead_letter_whose_reader_ended_is_kept),
+    ("replay", "or tonumber(ends) <=", "and tonumber(ends) <=", Suite.check_a_dead_letter_whose_reader_ended_is_kept),
+    (
+        "replay",
+        "tonumber(ends) <= time",
+        "tonumber(ends) < 0 * time",
+        Suite.check_a_dead_letter_whose_reader_was_idle_too_long_is_kept,
+    ),
+    ("replay", "redis.call('XLEN', stream) >= ask.max", "false", Suite.check_a_dead_letter_without_room_is_kept),
     (
         "replay",
         "redis.call('XDEL', ask.base .. ':dead', ask.letter)",

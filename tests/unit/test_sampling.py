@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 
@@ -152,6 +153,18 @@ def test_documents_that_cannot_compare_themselves_are_compared_as_stored() -> No
     assert held != loaded
     assert not differs(local(held), ROW, lambda _key, _row: loaded)
     assert differs(local(held), ROW, lambda _key, _row: other)
+
+
+def test_a_class_that_makes_another_document_each_time_is_not_compared() -> None:
+    """Its default for a field that the row lacks is no false alarm; another version of it still differs."""
+    numbers = itertools.count()
+
+    def decode(_key: Key, _row: Row) -> Bot:
+        return Bot(name=f"bot {next(numbers)}")
+
+    sample = local(decode(KEY, ROW))
+    assert not differs(sample, ROW, decode)
+    assert differs(sample, msgspec.structs.replace(ROW, version=6), decode)
 
 
 def test_the_bound_says_what_a_sample_of_this_size_can_say() -> None:

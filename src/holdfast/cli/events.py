@@ -5,24 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated, Final
 
 import cyclopts
 import msgspec
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 
 from holdfast.clock import SystemClock
 from holdfast.flows import bus_rules
 from holdfast.invalidation.dead_letters import DeadLetters
 from holdfast.node import event_transport, with_servers
+from holdfast.protocols import Replayed
 from holdfast.settings import load_settings
 
+LIMIT_MAX: Final = 10_000
+"""So many are kept of each partition."""
 events = cyclopts.App(name="events", help="Events between servers.")
 dead_letters = cyclopts.App(name="dead-letters", help="Reliable events that were given up.")
 events.command(dead_letters)
 
 
 @dead_letters.command(name="list")
-async def list_(*, limit: int = 100) -> None:
+async def list_(*, limit: Annotated[int, Parameter(validator=Number(gte=1, lte=LIMIT_MAX))] = 100) -> None:
     """Show the dead letters, one JSON object a line.
 
     Parameters
@@ -37,7 +43,7 @@ async def list_(*, limit: int = 100) -> None:
 
 @dead_letters.command
 async def replay(ids: list[str], /) -> int:
-    """Publish events again, each for the group that gave it up; the exit status is 1 if one is not there any more.
+    """Publish events again, each for the group that gave it up; the exit status is 1 if one could not be.
 
     Parameters
     ----------
@@ -45,7 +51,7 @@ async def replay(ids: list[str], /) -> int:
         As `list` shows them.
     """
     async with _letters() as letters:
-        return _report([(each, await letters.replay(each)) for each in ids], "replayed")
+        return _report([(each, await letters.replay(each)) for each in ids])
 
 
 @dead_letters.command
@@ -58,7 +64,7 @@ async def discard(ids: list[str], /) -> int:
         As `list` shows them.
     """
     async with _letters() as letters:
-        return _report([(each, await letters.discard(each)) for each in ids], "discarded")
+        return _report([(each, await letters.discard(each)) for each in ids])
 
 
 @asynccontextmanager
@@ -70,10 +76,11 @@ async def _letters() -> AsyncIterator[DeadLetters]:
         yield DeadLetters(transport, bus_rules(settings).limits)
 
 
-def _report(outcomes: list[tuple[str, bool]], done: str) -> int:
-    for identifier, was_done in outcomes:
-        _line(f"{identifier}: {done if was_done else 'not there, or there is no room'}")
-    return 0 if all(was_done for _, was_done in outcomes) else 1
+def _report(outcomes: list[tuple[str, Replayed | bool]]) -> int:
+    for identifier, outcome in outcomes:
+        words = outcome.value if isinstance(outcome, Replayed) else "discarded" if outcome else "not there"
+        _line(f"{identifier}: {words}")
+    return 0 if all(outcome for _, outcome in outcomes) else 1
 
 
 def _line(text: str) -> None:

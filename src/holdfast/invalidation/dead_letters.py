@@ -13,9 +13,11 @@ import msgspec
 
 from holdfast.errors import CorruptDocument, InvalidEvent, SchemaTooNew
 from holdfast.events import Event, EventLimits, decode
-from holdfast.protocols import DeadLetter, EventTransport
+from holdfast.protocols import DeadLetter, EventTransport, Replayed
 
-_ID: Final = re.compile(r"(\d{1,4})-(\d{1,20}(?:-\d{1,20})?)\Z")
+_ID: Final = re.compile(r"([0-9]{1,4})-(([0-9]{1,20})-([0-9]{1,20}))\Z")
+_PART_MAX: Final = 2**64 - 1
+"""Of the two numbers of an entry in a stream."""
 
 
 class GivenUp(msgspec.Struct, frozen=True):
@@ -56,13 +58,13 @@ class DeadLetters:
         found = await asyncio.gather(*(self._transport.dead_letters(each, limit=limit) for each in partitions))
         return [self._given_up(place, letter) for place, letters in enumerate(found) for letter in letters]
 
-    async def replay(self, identifier: str) -> bool:
+    async def replay(self, identifier: str) -> Replayed:
         """Publish a dead letter's event again, for the group alone that gave it up; flagged as a duplicate.
 
-        It comes behind all others of its key. That of a broadcast comes only while its server still runs.
+        It comes behind all others of its key. That of a broadcast can be replayed only while its server still runs.
 
         Returns:
-            False: there is no such letter any more, or no room.
+            What became of it, true if it was published. A letter that is there and was not published is kept.
 
         Raises:
             InvalidEvent: that is no letter's id.
@@ -85,6 +87,10 @@ class DeadLetters:
 
     def _place(self, identifier: str) -> tuple[int, str]:
         found = _ID.match(identifier)
-        if found is None or int(found[1]) >= self._transport.partitions:
+        if (
+            found is None
+            or int(found[1]) >= self._transport.partitions
+            or max(int(found[3]), int(found[4])) > _PART_MAX
+        ):
             raise InvalidEvent("letter", f"{identifier[:40]!r} names no dead letter; `list` tells their ids")
         return int(found[1]), found[2]

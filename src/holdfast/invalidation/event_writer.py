@@ -20,6 +20,8 @@ from holdfast.protocols import Append, EventTransport
 
 WAITING_MAX: Final = 10_000
 """Events of one partition that may wait to be appended; the next is refused."""
+WAITING_BYTES_MAX: Final = 8 << 20
+"""The same by size: what waits may be above it by one event."""
 BATCH_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 1 << 20
 RETRY_SECONDS: Final = 0.1
@@ -56,6 +58,7 @@ class EventWriter:
         self._clock = clock
         self._sleep = sleep
         self._waiting: deque[_Publication] = deque()
+        self._waiting_bytes = 0
         self._task: asyncio.Task[None] | None = None
 
     async def append(self, rank: int, body: bytes) -> None:
@@ -66,12 +69,15 @@ class EventWriter:
             TierUnavailable: L2 did not take it in time; it was not appended.
             OutcomeUnknown: the same, but it may have been appended.
         """
-        if len(self._waiting) >= WAITING_MAX:
-            raise Overloaded(f"{WAITING_MAX} events wait to be published already")
+        if len(self._waiting) >= WAITING_MAX or self._waiting_bytes >= WAITING_BYTES_MAX:
+            raise Overloaded(
+                f"{len(self._waiting)} events of {self._waiting_bytes:,} bytes wait to be published already"
+            )
         loop = asyncio.get_running_loop()
         deadline = self._clock.monotonic() + self._patience_seconds
         publication = _Publication(Append(rank, body), deadline, loop.create_future())
         self._waiting.append(publication)
+        self._waiting_bytes += len(body)
         if self._task is None:
             self._task = loop.create_task(self._work(), name="holdfast events writer")
         await publication.done
@@ -95,6 +101,7 @@ class EventWriter:
             for each in self._waiting:  # only if this ends before its time
                 _settle(each, OutcomeUnknown("the server was closed meanwhile") if each.is_unsure else Closed("closed"))
             self._waiting.clear()
+            self._waiting_bytes = 0
 
     def _batch(self) -> list[_Publication]:
         batch: list[_Publication] = []
@@ -123,10 +130,18 @@ class EventWriter:
             for each in batch:
                 each.is_unsure = True
             raise
-        for each, was_taken in zip(batch, taken, strict=True):
-            self._waiting.popleft()
-            _settle(each, None if was_taken else Overloaded("so many events wait to be read that no more are taken"))
+        for was_taken in taken:
+            if was_taken:
+                _settle(self._next(), None)
+            else:  # an earlier attempt may have filled what is full now
+                self._refuse(Overloaded("so many events wait to be read that no more are taken"))
         return None
+
+    def _next(self) -> _Publication:
+        """The first, which waits no longer."""
+        first = self._waiting.popleft()
+        self._waiting_bytes -= len(first.append.body)
+        return first
 
     def _give_up(self, fault: HoldfastError) -> None:
         """Tell those whose time is over."""
@@ -136,7 +151,7 @@ class EventWriter:
 
     def _refuse(self, fault: HoldfastError) -> None:
         """Tell the first that it was not published, or that this is not known."""
-        each = self._waiting.popleft()
+        each = self._next()
         unsure = OutcomeUnknown(f"an event may have been published or not: {fault}")
         unsure.__cause__ = fault
         _settle(each, unsure if each.is_unsure else fault)

@@ -8,7 +8,7 @@ carries events: `tiers.l2_events.RedisEvents` and `testing.memory_events.MemoryE
 """
 
 from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
-from holdfast.protocols.events import Append, Dead, DeadLetter, EventTransport, Exchange, Exchanged, Handed
+from holdfast.protocols.events import Append, Dead, DeadLetter, EventTransport, Exchange, Exchanged, Handed, Replayed
 from holdfast.protocols.feed import Change, ChangeSource, Cursor, Poll, Snapshot
 from holdfast.protocols.shared_cache import (
     Absent,
@@ -50,6 +50,7 @@ __all__ = [
     "Isolation",
     "Loaded",
     "Poll",
+    "Replayed",
     "Row",
     "SharedCache",
     "Snapshot",

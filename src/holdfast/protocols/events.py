@@ -7,6 +7,7 @@ each new owner, and what an earlier owner still sends is ignored.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -93,7 +94,9 @@ class Exchanged(msgspec.Struct, frozen=True):
         epoch: under which the asker owns the partition now. Another than it gave: what it told was ignored, and all
             that was not settled is handed out anew. 0: it does not own it.
         members: how many owners, and would-be owners, this reader has here.
-        created: the reader had no position here; it begins behind all that was appended before.
+        created: the reader had no position here; it begins behind all that was appended before. Or its position was
+            lost, with what lay in a stream: it goes on with what was appended since, and what it had not settled
+            elsewhere is handed out anew.
         events: in the order in which they are to be handled, by rank.
     """
 
@@ -117,6 +120,18 @@ class DeadLetter(msgspec.Struct, frozen=True):
     attempts: int
     rank: int
     body: bytes
+
+
+class Replayed(enum.StrEnum):
+    """What became of a dead letter that was to be replayed; true if it was."""
+
+    DONE = "replayed"
+    NOT_THERE = "not there"
+    NO_ROOM = "kept: too many events wait to be read; try again later"
+    READER_GONE = "kept: its reader is gone; discard it"
+
+    def __bool__(self) -> bool:
+        return self is Replayed.DONE
 
 
 class EventTransport(Protocol):
@@ -180,8 +195,8 @@ class EventTransport(Protocol):
         """The oldest of the dead letters."""
         ...
 
-    async def replay(self, partition: int, letter: str) -> bool:
-        """Append a dead letter's event again, for its reader only; False: there is no such letter, or no room."""
+    async def replay(self, partition: int, letter: str) -> Replayed:
+        """Append a dead letter's event again, for its reader only; a letter that cannot be is kept."""
         ...
 
     async def discard(self, partition: int, letter: str) -> bool:

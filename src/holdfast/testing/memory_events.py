@@ -12,17 +12,22 @@ from typing import Final
 from holdfast.clock import Clock
 from holdfast.errors import OutcomeUnknown, TierUnavailable
 from holdfast.events import PRIORITIES
-from holdfast.protocols import Append, DeadLetter, Exchange, Exchanged, Handed
+from holdfast.protocols import Append, DeadLetter, Exchange, Exchanged, Handed, Replayed
 
 PARTITIONS: Final = 4
 
 
 @dataclass(slots=True)
 class _Reader:
-    """A reader in one partition; `places` and `pending` by rank, `pending` with how often each was handed out."""
+    """A reader in one partition; `places` and `pending` by rank, `pending` with how often each was handed out.
+
+    Attributes:
+        is_lost: a stream vanished, and it was not told yet.
+    """
 
     places: list[int]
     pending: list[dict[int, int]]
+    is_lost: bool = False
     owner: str = ""
     epoch: int = 0
     ends: float = 0.0
@@ -34,7 +39,7 @@ class _Reader:
 class _Partition:
     streams: list[dict[int, Append]] = field(default_factory=lambda: [{} for _ in PRIORITIES])
     readers: dict[str, _Reader] = field(default_factory=dict)
-    letters: dict[int, DeadLetter] = field(default_factory=dict)
+    letters: dict[str, DeadLetter] = field(default_factory=dict)
     last: int = 0
 
     def append(self, event: Append) -> None:
@@ -76,6 +81,14 @@ class EventHub:
     def forget(self) -> None:
         """Lose everything, as a Redis may that keeps no file."""
         self.contents = [_Partition() for _ in self.contents]
+
+    def lose_stream(self, partition: int, rank: int) -> None:
+        """Lose what lies in a partition with one priority, as a Redis may that evicts."""
+        contents = self.contents[partition]
+        contents.streams[rank].clear()
+        for reader in contents.readers.values():
+            reader.pending[rank].clear()
+            reader.is_lost = True
 
     def hint(self, partition: int) -> None:
         """Tell all that something was appended."""
@@ -157,20 +170,25 @@ class MemoryEvents:
         """The oldest dead letters; see `EventTransport.dead_letters`."""
         return list(self._at(partition).letters.values())[:limit]
 
-    async def replay(self, partition: int, letter: str) -> bool:
+    async def replay(self, partition: int, letter: str) -> Replayed:
         """Append a dead letter's event again; see `EventTransport.replay`."""
         contents = self._at(partition)
-        found = contents.letters.get(int(letter))
-        if found is None or len(contents.streams[found.rank]) >= self._hub.backlog_max:
-            return False
+        found = contents.letters.get(letter)
+        if found is None:
+            return Replayed.NOT_THERE
+        reader = contents.readers.get(found.reader)
+        if reader is None or reader.forgotten_at <= self._hub.clock.monotonic():
+            return Replayed.READER_GONE
+        if len(contents.streams[found.rank]) >= self._hub.backlog_max:
+            return Replayed.NO_ROOM
         contents.append(Append(found.rank, found.body, repeat=True, only=found.reader))
-        del contents.letters[int(letter)]
+        del contents.letters[letter]
         self._hub.hint(partition)
-        return True
+        return Replayed.DONE
 
     async def discard(self, partition: int, letter: str) -> bool:
         """Remove a dead letter; see `EventTransport.discard`."""
-        return self._at(partition).letters.pop(int(letter), None) is not None
+        return self._at(partition).letters.pop(letter, None) is not None
 
     def _append(self, contents: _Partition, event: Append) -> bool:
         if not contents.readers:
@@ -192,9 +210,11 @@ class MemoryEvents:
         reader.owner, reader.ends = told.owner, now + told.lease_seconds
         if goes_on:
             _settle(contents, reader, told)
+        is_anew = told.renewed or reader.is_lost or not goes_on
+        created, reader.is_lost = created or reader.is_lost, False
         events: list[Handed] = []
         for rank, stream in enumerate(contents.streams):
-            entries = list(reader.pending[rank]) if told.renewed or not goes_on else []
+            entries = list(reader.pending[rank]) if is_anew else []
             new = [entry for entry in stream if entry > reader.places[rank]][: told.room[rank]]
             reader.places[rank] = max(new, default=reader.places[rank])
             for entry in (*entries, *new):
@@ -222,10 +242,8 @@ def _settle(contents: _Partition, reader: _Reader, told: Exchange) -> None:
         entry = int(dead.entry.removesuffix("-0"))
         if reader.pending[dead.rank].pop(entry, None) is not None:
             contents.last += 1
-            letter, body = str(contents.last), contents.streams[dead.rank][entry].body
-            contents.letters[contents.last] = DeadLetter(
-                letter, told.reader, dead.reason, dead.attempts, dead.rank, body
-            )
+            letter, body = f"{contents.last}-0", contents.streams[dead.rank][entry].body
+            contents.letters[letter] = DeadLetter(letter, told.reader, dead.reason, dead.attempts, dead.rank, body)
     for rank, entries in enumerate(told.settled):
         for name in entries:
             reader.pending[rank].pop(int(name.removesuffix("-0")), None)

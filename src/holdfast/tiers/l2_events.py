@@ -15,9 +15,9 @@ from typing import Any, Final
 import msgspec
 from glide import GlideClient, GlideError
 
-from holdfast.errors import OutcomeUnknown, TierError
+from holdfast.errors import OutcomeUnknown, Overloaded, TierError, TierUnavailable
 from holdfast.events import PRIORITIES, partition_of
-from holdfast.protocols import Append, DeadLetter, Exchange, Exchanged, Handed
+from holdfast.protocols import Append, DeadLetter, Exchange, Exchanged, Handed, Replayed
 from holdfast.tiers.l2_client import RedisConnection, Script
 from holdfast.tiers.l2_connect import Client, RedisConnector
 from holdfast.tiers.l2_lent import LentClients
@@ -29,6 +29,8 @@ PARTITIONS: Final = 16
 CLAIM_SECONDS: Final = 60
 RETRY_SECONDS: Final = 1.0
 STREAMS: Final = [priority.value for priority in PRIORITIES]
+REPLAYED: Final = {1: Replayed.DONE, 0: Replayed.NOT_THERE, -1: Replayed.NO_ROOM, -2: Replayed.READER_GONE}
+"""What the script's answers mean."""
 
 
 class RedisEvents:
@@ -97,11 +99,14 @@ class RedisEvents:
     async def append(self, partition: int, events: Sequence[Append]) -> Sequence[bool]:
         """Append events; see `EventTransport.append`."""
         taken = await self._appended(partition, events)
-        if not all(taken) and await self._run(partition, self._sweep, {}):
-            again = [event for event, was in zip(events, taken, strict=True) if not was]
-            more = iter(await self._appended(partition, again))
-            taken = [was or next(more) for was in taken]
-        return taken
+        if all(taken):
+            return taken
+        again = [event for event, was in zip(events, taken, strict=True) if not was]
+        try:
+            more = iter(await self._appended_after_sweep(partition, again))
+        except (TierUnavailable, Overloaded):  # these were not appended, which does not undo what was
+            return taken
+        return [was or next(more) for was in taken]
 
     async def exchange(self, partition: int, told: Exchange) -> Exchanged:
         """Settle, and be handed more; see `EventTransport.exchange`."""
@@ -135,13 +140,21 @@ class RedisEvents:
         rows = found.items() if isinstance(found, dict) else found
         return [_letter(entry, fields) for entry, fields in rows]
 
-    async def replay(self, partition: int, letter: str) -> bool:
+    async def replay(self, partition: int, letter: str) -> Replayed:
         """Append a dead letter's event again; see `EventTransport.replay`."""
-        return bool(await self._run(partition, self._replay, {"letter": letter, "append": True}))
+        return REPLAYED[await self._run(partition, self._replay, {"letter": letter, "append": True})]
 
     async def discard(self, partition: int, letter: str) -> bool:
         """Remove a dead letter; see `EventTransport.discard`."""
         return bool(await self._run(partition, self._replay, {"letter": letter, "append": False}))
+
+    async def _appended_after_sweep(self, partition: int, events: Sequence[Append]) -> list[bool]:
+        try:
+            removed = await self._run(partition, self._sweep, {})
+        except TierError as fault:
+            logger.debug("events: partition %d could not be swept: %s", partition, fault)
+            removed = 0
+        return await self._appended(partition, events) if removed else [False] * len(events)
 
     async def _appended(self, partition: int, events: Sequence[Append]) -> list[bool]:
         rows = [(STREAMS[event.rank], int(event.repeat), event.only) for event in events]
@@ -235,19 +248,28 @@ def tag_of_partition(number: int) -> bytes:
 
 def _handed(row: Sequence[Any]) -> Handed:
     rank, entry, body, times, repeat, only = row
-    return Handed(rank, entry.decode(), body, times, repeat == b"1", only.decode())
+    return Handed(rank, entry.decode(), body, times, repeat == b"1", _text(only))
 
 
 def _letter(entry: bytes, fields: Sequence[Sequence[bytes]]) -> DeadLetter:
-    named = {name.decode(): value for name, value in fields}
+    named = {_text(name): value for name, value in fields}
     return DeadLetter(
         letter=entry.decode(),
-        reader=named["reader"].decode(),
-        reason=named["reason"].decode(errors="replace"),
-        attempts=int(named["attempts"]),
-        rank=int(named["rank"]),
-        body=named["body"],
+        reader=_text(named.get("reader", b"")),
+        reason=_text(named.get("reason", b"")),
+        attempts=_number(named.get("attempts", b"")),
+        rank=_number(named.get("rank", b"")),
+        body=named.get("body", b""),
     )
+
+
+def _text(value: bytes) -> str:
+    """As far as it is text: whoever may write to L2 can put anything there, which must hold up nothing."""
+    return value.decode(errors="replace")
+
+
+def _number(value: bytes) -> int:
+    return int(value) if value.isdigit() else 0
 
 
 def _bytes(value: Any) -> bytes:

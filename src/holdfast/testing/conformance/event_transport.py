@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from holdfast.events import PRIORITIES
-from holdfast.protocols import Append, Dead, EventTransport, Exchange, Exchanged, Handed
+from holdfast.protocols import Append, Dead, EventTransport, Exchange, Exchanged, Handed, Replayed
 
 RANKS = len(PRIORITIES)
 PLACE = 1
@@ -27,6 +27,10 @@ class EventServers(Protocol):
 
     async def wait(self, seconds: float) -> None:
         """Let time pass."""
+        ...
+
+    async def lose_stream(self, partition: int, rank: int) -> None:
+        """Lose what lies in a partition with one priority, and all readers' positions in it."""
         ...
 
 
@@ -168,6 +172,35 @@ class EventTransportSuite:
         assert (await self.exchange(reader="gone")).created
         assert not (await self.exchange(reader="stays", epoch=epoch)).created
 
+    async def check_a_reader_whose_place_is_lost_goes_on(self) -> None:
+        """It is told so, and handed what was appended since, and anew what it held of other priorities."""
+        epoch = (await self.exchange()).epoch
+        await self.append(b"urgent", rank=0)
+        await self.append(b"lost")
+        held = await self.exchange(epoch=epoch)
+        assert bodies(held) == [b"urgent", b"lost"]
+        await self.servers.lose_stream(PLACE, 2)
+        await self.append(b"since")
+        found = await self.exchange(epoch=epoch)
+        assert (found.created, found.epoch) == (True, epoch)
+        assert bodies(found) == [b"urgent", b"since"]
+        await self.append(b"later")
+        again = await self.exchange(epoch=epoch, settled=found.events)
+        assert not again.created
+        assert bodies(again) == [b"later"]
+
+    async def check_what_a_lost_place_needs_is_not_swept(self) -> None:
+        """Neither by those who know of no reader of the stream, nor by another reader that is done with it."""
+        epochs = {reader: (await self.exchange(reader=reader)).epoch for reader in ("one", "two")}
+        await self.servers.lose_stream(PLACE, 2)
+        await self.append(b"since")
+        await self.transport.sweep(PLACE)
+        found = await self.exchange(reader="one", epoch=epochs["one"])
+        assert bodies(found) == [b"since"]
+        await self.exchange(reader="one", epoch=epochs["one"], settled=found.events)
+        await self.transport.sweep(PLACE)
+        assert bodies(await self.exchange(reader="two", epoch=epochs["two"])) == [b"since"]
+
     async def check_a_full_backlog_refuses(self) -> None:
         """Each event for itself, by priority, until a reader has settled some."""
         epoch = (await self.exchange()).epoch
@@ -206,12 +239,37 @@ class EventTransportSuite:
         first, second = await self.transport.dead_letters(PLACE, limit=10)
         assert (first.reader, first.reason, first.attempts, first.body) == ("reader", "because b'1'", 5, b"1")
         assert await self.transport.dead_letters(PLACE, limit=1) == [first]
-        assert await self.transport.replay(PLACE, first.letter)
+        assert await self.transport.replay(PLACE, first.letter) is Replayed.DONE
         assert await self.transport.discard(PLACE, second.letter)
-        assert not await self.transport.replay(PLACE, first.letter)
+        assert await self.transport.replay(PLACE, first.letter) is Replayed.NOT_THERE
         assert not await self.transport.discard(PLACE, second.letter)
         (again,) = (await self.exchange(epoch=epoch, renewed=True)).events
         assert (again.body, again.repeat, again.only) == (b"1", True, "reader")
+
+    async def check_a_dead_letter_whose_reader_ended_is_kept(self) -> None:
+        """It would come to nobody; it can be discarded, and replayed once there is such a reader again."""
+        await self.exchange(reader="another")
+        letter = await self.given_up()
+        await self.transport.leave(PLACE, "reader", "owner", forget=True)
+        assert await self.transport.replay(PLACE, letter) is Replayed.READER_GONE
+        assert [each.letter for each in await self.transport.dead_letters(PLACE, limit=10)] == [letter]
+        epoch = (await self.exchange()).epoch
+        assert await self.transport.replay(PLACE, letter) is Replayed.DONE
+        assert bodies(await self.exchange(epoch=epoch)) == [b"given up"]
+
+    async def check_a_dead_letter_whose_reader_was_idle_too_long_is_kept(self) -> None:
+        """Also before anybody swept."""
+        letter = await self.given_up(idle=0.3)
+        await self.servers.wait(0.5)
+        assert await self.transport.replay(PLACE, letter) is Replayed.READER_GONE
+        assert await self.transport.discard(PLACE, letter)
+
+    async def check_a_dead_letter_without_room_is_kept(self) -> None:
+        """It can be replayed once there is room."""
+        letter = await self.given_up()
+        await self.append(*[b"x"] * BACKLOG_MAX)
+        assert await self.transport.replay(PLACE, letter) is Replayed.NO_ROOM
+        assert [each.letter for each in await self.transport.dead_letters(PLACE, limit=10)] == [letter]
 
     async def check_a_dead_letter_told_twice_is_one(self) -> None:
         """As when the answer to the first call was lost."""
@@ -265,6 +323,17 @@ class EventTransportSuite:
         other = self.servers.transport()
         await other.close()
         await other.close()
+
+    async def given_up(self, *, idle: float = 60.0) -> str:
+        """A dead letter of the reader, by name."""
+        epoch = (await self.exchange(idle=idle)).epoch
+        await self.append(b"given up")
+        (event,) = (await self.exchange(epoch=epoch, idle=idle)).events
+        dead = Dead(event.rank, event.entry, "because", 5)
+        await self.exchange(epoch=epoch, dead=[dead], idle=idle)
+        await self.transport.sweep(PLACE)
+        (letter,) = await self.transport.dead_letters(PLACE, limit=10)
+        return letter.letter
 
     async def append(self, *events: bytes, rank: int = 2) -> Sequence[bool]:
         """Append events of a priority."""

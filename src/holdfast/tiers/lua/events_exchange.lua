@@ -2,8 +2,8 @@
 -- Also where memory has run out: this is what frees it.
 -- KEYS[1]: the partition's readers, with when each is forgotten. ARGV: what is asked, as JSON.
 -- Asked: base and streams, the most urgent first; reader, owner, epoch, wanted, renewed, room, settled, dead, lease and idle in ms.
--- Returns the epoch, 0 if the asker does not own the partition; the members; 1 if the reader is new here; and events: rank,
--- entry, body, times, repeat, only.
+-- Returns the epoch, 0 if the asker does not own the partition; the members; 1 if the reader is new here, or its place was
+-- lost; and events: rank, entry, body, times, repeat, only.
 local ask = cjson.decode(ARGV[1])
 local HISTORY_MAX, DEAD_MAX = 4096, 10000
 local time = redis.call('TIME')
@@ -46,12 +46,25 @@ local function settle()
   end
 end
 
+-- A stream may have vanished with its groups: evicted, or deleted. What was appended since is for this reader.
+local function is_place_lost()
+  local is_lost = false
+  for _, name in ipairs(ask.streams) do
+    local stream = ask.base .. ':' .. name
+    if redis.pcall('XPENDING', stream, group).err then
+      redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+      is_lost = true
+    end
+  end
+  return is_lost
+end
+
 local events = {}
 local function hand_out(rank, rows, times)
   for _, row in ipairs(rows) do
     local fields = row[2]
     if fields and #fields > 0 then
-      table.insert(events, {rank - 1, row[1], fields[2], times[row[1]] or 1, fields[4], fields[6]})
+      table.insert(events, {rank - 1, row[1], fields[2], times[row[1]] or 1, fields[4] or '', fields[6] or ''})
     else
       redis.call('XACK', ask.base .. ':' .. ask.streams[rank], group, row[1]) -- it was removed from the stream
     end
@@ -69,8 +82,10 @@ local function read(rank, from, count)
 end
 
 if goes_on then settle() end
+local is_anew = not goes_on or ask.renewed
+if is_place_lost() then created, is_anew = 1, true end
 for rank = 1, #ask.streams do
-  if not goes_on or ask.renewed then read(rank, '0', HISTORY_MAX) end
+  if is_anew then read(rank, '0', HISTORY_MAX) end
   if ask.room[rank] > 0 then read(rank, '>', ask.room[rank]) end
 end
 return {epoch, many, created, events}

@@ -2,6 +2,7 @@
 -- Also where memory has run out: this is what frees it.
 -- KEYS[1]: the partition's readers, with when each is forgotten. ARGV: what is asked, as JSON: base and streams.
 -- Forgets readers that were idle too long, and removes what all others are done with. Returns how many entries went.
+-- A reader without its group has lost its place, and still needs all that is there.
 local ask = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -27,12 +28,13 @@ local function needed(stream, info)
   return first, second + 1
 end
 
-local removed = 0
+local removed, readers = 0, redis.call('ZCARD', KEYS[1])
 for _, name in ipairs(ask.streams) do
   local stream = ask.base .. ':' .. name
-  if redis.call('EXISTS', stream) == 1 then
+  local groups = redis.call('EXISTS', stream) == 1 and redis.call('XINFO', 'GROUPS', stream)
+  if groups and #groups >= readers then
     local low, low_second
-    for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    for _, info in ipairs(groups) do
       local first, second = needed(stream, info)
       if not low or first < low or (first == low and second < low_second) then low, low_second = first, second end
     end
