@@ -1,0 +1,177 @@
+"""The bus while L2 loses answers, is away, or has what cannot be read; and servers that lose their lease."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fix_events import Notes, Stage, finish, letters, until, until_letters, wake
+from fix_loop import settle
+from holdfast.errors import OutcomeUnknown, TierUnavailable
+from holdfast.events import Delivery
+from holdfast.protocols import Append
+
+RELIABLE = Delivery.RELIABLE
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+async def test_an_append_whose_answer_is_lost_is_repeated_and_flagged(lost: int) -> None:
+    """The event comes more than once, with the same id; each time but the first it is flagged."""
+    stage, notes = Stage(), Notes()
+    async with stage.server() as bus:
+        subscription = bus.subscribe("**", notes, group="g")
+        await subscription.ready()
+        stage.hub.deaf = True
+        stage.hub.lose_answers = lost
+        publishing = asyncio.ensure_future(bus.publish("x", 1, delivery=RELIABLE, key="k"))
+        await finish(stage, publishing.done, step=0.1)
+        wake(bus)
+        await notes.until(lost + 1)
+        assert {event.id for event in notes.events} == {publishing.result().id}
+        assert [event.metadata.duplicate for event in notes.events] == [False] + [True] * lost
+        assert subscription.counters.duplicates == lost
+
+
+async def test_an_exchange_whose_answer_is_lost_loses_nothing() -> None:
+    """What was handed out with it is asked for again, and comes once."""
+    stage, notes = Stage(), Notes()
+    async with stage.server() as bus:
+        subscription = bus.subscribe("**", notes, group="g")
+        await subscription.ready()
+        stage.hub.deaf = True
+        for number in range(5):
+            await bus.publish("x", number, delivery=RELIABLE, key="k")
+        stage.hub.lose_answers = 4
+        wake(bus)
+        await notes.until(5)
+        await settle()
+        assert notes.data == list(range(5))
+
+
+async def test_nothing_is_read_twice_while_it_is_handled() -> None:
+    """Though all that is not settled is handed out anew after each lost answer."""
+    stage, notes = Stage(), Notes()
+    notes.gate.clear()
+    async with stage.server() as bus:
+        await bus.subscribe("**", notes, group="g").ready()
+        await bus.publish("x", 1, delivery=RELIABLE)
+        await notes.until(1)
+        stage.hub.lose_answers = 8
+
+        async def answered() -> bool:
+            wake(bus)
+            return stage.hub.lose_answers == 0
+
+        await until(answered)
+        notes.gate.set()
+        await settle()
+        assert notes.data == [1]
+
+
+async def test_an_owner_whose_lease_ran_out_handles_nothing_more() -> None:
+    """Another may be at it. If nobody was, what it had is handed out again, in order, and flagged."""
+    stage, notes = Stage(), Notes()
+    notes.gate.clear()
+    async with stage.server() as bus:
+        await bus.subscribe("**", notes, group="g").ready()
+        for number in range(5):
+            await bus.publish("x", number, delivery=RELIABLE, key="k")
+        await notes.until(1)
+
+        async def read() -> bool:
+            return len(bus.subscriptions[0]) == 4
+
+        await until(read)
+        stage.hub.away = True
+        stage.clock.advance(stage.rules.lease_seconds)
+        notes.gate.set()
+        await settle()
+        assert notes.data == [0]
+        stage.hub.away = False
+        await notes.until(5)
+        assert notes.data == list(range(5))
+        assert [event.metadata.duplicate for event in notes.events] == [False, True, True, True, True]
+
+
+async def test_an_owner_whose_lease_ran_out_is_found_without_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: what was once handed out is handled, whoever owns it by now."""
+    monkeypatch.setattr("holdfast.invalidation.event_readers.Shared.holds", lambda _: True)
+    with pytest.raises(AssertionError):
+        await test_an_owner_whose_lease_ran_out_handles_nothing_more()
+
+
+async def test_l2_away_is_no_end() -> None:
+    """A reliable event is refused after its time, others are dropped; then all goes on."""
+    stage, notes = Stage(), Notes()
+    async with stage.server() as bus:
+        stage.hub.away = True
+        subscription = bus.subscribe("**", notes, group="g")
+        await bus.publish("x", "dropped")
+        assert bus.unsent == 1
+        publishing = asyncio.ensure_future(bus.publish("x", 0, delivery=RELIABLE))
+        await finish(stage, publishing.done, step=1.0)
+        with pytest.raises(TierUnavailable):
+            publishing.result()
+        stage.hub.away = False
+        await subscription.ready()
+        await bus.publish("x", 1, delivery=RELIABLE)
+        await notes.until(1)
+        assert notes.data == [1]
+
+
+async def test_a_publish_that_may_have_taken_effect_says_so() -> None:
+    """When its time is over: not that it did not."""
+    stage = Stage()
+    async with stage.server() as bus:
+        stage.hub.lose_answers = 1000
+        publishing = asyncio.ensure_future(bus.publish("x", 0, delivery=RELIABLE))
+        await finish(stage, publishing.done, step=1.0)
+        with pytest.raises(OutcomeUnknown):
+            publishing.result()
+
+
+async def test_an_event_that_servers_die_of_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was handed out again and again and never settled, which no handler was there to count."""
+    monkeypatch.setattr("holdfast.invalidation.event_reader.RETRY_SECONDS", 0.01)
+    stage, notes = Stage(), Notes()
+    async with stage.server() as bus:
+        subscription = bus.subscribe("**", notes, group="g")
+        await subscription.ready()
+        stage.hub.deaf = True
+        await bus.publish("x", 1, delivery=RELIABLE, key="k")
+        stage.hub.lose_answers = 4 * 21
+        await finish(stage, lambda: bool(stage.hub.lose_answers == 0), step=0.0, on_look=lambda: wake(bus))
+        await until_letters(stage, 1)
+        assert notes.events == []
+        assert "never settled" in (await letters(stage))[0].reason
+
+
+async def test_what_cannot_be_read_goes_to_the_dead_letters() -> None:
+    """A newer server's event can be replayed once this one is newer too; the next ones are not held up."""
+    stage, notes = Stage(), Notes()
+    async with stage.server() as bus:
+        await bus.subscribe("**", notes, group="g").ready()
+        for listener in stage.hub.listeners.values():
+            listener[0](b"nonsense")
+        assert bus.unreadable == 1
+        for body in (b"nonsense", b'{"v": 2}'):
+            await bus._transport.append(0, [Append(0, body)])
+        await bus.publish("x", 1, delivery=RELIABLE)
+        await notes.until(1)
+        await until_letters(stage, 2)
+        assert all(letter.event is None for letter in await bus.dead_letters.list())
+
+
+async def test_a_cancelled_publisher_harms_nobody() -> None:
+    """Those that published with it get their answers."""
+    stage, notes = Stage(), Notes()
+    async with stage.server() as bus:
+        await bus.subscribe("**", notes).ready()
+        first = asyncio.ensure_future(bus.publish("x", 1, delivery=RELIABLE, key="k"))
+        second = asyncio.ensure_future(bus.publish("x", 2, delivery=RELIABLE, key="k"))
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+        await notes.until(2)
+        assert notes.data == [1, 2]
