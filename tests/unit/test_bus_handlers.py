@@ -8,11 +8,13 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 from fix_events import Notes, Stage, finish, letters, until_letters
 from fix_loop import settle
 from holdfast.events import Delivery, Event
+from holdfast.invalidation.event_readers import Shared
 from holdfast.invalidation.subscription import Subscription
 
 RELIABLE = Delivery.RELIABLE
@@ -144,3 +146,60 @@ async def test_a_handler_cancelled_by_itself_has_failed() -> None:
 def later(notes: Notes, event: Event) -> Coroutine[Any, Any, None]:
     """A plain function that returns a coroutine."""
     return notes(event)
+
+
+class UnspeakableError(Exception):
+    """It cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (ValueError("cannot open \udcff.txt"), "ValueError: cannot open ?.txt"),
+        (UnspeakableError(), "UnspeakableError"),
+        (ValueError("x" * 5000), "ValueError: " + "x" * 988),
+    ],
+)
+async def test_whatever_a_handler_raises_can_be_told(fault: Exception, reason: str) -> None:
+    """As the reason of a dead letter, which is JSON; those behind it come after it, in order."""
+    stage, seen = Stage(attempts_max=2, backoff_seconds=1.0), list[Any]()
+
+    async def handler(event: Event) -> None:
+        seen.append(event.data)
+        if event.data == 0:
+            raise fault
+
+    async with stage.server() as bus:
+        await bus.subscribe("**", handler).ready()
+        for number in range(3):
+            await bus.publish("x", number, delivery=RELIABLE, key="k")
+        await finish(stage, lambda: len(seen) == 4)
+        await until_letters(stage, 1)
+        assert seen == [0, 0, 1, 2]
+        (letter,) = await letters(stage)
+        assert letter.reason == reason
+        assert msgspec.json.encode(letter.reason)
+
+
+async def test_an_event_is_tried_again_after_a_fault_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is shown; an event that is neither settled nor tried again would hold up its partition."""
+    stage, notes, shown = Stage(backoff_seconds=1.0), Notes(), list[Any]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context["exception"]))
+    holds, faults = Shared.holds, [OSError("once")]
+
+    def fails_once(shared: Shared) -> bool:
+        if faults:
+            raise faults.pop()
+        return holds(shared)
+
+    monkeypatch.setattr(Shared, "holds", fails_once)
+    async with stage.server() as bus:
+        await bus.subscribe("**", notes).ready()
+        for number in range(3):
+            await bus.publish("x", number, delivery=RELIABLE, key="k")
+        await finish(stage, lambda: len(notes.data) == 3)
+        assert notes.data == [0, 1, 2]
+        assert [str(each) for each in shown] == ["once"]

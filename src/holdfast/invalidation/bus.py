@@ -99,6 +99,7 @@ class EventBus:
         self._clock = clock
         self._wall, self._new_id, self._sleep = wall, new_id, sleep
         self._readers: dict[Subscription, Readers] = {}
+        self._ending: dict[Subscription, asyncio.Task[None]] = {}
         self._broadcast: Readers | None = None
         self._numbers = count(1)
         self._running = False
@@ -116,7 +117,7 @@ class EventBus:
     async def stop(self) -> None:
         """Close all subscriptions, and publish no more; may be called twice."""
         self._running = False
-        await asyncio.gather(*(self._leave(each) for each in list(self.subscriptions)))
+        await asyncio.gather(*(self._leave(each) for each in list(self._readers)))
         await asyncio.gather(*(writer.stop() for writer in self._writers))
         await self._transport.close()
 
@@ -202,16 +203,33 @@ class EventBus:
         self._push(event, broadcast_only=True)
 
     async def _leave(self, subscription: Subscription) -> None:
-        readers = self._readers.pop(subscription, None)
-        if readers is None:
-            return
-        self.subscriptions.remove(subscription)
-        await subscription.stop()
-        readers.subscriptions.remove(subscription)
-        if not readers.subscriptions:
-            if readers is self._broadcast:
-                self._broadcast = None
-            await readers.stop()
+        """End a subscription, once; whoever asks later waits for the same end."""
+        ending = self._ending.get(subscription)
+        if ending is None:
+            if subscription not in self._readers:
+                return
+            self.subscriptions.remove(subscription)
+            # A task of its own: whoever closes it may be cancelled, and what is half ended would read on for ever.
+            ending = asyncio.get_running_loop().create_task(self._end(subscription), name="holdfast events ending")
+            self._ending[subscription] = ending
+        elif subscription.is_caller:
+            return  # that end waits for the handler that asks
+        await asyncio.shield(ending)
+
+    async def _end(self, subscription: Subscription) -> None:
+        readers = self._readers[subscription]
+        if subscription.group is None:
+            readers.subscriptions.remove(subscription)
+        try:
+            await subscription.stop()
+            if subscription.group is not None:  # until here: what no subscription is there for counts as settled
+                readers.subscriptions.remove(subscription)
+            if not readers.subscriptions:
+                if readers is self._broadcast:
+                    self._broadcast = None
+                await readers.stop()
+        finally:
+            del self._readers[subscription], self._ending[subscription]
 
     def _broadcasts(self) -> Readers:
         if self._broadcast is None:

@@ -106,6 +106,15 @@ class EventQueue:
         for rank, kept in enumerate(self._kept):
             self._kept[rank] = deque(item for item in kept if item.origin is None or item.origin.source is not source)
 
+    def clear(self) -> list[Waiting]:
+        """Forget everything; returns what had an origin, held or not."""
+        found = [item for items in (*self._kept, *self._held.values()) for item in items]
+        for items in (*self._kept, *self._live):
+            items.clear()
+        self._held.clear()
+        self._live_count = 0
+        return found
+
     def _drop(self) -> Waiting:
         self._live_count -= 1
         return next(live.popleft() for live in reversed(self._live) if live)

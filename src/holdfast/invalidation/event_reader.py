@@ -133,7 +133,7 @@ class PartitionReader:
                 if self._epoch and (any(self._settled) or self._dead):
                     await self._transport.exchange(self.partition, self._told(room=0, wanted=False))
                 await self._transport.leave(self.partition, self._reader, self._owner, forget=forget)
-        except (HoldfastError, TimeoutError) as fault:
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the lease ends what is left, and others are to stop too
             logger.debug("events: partition %d is left to its lease: %s", self.partition, fault)
         self._lose()
 

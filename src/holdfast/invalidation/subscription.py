@@ -12,11 +12,13 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
+from holdfast.errors import Closed
 from holdfast.events import PRIORITIES, Event
 from holdfast.invalidation.event_queue import EventQueue, Origin, Waiting
 from holdfast.invalidation.topics import Pattern
@@ -29,8 +31,11 @@ GRACE_SECONDS: Final = 1.0
 DRAIN_SECONDS: Final = 5.0
 """How long the end of a subscription waits for its handler."""
 BACKOFF_MAX_SECONDS: Final = 60.0
+FAULT_CHARS_MAX: Final = 1000
 
 Handler = Callable[[Event], Any]
+_handling: ContextVar[asyncio.Task[None] | None] = ContextVar("holdfast_handling", default=None)
+"""The call of a handler that this code is a part of, be it in a task that the handler made."""
 
 
 class HandlerRules(msgspec.Struct, frozen=True):
@@ -100,13 +105,14 @@ class Subscription:
         self._rules = rules
         self._claim = claim
         self._ready, self._leave = ready, leave
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._sleep = sleep
         self._queue = EventQueue(ranks=len(PRIORITIES), live_max=rules.queue_max)
         self._seen: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._work: asyncio.Task[None] | None = None
+        self._in_hand: Waiting | None = None
         self._pauses: set[asyncio.Task[None]] = set()
         self._thread: ThreadPoolExecutor | None = None
 
@@ -115,12 +121,34 @@ class Subscription:
         return len(self._queue)
 
     async def ready(self) -> None:
-        """Wait until it has its place: what is published reliably from now on will reach it, or its group."""
-        await self._ready()
+        """Wait until it has its place: what is published reliably from now on will reach it, or its group.
+
+        Raises:
+            Closed: it was closed before.
+        """
+        either: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(each) for each in (self._ready(), self._stopping.wait())
+        ]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in either:
+                each.cancel()
+        if self._stopping.is_set():
+            raise Closed("the subscription is closed")
 
     async def close(self) -> None:
-        """End the subscription; may be called twice. A group's position stays, for its other members or later ones."""
+        """End the subscription; may be called twice. A group's position stays, for its other members or later ones.
+
+        Returns when it has ended. If the caller is cancelled meanwhile it ends all the same. Called by its own handler
+        it does not wait for that.
+        """
         await self._leave(self)
+
+    @property
+    def is_caller(self) -> bool:
+        """Whether this is asked by the handler, in the call that goes on now."""
+        return self._work is not None and _handling.get() is self._work
 
     def push(self, item: Waiting) -> None:
         """Take an event over."""
@@ -141,11 +169,11 @@ class Subscription:
 
     async def stop(self) -> None:
         """Let the handler end, for a while, and call it no more; may be called twice, and by the handler itself."""
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
         task, self._task = self._task, None
-        if asyncio.current_task() is self._work:
-            task = None  # it ends when we return
+        if self.is_caller:
+            task = None  # it ends when the handler returns
         if task is not None:
             await asyncio.wait([task], timeout=DRAIN_SECONDS)
         tasks = [*self._pauses, *([task] if task is not None else [])]
@@ -153,22 +181,38 @@ class Subscription:
             each.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if task is not None and self._in_hand is not None:
+            self._abandon(self._in_hand)
+        for item in self._queue.clear():
+            self._abandon(item)
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _abandon(self, item: Waiting) -> None:
+        """Others of this server may have the event too, and nobody reads on before all are done with it.
+
+        What a group has not settled is left to its next member.
+        """
+        if self.group is None and item.origin is not None:
+            item.origin.settle()
+
     async def _run(self) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             item = self._queue.pop()
             if item is None:
                 await self._wake.wait()
                 self._wake.clear()
                 continue
+            self._in_hand = item
             try:
                 await self._deliver(item)
             except Exception as fault:  # noqa: BLE001 - the loop must outlive any fault of this package, shown as such
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "holdfast: an event could not be delivered", "exception": fault}
                 )
+                if item.origin is not None:
+                    self._failed(item, item.origin, _in_words(fault))
+            self._in_hand = None
 
     async def _deliver(self, item: Waiting) -> None:
         origin = item.origin
@@ -183,6 +227,9 @@ class Subscription:
                 self._failed(item, origin, fault)
 
     def _failed(self, item: Waiting, origin: Origin, fault: str) -> None:
+        if self._stopping.is_set():
+            self._abandon(item)  # nobody would end a pause that begins now
+            return
         item.failures += 1
         if item.failures >= self._rules.attempts_max:
             self.counters.dead += 1
@@ -236,9 +283,10 @@ class Subscription:
             return None
         self.counters.failed += 1
         logger.debug("a handler of %s failed", self.pattern.text, exc_info=fault)
-        return f"{type(fault).__name__}: {fault}"[:1000]
+        return _in_words(fault)
 
     async def _handle(self, event: Event) -> None:
+        _handling.set(asyncio.current_task())
         if self._is_async:
             await self._handler(event)
             return
@@ -251,6 +299,15 @@ class Subscription:
 
 def _is_async(handler: Handler) -> bool:
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+def _in_words(fault: BaseException) -> str:
+    """What an exception says, as text that can be sent: it may hold what UTF-8 cannot, or fail to say anything."""
+    try:
+        words = f"{type(fault).__name__}: {fault}"
+    except Exception:  # noqa: BLE001 - it is a handler's, and what it does when asked is not known
+        words = type(fault).__name__
+    return words[:FAULT_CHARS_MAX].encode("utf-8", "replace").decode()
 
 
 def _retrieve(work: asyncio.Task[None]) -> None:
