@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from fix_events import Notes, Stage, finish, until, until_letters, wake
 from fix_loop import settle
-from holdfast.errors import Closed, InvalidEvent, InvalidTopic, Overloaded
+from holdfast.errors import Closed, InvalidEvent, InvalidTopic, Overloaded, WrongEventLoop
 from holdfast.events import Delivery, Event, Priority
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.event_queue import EventQueue
 from holdfast.invalidation.event_reader import ROOM
-from holdfast.invalidation.subscription import Subscription
+from holdfast.invalidation.subscription import CLAIMABLE_SECONDS, Subscription
 from holdfast.testing import EventHub, ManualClock, MemoryCache, MemoryStorage, connect
+from holdfast.testing.memory_events import CLAIM_SECONDS
+from holdfast.tiers import l2_events
 
 RELIABLE = Delivery.RELIABLE
 
@@ -278,3 +281,70 @@ async def test_the_door_in_memory_offers_events() -> None:
 def owned(bus: EventBus, subscription: Subscription) -> int:
     """How many partitions a server works for a subscription."""
     return len(bus._readers[subscription].owned)
+
+
+async def test_a_groups_member_far_behind_handles_nothing_twice() -> None:
+    """What waited longer than it is known who claimed it is dropped, and counted."""
+    stage, behind, other = Stage(), Notes(), Notes()
+    behind.gate.clear()
+    async with stage.server() as a, stage.server() as b:
+        subscription = a.subscribe("x", behind, group="g")
+        await a.publish("x", "holds it up")
+        await behind.until(1)
+        b.subscribe("x", other, group="g")
+        await a.publish("x", "once")
+        await other.until(1)
+        stage.clock.advance(CLAIM_SECONDS + 1)
+        behind.gate.set()
+        await finish(stage, lambda: len(subscription) == 0, step=0.0)
+        await settle()
+        assert (behind.data, other.data) == (["holds it up"], ["once"])
+        assert subscription.counters.dropped == 1
+
+
+async def test_a_groups_member_far_behind_handles_twice_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: it claims whatever it has."""
+    monkeypatch.setattr("holdfast.invalidation.subscription.CLAIMABLE_SECONDS", float("inf"))
+    with pytest.raises(AssertionError):
+        await test_a_groups_member_far_behind_handles_nothing_twice()
+
+
+def test_a_claim_is_known_for_longer_than_events_are_claimed() -> None:
+    """By more than any delay between two servers."""
+    assert min(CLAIM_SECONDS, l2_events.CLAIM_SECONDS) > CLAIMABLE_SECONDS + 10
+
+
+async def test_what_is_announced_cannot_be_changed() -> None:
+    """All handlers get the same."""
+    stage, notes = Stage(), Notes()
+    async with stage.server() as bus:
+        bus.subscribe("state/*", notes)
+        bus.announce("state/updated", {"keys": [["bot", "b1"]]})
+        await notes.until(1)
+        with pytest.raises(TypeError):
+            notes.data[0]["more"] = 1
+        with pytest.raises(TypeError):
+            notes.data[0]["keys"][0].append("x")
+
+
+async def test_a_thread_cannot_subscribe_and_leaves_nothing_behind() -> None:
+    """Half a subscription would hold up all broadcasts of its server. It can ask the loop to publish."""
+    stage, notes, refused = Stage(), Notes(), list[Exception]()
+    loop = asyncio.get_running_loop()
+    async with stage.server() as bus:
+
+        def handler(_: Event) -> None:
+            try:
+                bus.subscribe("y", print)
+            except WrongEventLoop as fault:
+                refused.append(fault)
+            asyncio.run_coroutine_threadsafe(bus.publish("y", 1), loop).result(10)
+
+        bus.subscribe("y", notes)
+        await bus.subscribe("x", handler).ready()
+        await bus.publish("x", 1)
+        await notes.until(1)
+        assert len(refused) == 1
+        assert [each.pattern.text for each in bus.subscriptions] == ["y", "x"]
+        with pytest.raises(WrongEventLoop):
+            await asyncio.to_thread(asyncio.run, bus.publish("y", 2))

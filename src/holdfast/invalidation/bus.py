@@ -21,7 +21,8 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.clock import Clock
-from holdfast.errors import Closed, CorruptDocument, SchemaTooNew, TierError
+from holdfast.documents.frozen import freeze_within
+from holdfast.errors import Closed, CorruptDocument, SchemaTooNew, TierError, WrongEventLoop
 from holdfast.events import (
     PRIORITIES,
     Delivery,
@@ -42,6 +43,7 @@ from holdfast.invalidation.subscription import Handler, HandlerRules, Subscripti
 from holdfast.invalidation.topics import check_group, check_topic, compile_pattern
 from holdfast.protocols import EventTransport
 
+FROM_A_THREAD: Final = "use asyncio.run_coroutine_threadsafe with its loop there"
 SERVER_IDLE_SECONDS: Final = 300.0
 """After which a server that no longer reads is taken for dead, and what was kept for its broadcasts goes."""
 
@@ -103,6 +105,7 @@ class EventBus:
         self._broadcast: Readers | None = None
         self._numbers = count(1)
         self._running = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._writers = [
             EventWriter(transport, partition, patience_seconds=rules.publish_seconds, clock=clock, sleep=sleep)
             for partition in range(transport.partitions)
@@ -112,6 +115,7 @@ class EventBus:
         """Begin to listen; L2 may be away."""
         if not self._running:
             self._running = True
+            self._loop = asyncio.get_running_loop()
             await self._transport.start(self._hear, self._hint)
 
     async def stop(self) -> None:
@@ -144,8 +148,7 @@ class EventBus:
             TierUnavailable: L2 did not take a reliable event in time; it was not published.
             OutcomeUnknown: the same, but it may have been. An event without promise is never refused so.
         """
-        if not self._running:
-            raise Closed("the state store is not open")
+        self._check_open()
         metadata = Metadata(priority=Priority(priority), delivery=Delivery(delivery), key=check_key(key))
         now = dt.datetime.fromtimestamp(self._wall(), dt.UTC)
         event = Event(self._new_id(), check_topic(topic), now, self._server, data, metadata)
@@ -165,14 +168,15 @@ class EventBus:
 
         Args:
             pattern: `*` stands for one segment of a topic, `**` at the end for any number.
-            handler: an async function, or one that runs in a thread; takes an `Event`.
+            handler: an async function, or one that runs in a thread; takes an `Event`. From the thread it publishes
+                by ``asyncio.run_coroutine_threadsafe(state.publish(...), loop)``, with the loop of the store.
             group: of all servers' subscriptions with this group and pattern, one handles each event. None: all do.
 
         Raises:
             InvalidTopic: the pattern, or the group's name, breaks the rules.
+            WrongEventLoop: this runs in a thread, or another loop. Nothing was done.
         """
-        if not self._running:
-            raise Closed("the state store is not open")
+        self._check_open()
         compiled = compile_pattern(pattern)
         readers = self._broadcasts() if group is None else self._group_readers(f"{check_group(group)}:{pattern}")
         subscription = Subscription(
@@ -181,6 +185,7 @@ class EventBus:
             group=group,
             rules=self._rules.handlers,
             claim=None if group is None else lambda event: self._claims(readers.name, event),
+            clock=self._clock,
             ready=readers.ready,
             leave=self._leave,
             sleep=self._sleep,
@@ -196,11 +201,22 @@ class EventBus:
         """Give this server's broadcast subscriptions an event that only concerns this server, without promise."""
         if self.subscriptions:
             now = dt.datetime.fromtimestamp(self._wall(), dt.UTC)
-            self.deliver_local(Event(self._new_id(), topic, now, self._server, data, Metadata()))
+            frozen = freeze_within(data, self._rules.limits.depth_max)  # several handlers get the same
+            self.deliver_local(Event(self._new_id(), topic, now, self._server, frozen, Metadata()))
 
     def deliver_local(self, event: Event) -> None:
         """Give an event to this server's broadcast subscriptions alone, without promise."""
         self._push(event, broadcast_only=True)
+
+    def _check_open(self) -> None:
+        if not self._running:
+            raise Closed("the state store is not open")
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError as fault:
+            raise WrongEventLoop("this is a thread without the store's event loop: " + FROM_A_THREAD) from fault
+        if loop is not self._loop:
+            raise WrongEventLoop("this store was opened in another event loop: " + FROM_A_THREAD)
 
     async def _leave(self, subscription: Subscription) -> None:
         """End a subscription, once; whoever asks later waits for the same end."""
@@ -272,7 +288,7 @@ class EventBus:
         rank = PRIORITIES.index(event.metadata.priority)
         for each in self.subscriptions:
             if (each.group is None or not broadcast_only) and each.pattern.matches(event.type):
-                each.push(Waiting(event, rank))
+                each.push(Waiting(event, rank, arrived=self._clock.monotonic()))
 
     def _hint(self, partition: int) -> None:
         for readers in set(self._readers.values()):

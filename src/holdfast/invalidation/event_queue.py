@@ -40,6 +40,7 @@ class Waiting:
         lane: events with the same lane are handled in the order in which they came; None: it has no others to heed.
         origin: where it came from, if that must be told what becomes of it.
         failures: of the handler with it so far.
+        arrived: when, by the monotonic clock, if it has no origin.
     """
 
     event: Event
@@ -47,6 +48,7 @@ class Waiting:
     lane: Hashable | None = None
     origin: Origin | None = None
     failures: int = 0
+    arrived: float = 0.0
 
 
 class EventQueue:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from holdfast.clock import Clock
 from holdfast.errors import Closed
 from holdfast.events import PRIORITIES, Event
 from holdfast.invalidation.event_queue import EventQueue, Origin, Waiting
@@ -31,6 +32,9 @@ GRACE_SECONDS: Final = 1.0
 DRAIN_SECONDS: Final = 5.0
 """How long the end of a subscription waits for its handler."""
 BACKOFF_MAX_SECONDS: Final = 60.0
+CLAIMABLE_SECONDS: Final = 45.0
+"""How long an event without promise may wait here and still be claimed. A claim is known for `CLAIM_SECONDS` only:
+somebody who is further behind would not see that another had it, and handle it too."""
 FAULT_CHARS_MAX: Final = 1000
 
 Handler = Callable[[Event], Any]
@@ -62,7 +66,8 @@ class SubscriptionCounters:
         delivered: calls of the handler that returned.
         failed: calls that raised.
         timed_out: calls that took too long.
-        dropped: events without promise that gave way in a full queue.
+        dropped: events without promise that gave way in a full queue, or waited so long that a group's other member
+            may have had them.
         duplicates: calls with an event that may have been handled before.
         dead: reliable events that were given up.
     """
@@ -80,6 +85,7 @@ class Subscription:
 
     Args:
         claim: says whether this server may handle an event that was sent to all; None: it may.
+        clock: tells how long such an event has waited.
         ready: waits until its reader has its place.
         leave: takes it off the bus.
         sleep: pauses, seconds.
@@ -93,6 +99,7 @@ class Subscription:
         group: str | None,
         rules: HandlerRules,
         claim: Callable[[Event], Awaitable[bool]] | None,
+        clock: Clock,
         ready: Callable[[], Awaitable[None]],
         leave: Callable[[Subscription], Awaitable[None]],
         sleep: Callable[[float], Awaitable[object]],
@@ -104,6 +111,7 @@ class Subscription:
         self._is_async = _is_async(handler)
         self._rules = rules
         self._claim = claim
+        self._clock = clock
         self._ready, self._leave = ready, leave
         self._stopping = asyncio.Event()
         self._sleep = sleep
@@ -217,7 +225,7 @@ class Subscription:
     async def _deliver(self, item: Waiting) -> None:
         origin = item.origin
         if origin is None:
-            if self._claim is None or await self._claim(item.event):
+            if await self._may_handle(item):
                 await self._call(item.event)
         elif origin.holds():
             fault = await self._call(self._labelled(item))
@@ -225,6 +233,14 @@ class Subscription:
                 origin.settle()
             else:
                 self._failed(item, origin, fault)
+
+    async def _may_handle(self, item: Waiting) -> bool:
+        if self._claim is None:
+            return True
+        if self._clock.monotonic() - item.arrived > CLAIMABLE_SECONDS:
+            self.counters.dropped += 1
+            return False
+        return await self._claim(item.event)
 
     def _failed(self, item: Waiting, origin: Origin, fault: str) -> None:
         if self._stopping.is_set():
