@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Coroutine
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fix_events import Notes, Stage, finish, letters, until_letters
+from fix_events import DEADLINE_SECONDS, Notes, Stage, finish, letters, until_letters
 from fix_loop import settle
 from holdfast.events import Delivery, Event
 from holdfast.invalidation.event_readers import Shared
@@ -115,7 +116,58 @@ async def test_plain_functions_run_in_a_thread() -> None:
         await bus.publish("x", "go on")
         await finish(stage, lambda: subscription.counters.delivered == 1, step=0.0)
     assert len(names) == 2
-    assert set(names) == {"holdfast-events_0"}
+    assert set(names) == {"holdfast-events"}
+
+
+@pytest.mark.parametrize("fault", [StopIteration("none left"), SystemExit(3)])
+async def test_what_a_plain_function_raises_has_failed_it(fault: BaseException) -> None:
+    """Be it one that no task can raise; it has not taken too long, and the thread goes on."""
+    stage, shown = Stage(), list[Any]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context))
+
+    def handler(event: Event) -> None:
+        if event.data == 1:
+            raise fault
+
+    async with stage.server() as bus:
+        subscription = bus.subscribe("**", handler)
+        await bus.publish("x", 1)
+        await bus.publish("x", 2)
+        await finish(stage, lambda: subscription.counters.delivered == 1, step=0.0)
+        assert (subscription.counters.failed, subscription.counters.timed_out, shown) == (1, 0, [])
+
+
+HANGS = """
+import asyncio, threading
+from holdfast.invalidation.handler_thread import HandlerThread
+
+async def main():
+    thread = HandlerThread()
+    began, call = asyncio.Event(), None
+    loop = asyncio.get_running_loop()
+    def hang():
+        loop.call_soon_threadsafe(began.set)
+        threading.Event().wait()
+    call = thread.call(hang)
+    await began.wait()
+    call.cancel()
+    thread.stop()
+
+asyncio.run(main())
+print("ended")
+"""
+
+
+async def test_a_plain_function_that_hangs_does_not_keep_the_process() -> None:
+    """It is left behind, as one that can be cancelled and will not is."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", HANGS, stdout=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            out, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert (out.split(), process.returncode) == ([b"ended"], 0)
 
 
 async def test_a_function_that_returns_a_coroutine_is_awaited() -> None:

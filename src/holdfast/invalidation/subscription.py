@@ -2,7 +2,7 @@
 
 A handler is called with one event at a time. An async one runs in a task of its own and is cancelled when its time is
 over; any other function runs in a thread of its own, which cannot be stopped: the next call waits for it, as a part of
-its own time.
+its own time, and the process ends without it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,6 +21,7 @@ from holdfast.clock import Clock
 from holdfast.errors import Closed
 from holdfast.events import PRIORITIES, Event
 from holdfast.invalidation.event_queue import EventQueue, Origin, Waiting
+from holdfast.invalidation.handler_thread import HandlerThread
 from holdfast.invalidation.topics import Pattern
 
 logger = logging.getLogger("holdfast")
@@ -122,7 +122,7 @@ class Subscription:
         self._work: asyncio.Task[None] | None = None
         self._in_hand: Waiting | None = None
         self._pauses: set[asyncio.Task[None]] = set()
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = HandlerThread()
 
     def __len__(self) -> int:
         """How many events wait for the handler here."""
@@ -193,8 +193,7 @@ class Subscription:
             self._abandon(self._in_hand)
         for item in self._queue.clear():
             self._abandon(item)
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.stop()
 
     def _abandon(self, item: Waiting) -> None:
         """Others of this server may have the event too, and nobody reads on before all are done with it.
@@ -306,9 +305,7 @@ class Subscription:
         if self._is_async:
             await self._handler(event)
             return
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="holdfast-events")
-        result = await asyncio.get_running_loop().run_in_executor(self._thread, self._handler, event)
+        result = await self._thread.call(self._handler, event)
         if inspect.isawaitable(result):  # a function that returns a coroutine, such as a lambda
             await result
 
