@@ -9,7 +9,7 @@ import binascii
 import datetime as dt
 import enum
 import math
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ KEY_BYTES_MAX: Final = 512
 ENVELOPE_BYTES: Final = 8192
 """What an envelope may add to its data: a topic, a key and the rest, each of which has a limit."""
 _INT_MAX: Final = 2**63 - 1
+Option = TypeVar("Option", bound=enum.Enum)
 
 
 class Priority(enum.Enum):
@@ -172,6 +173,19 @@ def check_key(key: str | None) -> str | None:
     if not 1 <= size <= KEY_BYTES_MAX:
         raise InvalidEvent("key", f"has {size} bytes; 1 to {KEY_BYTES_MAX}")
     return key
+
+
+def check_member(options: type[Option], value: Option | str, name: str) -> Option:
+    """Return the member of an enum that the value is, or is the value of.
+
+    Raises:
+        InvalidEvent: there is none.
+    """
+    try:
+        return options(value)
+    except ValueError as fault:
+        known = ", ".join(repr(each.value) for each in options)
+        raise InvalidEvent(name, f"is one of {known}, not {value!r}") from fault
 
 
 def _check(value: FreeValue, room: int) -> None:

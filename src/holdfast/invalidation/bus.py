@@ -22,7 +22,7 @@ import msgspec
 
 from holdfast.clock import Clock
 from holdfast.documents.frozen import freeze_within
-from holdfast.errors import Closed, CorruptDocument, SchemaTooNew, TierError, WrongEventLoop
+from holdfast.errors import Closed, CorruptDocument, InvalidEvent, SchemaTooNew, TierError, WrongEventLoop
 from holdfast.events import (
     PRIORITIES,
     Delivery,
@@ -31,6 +31,7 @@ from holdfast.events import (
     Metadata,
     Priority,
     check_key,
+    check_member,
     decode,
     encode,
     partition_of,
@@ -40,7 +41,7 @@ from holdfast.invalidation.event_queue import Waiting
 from holdfast.invalidation.event_readers import Readers
 from holdfast.invalidation.event_writer import EventWriter
 from holdfast.invalidation.subscription import Handler, HandlerRules, Subscription
-from holdfast.invalidation.topics import check_group, check_topic, compile_pattern
+from holdfast.invalidation.topics import FEED_TOPICS, STATE_RESET, check_group, check_topic, compile_pattern
 from holdfast.protocols import EventTransport
 
 FROM_A_THREAD: Final = "use asyncio.run_coroutine_threadsafe with its loop there"
@@ -142,14 +143,18 @@ class EventBus:
             key: reliable events of one key and priority are handled in the order in which they were published.
 
         Raises:
-            InvalidTopic: the topic breaks the rules.
-            InvalidEvent: data or key cannot be published.
+            InvalidTopic: the topic breaks the rules, or the store alone tells it.
+            InvalidEvent: data or key cannot be published, or there is no such priority or delivery.
             Overloaded: too many reliable events are waiting already; it was not published.
             TierUnavailable: L2 did not take a reliable event in time; it was not published.
             OutcomeUnknown: the same, but it may have been. An event without promise is never refused so.
         """
         self._check_open()
-        metadata = Metadata(priority=Priority(priority), delivery=Delivery(delivery), key=check_key(key))
+        metadata = Metadata(
+            priority=check_member(Priority, priority, "priority"),
+            delivery=check_member(Delivery, delivery, "delivery"),
+            key=check_key(key),
+        )
         now = dt.datetime.fromtimestamp(self._wall(), dt.UTC)
         event = Event(self._new_id(), check_topic(topic), now, self._server, data, metadata)
         body = encode(event, self._rules.limits)
@@ -171,14 +176,21 @@ class EventBus:
             handler: an async function, or one that runs in a thread; takes an `Event`. From the thread it publishes
                 by ``asyncio.run_coroutine_threadsafe(state.publish(...), loop)``, with the loop of the store.
             group: of all servers' subscriptions with this group and pattern, one handles each event. None: all do.
+                What the store itself tells, such as ``state/updated``, is no event of groups.
 
         Raises:
-            InvalidTopic: the pattern, or the group's name, breaks the rules.
+            InvalidTopic: the pattern, or the group's name, breaks the rules, or such a group is told nothing.
+            InvalidEvent: the handler cannot be called.
             WrongEventLoop: this runs in a thread, or another loop. Nothing was done.
         """
         self._check_open()
         compiled = compile_pattern(pattern)
-        readers = self._broadcasts() if group is None else self._group_readers(f"{check_group(group)}:{pattern}")
+        if not callable(handler):
+            raise InvalidEvent("handler", f"is a function that takes an event, not {type(handler).__name__}")
+        if group is None:
+            readers = self._broadcasts()
+        else:
+            readers = self._group_readers(f"{check_group(group, compiled)}:{pattern}")
         subscription = Subscription(
             compiled,
             handler,
@@ -200,9 +212,13 @@ class EventBus:
     def announce(self, topic: str, data: Any) -> None:
         """Give this server's broadcast subscriptions an event that only concerns this server, without promise."""
         if self.subscriptions:
-            now = dt.datetime.fromtimestamp(self._wall(), dt.UTC)
-            frozen = freeze_within(data, self._rules.limits.depth_max)  # several handlers get the same
-            self.deliver_local(Event(self._new_id(), topic, now, self._server, frozen, Metadata()))
+            self.deliver_local(self._announcement(topic, data))
+
+    def _announcement(self, topic: str, data: Any) -> Event:
+        now = dt.datetime.fromtimestamp(self._wall(), dt.UTC)
+        frozen = freeze_within(data, self._rules.limits.depth_max)  # several handlers get the same
+        priority = Priority.CRITICAL if topic == STATE_RESET else Priority.MEDIUM
+        return Event(self._new_id(), topic, now, self._server, frozen, Metadata(priority=priority))
 
     def deliver_local(self, event: Event) -> None:
         """Give an event to this server's broadcast subscriptions alone, without promise."""
@@ -288,7 +304,17 @@ class EventBus:
         rank = PRIORITIES.index(event.metadata.priority)
         for each in self.subscriptions:
             if (each.group is None or not broadcast_only) and each.pattern.matches(event.type):
-                each.push(Waiting(event, rank, arrived=self._clock.monotonic()))
+                dropped = each.push(Waiting(event, rank, arrived=self._clock.monotonic()))
+                if dropped is not None and dropped.event.type in FEED_TOPICS:
+                    self._remind(each)
+
+    def _remind(self, late: Subscription) -> None:
+        """Tell a subscription that it missed changes; if it does not listen to that, those of this server that do."""
+        listening = [each for each in self.subscriptions if each.group is None and each.pattern.matches(STATE_RESET)]
+        data = {"reason": "this subscriber was too slow", "timestamp": round(self._wall() * 1000)}
+        reset = self._announcement(STATE_RESET, data)
+        for each in [late] if late in listening else listening:
+            each.remind(Waiting(reset, PRIORITIES.index(Priority.CRITICAL)))
 
     def _hint(self, partition: int) -> None:
         for readers in set(self._readers.values()):

@@ -1,7 +1,7 @@
 """What one subscription has yet to handle (pure): the most urgent first, each lane in its order.
 
 Reliable events are bounded by whoever hands them in. Of the others at most so many wait: then the oldest of the least
-urgent gives way, be it the new one itself.
+urgent gives way, be it the new one itself. One reminder may wait beside them, which goes first.
 """
 
 from __future__ import annotations
@@ -65,9 +65,11 @@ class EventQueue:
         self._kept: list[deque[Waiting]] = [deque() for _ in range(ranks)]
         self._held: dict[Hashable, deque[Waiting]] = {}
         self._live_count = 0
+        self._reminder: Waiting | None = None
 
     def __len__(self) -> int:
-        return self._live_count + sum(map(len, self._kept)) + sum(map(len, self._held.values()))
+        reliable = sum(map(len, self._kept)) + sum(map(len, self._held.values()))
+        return self._live_count + reliable + (self._reminder is not None)
 
     def push(self, item: Waiting) -> Waiting | None:
         """Put an event at the end of its priority; returns the one that had to give way, if any."""
@@ -78,11 +80,18 @@ class EventQueue:
         self._live_count += 1
         return self._drop() if self._live_count > self._live_max else None
 
+    def remind(self, item: Waiting) -> None:
+        """Put an event before all others, unless one waits there already; it never gives way."""
+        self._reminder = self._reminder or item
+
     def pop(self) -> Waiting | None:
         """Take the next event that no other holds up; None if there is none.
 
         Of one priority those with an origin come first: whoever reads them is waiting to read on.
         """
+        if self._reminder is not None:
+            item, self._reminder = self._reminder, None
+            return item
         for kept, live in zip(self._kept, self._live, strict=True):
             while kept:
                 item = kept.popleft()
@@ -114,7 +123,7 @@ class EventQueue:
         for items in (*self._kept, *self._live):
             items.clear()
         self._held.clear()
-        self._live_count = 0
+        self._live_count, self._reminder = 0, None
         return found
 
     def _drop(self) -> Waiting:

@@ -158,10 +158,16 @@ class Subscription:
         """Whether this is asked by the handler, in the call that goes on now."""
         return self._work is not None and _handling.get() is self._work
 
-    def push(self, item: Waiting) -> None:
-        """Take an event over."""
-        if self._queue.push(item) is not None:
-            self.counters.dropped += 1
+    def push(self, item: Waiting) -> Waiting | None:
+        """Take an event over; returns the one that had to give way, if any."""
+        dropped = self._queue.push(item)
+        self.counters.dropped += dropped is not None
+        self._wake.set()
+        return dropped
+
+    def remind(self, item: Waiting) -> None:
+        """Take over what is to be handled next, and never dropped; of several that wait the first will do."""
+        self._queue.remind(item)
         self._wake.set()
 
     def withdraw(self, source: object) -> None:
