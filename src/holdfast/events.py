@@ -191,7 +191,7 @@ def check_member(options: type[Option], value: Option | str, name: str) -> Optio
 
 
 class _Check:
-    """One walk over data. It ends once they are too large: what is in them more than once can make them so without end."""
+    """One walk over data; it ends once they are too large, as those may be without end that hold a part repeatedly."""
 
     def __init__(self, limits: EventLimits) -> None:
         self._bytes_max = self._left = limits.bytes_max

@@ -76,12 +76,7 @@ async def test_one_of_two_broadcasts_leaves_with_events_queued(monkeypatch: pyte
             await bus.publish("x", ROOM + number, delivery=RELIABLE, key="k")
         await fast.until(2 * ROOM)
         assert fast.data == list(range(2 * ROOM))
-
-        async def settled() -> bool:
-            readers = [reader for partition in stage.hub.contents for reader in partition.readers.values()]
-            return not any(entries for reader in readers for entries in reader.pending)
-
-        await until(settled)
+        await until_settled(stage)
 
 
 async def test_one_of_two_broadcasts_leaves_while_an_event_is_to_be_tried_again() -> None:
@@ -99,6 +94,17 @@ async def test_one_of_two_broadcasts_leaves_while_an_event_is_to_be_tried_again(
         for number in range(ROOM):
             await bus.publish("x", number, delivery=RELIABLE, key="k")
         await fast.until(2 * ROOM)
+        await until_settled(stage)
+
+
+async def until_settled(stage: Stage) -> None:
+    """Wait until no reader has anything that it has not settled."""
+
+    async def settled() -> bool:
+        readers = [reader for partition in stage.hub.contents for reader in partition.readers.values()]
+        return not any(entries for reader in readers for entries in reader.pending)
+
+    await until(settled)
 
 
 async def test_a_broadcast_that_left_holds_up_nobody_unless_it_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:

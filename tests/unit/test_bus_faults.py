@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from fix_events import Notes, Stage, finish, letters, until, until_letters, wake
 from fix_loop import settle
 from holdfast.errors import OutcomeUnknown, TierUnavailable
-from holdfast.events import Delivery
+from holdfast.events import Delivery, Event, partition_of
+from holdfast.invalidation.event_reader import ROOM
 from holdfast.protocols import Append
+from holdfast.testing.memory_events import PARTITIONS
 
 RELIABLE = Delivery.RELIABLE
 
@@ -175,3 +178,52 @@ async def test_a_cancelled_publisher_harms_nobody() -> None:
         await second
         await notes.until(2)
         assert notes.data == [1, 2]
+
+
+@pytest.mark.parametrize("open_max", [1024, ROOM + 20])
+async def test_a_key_that_fails_holds_up_no_other(monkeypatch: pytest.MonkeyPatch, open_max: int) -> None:
+    """Though more of its events wait than are read at once; there is an end to how many."""
+    monkeypatch.setattr("holdfast.invalidation.event_reader.OPEN_MAX", open_max)
+    stage, seen, fails = Stage(backoff_seconds=60.0), list[Any](), [True]
+    bad, good = same_partition()
+
+    async def handler(event: Event) -> None:
+        if event.metadata.key == bad and fails:
+            raise ValueError("not yet")
+        seen.append((event.metadata.key, event.data))
+
+    async with stage.server() as bus:
+        await bus.subscribe("**", handler).ready()
+        for number in range(2 * ROOM):
+            await bus.publish("x", number, delivery=RELIABLE, key=bad)
+        await bus.publish("x", 0, delivery=RELIABLE, key=good)
+        reader = bus._broadcasts()._partitions[partition_of(bad, PARTITIONS)]
+        if open_max < 2 * ROOM:
+
+            async def full() -> bool:
+                return sum(map(len, reader._open)) == open_max
+
+            await until(full)
+            wake(bus)
+            await settle()
+            assert (sum(map(len, reader._open)), seen) == (open_max, [])
+        else:
+            await finish(stage, lambda: seen == [(good, 0)], step=0.0)
+        fails.clear()
+        await finish(stage, lambda: len(seen) == 2 * ROOM + 1, step=60.0)
+        assert [number for key, number in seen if key == bad] == list(range(2 * ROOM))
+        await finish(stage, lambda: not any(map(len, (*reader._open, *reader._parked))), step=0.0)
+
+
+async def test_a_key_that_fails_holds_up_others_if_what_waits_takes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: all that is not settled counts."""
+    monkeypatch.setattr("holdfast.invalidation.event_readers.Shared.park", lambda _: None)
+    monkeypatch.setattr("fix_events.DEADLINE_SECONDS", 0.5)
+    with pytest.raises(TimeoutError):
+        await test_a_key_that_fails_holds_up_no_other(monkeypatch, 1024)
+
+
+def same_partition() -> tuple[str, str]:
+    """Two keys of one partition."""
+    first, *others = (f"k{number}" for number in range(100))
+    return first, next(key for key in others if partition_of(key, PARTITIONS) == partition_of(first, PARTITIONS))

@@ -30,6 +30,14 @@ class Origin(Protocol):
         """It is done with; a fault says why it was given up."""
         ...
 
+    def park(self) -> None:
+        """It waits for another of its lane, which waits to be tried again: nothing goes on until then."""
+        ...
+
+    def unpark(self) -> None:
+        """It goes on."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class Waiting:
@@ -98,6 +106,8 @@ class EventQueue:
                 if item.lane is None or item.lane not in self._held:
                     return item
                 self._held[item.lane].append(item)
+                if item.origin is not None:
+                    item.origin.park()
             if live:
                 self._live_count -= 1
                 return live.popleft()
@@ -110,6 +120,9 @@ class EventQueue:
     def release(self, item: Waiting) -> None:
         """Put what was held with an event back, before all others of its priority."""
         held = self._held.pop(self._lane(item), ())
+        for each in held:
+            if each.origin is not None:
+                each.origin.unpark()
         self._kept[item.rank].extendleft(reversed(held))
 
     def withdraw(self, source: object) -> None:

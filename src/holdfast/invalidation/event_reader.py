@@ -20,7 +20,9 @@ from holdfast.protocols import Dead, EventTransport, Exchange, Exchanged, Handed
 
 logger = logging.getLogger("holdfast")
 ROOM: Final = 64
-"""Events of one partition and priority that are handed out and not settled, at most."""
+"""Events of one partition and priority that are handed out and not settled, at most, but for those that are parked."""
+OPEN_MAX: Final = 1024
+"""The same with those that are parked: behind so many of keys that fail, all others of the partition wait."""
 IDLE_SECONDS: Final = 2.0
 """Between two calls at most; sooner if a lease needs it, or something asks for one."""
 GAP_SECONDS: Final = 0.002
@@ -103,6 +105,7 @@ class PartitionReader:
         self._valid_until = -math.inf
         self._in_doubt = False
         self._open: list[dict[str, None]] = [{} for _ in PRIORITIES]
+        self._parked: list[set[str]] = [set() for _ in PRIORITIES]
         self._settled: list[dict[str, None]] = [{} for _ in PRIORITIES]
         self._dead: dict[tuple[int, str], Dead] = {}
         self._leaving = False
@@ -155,11 +158,23 @@ class PartitionReader:
         if life != self.life:
             return
         self._open[rank].pop(entry, None)
+        self._parked[rank].discard(entry)
         if dead is not None:
             self._dead[rank, entry] = dead
         else:
             self._settled[rank][entry] = None
         self._wake.set()
+
+    def park(self, life: int, rank: int, entry: str) -> None:
+        """An event waits for another of its key: it does not keep those of other keys from being read."""
+        if life == self.life:
+            self._parked[rank].add(entry)
+            self._wake.set()
+
+    def unpark(self, life: int, rank: int, entry: str) -> None:
+        """It waits no more."""
+        if life == self.life:
+            self._parked[rank].discard(entry)
 
     async def _run(self) -> None:
         while True:
@@ -232,12 +247,16 @@ class PartitionReader:
             epoch=self._epoch,
             wanted=wanted,
             renewed=self._in_doubt,
-            room=[max(0, room - len(entries)) for entries in self._open],
+            room=[self._room(rank, room) for rank in range(len(PRIORITIES))],
             settled=[list(entries) for entries in self._settled],
             dead=list(self._dead.values()),
             lease_seconds=self._lease_seconds,
             idle_seconds=self._idle_seconds,
         )
+
+    def _room(self, rank: int, room: int) -> int:
+        opened = len(self._open[rank])
+        return max(0, min(room - opened + len(self._parked[rank]), OPEN_MAX - opened)) if room else 0
 
     def _hand_on(self, answer: Exchanged) -> None:
         for event in answer.events:
@@ -283,6 +302,7 @@ class PartitionReader:
     def _begin_life(self) -> None:
         self.life += 1
         self._in_doubt = True
-        for entries in self._open:
+        for entries, parked in zip(self._open, self._parked, strict=True):
             entries.clear()
+            parked.clear()
         self._withdraw(self)
