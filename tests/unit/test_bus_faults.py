@@ -10,8 +10,8 @@ import pytest
 from fix_events import Notes, Stage, finish, letters, until, until_letters, wake
 from fix_loop import settle
 from holdfast.errors import OutcomeUnknown, TierUnavailable
-from holdfast.events import Delivery, Event, partition_of
-from holdfast.invalidation.event_reader import ROOM
+from holdfast.events import Delivery, Event, EventLimits, decode, partition_of
+from holdfast.invalidation.event_reader import ROOM, PartitionReader
 from holdfast.protocols import Append
 from holdfast.testing.memory_events import PARTITIONS
 
@@ -227,3 +227,60 @@ def same_partition() -> tuple[str, str]:
     """Two keys of one partition."""
     first, *others = (f"k{number}" for number in range(100))
     return first, next(key for key in others if partition_of(key, PARTITIONS) == partition_of(first, PARTITIONS))
+
+
+async def test_an_event_that_cannot_be_taken_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For whatever reason; it is shown, and those behind it come."""
+    stage, notes, shown = Stage(), Notes(), list[Any]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context["exception"]))
+
+    def fails_once(body: bytes, limits: EventLimits) -> Event:
+        event = decode(body, limits)
+        if event.data == 0:
+            raise ZeroDivisionError
+        return event
+
+    monkeypatch.setattr("holdfast.invalidation.event_readers.decode", fails_once)
+    async with stage.server() as bus:
+        await bus.subscribe("**", notes).ready()
+        for number in range(3):
+            await bus.publish("x", number, delivery=RELIABLE, key="k")
+        await notes.until(2)
+        await until_letters(stage, 1)
+        assert notes.data == [1, 2]
+        assert (await letters(stage))[0].reason == "it could not be taken: ZeroDivisionError"
+        assert [type(each) for each in shown] == [ZeroDivisionError]
+
+
+async def test_a_partition_that_cannot_be_read_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once it has failed for a lease, once until it can be read again; a shorter time is none of anybody's business."""
+    monkeypatch.setattr("holdfast.invalidation.event_reader.RETRY_SECONDS", 0.001)
+    stage = Stage()
+
+    def warned() -> int:
+        return len([each for each in caplog.records if "cannot read partition" in each.getMessage()])
+
+    async def until_all_warned(number: int) -> None:
+        await finish(stage, lambda: warned() >= number, step=0.0)
+
+    async with stage.server() as bus:
+        await bus.subscribe("**", Notes()).ready()
+        readers = bus._broadcasts()._partitions
+        for before in (0, PARTITIONS):
+            stage.hub.away = True
+            await finish(stage, lambda: all(map(is_failing, readers)), step=0.0, on_look=lambda: wake(bus))
+            assert warned() == before
+            stage.clock.advance(stage.rules.lease_seconds)
+            await until_all_warned(before + PARTITIONS)
+            for _ in range(20):
+                await asyncio.sleep(0.001)  # each fails again, many times
+            assert warned() == before + PARTITIONS
+            stage.hub.away = False
+            await finish(stage, lambda: not any(map(is_failing, readers)), step=0.0)
+
+
+def is_failing(reader: PartitionReader) -> bool:
+    """Whether its last call failed."""
+    return reader._failing_since is not None

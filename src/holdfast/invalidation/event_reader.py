@@ -109,6 +109,8 @@ class PartitionReader:
         self._settled: list[dict[str, None]] = [{} for _ in PRIORITIES]
         self._dead: dict[tuple[int, str], Dead] = {}
         self._leaving = False
+        self._failing_since: float | None = None
+        self._has_warned = False
         self._swept_at = -math.inf
         self._unswept = False
         self._wake = asyncio.Event()
@@ -201,15 +203,29 @@ class PartitionReader:
             await self._sweep()
         except HoldfastError as fault:
             self._in_doubt = True
-            logger.debug("events: partition %d: %s", self.partition, fault)
+            self._log(fault)
             return True
         except Exception as fault:  # noqa: BLE001 - the loop must outlive any fault of this package, shown as such
             self._in_doubt = True
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "holdfast: a partition of events could not be read", "exception": fault}
-            )
+            self._report("a partition of events could not be read", fault)
             return True
+        self._failing_since = None
         return False
+
+    def _log(self, fault: HoldfastError) -> None:
+        """Warn once of a partition that fails for longer than a lease: nobody may be reading it any more."""
+        now = self._clock.monotonic()
+        if self._failing_since is None:
+            self._failing_since, self._has_warned = now, False
+        if not self._has_warned and now - self._failing_since >= self._lease_seconds:
+            self._has_warned = True
+            logger.warning("events: reader %s cannot read partition %d: %s", self._reader, self.partition, fault)
+        else:
+            logger.debug("events: partition %d: %s", self.partition, fault)
+
+    @staticmethod
+    def _report(what: str, fault: Exception) -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": f"holdfast: {what}", "exception": fault})
 
     async def _exchange(self) -> None:
         wanted = bool(self._epoch) or self._share.wants_more
@@ -266,7 +282,12 @@ class PartitionReader:
             if (event.rank, event.entry) in self._dead:
                 continue
             entries[event.entry] = None
-            self._take(self, event)
+            try:
+                self._take(self, event)
+            except Exception as fault:  # noqa: BLE001 - one event that we cannot take must not hold up all behind it
+                self._report("an event could not be taken", fault)
+                reason = f"it could not be taken: {type(fault).__name__}"
+                self.settle(self.life, event.rank, event.entry, Dead(event.rank, event.entry, reason, event.times))
 
     def _confirm(self, told: Exchange) -> None:
         for entries, done in zip(self._settled, told.settled, strict=True):
