@@ -12,6 +12,7 @@ from fix_loop import settle
 from holdfast import Event
 from holdfast.invalidation.bus import BusRules, EventBus
 from holdfast.invalidation.subscription import HandlerRules
+from holdfast.protocols import DeadLetter
 from holdfast.testing import EventHub, ManualClock, MemoryEvents
 
 LOOK_SECONDS = 0.002
@@ -113,3 +114,38 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not await condition():  # noqa: ASYNC110 - there is no event: what is waited for is elsewhere
             await asyncio.sleep(LOOK_SECONDS)
+
+
+async def letters(stage: Stage) -> list[DeadLetter]:
+    """The dead letters of all partitions."""
+    return [letter for partition in stage.hub.contents for letter in partition.letters.values()]
+
+
+def wake(bus: EventBus) -> None:
+    """Let a server look into every partition now."""
+    for partition in range(bus._transport.partitions):
+        bus._hint(partition)
+
+
+async def until_letters(stage: Stage, number: int) -> None:
+    """Wait until there are so many dead letters."""
+
+    async def there() -> bool:
+        return len(await letters(stage)) >= number
+
+    await until(there)
+
+
+async def finish(
+    stage: Stage, condition: Callable[[], bool], *, step: float = 1.0, on_look: Callable[[], None] = lambda: None
+) -> None:
+    """Let time pass, in steps, until it is so."""
+
+    async def passed() -> bool:
+        on_look()
+        if condition():
+            return True
+        await stage.naps.advance(step)
+        return condition()
+
+    await until(passed)

@@ -9,7 +9,7 @@ import binascii
 import datetime as dt
 import enum
 import math
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -21,7 +21,10 @@ FORMAT: Final = 1
 KEY_BYTES_MAX: Final = 512
 ENVELOPE_BYTES: Final = 8192
 """What an envelope may add to its data: a topic, a key and the rest, each of which has a limit."""
+_LEAVES: Final = frozenset({type(None), bool, str, int, float})
+"""Of these types and no other: what is derived from them would have to be made plain first."""
 _INT_MAX: Final = 2**63 - 1
+Option = TypeVar("Option", bound=enum.Enum)
 
 
 class Priority(enum.Enum):
@@ -117,7 +120,7 @@ def encode(event: Event, limits: EventLimits) -> bytes:
         InvalidEvent: its data are no plain JSON values, or too large or too deep; `path` says where.
     """
     try:
-        _check(event.data, limits.depth_max)
+        _Check(limits).value(event.data, limits.depth_max)
     except FaultError as fault:
         raise InvalidEvent(fault.path, fault.reason) from fault.__cause__
     size = len(msgspec.json.encode(event.data))
@@ -174,36 +177,61 @@ def check_key(key: str | None) -> str | None:
     return key
 
 
-def _check(value: FreeValue, room: int) -> None:
-    if value is None or isinstance(value, bool):
-        return
-    if isinstance(value, (str, int, float)):
-        _check_leaf(value)
-        return
-    if not isinstance(value, (list, tuple, dict)):
-        raise FaultError(f"a {type(value).__name__} is no JSON value: use dicts, lists, text, numbers, bools and None")
-    if room < 1:
-        raise too_deep()
-    if isinstance(value, dict):
-        for name, item in value.items():
-            if not isinstance(name, str):
-                raise FaultError(f"the key {name!r} is no text")
-            _check_within(name, at_key(name), room)
-            _check_within(item, at_key(name), room)
-    else:
-        for index, item in enumerate(value):
-            _check_within(item, at_index(index), room)
+def check_member(options: type[Option], value: Option | str, name: str) -> Option:
+    """Return the member of an enum that the value is, or is the value of.
 
-
-def _check_within(value: FreeValue, step: str, room: int) -> None:
+    Raises:
+        InvalidEvent: there is none.
+    """
     try:
-        _check(value, room - 1)
-    except FaultError as fault:
-        fault.under(step)
-        raise
+        return options(value)
+    except ValueError as fault:
+        known = ", ".join(repr(each.value) for each in options)
+        raise InvalidEvent(name, f"is one of {known}, not {value!r}") from fault
 
 
-def _check_leaf(value: str | float) -> None:
+class _Check:
+    """One walk over data; it ends once they are too large, as those may be without end that hold a part repeatedly."""
+
+    def __init__(self, limits: EventLimits) -> None:
+        self._bytes_max = self._left = limits.bytes_max
+
+    def value(self, value: FreeValue, room: int) -> None:
+        """Raise the fault of a value that leaves so many levels of containers."""
+        kind = type(value)
+        self._spend(1 + len(value) if kind is str else 1)
+        if kind in _LEAVES:
+            _check_leaf(value)
+            return
+        if not isinstance(value, (list, tuple, dict)):
+            raise FaultError(f"a {kind.__name__} is no JSON value: use dicts, lists, text, numbers, bools and None")
+        if room < 1:
+            raise too_deep()
+        if isinstance(value, dict):
+            for name, item in value.items():
+                if type(name) is not str:
+                    raise FaultError(f"the key {name!r} is no text")
+                self._within(name, at_key(name), room)
+                self._within(item, at_key(name), room)
+        else:
+            for index, item in enumerate(value):
+                self._within(item, at_index(index), room)
+
+    def _within(self, value: FreeValue, step: str, room: int) -> None:
+        try:
+            self.value(value, room - 1)
+        except FaultError as fault:
+            fault.under(step)
+            raise
+
+    def _spend(self, size: int) -> None:
+        """Count what a value takes at least."""
+        self._left -= size
+        if self._left < 0:
+            raise InvalidEvent("", f"has more than {self._bytes_max} bytes of JSON")
+
+
+def _check_leaf(value: FreeValue) -> None:
     if isinstance(value, str):
         try:
             value.encode()

@@ -17,6 +17,7 @@ from fix_l2 import RedisHarness
 from fix_single import Single
 from holdfast import Delivery, Overloaded, Priority, Settings, cli
 from holdfast.events import partition_of
+from holdfast.invalidation.event_reader import ROOM
 from holdfast.node import OpenStore
 from holdfast.settings import PREFIX
 from holdfast.tiers.l2_events import tag_of_partition
@@ -66,6 +67,52 @@ async def test_broadcasts_reach_all_and_groups_one(two: tuple[OpenStore, OpenSto
         assert sorted(each.data) == list(range(200))
     assert sorted(group[0].data + group[1].data) == list(range(200))
     assert not any(event.metadata.duplicate for each in (*broadcast, *group) for event in each.events)
+
+
+async def test_one_of_two_broadcasts_leaves_with_events_queued(settings: Settings) -> None:
+    """The other reads on, past all that was handed out and never handled, and what is kept for nobody goes."""
+    async with holdfast.connect(settings) as state:
+        slow, fast = Notes(), Notes()
+        slow.failures = 1
+        leaving = state.subscribe("x", slow)
+        await state.subscribe("x", fast).ready()
+        slow.gate.clear()
+        for number in range(ROOM):
+            await state.publish("x", number, delivery=RELIABLE, key="k")
+        await fast.until(ROOM)
+        await slow.until(1)
+        slow.gate.set()
+        await leaving.close()
+        for number in range(ROOM):
+            await state.publish("x", ROOM + number, delivery=RELIABLE, key="k")
+        await fast.until(2 * ROOM)
+        assert fast.data == list(range(2 * ROOM))
+
+
+async def test_a_key_that_fails_holds_up_no_other(settings: Settings) -> None:
+    """Though more of its events wait than are read at once; all come in their order in the end."""
+    async with holdfast.connect(msgspec.structs.replace(settings, event_attempts_max=20)) as state:
+        seen, fails = list[tuple[str | None, int]](), [True]
+
+        async def handler(event: holdfast.Event) -> None:
+            if event.metadata.key == "bad" and fails:
+                raise ValueError("not yet")
+            seen.append((event.metadata.key, event.data))
+
+        await state.subscribe("x", handler).ready()
+        good = next(key for key in map(str, count()) if partition_of(key, 16) == partition_of("bad", 16))
+        for number in range(2 * ROOM):
+            await state.publish("x", number, delivery=RELIABLE, key="bad")
+        await state.publish("x", 0, delivery=RELIABLE, key=good)
+
+        async def handled(number: int) -> bool:
+            return len(seen) == number
+
+        await until(lambda: handled(1))
+        assert seen == [(good, 0)]
+        fails.clear()
+        await until(lambda: handled(2 * ROOM + 1))
+        assert [number for key, number in seen if key == "bad"] == list(range(2 * ROOM))
 
 
 async def test_partitions_are_shared_out_and_taken_over(settings: Settings) -> None:

@@ -12,15 +12,22 @@ from holdfast.invalidation.event_queue import EventQueue, Waiting
 
 
 class Source:
-    """Where events come from; all of them may be handled."""
+    """Where events come from; all of them may be handled. Counts those that are parked."""
 
     def __init__(self) -> None:
         self.source = self
+        self.parked = 0
 
     def holds(self) -> bool:
         return True
 
     def settle(self, fault: str | None = None, *, attempts: int = 1) -> None: ...
+
+    def park(self) -> None:
+        self.parked += 1
+
+    def unpark(self) -> None:
+        self.parked -= 1
 
 
 SOURCE = Source()

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +23,20 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=10,
 )
+
+
+class Text(str):
+    """Text that is more than that."""
+
+    __slots__ = ()
+
+
+class Whole(int):
+    """A number that is more than that."""
+
+
+class Real(float):
+    """Another."""
 
 
 def event(data: Any, **how: Any) -> Event:
@@ -59,6 +74,10 @@ def test_what_handlers_get_cannot_be_changed() -> None:
         ({"\ud800": 1}, "['\\ud800']"),
         ([[[[[[1]]]]]], "[0][0][0][0][0]"),
         (NOW, ""),
+        ({"a": Text("x")}, "a"),
+        ([Whole(1)], "[0]"),
+        ([{"b": Real(1)}], "[0].b"),
+        ({Text("x"): 1}, ""),
     ],
 )
 def test_refused_data(data: Any, path: str) -> None:
@@ -75,6 +94,23 @@ def test_the_deepest_and_the_largest_that_is_taken() -> None:
     assert encode(event("x" * 998), LIMITS)
     with pytest.raises(InvalidEvent, match="1001 bytes of JSON; at most 1000"):
         encode(event("x" * 999), LIMITS)
+
+
+@pytest.mark.parametrize("leaf", [[], "x" * 1000, {"x" * 1000: 1}])
+def test_data_with_much_of_the_same_are_refused_at_once(leaf: Any) -> None:
+    """They are small here, and would be without measure as JSON: 2 to the power of 60 times the leaf."""
+    data = leaf
+    for _ in range(60):
+        data = [data, data]
+    with pytest.raises(InvalidEvent, match="more than 1000 bytes of JSON"):
+        encode(event(data), EventLimits(bytes_max=1000, depth_max=64))
+
+
+@given(JSON)
+def test_data_are_not_too_large_before_their_json_is(data: Any) -> None:
+    """The walk counts no more than what is written."""
+    size = len(msgspec.json.encode(data))
+    assert encode(event(data), EventLimits(bytes_max=size, depth_max=64))
 
 
 def test_data_that_contain_themselves_are_refused() -> None:

@@ -75,7 +75,7 @@ def test_refused_patterns(pattern: Any) -> None:
 def test_refused_groups(name: Any) -> None:
     """A group's name is part of names in L2: no separator of ours, no braces."""
     with pytest.raises(InvalidTopic):
-        check_group(name)
+        check_group(name, compile_pattern("x"))
 
 
 def test_the_fault_is_shown_and_cut() -> None:

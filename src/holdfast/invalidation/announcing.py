@@ -1,7 +1,8 @@
 """What the change feed means for subscribers: the seed's topics, with the seed's fields (pure).
 
 Of one poll each topic is told once for each operation, so that a busy feed makes few events. They ride on the feed:
-none is lost while a server runs, and whatever cannot be continued is told as `state/reset`.
+none is lost while a server runs, and whatever cannot be continued, or found no room in a subscriber's queue, is told as
+`state/reset`.
 
 | topic | when | data |
 |---|---|---|
@@ -21,15 +22,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from holdfast.changes import ChangeOperation
+from holdfast.invalidation.topics import CONFIG_CHANGED, INVALIDATE_L1, ROUTINE_MODIFIED, STATE_RESET, STATE_UPDATED
 from holdfast.keys import Key
 from holdfast.kinds import ROUTINE, Kind
 from holdfast.protocols import Change, Coherence, Cursor, Poll
 
-STATE_UPDATED: Final = "state/updated"
-CONFIG_CHANGED: Final = "config/changed"
-ROUTINE_MODIFIED: Final = "routine/modified"
-INVALIDATE_L1: Final = "cache/invalidate_l1"
-STATE_RESET: Final = "state/reset"
 KEYS_MAX: Final = 100
 """Named in one event. Of more voids of one kind the kind is told, of more tags everything."""
 

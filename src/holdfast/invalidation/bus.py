@@ -21,7 +21,8 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.clock import Clock
-from holdfast.errors import Closed, CorruptDocument, SchemaTooNew, TierError
+from holdfast.documents.frozen import freeze_within
+from holdfast.errors import Closed, CorruptDocument, InvalidEvent, SchemaTooNew, TierError, WrongEventLoop
 from holdfast.events import (
     PRIORITIES,
     Delivery,
@@ -30,6 +31,7 @@ from holdfast.events import (
     Metadata,
     Priority,
     check_key,
+    check_member,
     decode,
     encode,
     partition_of,
@@ -39,9 +41,10 @@ from holdfast.invalidation.event_queue import Waiting
 from holdfast.invalidation.event_readers import Readers
 from holdfast.invalidation.event_writer import EventWriter
 from holdfast.invalidation.subscription import Handler, HandlerRules, Subscription
-from holdfast.invalidation.topics import check_group, check_topic, compile_pattern
+from holdfast.invalidation.topics import FEED_TOPICS, STATE_RESET, check_group, check_topic, compile_pattern
 from holdfast.protocols import EventTransport
 
+FROM_A_THREAD: Final = "use asyncio.run_coroutine_threadsafe with its loop there"
 SERVER_IDLE_SECONDS: Final = 300.0
 """After which a server that no longer reads is taken for dead, and what was kept for its broadcasts goes."""
 
@@ -99,9 +102,11 @@ class EventBus:
         self._clock = clock
         self._wall, self._new_id, self._sleep = wall, new_id, sleep
         self._readers: dict[Subscription, Readers] = {}
+        self._ending: dict[Subscription, asyncio.Task[None]] = {}
         self._broadcast: Readers | None = None
         self._numbers = count(1)
         self._running = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._writers = [
             EventWriter(transport, partition, patience_seconds=rules.publish_seconds, clock=clock, sleep=sleep)
             for partition in range(transport.partitions)
@@ -111,12 +116,13 @@ class EventBus:
         """Begin to listen; L2 may be away."""
         if not self._running:
             self._running = True
+            self._loop = asyncio.get_running_loop()
             await self._transport.start(self._hear, self._hint)
 
     async def stop(self) -> None:
         """Close all subscriptions, and publish no more; may be called twice."""
         self._running = False
-        await asyncio.gather(*(self._leave(each) for each in list(self.subscriptions)))
+        await asyncio.gather(*(self._leave(each) for each in list(self._readers)))
         await asyncio.gather(*(writer.stop() for writer in self._writers))
         await self._transport.close()
 
@@ -137,15 +143,18 @@ class EventBus:
             key: reliable events of one key and priority are handled in the order in which they were published.
 
         Raises:
-            InvalidTopic: the topic breaks the rules.
-            InvalidEvent: data or key cannot be published.
+            InvalidTopic: the topic breaks the rules, or the store alone tells it.
+            InvalidEvent: data or key cannot be published, or there is no such priority or delivery.
             Overloaded: too many reliable events are waiting already; it was not published.
             TierUnavailable: L2 did not take a reliable event in time; it was not published.
             OutcomeUnknown: the same, but it may have been. An event without promise is never refused so.
         """
-        if not self._running:
-            raise Closed("the state store is not open")
-        metadata = Metadata(priority=Priority(priority), delivery=Delivery(delivery), key=check_key(key))
+        self._check_open()
+        metadata = Metadata(
+            priority=check_member(Priority, priority, "priority"),
+            delivery=check_member(Delivery, delivery, "delivery"),
+            key=check_key(key),
+        )
         now = dt.datetime.fromtimestamp(self._wall(), dt.UTC)
         event = Event(self._new_id(), check_topic(topic), now, self._server, data, metadata)
         body = encode(event, self._rules.limits)
@@ -164,22 +173,31 @@ class EventBus:
 
         Args:
             pattern: `*` stands for one segment of a topic, `**` at the end for any number.
-            handler: an async function, or one that runs in a thread; takes an `Event`.
+            handler: an async function, or one that runs in a thread; takes an `Event`. From the thread it publishes
+                by ``asyncio.run_coroutine_threadsafe(state.publish(...), loop)``, with the loop of the store.
             group: of all servers' subscriptions with this group and pattern, one handles each event. None: all do.
+                What the store itself tells, such as ``state/updated``, is no event of groups.
 
         Raises:
-            InvalidTopic: the pattern, or the group's name, breaks the rules.
+            InvalidTopic: the pattern, or the group's name, breaks the rules, or such a group is told nothing.
+            InvalidEvent: the handler cannot be called.
+            WrongEventLoop: this runs in a thread, or another loop. Nothing was done.
         """
-        if not self._running:
-            raise Closed("the state store is not open")
+        self._check_open()
         compiled = compile_pattern(pattern)
-        readers = self._broadcasts() if group is None else self._group_readers(f"{check_group(group)}:{pattern}")
+        if not callable(handler):
+            raise InvalidEvent("handler", f"is a function that takes an event, not {type(handler).__name__}")
+        if group is None:
+            readers = self._broadcasts()
+        else:
+            readers = self._group_readers(f"{check_group(group, compiled)}:{pattern}")
         subscription = Subscription(
             compiled,
             handler,
             group=group,
             rules=self._rules.handlers,
             claim=None if group is None else lambda event: self._claims(readers.name, event),
+            clock=self._clock,
             ready=readers.ready,
             leave=self._leave,
             sleep=self._sleep,
@@ -194,24 +212,56 @@ class EventBus:
     def announce(self, topic: str, data: Any) -> None:
         """Give this server's broadcast subscriptions an event that only concerns this server, without promise."""
         if self.subscriptions:
-            now = dt.datetime.fromtimestamp(self._wall(), dt.UTC)
-            self.deliver_local(Event(self._new_id(), topic, now, self._server, data, Metadata()))
+            self.deliver_local(self._announcement(topic, data))
+
+    def _announcement(self, topic: str, data: Any) -> Event:
+        now = dt.datetime.fromtimestamp(self._wall(), dt.UTC)
+        frozen = freeze_within(data, self._rules.limits.depth_max)  # several handlers get the same
+        priority = Priority.CRITICAL if topic == STATE_RESET else Priority.MEDIUM
+        return Event(self._new_id(), topic, now, self._server, frozen, Metadata(priority=priority))
 
     def deliver_local(self, event: Event) -> None:
         """Give an event to this server's broadcast subscriptions alone, without promise."""
         self._push(event, broadcast_only=True)
 
+    def _check_open(self) -> None:
+        if not self._running:
+            raise Closed("the state store is not open")
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError as fault:
+            raise WrongEventLoop("this is a thread without the store's event loop: " + FROM_A_THREAD) from fault
+        if loop is not self._loop:
+            raise WrongEventLoop("this store was opened in another event loop: " + FROM_A_THREAD)
+
     async def _leave(self, subscription: Subscription) -> None:
-        readers = self._readers.pop(subscription, None)
-        if readers is None:
-            return
-        self.subscriptions.remove(subscription)
-        await subscription.stop()
-        readers.subscriptions.remove(subscription)
-        if not readers.subscriptions:
-            if readers is self._broadcast:
-                self._broadcast = None
-            await readers.stop()
+        """End a subscription, once; whoever asks later waits for the same end."""
+        ending = self._ending.get(subscription)
+        if ending is None:
+            if subscription not in self._readers:
+                return
+            self.subscriptions.remove(subscription)
+            # A task of its own: whoever closes it may be cancelled, and what is half ended would read on for ever.
+            ending = asyncio.get_running_loop().create_task(self._end(subscription), name="holdfast events ending")
+            self._ending[subscription] = ending
+        elif subscription.is_caller:
+            return  # that end waits for the handler that asks
+        await asyncio.shield(ending)
+
+    async def _end(self, subscription: Subscription) -> None:
+        readers = self._readers[subscription]
+        if subscription.group is None:
+            readers.subscriptions.remove(subscription)
+        try:
+            await subscription.stop()
+            if subscription.group is not None:  # until here: what no subscription is there for counts as settled
+                readers.subscriptions.remove(subscription)
+            if not readers.subscriptions:
+                if readers is self._broadcast:
+                    self._broadcast = None
+                await readers.stop()
+        finally:
+            del self._readers[subscription], self._ending[subscription]
 
     def _broadcasts(self) -> Readers:
         if self._broadcast is None:
@@ -254,7 +304,17 @@ class EventBus:
         rank = PRIORITIES.index(event.metadata.priority)
         for each in self.subscriptions:
             if (each.group is None or not broadcast_only) and each.pattern.matches(event.type):
-                each.push(Waiting(event, rank))
+                dropped = each.push(Waiting(event, rank, arrived=self._clock.monotonic()))
+                if dropped is not None and dropped.event.type in FEED_TOPICS:
+                    self._remind(each)
+
+    def _remind(self, late: Subscription) -> None:
+        """Tell a subscription that it missed changes; if it does not listen to that, those of this server that do."""
+        listening = [each for each in self.subscriptions if each.group is None and each.pattern.matches(STATE_RESET)]
+        data = {"reason": "this subscriber was too slow", "timestamp": round(self._wall() * 1000)}
+        reset = self._announcement(STATE_RESET, data)
+        for each in [late] if late in listening else listening:
+            each.remind(Waiting(reset, PRIORITIES.index(Priority.CRITICAL)))
 
     def _hint(self, partition: int) -> None:
         for readers in set(self._readers.values()):

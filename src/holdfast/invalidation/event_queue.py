@@ -1,7 +1,7 @@
 """What one subscription has yet to handle (pure): the most urgent first, each lane in its order.
 
 Reliable events are bounded by whoever hands them in. Of the others at most so many wait: then the oldest of the least
-urgent gives way, be it the new one itself.
+urgent gives way, be it the new one itself. One reminder may wait beside them, which goes first.
 """
 
 from __future__ import annotations
@@ -30,6 +30,14 @@ class Origin(Protocol):
         """It is done with; a fault says why it was given up."""
         ...
 
+    def park(self) -> None:
+        """It waits for another of its lane, which waits to be tried again: nothing goes on until then."""
+        ...
+
+    def unpark(self) -> None:
+        """It goes on."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class Waiting:
@@ -40,6 +48,7 @@ class Waiting:
         lane: events with the same lane are handled in the order in which they came; None: it has no others to heed.
         origin: where it came from, if that must be told what becomes of it.
         failures: of the handler with it so far.
+        arrived: when, by the monotonic clock, if it has no origin.
     """
 
     event: Event
@@ -47,6 +56,7 @@ class Waiting:
     lane: Hashable | None = None
     origin: Origin | None = None
     failures: int = 0
+    arrived: float = 0.0
 
 
 class EventQueue:
@@ -63,9 +73,11 @@ class EventQueue:
         self._kept: list[deque[Waiting]] = [deque() for _ in range(ranks)]
         self._held: dict[Hashable, deque[Waiting]] = {}
         self._live_count = 0
+        self._reminder: Waiting | None = None
 
     def __len__(self) -> int:
-        return self._live_count + sum(map(len, self._kept)) + sum(map(len, self._held.values()))
+        reliable = sum(map(len, self._kept)) + sum(map(len, self._held.values()))
+        return self._live_count + reliable + (self._reminder is not None)
 
     def push(self, item: Waiting) -> Waiting | None:
         """Put an event at the end of its priority; returns the one that had to give way, if any."""
@@ -76,17 +88,26 @@ class EventQueue:
         self._live_count += 1
         return self._drop() if self._live_count > self._live_max else None
 
+    def remind(self, item: Waiting) -> None:
+        """Put an event before all others, unless one waits there already; it never gives way."""
+        self._reminder = self._reminder or item
+
     def pop(self) -> Waiting | None:
         """Take the next event that no other holds up; None if there is none.
 
         Of one priority those with an origin come first: whoever reads them is waiting to read on.
         """
+        if self._reminder is not None:
+            item, self._reminder = self._reminder, None
+            return item
         for kept, live in zip(self._kept, self._live, strict=True):
             while kept:
                 item = kept.popleft()
                 if item.lane is None or item.lane not in self._held:
                     return item
                 self._held[item.lane].append(item)
+                if item.origin is not None:
+                    item.origin.park()
             if live:
                 self._live_count -= 1
                 return live.popleft()
@@ -99,12 +120,24 @@ class EventQueue:
     def release(self, item: Waiting) -> None:
         """Put what was held with an event back, before all others of its priority."""
         held = self._held.pop(self._lane(item), ())
+        for each in held:
+            if each.origin is not None:
+                each.origin.unpark()
         self._kept[item.rank].extendleft(reversed(held))
 
     def withdraw(self, source: object) -> None:
         """Forget what came from a source and is not held; what is held is told apart when it is released."""
         for rank, kept in enumerate(self._kept):
             self._kept[rank] = deque(item for item in kept if item.origin is None or item.origin.source is not source)
+
+    def clear(self) -> list[Waiting]:
+        """Forget everything; returns what had an origin, held or not."""
+        found = [item for items in (*self._kept, *self._held.values()) for item in items]
+        for items in (*self._kept, *self._live):
+            items.clear()
+        self._held.clear()
+        self._live_count, self._reminder = 0, None
+        return found
 
     def _drop(self) -> Waiting:
         self._live_count -= 1

@@ -20,7 +20,9 @@ from holdfast.protocols import Dead, EventTransport, Exchange, Exchanged, Handed
 
 logger = logging.getLogger("holdfast")
 ROOM: Final = 64
-"""Events of one partition and priority that are handed out and not settled, at most."""
+"""Events of one partition and priority that are handed out and not settled, at most, but for those that are parked."""
+OPEN_MAX: Final = 1024
+"""The same with those that are parked: behind so many of keys that fail, all others of the partition wait."""
 IDLE_SECONDS: Final = 2.0
 """Between two calls at most; sooner if a lease needs it, or something asks for one."""
 GAP_SECONDS: Final = 0.002
@@ -103,9 +105,12 @@ class PartitionReader:
         self._valid_until = -math.inf
         self._in_doubt = False
         self._open: list[dict[str, None]] = [{} for _ in PRIORITIES]
+        self._parked: list[set[str]] = [set() for _ in PRIORITIES]
         self._settled: list[dict[str, None]] = [{} for _ in PRIORITIES]
         self._dead: dict[tuple[int, str], Dead] = {}
         self._leaving = False
+        self._failing_since: float | None = None
+        self._has_warned = False
         self._swept_at = -math.inf
         self._unswept = False
         self._wake = asyncio.Event()
@@ -133,7 +138,7 @@ class PartitionReader:
                 if self._epoch and (any(self._settled) or self._dead):
                     await self._transport.exchange(self.partition, self._told(room=0, wanted=False))
                 await self._transport.leave(self.partition, self._reader, self._owner, forget=forget)
-        except (HoldfastError, TimeoutError) as fault:
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the lease ends what is left, and others are to stop too
             logger.debug("events: partition %d is left to its lease: %s", self.partition, fault)
         self._lose()
 
@@ -155,11 +160,23 @@ class PartitionReader:
         if life != self.life:
             return
         self._open[rank].pop(entry, None)
+        self._parked[rank].discard(entry)
         if dead is not None:
             self._dead[rank, entry] = dead
         else:
             self._settled[rank][entry] = None
         self._wake.set()
+
+    def park(self, life: int, rank: int, entry: str) -> None:
+        """An event waits for another of its key: it does not keep those of other keys from being read."""
+        if life == self.life:
+            self._parked[rank].add(entry)
+            self._wake.set()
+
+    def unpark(self, life: int, rank: int, entry: str) -> None:
+        """It waits no more."""
+        if life == self.life:
+            self._parked[rank].discard(entry)
 
     async def _run(self) -> None:
         while True:
@@ -186,15 +203,29 @@ class PartitionReader:
             await self._sweep()
         except HoldfastError as fault:
             self._in_doubt = True
-            logger.debug("events: partition %d: %s", self.partition, fault)
+            self._log(fault)
             return True
         except Exception as fault:  # noqa: BLE001 - the loop must outlive any fault of this package, shown as such
             self._in_doubt = True
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "holdfast: a partition of events could not be read", "exception": fault}
-            )
+            self._report("a partition of events could not be read", fault)
             return True
+        self._failing_since = None
         return False
+
+    def _log(self, fault: HoldfastError) -> None:
+        """Warn once of a partition that fails for longer than a lease: nobody may be reading it any more."""
+        now = self._clock.monotonic()
+        if self._failing_since is None:
+            self._failing_since, self._has_warned = now, False
+        if not self._has_warned and now - self._failing_since >= self._lease_seconds:
+            self._has_warned = True
+            logger.warning("events: reader %s cannot read partition %d: %s", self._reader, self.partition, fault)
+        else:
+            logger.debug("events: partition %d: %s", self.partition, fault)
+
+    @staticmethod
+    def _report(what: str, fault: Exception) -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": f"holdfast: {what}", "exception": fault})
 
     async def _exchange(self) -> None:
         wanted = bool(self._epoch) or self._share.wants_more
@@ -232,12 +263,16 @@ class PartitionReader:
             epoch=self._epoch,
             wanted=wanted,
             renewed=self._in_doubt,
-            room=[max(0, room - len(entries)) for entries in self._open],
+            room=[self._room(rank, room) for rank in range(len(PRIORITIES))],
             settled=[list(entries) for entries in self._settled],
             dead=list(self._dead.values()),
             lease_seconds=self._lease_seconds,
             idle_seconds=self._idle_seconds,
         )
+
+    def _room(self, rank: int, room: int) -> int:
+        opened = len(self._open[rank])
+        return max(0, min(room - opened + len(self._parked[rank]), OPEN_MAX - opened)) if room else 0
 
     def _hand_on(self, answer: Exchanged) -> None:
         for event in answer.events:
@@ -247,7 +282,12 @@ class PartitionReader:
             if (event.rank, event.entry) in self._dead:
                 continue
             entries[event.entry] = None
-            self._take(self, event)
+            try:
+                self._take(self, event)
+            except Exception as fault:  # noqa: BLE001 - one event that we cannot take must not hold up all behind it
+                self._report("an event could not be taken", fault)
+                reason = f"it could not be taken: {type(fault).__name__}"
+                self.settle(self.life, event.rank, event.entry, Dead(event.rank, event.entry, reason, event.times))
 
     def _confirm(self, told: Exchange) -> None:
         for entries, done in zip(self._settled, told.settled, strict=True):
@@ -283,6 +323,7 @@ class PartitionReader:
     def _begin_life(self) -> None:
         self.life += 1
         self._in_doubt = True
-        for entries in self._open:
+        for entries, parked in zip(self._open, self._parked, strict=True):
             entries.clear()
+            parked.clear()
         self._withdraw(self)

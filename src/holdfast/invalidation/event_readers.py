@@ -42,6 +42,14 @@ class Shared:
         if self._left <= 0:
             self.source.settle(self._life, self._handed.rank, self._handed.entry, self._dead)
 
+    def park(self) -> None:
+        """It takes no room while it waits for another one of its key."""
+        self.source.park(self._life, self._handed.rank, self._handed.entry)
+
+    def unpark(self) -> None:
+        """It takes room again."""
+        self.source.unpark(self._life, self._handed.rank, self._handed.entry)
+
 
 class Readers:
     """One reader: of a group, or of all broadcast subscriptions of this server.

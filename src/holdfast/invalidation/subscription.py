@@ -2,7 +2,7 @@
 
 A handler is called with one event at a time. An async one runs in a task of its own and is cancelled when its time is
 over; any other function runs in a thread of its own, which cannot be stopped: the next call waits for it, as a part of
-its own time.
+its own time, and the process ends without it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
+from holdfast.clock import Clock
+from holdfast.errors import Closed
 from holdfast.events import PRIORITIES, Event
 from holdfast.invalidation.event_queue import EventQueue, Origin, Waiting
+from holdfast.invalidation.handler_thread import HandlerThread
 from holdfast.invalidation.topics import Pattern
 
 logger = logging.getLogger("holdfast")
@@ -29,8 +32,14 @@ GRACE_SECONDS: Final = 1.0
 DRAIN_SECONDS: Final = 5.0
 """How long the end of a subscription waits for its handler."""
 BACKOFF_MAX_SECONDS: Final = 60.0
+CLAIMABLE_SECONDS: Final = 45.0
+"""How long an event without promise may wait here and still be claimed. A claim is known for `CLAIM_SECONDS` only:
+somebody who is further behind would not see that another had it, and handle it too."""
+FAULT_CHARS_MAX: Final = 1000
 
 Handler = Callable[[Event], Any]
+_handling: ContextVar[asyncio.Task[None] | None] = ContextVar("holdfast_handling", default=None)
+"""The call of a handler that this code is a part of, be it in a task that the handler made."""
 
 
 class HandlerRules(msgspec.Struct, frozen=True):
@@ -57,7 +66,8 @@ class SubscriptionCounters:
         delivered: calls of the handler that returned.
         failed: calls that raised.
         timed_out: calls that took too long.
-        dropped: events without promise that gave way in a full queue.
+        dropped: events without promise that gave way in a full queue, or waited so long that a group's other member
+            may have had them.
         duplicates: calls with an event that may have been handled before.
         dead: reliable events that were given up.
     """
@@ -75,6 +85,7 @@ class Subscription:
 
     Args:
         claim: says whether this server may handle an event that was sent to all; None: it may.
+        clock: tells how long such an event has waited.
         ready: waits until its reader has its place.
         leave: takes it off the bus.
         sleep: pauses, seconds.
@@ -88,6 +99,7 @@ class Subscription:
         group: str | None,
         rules: HandlerRules,
         claim: Callable[[Event], Awaitable[bool]] | None,
+        clock: Clock,
         ready: Callable[[], Awaitable[None]],
         leave: Callable[[Subscription], Awaitable[None]],
         sleep: Callable[[float], Awaitable[object]],
@@ -99,33 +111,63 @@ class Subscription:
         self._is_async = _is_async(handler)
         self._rules = rules
         self._claim = claim
+        self._clock = clock
         self._ready, self._leave = ready, leave
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._sleep = sleep
         self._queue = EventQueue(ranks=len(PRIORITIES), live_max=rules.queue_max)
         self._seen: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._work: asyncio.Task[None] | None = None
+        self._in_hand: Waiting | None = None
         self._pauses: set[asyncio.Task[None]] = set()
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = HandlerThread()
 
     def __len__(self) -> int:
         """How many events wait for the handler here."""
         return len(self._queue)
 
     async def ready(self) -> None:
-        """Wait until it has its place: what is published reliably from now on will reach it, or its group."""
-        await self._ready()
+        """Wait until it has its place: what is published reliably from now on will reach it, or its group.
+
+        Raises:
+            Closed: it was closed before.
+        """
+        either: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(each) for each in (self._ready(), self._stopping.wait())
+        ]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in either:
+                each.cancel()
+        if self._stopping.is_set():
+            raise Closed("the subscription is closed")
 
     async def close(self) -> None:
-        """End the subscription; may be called twice. A group's position stays, for its other members or later ones."""
+        """End the subscription; may be called twice. A group's position stays, for its other members or later ones.
+
+        Returns when it has ended. If the caller is cancelled meanwhile it ends all the same. Called by its own handler
+        it does not wait for that.
+        """
         await self._leave(self)
 
-    def push(self, item: Waiting) -> None:
-        """Take an event over."""
-        if self._queue.push(item) is not None:
-            self.counters.dropped += 1
+    @property
+    def is_caller(self) -> bool:
+        """Whether this is asked by the handler, in the call that goes on now."""
+        return self._work is not None and _handling.get() is self._work
+
+    def push(self, item: Waiting) -> Waiting | None:
+        """Take an event over; returns the one that had to give way, if any."""
+        dropped = self._queue.push(item)
+        self.counters.dropped += dropped is not None
+        self._wake.set()
+        return dropped
+
+    def remind(self, item: Waiting) -> None:
+        """Take over what is to be handled next, and never dropped; of several that wait the first will do."""
+        self._queue.remind(item)
         self._wake.set()
 
     def withdraw(self, source: object) -> None:
@@ -141,11 +183,11 @@ class Subscription:
 
     async def stop(self) -> None:
         """Let the handler end, for a while, and call it no more; may be called twice, and by the handler itself."""
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
         task, self._task = self._task, None
-        if asyncio.current_task() is self._work:
-            task = None  # it ends when we return
+        if self.is_caller:
+            task = None  # it ends when the handler returns
         if task is not None:
             await asyncio.wait([task], timeout=DRAIN_SECONDS)
         tasks = [*self._pauses, *([task] if task is not None else [])]
@@ -153,27 +195,42 @@ class Subscription:
             each.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+        if task is not None and self._in_hand is not None:
+            self._abandon(self._in_hand)
+        for item in self._queue.clear():
+            self._abandon(item)
+        self._thread.stop()
+
+    def _abandon(self, item: Waiting) -> None:
+        """Others of this server may have the event too, and nobody reads on before all are done with it.
+
+        What a group has not settled is left to its next member.
+        """
+        if self.group is None and item.origin is not None:
+            item.origin.settle()
 
     async def _run(self) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             item = self._queue.pop()
             if item is None:
                 await self._wake.wait()
                 self._wake.clear()
                 continue
+            self._in_hand = item
             try:
                 await self._deliver(item)
             except Exception as fault:  # noqa: BLE001 - the loop must outlive any fault of this package, shown as such
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "holdfast: an event could not be delivered", "exception": fault}
                 )
+                if item.origin is not None:
+                    self._failed(item, item.origin, _in_words(fault))
+            self._in_hand = None
 
     async def _deliver(self, item: Waiting) -> None:
         origin = item.origin
         if origin is None:
-            if self._claim is None or await self._claim(item.event):
+            if await self._may_handle(item):
                 await self._call(item.event)
         elif origin.holds():
             fault = await self._call(self._labelled(item))
@@ -182,7 +239,18 @@ class Subscription:
             else:
                 self._failed(item, origin, fault)
 
+    async def _may_handle(self, item: Waiting) -> bool:
+        if self._claim is None:
+            return True
+        if self._clock.monotonic() - item.arrived > CLAIMABLE_SECONDS:
+            self.counters.dropped += 1
+            return False
+        return await self._claim(item.event)
+
     def _failed(self, item: Waiting, origin: Origin, fault: str) -> None:
+        if self._stopping.is_set():
+            self._abandon(item)  # nobody would end a pause that begins now
+            return
         item.failures += 1
         if item.failures >= self._rules.attempts_max:
             self.counters.dead += 1
@@ -236,21 +304,29 @@ class Subscription:
             return None
         self.counters.failed += 1
         logger.debug("a handler of %s failed", self.pattern.text, exc_info=fault)
-        return f"{type(fault).__name__}: {fault}"[:1000]
+        return _in_words(fault)
 
     async def _handle(self, event: Event) -> None:
+        _handling.set(asyncio.current_task())
         if self._is_async:
             await self._handler(event)
             return
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="holdfast-events")
-        result = await asyncio.get_running_loop().run_in_executor(self._thread, self._handler, event)
+        result = await self._thread.call(self._handler, event)
         if inspect.isawaitable(result):  # a function that returns a coroutine, such as a lambda
             await result
 
 
 def _is_async(handler: Handler) -> bool:
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+def _in_words(fault: BaseException) -> str:
+    """What an exception says, as text that can be sent: it may hold what UTF-8 cannot, or fail to say anything."""
+    try:
+        words = f"{type(fault).__name__}: {fault}"
+    except Exception:  # noqa: BLE001 - it is a handler's, and what it does when asked is not known
+        words = type(fault).__name__
+    return words[:FAULT_CHARS_MAX].encode("utf-8", "replace").decode()
 
 
 def _retrieve(work: asyncio.Task[None]) -> None:

@@ -15,6 +15,15 @@ from holdfast.errors import InvalidTopic
 
 SEGMENTS_MAX: Final = 16
 TOPIC_CHARS_MAX: Final = 256
+STATE_UPDATED: Final = "state/updated"
+CONFIG_CHANGED: Final = "config/changed"
+ROUTINE_MODIFIED: Final = "routine/modified"
+INVALIDATE_L1: Final = "cache/invalidate_l1"
+STATE_RESET: Final = "state/reset"
+FEED_TOPICS: Final = frozenset({STATE_UPDATED, CONFIG_CHANGED, ROUTINE_MODIFIED, INVALIDATE_L1, STATE_RESET})
+"""What each server tells its own subscribers as it follows the change feed; see `announcing`."""
+RESERVED: Final = FEED_TOPICS | {"cache/inconsistent"}
+"""What the store alone tells, the last of them by the verifier; it would mislead if others published it."""
 _SEGMENT: Final = re.compile(r"[a-z0-9_.-]{1,64}\Z")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _RULE: Final = "segments are 1 to 64 of a-z 0-9 _ . -"
@@ -45,8 +54,10 @@ def check_topic(topic: str) -> str:
     """Return the topic unchanged if events can be published to it.
 
     Raises:
-        InvalidTopic: it breaks the rules above.
+        InvalidTopic: it breaks the rules above, or is one that the store alone tells.
     """
+    if topic in RESERVED:
+        raise InvalidTopic(f"topic {topic!r}: the store itself tells it, and nobody else may")
     for segment in _split(topic, "topic"):
         if not _SEGMENT.match(segment):
             raise InvalidTopic(f"topic {topic!r}: {segment!r}: {_RULE}")
@@ -68,12 +79,14 @@ def compile_pattern(text: str) -> Pattern:
     return Pattern(text, tuple(segments), is_open)
 
 
-def check_group(name: str) -> str:
-    """Return the name unchanged if it can name a group.
+def check_group(name: str, pattern: Pattern) -> str:
+    """Return the name unchanged if it can name a group for a pattern.
 
     Raises:
-        InvalidTopic: not 1 to 64 of ``a-z A-Z 0-9 _ . -``.
+        InvalidTopic: not 1 to 64 of ``a-z A-Z 0-9 _ . -``, or the pattern is a topic that no group is told.
     """
+    if pattern.text in RESERVED:
+        raise InvalidTopic(f"group {name!r}: each server tells {pattern.text!r} to its own: subscribe without a group")
     if not isinstance(name, str) or not _NAME.match(name):
         raise InvalidTopic(f"group {name!r}: use 1 to 64 of a-z, A-Z, 0-9, _, . and -")
     return name

@@ -15,6 +15,7 @@ from holdfast.events import PRIORITIES
 from holdfast.protocols import Append, DeadLetter, Exchange, Exchanged, Handed, Replayed
 
 PARTITIONS: Final = 4
+CLAIM_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ class EventHub:
         self.backlog_max = backlog_max
         self.contents = [_Partition() for _ in range(partitions)]
         self.listeners: dict[object, tuple[Callable[[bytes], None], Callable[[int], None]]] = {}
-        self.claims: set[tuple[str, str]] = set()
+        self.claims: dict[tuple[str, str], float] = {}
         self.away = False
         self.deaf = False
         self.lose_answers = 0
@@ -124,8 +125,10 @@ class MemoryEvents:
     async def claim(self, reader: str, event: str) -> bool:
         """Claim an event; see `EventTransport.claim`."""
         self._check()
+        now = self._hub.clock.monotonic()
+        self._hub.claims = {claim: until for claim, until in self._hub.claims.items() if until > now}
         is_first = (reader, event) not in self._hub.claims
-        self._hub.claims.add((reader, event))
+        self._hub.claims.setdefault((reader, event), now + CLAIM_SECONDS)
         return is_first
 
     async def append(self, partition: int, events: Sequence[Append]) -> Sequence[bool]:
