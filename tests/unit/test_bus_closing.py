@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fix_events import Notes, Stage, finish, until
+from fix_events import Notes, Stage, finish, letters, until
 from fix_loop import settle
 from holdfast.errors import Closed
 from holdfast.events import Delivery, Event
@@ -264,3 +264,23 @@ async def test_a_reader_that_cannot_tell_how_it_ends_ends() -> None:
         bus._transport.leave = leave  # type: ignore[method-assign]
     await settle()
     assert len(asyncio.all_tasks()) == before
+
+
+async def test_the_last_failure_counts_though_the_subscription_is_closing() -> None:
+    """The event is a dead letter, and does not begin anew with the group's next member."""
+    stage, notes, later = Stage(attempts_max=1), Notes(), Notes()
+    notes.gate.clear()
+    notes.failures = 1
+    async with stage.server() as bus:
+        subscription = bus.subscribe("**", notes, group="g")
+        await subscription.ready()
+        await bus.publish("x", 1, delivery=RELIABLE)
+        await notes.until(1)
+        closing = asyncio.ensure_future(subscription.close())
+        await settle()
+        notes.gate.set()
+        await closing
+        assert [letter.reason for letter in await letters(stage)] == ["ValueError: no 1"]
+        await bus.subscribe("**", later, group="g").ready()
+        await settle()
+        assert later.events == []

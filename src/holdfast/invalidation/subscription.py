@@ -248,14 +248,14 @@ class Subscription:
         return await self._claim(item.event)
 
     def _failed(self, item: Waiting, origin: Origin, fault: str) -> None:
-        if self._stopping.is_set():
-            self._abandon(item)  # nobody would end a pause that begins now
-            return
         item.failures += 1
         if item.failures >= self._rules.attempts_max:
             self.counters.dead += 1
             logger.warning("event %s (%s) was given up: %s", item.event.id, item.event.type, fault)
             origin.settle(fault, attempts=item.failures)
+            return
+        if self._stopping.is_set():
+            self._abandon(item)  # nobody would end a pause that begins now
             return
         self._queue.hold(item)
         pause = asyncio.get_running_loop().create_task(self._retry(item), name="holdfast events backoff")
