@@ -45,7 +45,7 @@ from holdfast.events import Delivery, Event, Metadata, Priority
 from holdfast.invalidation.rules import RULES, Dependents, Impact, Rule
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
-from holdfast.protocols import Invalidation, Isolation
+from holdfast.protocols import Invalidation, Isolation, Replayed
 from holdfast.scopes import Scope
 from holdfast.settings import Settings
 from holdfast.store import StateStore
@@ -88,6 +88,7 @@ __all__ = [
     "Overloaded",
     "Priority",
     "Receipt",
+    "Replayed",
     "Routine",
     "Rule",
     "RunContextSnapshot",
