@@ -62,7 +62,7 @@ async def main():
         heard = asyncio.Event()
         async def hear(event):
             heard.set()
-        other.subscribe("goals/reached", hear)
+        await other.subscribe("goals/reached", hear).ready()
         await events(state)
         async with asyncio.timeout(30):
             await heard.wait()
