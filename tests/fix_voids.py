@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from fix_clock import Ticking
 from fix_races import until
 from holdfast.documents import BotParticipant, Swarm, encode
 from holdfast.flows import Flows
@@ -81,7 +82,7 @@ async def until_trusted(l2: MemoryCache, flows: Flows, clock: ManualClock) -> No
 @asynccontextmanager
 async def fleet(*documents: tuple[Key, Any], tags_max: int = 100) -> AsyncIterator[Fleet]:
     """Two servers that hold documents in L1, as L2 does; L3 holds them anew, and nobody was told."""
-    clock, l3 = ManualClock(), MemoryStorage(tags_max=tags_max)
+    clock, l3 = Ticking(), MemoryStorage(tags_max=tags_max)
     l2 = MemoryCache(clock)
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(one_more(l2, l3, clock)) for _ in range(2)]

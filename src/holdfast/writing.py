@@ -100,8 +100,11 @@ class Writer:
             [write.key for write, _ in writes], self._l3.save([write for write, _ in writes])
         )
         self.adopt()
+        contested = {key for key in versions if cache.is_contested(key, ticket)}
         self.tell(versions)
         for write, document in writes:
+            if write.key in contested:
+                continue  # another change of the key was told meanwhile; only L3 knows which came last
             held = cache.fill(
                 write.key,
                 document,

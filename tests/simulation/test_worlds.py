@@ -38,6 +38,7 @@ CAUGHT_IN: dict[str, str | None] = {
 """Mutants that one of the first worlds finds out, and the theme of these worlds; None: any. The others need
 schedules that are rarer: `unit/test_rule_mutants.py` has a test for each."""
 LONG_SEEDS = range(1_000, 11_000)
+BROKEN_ONCE = (1105, 10884)
 
 
 def first_faulty(seeds: range, theme: str | None = None) -> tuple[int, list[str]] | None:
@@ -79,6 +80,12 @@ def test_a_seed_repeats_itself() -> None:
 
     assert simulate(3, trace) == simulate(3, trace)
     assert simulate(3, trace) != simulate(4, trace)
+
+
+@pytest.mark.parametrize("seed", BROKEN_ONCE)
+def test_a_promise_once_broken_is_kept(seed: int) -> None:
+    """Seeds in which servers believed an older state of a row with a higher version than their own last write."""
+    assert simulate(seed, run_world) == []
 
 
 @pytest.mark.prove

@@ -80,6 +80,18 @@ def test_the_highest_version_counts() -> None:
     assert found.fenced(KEY) == 9
 
 
+def test_what_was_written_here_is_not_believed_before_a_later_poll() -> None:
+    """The version drawn may be lower than that of an older state (V1), and a reply may be late: no number proves it."""
+    found = advanced((0.0, 10))
+    found.note(KEY, 9, 1.0)
+    found.note_unheard(KEY, 1.0)
+    assert (found.fenced(KEY), found.fenced(OTHER)) == (ANY_VERSION, 0)
+    found.advance(Cursor(L3, snapshot(20)), 1.0)
+    assert found.fenced(KEY) == ANY_VERSION, "it may have begun before"
+    found.advance(Cursor(L3, snapshot(20)), 1.1)
+    assert found.fenced(KEY) == 9
+
+
 def test_a_whole_kind_is_barred() -> None:
     """After a change of any number of its keys, no answer for the kind counts while the map remembers."""
     found = advanced((0.0, 10))

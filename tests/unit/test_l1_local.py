@@ -8,7 +8,7 @@ from fix_l1 import KEY, TTL, Cache
 from holdfast.entry import MISSING
 from holdfast.keys import Key
 from holdfast.protocols import ANY_VERSION
-from holdfast.tiers.l1_local import FENCES_PER_ENTRY
+from holdfast.tiers.l1_local import FENCES_PER_ENTRY, LocalCache
 
 OTHER, TEAM = Key("bot", "b2"), Key("team", "b1")
 
@@ -330,3 +330,16 @@ def test_the_entries_of_a_tag_are_forgotten_and_fills_of_before_refused() -> Non
     assert cache.fill(keys[0])
     cache.local.flush_tags(None)
     assert [cache.held(key) is not None for key in keys] == [True, False, True, False]
+
+
+def test_a_write_is_contested_by_a_fence_that_came_meanwhile() -> None:
+    """Of two writes under way the version does not say which came last: neither may fill after the other was told."""
+    cache = LocalCache(entries_max=10, ttl_seconds=60.0, clock=lambda: 0.0)
+    ticket, key = cache.ticket(), Key("bot", "b1")
+    assert not cache.is_contested(key, ticket)
+    cache.fence(key, 47)
+    assert cache.is_contested(key, ticket)
+    assert not cache.is_contested(key, cache.ticket())
+    ticket = cache.ticket()
+    cache.flush()
+    assert cache.is_contested(key, ticket)

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from fix_clock import Ticking
 from fix_loop import settle
 from fix_races import until_l2_is_trusted
 from fix_relay import KEYS, A, B, Bench, Line, begun
@@ -15,7 +16,7 @@ from holdfast.errors import TierUnavailable
 from holdfast.flows import Flows
 from holdfast.invalidation.relay import Relay
 from holdfast.protocols import SHARED_SCOPE, Watermark
-from holdfast.testing import ManualClock, MemoryCache, MemoryFeed, MemoryStorage
+from holdfast.testing import MemoryCache, MemoryFeed, MemoryStorage
 from holdfast.testing.door import connect_flows
 
 
@@ -223,11 +224,11 @@ async def test_a_whole_kind_raises_its_generation_before_watermarks_move(bench: 
 
 async def test_before_the_fence_arrives_nobody_believes_the_old_value() -> None:
     """While the relay is held up, servers go by what the feed, or their own write, told them of the key."""
-    l3, l2 = MemoryStorage(), MemoryCache(ManualClock())
+    l3, l2 = MemoryStorage(), MemoryCache(clock := Ticking())
     line = Line(l2)
     async with (
-        connect_flows(l2=l2, l3=l3, relay=(MemoryFeed(l3), line)) as writer,
-        connect_flows(l2=l2, l3=l3, relay=(MemoryFeed(l3), line)) as reader,
+        connect_flows(clock=clock, l2=l2, l3=l3, relay=(MemoryFeed(l3), line)) as writer,
+        connect_flows(clock=clock, l2=l2, l3=l3, relay=(MemoryFeed(l3), line)) as reader,
     ):
         servers = (writer, reader)
         await until_l2_is_trusted(*servers)
@@ -244,9 +245,9 @@ async def test_before_the_fence_arrives_nobody_believes_the_old_value() -> None:
 
 async def test_before_the_fence_arrives_the_writer_does_not_believe_the_old_value() -> None:
     """Not even if its own feed says nothing: it knows what it wrote itself."""
-    l3, l2 = MemoryStorage(), MemoryCache(ManualClock())
+    l3, l2 = MemoryStorage(), MemoryCache(clock := Ticking())
     line, feed = Line(l2), MemoryFeed(l3)
-    async with connect_flows(l2=l2, l3=l3, feed=feed, relay=(MemoryFeed(l3), line)) as flows:
+    async with connect_flows(clock=clock, l2=l2, l3=l3, feed=feed, relay=(MemoryFeed(l3), line)) as flows:
         await until_l2_is_trusted(flows)
         await flows.store.bots.put("b1", Bot(name="old"))
         assert [await tier_of(flows) for _ in range(2)] == [Tier.L3, Tier.L2]

@@ -99,6 +99,7 @@ class ChangeApplier:
         now = self._clock.monotonic()
         self._history.told(now, key, version)
         self._tell(key, version, now)
+        self._view.note_unheard(key, now)
 
     def void_tags(self, generations: Mapping[str, int]) -> None:
         """Entries with these tags are void below these generations.

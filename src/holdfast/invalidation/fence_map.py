@@ -53,6 +53,7 @@ class FenceMap:
         )  # snapshots the map may start from next, by their poll's begin
         # By key: when it was noted last, its highest version, and when an unknown one (ANY_VERSION) was noted last.
         self._keys: OrderedDict[Key, tuple[float, int, float | None]] = OrderedDict()
+        self._unheard: dict[Key, float] = {}  # written here, and when, until a poll that began later
         self._began = -math.inf  # when the poll of the start began
         # When any number of a kind's keys changed, and the kind's generation that was known then.
         self._kinds: dict[str, tuple[float, int]] = {}
@@ -72,6 +73,7 @@ class FenceMap:
         self._start = None
         self._later.clear()
         self._keys.clear()
+        self._unheard.clear()
         self._kinds.clear()
         self._tags.clear()
 
@@ -86,6 +88,8 @@ class FenceMap:
         """A poll begun at `began` (monotonic seconds) has come to a cursor, and all it brought was noted."""
         self.learn(cursor.coherence)
         self._life = cursor.life
+        if self._unheard:
+            self._unheard = {key: at for key, at in self._unheard.items() if at >= began}
         if self._start is None:
             self._start = cursor.snapshot
         if not self._later or began - self._later[-1][0] >= _STEP_SECONDS:
@@ -104,6 +108,10 @@ class FenceMap:
         elif version > known:
             known = version
         self._keys[key] = (now, known, unknown_at)
+
+    def note_unheard(self, key: Key, now: float) -> None:
+        """This server wrote a key, and its feed has not come past that: no version proves that an answer is newer."""
+        self._unheard[key] = now
 
     def note_kind(self, kind: str, now: float) -> None:
         """Any number of a kind's keys changed: what L2 holds of them counts only from a later generation on.
@@ -153,6 +161,8 @@ class FenceMap:
             and (changed := self._kinds.get(key.kind))
             and self._coherence.shared_floor(key.kind) <= changed[1]
         ):
+            return ANY_VERSION
+        if self._unheard and key in self._unheard:
             return ANY_VERSION
         noted = self._keys.get(key)
         if noted is None:

@@ -215,6 +215,11 @@ class LocalCache:
             self._evict()
         return True
 
+    def is_contested(self, key: Key, ticket: int) -> bool:
+        """Whether a fence of a key came after a ticket: of two writes the version does not say which is the newer."""
+        arrival, _, _ = self._fences.get(key, (0, 0, 0))
+        return max(arrival, self._forgotten) > ticket
+
     def flush(self) -> None:
         """Forget everything, and refuse the fill of every read begun before now."""
         for shelf in self._shelves.values():
