@@ -12,6 +12,7 @@ from holdfast.testing import ManualClock, MemoryCache
 from holdfast.testing.conformance.l2_harness import KEY, L2Suite
 from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_client import RedisConnection
+from holdfast.tiers.l2_connect import RedisConnector
 from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l2_watermarks import watermark_key
@@ -122,12 +123,8 @@ def connection_to(
     *urls: str, clock: ManualClock | None = None, request_timeout: float = 5.0, connect_timeout: float = 5.0
 ) -> RedisConnection:
     """A connection, not yet made."""
-    return RedisConnection(
-        urls,
-        request_timeout_seconds=request_timeout,
-        connect_timeout_seconds=connect_timeout,
-        monotonic=(clock or SystemClock()).monotonic,
-    )
+    connector = RedisConnector(urls, request_timeout_seconds=request_timeout, connect_timeout_seconds=connect_timeout)
+    return RedisConnection(connector, monotonic=(clock or SystemClock()).monotonic)
 
 
 async def started(harness: RedisHarness) -> tuple[L2Suite, RedisL2]:

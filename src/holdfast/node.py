@@ -279,18 +279,12 @@ def connection_pool(settings: Settings, *, size_max: int | None = None) -> Conne
 
 
 def redis_connection(settings: Settings, clock: Clock) -> RedisConnection:
-    """The connection to L2; it is made when first needed."""
-    return RedisConnection(
-        settings.redis_urls,
-        request_timeout_seconds=settings.l2_request_timeout_seconds,
-        connect_timeout_seconds=settings.l2_connect_timeout_seconds,
-        monotonic=clock.monotonic,
-        ca_pem=redis_ca(settings),
-    )
+    """A connection to L2; it is made when first needed."""
+    return RedisConnection(redis_connector(settings), monotonic=clock.monotonic)
 
 
 def redis_connector(settings: Settings) -> RedisConnector:
-    """How clients of L2 are opened that are not shared."""
+    """How clients of L2 are opened."""
     return RedisConnector(
         settings.redis_urls,
         request_timeout_seconds=settings.l2_request_timeout_seconds,

@@ -58,20 +58,14 @@ async def connect_flows(
     clock = clock or ManualClock()
     storage = l3 if l3 is not None else MemoryStorage(registered.values(), seed=seed)
     cache = l2 if l2 is not None else MemoryCache(clock)
-    if isinstance(beneath := _beneath(storage), MemoryStorage):
-        feed = feed or MemoryFeed(beneath)
-        if relay is None and isinstance(sink := _beneath(cache), MemoryCache):
-            relay = (MemoryFeed(beneath), sink)
-    if feed is None:
-        raise SettingsError("connect_flows: an L3 that is not in memory needs its change feed: feed=...")
     flows = Flows(
         Given(
             settings=settings or Settings(),
             kinds=registered,
             l2=cache,
             l3=storage,
-            feed=feed,
-            relay=relay,
+            feed=feed or _feed_of(storage),
+            relay=relay or _relay_over(storage, cache),
             events=events or MemoryEvents(EventHub(clock)),
             new_id=lambda: uuid.uuid4().hex,  # servers of one test must differ, whatever their seed
             wall=clock.monotonic,
@@ -115,6 +109,20 @@ async def connect(
         kinds=kinds, l2=l2, l3=l3, events=transport, clock=clock, settings=settings, seed=seed
     ) as flows:
         yield flows.store
+
+
+def _feed_of(storage: Storage) -> MemoryFeed:
+    beneath = _beneath(storage)
+    if not isinstance(beneath, MemoryStorage):
+        raise SettingsError("connect_flows: an L3 that is not in memory needs its change feed: feed=...")
+    return MemoryFeed(beneath)
+
+
+def _relay_over(storage: Storage, cache: SharedCache) -> tuple[MemoryFeed, MemoryCache] | None:
+    beneath, sink = _beneath(storage), _beneath(cache)
+    if isinstance(beneath, MemoryStorage) and isinstance(sink, MemoryCache):
+        return MemoryFeed(beneath), sink
+    return None
 
 
 def _beneath(tier: object) -> object:

@@ -45,29 +45,13 @@ class RedisConnection:
     """A lazily connected client of L2.
 
     Args:
-        urls: any nodes of one cluster, or one server.
-        request_timeout_seconds: for one request.
-        connect_timeout_seconds: for one connection.
+        connector: opens its client.
         monotonic: clock in seconds, for the pause between attempts to connect and the age of the map of nodes.
-        ca_pem: certificates to trust instead of the system's, for `rediss` URLs.
     """
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        *,
-        request_timeout_seconds: float,
-        connect_timeout_seconds: float,
-        monotonic: Callable[[], float],
-        ca_pem: bytes | None = None,
-    ) -> None:
-        self._connector = RedisConnector(
-            urls,
-            request_timeout_seconds=request_timeout_seconds,
-            connect_timeout_seconds=connect_timeout_seconds,
-            ca_pem=ca_pem,
-        )
-        self._request_timeout_seconds = request_timeout_seconds
+    def __init__(self, connector: RedisConnector, *, monotonic: Callable[[], float]) -> None:
+        self._connector = connector
+        self._request_timeout_seconds = connector.request_timeout_seconds
         self._monotonic = monotonic
         self._client: Client | None = None
         self._topology: Topology | None = None

@@ -84,6 +84,7 @@ class RedisConnector:
 
     Attributes:
         addresses: of the URLs, without their passwords when shown.
+        request_timeout_seconds: as given.
 
     Raises:
         SettingsError: the URLs cannot be used together.
@@ -104,6 +105,7 @@ class RedisConnector:
             raise SettingsError("redis_urls: all nodes have the same scheme, user and password")
         if self.addresses[0].user and not self.addresses[0].password:
             raise SettingsError("redis_urls: there is a user without a password")
+        self.request_timeout_seconds = request_timeout_seconds
         self._request_timeout_ms = max(1, round(request_timeout_seconds * 1000))
         self._connect_timeout_ms = max(1, round(connect_timeout_seconds * 1000))
         self._tls = TlsAdvancedConfiguration(root_pem_cacerts=ca_pem) if ca_pem else None
