@@ -13,8 +13,8 @@ from fix_tiers import flows_of, make_deaf
 from fix_transactions import AFTER, BEFORE, NOTES, change_all, held, prepare
 from holdfast import Bot, Consistency, IncarnationChanged, Scope
 from holdfast.node import OpenStore
-from holdfast.scopes.tokens import TOKEN_CHARACTERS_MAX
 from holdfast.settings import Settings
+from holdfast.token_text import TOKEN_CHARACTERS_MAX
 from integration.test_incarnation import become_another, until_all_learnt
 
 BOUND_SECONDS = 30.0

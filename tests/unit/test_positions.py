@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.errors import InvalidToken
-from holdfast.invalidation.positions import TOKEN_BYTES_MAX, Position, position_of, token_of
+from holdfast.invalidation.positions import Position, position_of, token_of
 from holdfast.protocols import Coherence, Cursor, Snapshot
+from holdfast.token_text import TOKEN_CHARACTERS_MAX
 
 LIFE = ("1764441649123456",)
 GOLDEN = "AZXEEBI0VniavN7wEjRWeJq83vCwMTc2NDQ0MTY0OTEyMzQ1NpPNAwICApLNAwYBB0AKLZw"
@@ -45,7 +46,7 @@ def test_a_position_comes_back(position: Position) -> None:
         position.given,
     )
     token = token_of(anchored)
-    assert len(token) <= TOKEN_BYTES_MAX
+    assert len(token) <= TOKEN_CHARACTERS_MAX
     assert position_of(token) == position
 
 
@@ -53,7 +54,7 @@ def test_a_position_comes_back(position: Position) -> None:
 def test_a_token_that_would_be_too_long_stands_for_an_earlier_position(position: Position) -> None:
     """It may tell again what was told; it sees nothing that the position does not see."""
     token = token_of(position)
-    assert len(token) <= TOKEN_BYTES_MAX
+    assert len(token) <= TOKEN_CHARACTERS_MAX
     found = position_of(token)
     assert position.before.snapshot.covers(found.before.snapshot)
     assert (found.given, found.after) in {(position.given, position.after), (0, None)}

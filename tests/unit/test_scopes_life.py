@@ -15,7 +15,8 @@ from fix_scopes import NEW, OLD, Pair
 from holdfast import Bot, Closed, Consistency, IncarnationChanged, InvalidToken, Kind, Scope, TierUnavailable
 from holdfast.errors import OutcomeUnknown, SettingsError, StaleUnavailable
 from holdfast.protocols import StorageTransaction
-from holdfast.scopes.tokens import TOKEN_CHARACTERS_MAX, UNSURE_MAX, Token, encode
+from holdfast.scopes.tokens import UNSURE_MAX, Token, encode
+from holdfast.token_text import TOKEN_CHARACTERS_MAX
 
 
 async def test_another_l3_ends_the_scope_and_its_token(pair: Pair) -> None:

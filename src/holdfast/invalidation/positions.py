@@ -7,8 +7,6 @@ another one, of another kind, on another server.
 
 from __future__ import annotations
 
-import base64
-import zlib
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Annotated, Final
@@ -18,16 +16,15 @@ import msgspec
 
 from holdfast.errors import InvalidToken
 from holdfast.protocols import Coherence, Cursor, Snapshot
+from holdfast.token_text import TOKEN_CHARACTERS_MAX, seal, unseal
 
-TOKEN_BYTES_MAX: Final = 400
 FORMAT: Final = 1
 XID_MAX: Final = 2**63 - 1
 LIFE_BYTES_MAX: Final = 64
 DAMAGED: Final = "the token is damaged, or no watcher's"
-_CHECK_BYTES: Final = 4
 
 Gap = Annotated[int, msgspec.Meta(ge=0, le=XID_MAX)]
-Gaps = Annotated[list[Gap], msgspec.Meta(max_length=TOKEN_BYTES_MAX)]
+Gaps = Annotated[list[Gap], msgspec.Meta(max_length=TOKEN_CHARACTERS_MAX)]
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -55,7 +52,7 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 def token_of(position: Position) -> str:
-    """The token, at most TOKEN_BYTES_MAX bytes of ASCII.
+    """The token, at most TOKEN_CHARACTERS_MAX characters of ASCII.
 
     Where it would be longer, since very many transactions were running, it is that of an earlier position: changes may
     be given again, and none is left out.
@@ -64,7 +61,7 @@ def token_of(position: Position) -> str:
     earlier = msgspec.structs.replace(before, snapshot=Snapshot(before.snapshot.xmin, before.snapshot.xmin))
     for each in (position, Position(before)):
         token = _token(each)
-        if len(token) <= TOKEN_BYTES_MAX:
+        if len(token) <= TOKEN_CHARACTERS_MAX:
             return token
     return _token(Position(earlier))
 
@@ -75,29 +72,13 @@ def position_of(token: str) -> Position:
     Raises:
         InvalidToken: it is none, or damaged.
     """
-    body = _checked(token)
-    if body[0] != FORMAT:
-        raise InvalidToken(f"the token has format {body[0]}, and this server reads {FORMAT}")
+    body = unseal("a watcher's", FORMAT, token)
     try:
-        wire = msgspec.msgpack.decode(body[1:], type=_Wire)
+        wire = msgspec.msgpack.decode(body, type=_Wire)
         before = Cursor(Coherence(UUID(bytes=wire.incarnation)), _snapshot(wire.before), (wire.life,))
         return Position(before, _snapshot(wire.after) if wire.given else None, wire.given)
     except (ValueError, msgspec.DecodeError) as fault:
         raise InvalidToken(DAMAGED) from fault
-
-
-def _checked(token: str) -> bytes:
-    """What a token says, its checksum found right; one byte at least."""
-    if not isinstance(token, str) or len(token) > TOKEN_BYTES_MAX:
-        raise InvalidToken(f"a token is text of at most {TOKEN_BYTES_MAX} bytes, as a watcher gave it")
-    try:
-        data = base64.b64decode(token.encode() + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
-    except ValueError as fault:
-        raise InvalidToken(DAMAGED) from fault
-    body, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
-    if not body or zlib.crc32(body).to_bytes(_CHECK_BYTES, "big") != check:
-        raise InvalidToken(DAMAGED)
-    return body
 
 
 def _token(position: Position) -> str:
@@ -109,9 +90,7 @@ def _token(position: Position) -> str:
         _gaps(position.after) if position.after is not None else [],
         position.given,
     )
-    body = bytes([FORMAT]) + msgspec.msgpack.encode(wire)
-    data = body + zlib.crc32(body).to_bytes(_CHECK_BYTES, "big")
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return seal(FORMAT, msgspec.msgpack.encode(wire))
 
 
 def _gaps(snapshot: Snapshot) -> list[int]:

@@ -7,9 +7,6 @@ which covers everything that can have been seen.
 
 from __future__ import annotations
 
-import binascii
-import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Final
 from uuid import UUID
 
@@ -17,12 +14,11 @@ import msgspec
 
 from holdfast.errors import InvalidToken
 from holdfast.protocols import Snapshot
+from holdfast.token_text import TOKEN_CHARACTERS_MAX, seal, unseal
 
-TOKEN_CHARACTERS_MAX: Final = 400
 UNSURE_MAX: Final = 16
 """Transactions of unknown outcome; they cannot be left out."""
 _FORMAT: Final = 1
-_HEAD: Final = struct.Struct(">BI")  # format, CRC-32 of the rest
 _XID_MAX: Final = 2**63 - 1
 
 
@@ -63,18 +59,7 @@ def decode(text: str) -> Token:
     Raises:
         InvalidToken: it is none, or was cut or changed on its way.
     """
-    if not isinstance(text, str) or not 0 < len(text) <= TOKEN_CHARACTERS_MAX:
-        raise InvalidToken(f"a scope's token is text of 1 to {TOKEN_CHARACTERS_MAX} characters")
-    try:
-        data = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
-        version, checksum = _HEAD.unpack_from(data)
-    except (UnicodeEncodeError, binascii.Error, struct.error) as fault:
-        raise InvalidToken(f"{text[:20]!r}... is no scope's token: {fault}") from fault
-    body = data[_HEAD.size :]
-    if checksum != binascii.crc32(body) or _text_of(data) != text:
-        raise InvalidToken("a scope's token does not match its checksum: it was cut or changed on its way")
-    if version != _FORMAT:
-        raise InvalidToken(f"a scope's token has format {version}, this server reads {_FORMAT}")
+    body = unseal("a scope's", _FORMAT, text)
     try:
         return _checked(msgspec.msgpack.decode(body, type=Token))
     except (msgspec.DecodeError, ValueError) as fault:
@@ -91,9 +76,4 @@ def _checked(token: Token) -> Token:
 
 
 def _text(token: Token) -> str:
-    body = msgspec.msgpack.encode(token)
-    return _text_of(_HEAD.pack(_FORMAT, binascii.crc32(body)) + body)
-
-
-def _text_of(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode()
+    return seal(_FORMAT, msgspec.msgpack.encode(token))
