@@ -85,6 +85,16 @@ def test_what_a_token_carried_counts_from_its_arrival() -> None:
     assert floors.ahead(13.0) == ({}, False)
 
 
+def test_a_token_that_says_everything_still_proves_its_versions() -> None:
+    """They were seen last; what a scan or a transaction showed since, at whatever moment, makes them prove nothing."""
+    floors = Floors({digest(KEY): 7}, 10.0, everything=True)
+    assert (floors.of(KEY), floors.of(OTHER)) == (Floor(7, 10.0), Floor(None, 10.0))
+    assert floors.ahead(9.0) == ({digest(KEY): 7}, True)
+    floors.see_all(10.0)
+    assert floors.of(KEY) == floors.of(OTHER) == Floor(None, 10.0)
+    assert floors.ahead(9.0) == ({}, True)
+
+
 def test_a_token_tells_what_is_not_known_by_its_version() -> None:
     """The receiver must not believe a version that proves nothing."""
     floors = Floors({digest(KEY): 7}, 0.5)

@@ -41,21 +41,24 @@ class Floors:
 
     Args:
         carried: versions by digest of their keys, from a token; see `digest`.
-        since: when the token came, or the moment before which everything may have been seen.
+        carried_at: when the token came.
+        everything: anything else that was committed by then may have been seen.
     """
 
-    def __init__(self, carried: Mapping[bytes, int] | None = None, carried_at: float = NEVER) -> None:
+    def __init__(
+        self, carried: Mapping[bytes, int] | None = None, carried_at: float = NEVER, *, everything: bool = False
+    ) -> None:
         self._own: dict[Key, Floor] = {}
         self._carried = dict(carried or {})
         self._carried_at = carried_at
-        self._since = NEVER
+        self._since = carried_at if everything else NEVER
 
     def of(self, key: Key) -> Floor:
         """The floor of a key."""
         floor = self._own.get(key)
         if floor is None and self._carried and (version := self._carried.get(digest(key))) is not None:
             floor = Floor(version, self._carried_at)
-        return floor if floor is not None and floor.since >= self._since else Floor(None, self._since)
+        return floor if floor is not None else Floor(None, self._since)
 
     def see(self, key: Key, version: int, began: float, now: float, heard: float) -> None:
         """A call that began at a moment ended now and showed, or made, a version of a key; 0: no row.
@@ -77,10 +80,12 @@ class Floors:
     def see_all(self, moment: float) -> None:
         """Anything committed by a moment may have been seen.
 
-        Also by calls that end later and began before it: their versions prove nothing any more.
+        Also by calls that end later and began before it: no version seen so far proves anything any more.
         """
-        self._since = max(self._since, moment, *(floor.since for floor in self._own.values()))
+        carried_at = self._carried_at if self._carried else NEVER
+        self._since = max(self._since, moment, carried_at, *(floor.since for floor in self._own.values()))
         self._own.clear()
+        self._carried.clear()
 
     def forget(self, heard: float) -> None:
         """Drop what the feed has come past by now."""
@@ -91,7 +96,7 @@ class Floors:
     def ahead(self, heard: float) -> tuple[dict[bytes, int], bool]:
         """What the feed has not come past: versions by digest of their keys, and whether there is more than these."""
         self.forget(heard)
-        versions = dict(self._carried) if self._carried_at >= self._since else {}
+        versions = dict(self._carried)
         more = not Floor(None, self._since).passed(heard)
         for key, floor in self._own.items():
             if floor.version is None:

@@ -75,10 +75,8 @@ class Session:
         self._incarnation = incarnation
         if token.unsure:
             await self._check_drawn(token.unsure)
-        self._floors = Floors(token.floors, arrived)
+        self._floors = Floors(token.floors, arrived, everything=token.everything or not self._covers(token))
         self._unsure = set(token.unsure)
-        if token.everything or not self._covers(token):
-            self._floors.see_all(arrived)
 
     async def _check_drawn(self, xids: Iterable[int]) -> None:
         """Refuse transactions that L3 cannot have begun: they would be waited for for ever."""

@@ -51,8 +51,10 @@ def token_carries_no_floors(patch: pytest.MonkeyPatch) -> None:
     """What the issuer's feed had not come past is left out."""
     begin = Floors.__init__
 
-    def without(self: Floors, carried: Mapping[bytes, int] | None = None, carried_at: float = NEVER) -> None:
-        begin(self, {}, carried_at)
+    def without(
+        self: Floors, carried: Mapping[bytes, int] | None = None, carried_at: float = NEVER, *, everything: bool = False
+    ) -> None:
+        begin(self, {}, carried_at, everything=everything)
 
     patch.setattr(Floors, "__init__", without)
 
