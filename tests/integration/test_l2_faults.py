@@ -99,10 +99,14 @@ def on_single(settings: Settings, single: Single) -> Settings:
 
 
 async def tiers_of_reads(*stores: OpenStore) -> list[holdfast.Tier]:
-    """Which tier answers these servers one after the other, when none of them holds the key in L1."""
+    """Which tier answers these servers one after the other, when none of them holds the key in L1.
+
+    Each has heard of what was written: until the feed has come past a server's own write, it does not believe L2.
+    """
     tiers = []
     for store in stores:
         flows = flows_of(store)
+        assert await flows.feed.refresh()
         flows.caches["bot"].flush()
         entry = await store.bots.entry("b1")
         assert entry is not None
