@@ -94,8 +94,12 @@ class SchemaTooNew(HoldfastError):
         )
 
 
+class InvalidOperation(InvalidDocument):
+    """An operation of a `patch` does not fit its kind of document: no such path, or a value of another type."""
+
+
 class NotFound(HoldfastError, LookupError):
-    """`update` was called without `default` on a key that does not exist."""
+    """`update` or `patch` was called without `default` on a key that does not exist."""
 
 
 class Conflict(HoldfastError):
@@ -115,6 +119,26 @@ class Conflict(HoldfastError):
         found = {None: "another version", 0: "nothing"}.get(actual, f"version {actual}")
         wanted = "nothing" if expected == 0 else f"version {expected}"
         super().__init__(f"{key}: expected {wanted}, found {found}; read it again and decide anew")
+
+
+class Refused(HoldfastError):
+    """A write that was accepted before was decided otherwise: it is not in effect, and never will be.
+
+    Attributes:
+        reason: a `RefusalReason`'s value.
+        detail: in words.
+    """
+
+    def __init__(self, key: Any, reason: str, detail: str) -> None:
+        """Say which key, and why."""
+        self.key = key
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"{key}: the write was refused ({reason}): {detail}")
+
+
+class NotOwner(HoldfastError):
+    """Another server has taken over what this one wrote for; what it still tries to decide has no effect."""
 
 
 class AppendOnly(HoldfastError):
@@ -142,6 +166,23 @@ class OutcomeUnknown(TierError):
 
     The connection was lost after it was sent, or SQL of the user's ended its transaction.
     """
+
+
+class Undecided(OutcomeUnknown):
+    """A write was accepted and did not reach the durability asked for in time. It is not given up: it will be decided.
+
+    Attributes:
+        receipt: its `Receipt`, to be awaited further with `reached`; None in a copy from another process.
+    """
+
+    def __init__(self, message: str, receipt: Any = None) -> None:
+        """Say what was waited for."""
+        self.receipt = receipt
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A receipt belongs to its process.
+        return _restored, (type(self), self.args), {**self.__dict__, "receipt": None}
 
 
 class SerializationFailure(TierError):

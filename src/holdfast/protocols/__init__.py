@@ -3,13 +3,27 @@
 `Storage` is L3: `tiers.l3_postgres.PostgresStorage` and `testing.memory_storage.MemoryStorage`. `ChangeSource` is
 L3's feed: `tiers.l3_feed.PostgresFeed` and `testing.memory_feed.MemoryFeed`. `SharedCache` and `FenceSink` are L2:
 `tiers.l2_redis.RedisCache`, `tiers.l2_fences.RedisFences` and `testing.memory_cache.MemoryCache`. `EventTransport`
-carries events: `tiers.l2_events.RedisEvents` and `testing.memory_events.MemoryEvents`. The suites in
-`holdfast.testing.conformance` run on all of them.
+carries events: `tiers.l2_events.RedisEvents` and `testing.memory_events.MemoryEvents`. `JournalStreams` is the journal
+of write-behind in L2: `tiers.l2_journal.RedisJournals` and `testing.memory_journals.MemoryJournals`. `JournalBase` is
+what L3 knows of it: `tiers.l3_journals.PostgresJournals` and `testing.memory_journal_base.MemoryJournalBase`. The
+suites in `holdfast.testing.conformance` run on all of them.
 """
 
 from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
 from holdfast.protocols.events import Append, Dead, DeadLetter, EventTransport, Exchange, Exchanged, Handed, Replayed
 from holdfast.protocols.feed import Change, ChangeSource, Cursor, Poll, Snapshot
+from holdfast.protocols.journals import (
+    Appended,
+    DeadWrite,
+    FlushTransaction,
+    JournalBase,
+    JournalBehind,
+    JournalRecord,
+    JournalSealed,
+    JournalState,
+    JournalStreams,
+    Letter,
+)
 from holdfast.protocols.shared_cache import (
     Absent,
     Cached,
@@ -31,6 +45,7 @@ __all__ = [
     "Absent",
     "Affected",
     "Append",
+    "Appended",
     "Cached",
     "Change",
     "ChangeSource",
@@ -38,6 +53,7 @@ __all__ = [
     "Cursor",
     "Dead",
     "DeadLetter",
+    "DeadWrite",
     "EventTransport",
     "Exchange",
     "Exchanged",
@@ -45,9 +61,17 @@ __all__ = [
     "FenceSink",
     "FenceTarget",
     "Fill",
+    "FlushTransaction",
     "Handed",
     "Invalidation",
     "Isolation",
+    "JournalBase",
+    "JournalBehind",
+    "JournalRecord",
+    "JournalSealed",
+    "JournalState",
+    "JournalStreams",
+    "Letter",
     "Loaded",
     "Poll",
     "Replayed",
