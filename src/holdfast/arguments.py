@@ -49,3 +49,12 @@ class SettingArguments(TypedDict, total=False):
     event_publish_timeout_seconds: float
     event_lease_seconds: float
     event_group_idle_seconds: float
+    write_behind_quiet_seconds: float
+    write_behind_age_seconds: float
+    write_behind_writes_max: int
+    write_behind_bytes_max: int
+    write_behind_crowded_seconds: float
+    write_behind_commit_seconds: float
+    write_behind_close_seconds: float
+    write_behind_takeover_seconds: float
+    journal_replicas: int | None

@@ -5,23 +5,29 @@ Reads go to L1 first, without awaiting anything on a hit; the rest is `reading`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Any, Final, Generic, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
-from holdfast.documents import Document, Limits, encode
+from holdfast.documents import Document, encode
 from holdfast.entry import MISSING, Consistency, Durability, Entry, Receipt
-from holdfast.errors import Conflict, InvalidDocument, InvalidKey, NotFound, SettingsError
+from holdfast.errors import AppendOnly, Conflict, InvalidDocument, InvalidKey, InvalidOperation, NotFound, SettingsError
 from holdfast.flights import Resolved
 from holdfast.intake import checked_key, checked_version, checked_write
 from holdfast.key_locks import KeyLocks
 from holdfast.keys import Key, check_id
 from holdfast.kinds import Kind
-from holdfast.protocols import Invalidation, Row, Target, Write
+from holdfast.protocols import Invalidation, Target, Write
+from holdfast.reading import Reads
 from holdfast.resolution import Resolver
 from holdfast.voiding import Invalidator
 from holdfast.watching import Watch, Watching
+from holdfast.write_behind.accepting import WriteBehind
+from holdfast.write_behind.checking import checked
+from holdfast.write_behind.operations import Operation, Set
+from holdfast.write_behind.pending_reader import PendingReader
+from holdfast.writing import Writes
 
 D = TypeVar("D", bound=Document)
 
@@ -36,46 +42,17 @@ SCAN_PAGE: Final = 200
 _BOUNDED: Final = Consistency.BOUNDED  # an enum's member costs a tenth of a hit to look up
 
 
-class Reads(Protocol):
-    """What a collection reads by: `Reader`, or a scope's way of using it."""
-
-    async def read(self, key: Key, consistency: Consistency, max_stale: float | None = None) -> Resolved:
-        """See `Reader.read`."""
-        ...
-
-    async def read_many(
-        self, keys: Sequence[Key], consistency: Consistency, max_stale: float | None = None
-    ) -> dict[Key, Resolved]:
-        """See `Reader.read_many`."""
-        ...
-
-    async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
-        """See `Reader.scan`."""
-        ...
-
-
-class Writes(Protocol):
-    """What a collection writes by: `Writer`, or a scope's way of using it."""
-
-    limits: Limits
-    backoff: Callable[[int], float]
-    sleep: Callable[[float], Awaitable[object]]
-
-    async def save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
-        """See `Writer.save`."""
-        ...
-
-    async def delete(self, key: Key, expected: int | None) -> Receipt:
-        """See `Writer.delete`."""
-        ...
-
-
 class Collection(Generic[D]):
     """The documents of one kind.
 
     Attributes:
         turns, watching: of the updaters of a key in this process, and of its watchers; the scopes' share them.
         invalidator: makes void what caches hold.
+        write_behind: accepts writes that are not committed at once.
+
+    Args:
+        reader: answers with committed values; this server's undecided writes are laid over them here.
+        seen: told of each key whose undecided writes were shown, or made.
 
     `peek(id)` is an attribute that is called: L1 only, synchronous, the live document or None. It is L1's own
     function, since one more call would be a third of its cost.
@@ -92,11 +69,16 @@ class Collection(Generic[D]):
         turns: KeyLocks,
         invalidator: Invalidator,
         watching: Watching,
+        write_behind: WriteBehind,
+        seen: Callable[[Key], None] = lambda _: None,
     ) -> None:
         self.kind = kind
         self.peek: Callable[[str], D | None] = peek
         self.turns = turns
-        self._reader = reader
+        self.write_behind = write_behind
+        self._committed = reader
+        self._seen = seen
+        self._reader = PendingReader(reader, write_behind, seen)
         self._resolver = resolver
         self._writer = writer
         self.invalidator = invalidator
@@ -142,7 +124,9 @@ class Collection(Generic[D]):
         if resolved.value is MISSING:
             return None
         age_seconds = max(0.0, self._resolver.now() - resolved.read_at)
-        return Entry(cast("D", resolved.value), resolved.version, resolved.tier, age_seconds, resolved.stale)
+        return Entry(
+            cast("D", resolved.value), resolved.version, resolved.tier, age_seconds, resolved.stale, resolved.pending
+        )
 
     async def get_many(
         self, identifiers: Iterable[str], *, consistency: Consistency = _BOUNDED, max_stale: float | None = None
@@ -180,6 +164,8 @@ class Collection(Generic[D]):
         Args:
             expected_version: None to store whatever is there, 0 if it must not exist, else the version it
                 must have.
+            durability: what the write is to have survived when this returns. Below COMMITTED it replaces what this
+                server sees now; if that has changed when it comes to L3, the kind's `on_conflict` decides.
 
         Raises:
             InvalidKey, InvalidDocument: refused, with the place of the fault; nothing was written.
@@ -188,9 +174,41 @@ class Collection(Generic[D]):
             TierError: L3 could not take it; nothing was written.
         """
         write = self._write(identifier, document, expected_version)
-        durability = Durability(durability)
+        if Durability(durability) is not Durability.COMMITTED:
+            if expected_version is not None:
+                raise InvalidOperation("", f"{write.key}: only L3 knows versions: expected_version takes COMMITTED")
+            return await self._accept(write.key, (Set(document),), document, durability)
+        await self.write_behind.settle([write.key])
         versions = await self._writer.save(self.kind, [(write, document)])
-        return Receipt(versions[write.key], durability)
+        return Receipt(versions[write.key])
+
+    async def patch(
+        self, identifier: str, *operations: Operation, default: D | None = None, durability: Durability | None = None
+    ) -> Receipt:
+        """Change a document by operations, which are applied to whatever it is when they come to L3.
+
+        ``await state.swarms.patch("s1", Increment("stats", "total_tool_calls"), Set("goal", "ship it"))``. All of one
+        call take effect together, or none. Reads of this server show them at once.
+
+        Args:
+            operations: `Set`, `Delete`, `Append`, `Increment`, `Merge`.
+            default: what they are applied to if there is no row.
+            durability: what the write is to have survived when this returns; None: what the kind says.
+
+        Raises:
+            InvalidOperation: one does not fit the kind of document, or what is there now; nothing was accepted.
+            NotFound: no row and no default.
+            Overloaded: too much waits for L3 already; nothing was accepted.
+            Refused: it was accepted and decided otherwise: it is not in effect.
+            Undecided: it was accepted, and has not survived that much yet; it carries the receipt.
+            AppendOnly: the kind keeps its documents as they are.
+            TierError: the document could not be read; nothing was accepted.
+        """
+        key = self._key(identifier)
+        level = self.kind.durability if durability is None else Durability(durability)
+        if default is not None:
+            self._write(identifier, default, None)  # refused as `put` would refuse it
+        return await self._accept(key, operations, default, level)
 
     async def put_many(self, documents: Mapping[str, D]) -> dict[str, Receipt]:
         """Store documents, all or none, in one transaction. Raises like `put`."""
@@ -218,6 +236,7 @@ class Collection(Generic[D]):
             key = checked_key(self.kind, identifier, document)
             body = partial(made, document) if late else made(document)
             writes.append((Write(key, document.SCHEMA, body, tags=self.kind.tags_of(key, document)), document))
+        await self.write_behind.settle([write.key for write, _ in writes])
         versions = await self._writer.save(self.kind, writes) if writes else {}
         return {key.id: Receipt(version) for key, version in versions.items()}
 
@@ -248,8 +267,10 @@ class Collection(Generic[D]):
             AppendOnly: the kind keeps its documents.
             OutcomeUnknown, TierError: as `put`.
         """
-        key = Key(self.kind.name, check_id(identifier))
-        return await self._writer.delete(key, checked_version(key, expected_version))
+        key = self._key(identifier)
+        expected = checked_version(key, expected_version)
+        await self.write_behind.settle([key])
+        return await self._writer.delete(key, expected)
 
     async def invalidate(self, identifier: str, *, reason: str, actor: str | None = None) -> Invalidation:
         """Make void what caches hold of one document, which itself is not touched; L2 does without it for a minute.
@@ -295,6 +316,21 @@ class Collection(Generic[D]):
         self._resolver.check_open()
         return self.watching.open(Key(self.kind.name, "" if identifier is None else check_id(identifier)), after)
 
+    async def _accept(
+        self, key: Key, operations: Sequence[Operation], default: D | None, durability: Durability
+    ) -> Receipt:
+        self._resolver.check_open()
+        if self.kind.append_only:
+            raise AppendOnly(f"{key}: documents of kind {self.kind.name} are history and cannot be changed")
+        ready = checked(self.kind.document, operations, self._writer.limits)
+
+        async def read() -> Resolved:
+            return await self._reader.read(key, Consistency.BOUNDED)
+
+        receipt = await self.write_behind.patch(self.kind, key, ready, default, durability, read)
+        self._seen(key)
+        return receipt
+
     def _key(self, identifier: str) -> Key:
         return Key(self.kind.name, check_id(identifier))
 
@@ -306,7 +342,8 @@ class Collection(Generic[D]):
         for attempt in range(UPDATE_ATTEMPTS_MAX):
             if attempt:
                 await self._writer.sleep(self._writer.backoff(attempt))
-            resolved = await self._reader.read(key, Consistency.STRONG)
+            await self.write_behind.settle([key])
+            resolved = await self._committed.read(key, Consistency.STRONG)
             current = default if resolved.value is MISSING else cast("D", resolved.value)
             if current is None:
                 raise NotFound(f"{key} does not exist; give update a default to create it")

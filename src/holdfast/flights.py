@@ -17,11 +17,28 @@ from holdfast.protocols import Absent, Coherence
 
 
 class Resolved:
-    """The result of a read: a document (or MISSING), its version, where it came from and when it was read from L3."""
+    """The result of a read: a document (or MISSING), its version, where it came from and when it was read from L3.
 
-    __slots__ = ("read_at", "stale", "tier", "value", "version")
+    Attributes:
+        birth: the version its row was inserted with; 0: not known, or there is no row.
+        pending: undecided writes of this server are laid over it.
+    """
 
-    def __init__(self, value: Any | Missing, version: int, tier: Tier, read_at: float, *, stale: bool = False) -> None:
+    __slots__ = ("birth", "pending", "read_at", "stale", "tier", "value", "version")
+
+    def __init__(
+        self,
+        value: Any | Missing,
+        version: int,
+        tier: Tier,
+        read_at: float,
+        *,
+        stale: bool = False,
+        birth: int = 0,
+        pending: bool = False,
+    ) -> None:
+        self.birth = birth
+        self.pending = pending
         self.stale = stale
         self.value = value
         self.version = version

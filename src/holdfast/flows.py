@@ -31,7 +31,16 @@ from holdfast.invalidation.verifier import Verifier
 from holdfast.key_locks import KeyLocks
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import Counters
-from holdfast.protocols import ChangeSource, Coherence, EventTransport, FenceSink, SharedCache, Storage
+from holdfast.protocols import (
+    ChangeSource,
+    Coherence,
+    EventTransport,
+    FenceSink,
+    JournalBase,
+    JournalStreams,
+    SharedCache,
+    Storage,
+)
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.scopes import Scopes
@@ -41,6 +50,7 @@ from holdfast.tiers.l1_local import LocalCache
 from holdfast.transactions import Transactions
 from holdfast.voiding import Invalidator
 from holdfast.watching import Watching
+from holdfast.write_behind.making import Ground, make
 from holdfast.writing import Writer
 
 DRAIN_SECONDS: Final = 10.0
@@ -67,6 +77,7 @@ class Given:
         server: this one's name, for what it finds and what it makes void.
         rules: what goes with a document that changed; acted on by the server that fences L2.
         rules_l3: by which it does: apart from the others, who may keep all connections busy; None: as all.
+        journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
     """
 
     settings: Settings
@@ -76,6 +87,8 @@ class Given:
     feed: ChangeSource
     relay: tuple[ChangeSource, FenceSink] | None
     events: EventTransport
+    journals: JournalBase
+    streams: JournalStreams
     new_id: Callable[[], str]
     wall: Callable[[], float]
     coherence: Coherence
@@ -166,6 +179,7 @@ class Flows:
             applier=self.applier,
             committed=self.feed.committed,
             caches=self.caches,
+            kinds=given.kinds,
             limits=Limits(given.settings.document_bytes_max, given.settings.document_depth_max),
             backoff=lambda attempt: given.random_.uniform(
                 0, min(UPDATE_BACKOFF_MAX_SECONDS, UPDATE_BACKOFF_SECONDS * 2 ** min(attempt, 10))
@@ -173,6 +187,7 @@ class Flows:
             sleep=given.sleep,
             history=self._history,
         )
+        self.write_behind, self.takeover = make(self._ground())
         self.transactions = Transactions(
             kinds=given.kinds,
             l3=given.l3,
@@ -181,6 +196,7 @@ class Flows:
             applier=self.applier,
             lease=self.lease,
             feed=self.feed,
+            settle=self.write_behind.settle,
         )
         self.invalidator = Invalidator(
             l3=given.l3, kinds=given.kinds, writer=self.writer, applier=self.applier, actor=given.server
@@ -194,6 +210,27 @@ class Flows:
         self.relay = Relay(*relay, clock=given.clock, first=first) if relay is not None else None
         if self.relay is not None:
             self.feed.on_changes(self.relay.wake)
+
+    def _ground(self) -> Ground:
+        given = self._given
+        return Ground(
+            settings=given.settings,
+            kinds=given.kinds,
+            base=given.journals,
+            streams=given.streams,
+            l3=given.l3,
+            shelves=self._shelves,
+            untrusted=given.untrusted,
+            ready=self.reader.ready,
+            writer=self.writer,
+            new_id=given.new_id,
+            server=given.server,
+            clock=given.clock,
+            wall=given.wall,
+            sleep=given.sleep,
+            random_=given.random_,
+            counters=self.counters.write_behind,
+        )
 
     def _make_events(self) -> None:
         given = self._given
@@ -242,6 +279,7 @@ class Flows:
                 turns=KeyLocks(),
                 invalidator=self.invalidator,
                 watching=self.watching,
+                write_behind=self.write_behind,
             )
             for name, kind in self._given.kinds.items()
         }
@@ -264,6 +302,7 @@ class Flows:
             consistency=self.verifier.report,
             invalidator=self.invalidator,
             bus=self.bus,
+            write_behind=self.write_behind,
         )
         self.store = StateStore(self.parts)
 
@@ -277,6 +316,7 @@ class Flows:
         if self.relay is not None:
             self.relay.start()
         self.verifier.start()
+        self.takeover.start()
         await self.bus.start()
 
     async def stop(self) -> None:
@@ -291,6 +331,8 @@ class Flows:
             if self.relay is not None:
                 ends.push_async_callback(self.relay.stop)
             ends.push_async_callback(self._drain)
+            ends.push_async_callback(self.write_behind.stop)
+            ends.push_async_callback(self.takeover.stop)
             ends.callback(self.watching.close)
             ends.push_async_callback(self.verifier.stop)
             ends.push_async_callback(self.bus.stop)  # its handlers may use all the rest

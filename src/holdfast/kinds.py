@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from holdfast.documents import Bot, Document, Routine, RunContextSnapshot, Swarm, Team
+from holdfast.entry import Durability
 from holdfast.errors import InvalidDocument, InvalidKey, SettingsError
 from holdfast.keys import Key, check_kind_name
+from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.tags import EVERY_TAG, checked_tags, in_cache, snapshot_tags, swarm_tags
 
 D = TypeVar("D", bound=Document)
@@ -75,6 +77,9 @@ class Kind(Generic[D]):
             the kind void once.
         configuration: its changes are also told as `config/changed`. Bots, teams and swarms are (a swarm's document
             holds its limits, tools and policy); routines have a topic of their own.
+        durability: what a `patch` has survived when it returns, unless the call says otherwise.
+        on_conflict: decides when a `Set` that was accepted comes to L3 and finds another value than it replaced. There the
+            committed value is the parent's, the `Set`'s is the child's.
     """
 
     name: str
@@ -84,6 +89,8 @@ class Kind(Generic[D]):
     append_only: bool = False
     tags: Callable[[D], Iterable[str]] | None = None
     configuration: bool = False
+    durability: Durability = Durability.COMMITTED
+    on_conflict: ConflictStrategy = ConflictStrategy.PARENT_WINS
 
     def __post_init__(self) -> None:
         """Check what would fail late.
@@ -151,7 +158,13 @@ class Kind(Generic[D]):
 
 _CONFIG: Final = "config"
 SWARM: Final = Kind(
-    "swarm", Swarm, "Chat", Caching(cache="swarm", l2_ttl_seconds=15 * 60.0), tags=swarm_tags, configuration=True
+    "swarm",
+    Swarm,
+    "Chat",
+    Caching(cache="swarm", l2_ttl_seconds=15 * 60.0),
+    tags=swarm_tags,
+    configuration=True,
+    durability=Durability.JOURNALED,
 )
 BOT: Final = Kind("bot", Bot, "User", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0), configuration=True)
 TEAM: Final = Kind("team", Team, "Teams", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0), configuration=True)

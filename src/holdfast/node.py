@@ -111,6 +111,8 @@ class Node:
                 relay=(tiers.relay_feed, tiers.fences),
                 past=tiers.past_feed,
                 events=tiers.events,
+                journals=tiers.journals,
+                streams=tiers.streams,
                 new_id=lambda: uuid.uuid4().hex,
                 wall=self._clock.wall,
                 coherence=tiers.coherence,
@@ -139,6 +141,7 @@ class Tiers:
         rules_l3: L3 for the invalidation rules, by a connection of its own: it connects when they act first.
         fences: L2 as the relay sees it.
         events: what carries events between servers.
+        journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
     """
@@ -151,6 +154,8 @@ class Tiers:
     rules_l3: PostgresStorage
     fences: RedisFences
     events: RedisEvents
+    journals: PostgresJournals
+    streams: RedisJournals
     coherence: Coherence
     untrusted: Mapping[str, str]
 
@@ -199,6 +204,8 @@ async def open_tiers(
         rules_l3=PostgresStorage(apart, kinds),
         fences=RedisFences(connection, codec, prefix=prefix, fence_lifetime_seconds=lifetime),
         events=event_transport(settings, clock, stack),
+        journals=journal_base(settings, kinds, stack),
+        streams=journal_streams(settings, clock, stack),
         coherence=coherence,
         untrusted=untrusted,
     )
@@ -234,7 +241,10 @@ async def with_servers(settings: Settings, progress: Callable[[str], None]) -> S
         ),
         progress=progress,
     )
-    return msgspec.structs.replace(settings, postgres_url=running.postgres_url, redis_urls=running.redis_urls)
+    replicas = settings.embedded_replicas if settings.journal_replicas is None else settings.journal_replicas
+    return msgspec.structs.replace(
+        settings, postgres_url=running.postgres_url, redis_urls=running.redis_urls, journal_replicas=replicas
+    )
 
 
 def connector(settings: Settings) -> PostgresConnector:

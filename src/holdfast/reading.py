@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from holdfast.clock import Clock
 from holdfast.entry import Consistency, Tier
@@ -25,6 +25,24 @@ from holdfast.tiers.l1_local import Shelf
 PATIENCE_SECONDS: Final = 1.0
 """How long a reader who takes a stale answer waits for a fresh one."""
 HURRY_SECONDS: Final = 0.1
+
+
+class Reads(Protocol):
+    """What a collection reads by: `Reader`, or a scope's way of using it. Answers hold committed values."""
+
+    async def read(self, key: Key, consistency: Consistency, max_stale: float | None = None) -> Resolved:
+        """See `Reader.read`."""
+        ...
+
+    async def read_many(
+        self, keys: Sequence[Key], consistency: Consistency, max_stale: float | None = None
+    ) -> dict[Key, Resolved]:
+        """See `Reader.read_many`."""
+        ...
+
+    async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
+        """See `Reader.scan`."""
+        ...
 
 
 class Reader:
@@ -125,7 +143,9 @@ class Reader:
 
     def _held(self, key: Key) -> Resolved | None:
         held = self._shelves[key.kind].entry(key.id)
-        return Resolved(held.value, held.version, Tier.L1, held.read_at) if held is not None else None
+        if held is None:
+            return None
+        return Resolved(held.value, held.version, Tier.L1, held.read_at, birth=held.birth)
 
     def _load(self, key: Key, consistency: Consistency) -> asyncio.Future[Resolved]:
         """The flight of a key that L1 does not answer."""

@@ -198,7 +198,8 @@ class Resolver:
                 answer = Failed(fault)  # its checksum held, so it was stored that way: L3 decides
             else:
                 self._counters.l2.hits += 1
-                resolved = Resolved(value, answer.row.version, Tier.L2, now - answer.age_seconds)
+                read_at = now - answer.age_seconds
+                resolved = Resolved(value, answer.row.version, Tier.L2, read_at, birth=answer.row.birth)
                 self._sampler.answered(flight.key, answer.row, resolved.read_at)
                 self._fill_l1(flight, resolved, answer.remaining_seconds, now, answer.tags, offered=False)
                 self._settle(flight, resolved)
@@ -303,7 +304,7 @@ class Resolver:
         self._counters.l3.hits += row is not None
         self._counters.l3.misses += row is None
         absent = flight.absent if flight.coherence is self._view.coherence else None
-        resolved = Resolved(value, version, Tier.L3, started)
+        resolved = Resolved(value, version, Tier.L3, started, birth=row.birth if row is not None else 0)
         self._fill_l1(flight, resolved, ttl_seconds, now, tags, offered=absent is not None and row is not None)
         self._settle(flight, resolved)
         return Fill(flight.key, row, ttl_seconds, absent, tags) if absent is not None else None
@@ -332,6 +333,7 @@ class Resolver:
             read_at=read.read_at,
             ttl_seconds=ttl_seconds,
             tags=tags or (),
+            birth=read.birth,
         )
         self._history.filled(now, key, version, read.tier, held=held, offered=offered)
 

@@ -72,6 +72,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         event_publish_timeout_seconds: how long L2 may take to accept a reliable event; 15 s.
         event_lease_seconds: after which the events of a server that died are handled by another of its group; 6 s.
         event_group_idle_seconds: after which a group that no server reads for is forgotten, with its position; one day.
+        write_behind_quiet_seconds: after the last accepted write of a key, it is brought to L3; 2 s.
+        write_behind_age_seconds: and that long after the first at the latest; 5 s.
+        write_behind_writes_max, write_behind_bytes_max: accepted writes that may wait for L3; the next is refused with
+            `Overloaded`. From half of it on each call waits until its own is committed; 50,000 and 64 MiB.
+        write_behind_crowded_seconds: each call waits so too when the oldest accepted write is that old; 30 s.
+        write_behind_commit_seconds: how long a call waits for a durability before `Undecided` is raised; 30 s.
+        write_behind_close_seconds: how long closing waits for L3 to take what was accepted; 25 s.
+        write_behind_takeover_seconds: after which the journal of a server that gives no sign is taken over; 10 s.
+        journal_replicas: of L2 that must have an entry before its write counts as JOURNALED; otherwise it is committed at
+            once. With 0 the append-only file of the node will do. By default 1; of the embedded servers, as many as
+            `embedded_replicas`.
     """
 
     postgres_url: str = ""
@@ -112,6 +123,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     event_publish_timeout_seconds: Seconds = 15.0
     event_lease_seconds: Annotated[float, Meta(ge=0.5, le=86_400)] = 6.0
     event_group_idle_seconds: Seconds = 86_400.0
+    write_behind_quiet_seconds: Seconds = 2.0
+    write_behind_age_seconds: Seconds = 5.0
+    write_behind_writes_max: Count = 50_000
+    write_behind_bytes_max: Bytes = 64 * 1024 * 1024
+    write_behind_crowded_seconds: Seconds = 30.0
+    write_behind_commit_seconds: Seconds = 30.0
+    write_behind_close_seconds: Seconds = 25.0
+    write_behind_takeover_seconds: Annotated[float, Meta(ge=0.5, le=86_400)] = 10.0
+    journal_replicas: Annotated[int, Meta(ge=0, le=10)] | None = None
 
     def __post_init__(self) -> None:
         """Check each field, as the sources do, and what no single field can say."""

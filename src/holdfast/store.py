@@ -14,6 +14,7 @@ from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.scopes import Scopes
 from holdfast.transactions import Transactions
 from holdfast.voiding import Invalidator
+from holdfast.write_behind.accepting import WriteBehind
 
 D = TypeVar("D", bound=Document)
 
@@ -28,6 +29,7 @@ class Parts:
     consistency: Callable[[], ConsistencyReport]
     invalidator: Invalidator
     bus: EventBus
+    write_behind: WriteBehind
 
 
 class StateStore:
@@ -43,6 +45,8 @@ class StateStore:
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
         consistency: what the verifier has found so far: of L1's and L2's answers how many were judged and how many were
             stale, and the last findings with their causes.
+        flush: bring all accepted writes to L3; see `WriteBehind.flush`.
+        backlog: what this server has accepted and not yet decided; see `WriteBehind.backlog`.
         invalidate: make void what caches hold of a kind, a tag or everything; see `Invalidator.invalidate`.
     """
 
@@ -55,6 +59,8 @@ class StateStore:
         self.transact = parts.transactions.transact
         self.consistency = parts.consistency
         self.invalidate = parts.invalidator.invalidate
+        self.flush = parts.write_behind.flush
+        self.backlog = parts.write_behind.backlog
         self.bus = parts.bus
         self.publish = parts.bus.publish
         self.subscribe = parts.bus.subscribe

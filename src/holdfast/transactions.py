@@ -29,6 +29,7 @@ from holdfast.writing import Writer
 
 D = TypeVar("D", bound=Document)
 Result = TypeVar("Result")
+Settle = Callable[[Iterable[Key]], Awaitable[None]]
 
 TRANSACT_ATTEMPTS: Final = 10
 ENDED: Final = (
@@ -57,6 +58,7 @@ class TransactionCollection(Generic[D]):
         """The documents that exist, by id."""
         storage = self._transaction.opened()
         keys = [Key(self.kind.name, check_id(identifier)) for identifier in identifiers]
+        await self._transaction.settle(keys)
         rows = await storage.load(keys, lock=lock)
         return {key.id: cast("D", self._transaction.decode(key, row)) for key, row in rows.items()}
 
@@ -80,6 +82,7 @@ class TransactionCollection(Generic[D]):
             Conflict: there was no row, and another transaction inserted one.
         """
         storage, key = self._transaction.opened(), Key(self.kind.name, check_id(identifier))
+        await self._transaction.settle([key])
         row = (await storage.load([key], lock=True)).get(key)
         current = default if row is None else cast("D", self._transaction.decode(key, row))
         if current is None:
@@ -92,6 +95,7 @@ class TransactionCollection(Generic[D]):
         """Delete a document; the receipt's `existed` says whether there was one."""
         storage, key = self._transaction.opened(), Key(self.kind.name, check_id(identifier))
         expected = checked_version(key, expected_version)
+        await self._transaction.settle([key])
         version, existed = await storage.delete(key, expected=expected)
         self._transaction.written[key] = version
         return Receipt(version, existed=existed)
@@ -99,6 +103,7 @@ class TransactionCollection(Generic[D]):
     async def _save(self, documents: Mapping[str, D], expected: int | None) -> dict[str, Receipt]:
         storage, limits = self._transaction.opened(), self._transaction.limits
         writes = [checked_write(self.kind, name, document, expected, limits) for name, document in documents.items()]
+        await self._transaction.settle([write.key for write in writes])
         versions = await storage.save(writes) if writes else {}
         self._transaction.written.update(versions)
         return {key.id: Receipt(version, Durability.COMMITTED) for key, version in versions.items()}
@@ -126,6 +131,7 @@ class Transaction:
         *,
         decode: Callable[[Key, Any], Any],
         limits: Limits,
+        settle: Settle,
     ) -> None:
         self.storage = storage
         self.decode = decode
@@ -135,6 +141,8 @@ class Transaction:
         self.over = False
         self.committed_at: float | None = None
         self.unsure: int | None = None
+        self._settle = settle
+        self._touched: set[Key] = set()
         self._kinds = kinds
         self.swarms = self.collection(SWARM)
         self.bots = self.collection(BOT)
@@ -146,6 +154,15 @@ class Transaction:
     def connection(self) -> Any:
         """The driver's connection; asked of the storage each time, which notes that it was given away."""
         return self.opened().connection
+
+    async def settle(self, keys: Iterable[Key]) -> None:
+        """Bring this server's undecided writes of rows to L3 before the transaction touches them first (rule W5).
+
+        Not later: the flush would wait for the transaction's own locks.
+        """
+        new = [key for key in keys if key not in self._touched]
+        self._touched.update(new)
+        await self._settle(new)
 
     def opened(self) -> StorageTransaction:
         """Its storage.
@@ -181,8 +198,10 @@ class Transactions:
         applier: ChangeApplier,
         lease: FeedLease,
         feed: ChangeFeed,
+        settle: Settle,
     ) -> None:
         self._kinds = kinds
+        self._settle = settle
         self._l3 = l3
         self._resolver = resolver
         self._writer = writer
@@ -203,7 +222,9 @@ class Transactions:
         self._resolver.check_open()
         storage = await self._l3.open_transaction(Isolation(isolation))
         incarnation = self._l3.coherence().incarnation
-        transaction = Transaction(storage, self._kinds, decode=self._resolver.decode, limits=self._writer.limits)
+        transaction = Transaction(
+            storage, self._kinds, decode=self._resolver.decode, limits=self._writer.limits, settle=self._settle
+        )
         try:
             yield transaction
             transaction.over = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from holdfast.documents import Document, Limits
 from holdfast.entry import Receipt
@@ -23,6 +23,44 @@ from holdfast.resolution import Resolver
 from holdfast.tiers.l1_local import LocalCache
 
 Outcome = TypeVar("Outcome")
+
+
+class Filled(NamedTuple):
+    """A row that was committed.
+
+    Attributes:
+        document: None: the row was deleted.
+        birth: the version it was inserted with; 0: not known.
+    """
+
+    key: Key
+    document: Document | None
+    version: int
+    tags: tuple[str, ...] = ()
+    birth: int = 0
+
+
+class Begun(NamedTuple):
+    """When a write began: L1's tickets by kind, and monotonic seconds."""
+
+    tickets: Mapping[str, int]
+    at: float
+
+
+class Writes(Protocol):
+    """What a collection writes by: `Writer`, or a scope's way of using it."""
+
+    limits: Limits
+    backoff: Callable[[int], float]
+    sleep: Callable[[float], Awaitable[object]]
+
+    async def save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
+        """See `Writer.save`."""
+        ...
+
+    async def delete(self, key: Key, expected: int | None) -> Receipt:
+        """See `Writer.delete`."""
+        ...
 
 
 class Writer:
@@ -43,6 +81,7 @@ class Writer:
         applier: ChangeApplier,
         committed: Callable[[], None],
         caches: Mapping[str, LocalCache],
+        kinds: Mapping[str, Kind[Any]],
         limits: Limits,
         backoff: Callable[[int], float],
         sleep: Callable[[float], Awaitable[object]],
@@ -56,6 +95,7 @@ class Writer:
         self._applier = applier
         self._committed = committed
         self._caches = caches
+        self._kinds = kinds
         self._history = history
         self._under_way: set[asyncio.Task[Any]] = set()
 
@@ -94,28 +134,42 @@ class Writer:
             task.exception()  # its caller may have been cancelled: nobody is left to see it then
 
     async def _save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
-        cache = self._caches[kind.name]
-        ticket, started = cache.ticket(), self._resolver.now()
+        begun = self.begin([kind.name])
         versions = await self._written(
             [write.key for write, _ in writes], self._l3.save([write for write, _ in writes])
         )
-        self.adopt()
-        contested = {key for key in versions if cache.is_contested(key, ticket)}
-        self.tell(versions)
-        for write, document in writes:
-            if write.key in contested:
-                continue  # another change of the key was told meanwhile; only L3 knows which came last
-            held = cache.fill(
-                write.key,
-                document,
-                versions[write.key],
-                ticket=ticket,
-                read_at=started,
-                ttl_seconds=kind.caching.l2_ttl_seconds,
-                tags=write.tags,
-            )
-            self._history.filled(self._resolver.now(), write.key, versions[write.key], None, held=held)
+        self.publish(begun, [Filled(write.key, document, versions[write.key], write.tags) for write, document in writes])
         return versions
+
+    def begin(self, kinds: Iterable[str]) -> Begun:
+        """Rows of these kinds are about to be written; `publish` is to be told what was committed."""
+        return Begun({kind: self._caches[kind].ticket() for kind in kinds}, self._resolver.now())
+
+    def publish(self, begun: Begun, filled: Sequence[Filled]) -> None:
+        """These rows were committed: tell the caches, and let L1 take the documents."""
+        self.adopt()
+        contested = {
+            each.key for each in filled if self._caches[each.key.kind].is_contested(each.key, begun.tickets[each.key.kind])
+        }
+        self.tell({each.key: each.version for each in filled})
+        for each in filled:
+            # Another change of the key may have been told meanwhile; only L3 knows which came last.
+            if each.key not in contested and each.document is not None:
+                self._fill(begun, each)
+
+    def _fill(self, begun: Begun, filled: Filled) -> None:
+        kind = filled.key.kind
+        held = self._caches[kind].fill(
+            filled.key,
+            filled.document,
+            filled.version,
+            ticket=begun.tickets[kind],
+            read_at=begun.at,
+            ttl_seconds=self._kinds[kind].caching.l2_ttl_seconds,
+            tags=filled.tags,
+            birth=filled.birth,
+        )
+        self._history.filled(self._resolver.now(), filled.key, filled.version, None, held=held)
 
     async def _delete(self, key: Key, expected: int | None) -> Receipt:
         version, existed = await self._written([key], self._l3.delete(key, expected=expected))

@@ -38,6 +38,41 @@ class TierCounters:
 
 
 @dataclass(slots=True)
+class WriteBehindCounters:
+    """Write-behind's counters.
+
+    Attributes:
+        accepted: writes taken in.
+        overloaded: writes refused because too many waited.
+        flushes: transactions that decided writes, of `flushed_keys` keys, in `flush_seconds` in all; `largest_flush`:
+            most keys in one.
+        retries: flushes that failed and are tried again.
+        refused: accepted writes that were decided otherwise.
+        dead_letters: writes that were given up and are kept for a person.
+        takeovers: journals of other servers that were taken over, with `taken_over` entries in all.
+    """
+
+    accepted: int = 0
+    overloaded: int = 0
+    flushes: int = 0
+    flushed_keys: int = 0
+    flush_seconds: float = 0.0
+    largest_flush: int = 0
+    retries: int = 0
+    refused: int = 0
+    dead_letters: int = 0
+    takeovers: int = 0
+    taken_over: int = 0
+
+    def flushed(self, keys: int, seconds: float) -> None:
+        """Note one committed flush."""
+        self.flushes += 1
+        self.flushed_keys += keys
+        self.flush_seconds += seconds
+        self.largest_flush = max(self.largest_flush, keys)
+
+
+@dataclass(slots=True)
 class Counters:
     """The counters of one server.
 
@@ -48,4 +83,5 @@ class Counters:
 
     l2: TierCounters = field(default_factory=TierCounters)
     l3: TierCounters = field(default_factory=TierCounters)
+    write_behind: WriteBehindCounters = field(default_factory=WriteBehindCounters)
     flushes: int = 0

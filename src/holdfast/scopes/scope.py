@@ -79,6 +79,7 @@ class Scopes:
             turns=collection.turns,
             invalidator=collection.invalidator,
             watching=collection.watching,
+            write_behind=collection.write_behind,
         )
 
 

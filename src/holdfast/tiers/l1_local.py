@@ -43,13 +43,22 @@ class LocalEntry:
         expires_at: monotonic seconds after which the entry does not count.
         used_at: monotonic seconds of the last hit.
         tags: of the document.
+        birth: the version its row was inserted with; 0: not known.
     """
 
-    __slots__ = ("expires_at", "read_at", "tags", "used_at", "value", "version")
+    __slots__ = ("birth", "expires_at", "read_at", "tags", "used_at", "value", "version")
 
     def __init__(  # noqa: PLR0917 - made for every fill
-        self, value: Any, version: int, read_at: float, expires_at: float, used_at: float, tags: tuple[str, ...] = ()
+        self,
+        value: Any,
+        version: int,
+        read_at: float,
+        expires_at: float,
+        used_at: float,
+        tags: tuple[str, ...] = (),
+        birth: int = 0,
     ) -> None:
+        self.birth = birth
         self.tags = tags
         self.value = value
         self.version = version
@@ -59,6 +68,8 @@ class LocalEntry:
 
 
 Peek = Callable[[str], Any | None]
+Laid = tuple[object, Any]
+"""A value that L1 holds, and what is answered in its place."""
 
 
 class Shelf:
@@ -68,15 +79,18 @@ class Shelf:
         peek: the live value for an id, or None (not held, expired, known to be missing, or no longer to be trusted);
             counts a hit or a miss.
         trust_until: sets the monotonic moment until which `peek` answers; at first it always does.
+        laid: by id, what `peek` answers in the place of the very value named there, and of no other: writes that are
+            not committed, which L1 itself never holds (rule W7).
     """
 
-    __slots__ = ("_clock", "_counts", "entries", "peek", "trust_until")
+    __slots__ = ("_clock", "_counts", "entries", "laid", "peek", "trust_until")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.entries: OrderedDict[str, LocalEntry] = OrderedDict()
+        self.laid: dict[str, Laid] = {}
         self.peek: Peek
         self.trust_until: Callable[[float], None]
-        self.peek, self._counts, self.trust_until = _counting_peek(self.entries, clock)
+        self.peek, self._counts, self.trust_until = _counting_peek(self.entries, self.laid, clock)
         self._clock = clock
 
     @property
@@ -96,7 +110,7 @@ class Shelf:
 
 
 def _counting_peek(
-    entries: OrderedDict[str, LocalEntry], clock: Callable[[], float]
+    entries: OrderedDict[str, LocalEntry], laid: dict[str, Laid], clock: Callable[[], float]
 ) -> tuple[Peek, Callable[[], tuple[int, int]], Callable[[float], None]]:
     """The hottest function of the package, its counts, and its lease.
 
@@ -116,6 +130,8 @@ def _counting_peek(
                 entry.used_at = now
                 touch(identifier)
                 hits += 1
+                if laid and (over := laid.get(identifier)) is not None:
+                    return over[1] if over[0] is value else None
                 return value
         misses += 1
         return None
@@ -195,12 +211,14 @@ class LocalCache:
         read_at: float,
         ttl_seconds: float,
         tags: tuple[str, ...] = (),
+        birth: int = 0,
     ) -> bool:
         """Hold a value read from L2 or L3, unless the rules refuse it; says whether it is held now.
 
         Args:
             ttl_seconds: what is left of the TTL of the tier it came from; the shorter of the two counts.
             tags: of the value, for `flush_tags`.
+            birth: of its row; 0: not known.
         """
         if ttl_seconds <= 0 or not self._admits(key, value, version, ticket, read_at):
             self.refused_fills += 1
@@ -209,7 +227,7 @@ class LocalCache:
         expires_at = now + min(self._ttl_seconds, ttl_seconds)
         entries = self.shelf(key.kind).entries
         self._size += key.id not in entries
-        entries[key.id] = LocalEntry(value, version, read_at, expires_at, now, tags)
+        entries[key.id] = LocalEntry(value, version, read_at, expires_at, now, tags, birth)
         entries.move_to_end(key.id)
         if self._size > self._entries_max:
             self._evict()

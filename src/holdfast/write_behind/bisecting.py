@@ -1,0 +1,44 @@
+"""Finding the write that L3 refuses, among many that it would take."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from holdfast.errors import RowRefused
+from holdfast.keys import Key
+
+T = TypeVar("T")
+
+
+async def bisected(
+    batch: dict[Key, list[T]],
+    flush: Callable[[dict[Key, list[T]]], Awaitable[None]],
+    give_up: Callable[[T, str], Awaitable[None]],
+) -> None:
+    """Flush a batch, or its halves if L3 refuses a row of it; give up each write that is refused alone.
+
+    The writes of one key stay in their order, so a later one is tried on what the earlier ones made.
+    """
+    try:
+        await flush(batch)
+    except RowRefused as fault:
+        parts = _halves(batch)
+        for part in parts:
+            await bisected(part, flush, give_up)
+        if not parts:
+            ((write,),) = batch.values()
+            await give_up(write, str(fault))
+
+
+def _halves(batch: dict[Key, list[T]]) -> list[dict[Key, list[T]]]:
+    """A batch in two: of several keys half of them, of one key half of its writes; none: it is one write."""
+    keys = list(batch)
+    if len(keys) > 1:
+        middle = len(keys) // 2
+        return [{key: batch[key] for key in part} for part in (keys[:middle], keys[middle:])]
+    writes = batch[keys[0]]
+    if len(writes) == 1:
+        return []
+    middle = len(writes) // 2
+    return [{keys[0]: writes[:middle]}, {keys[0]: writes[middle:]}]

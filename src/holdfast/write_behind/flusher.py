@@ -1,0 +1,224 @@
+"""Brings accepted writes to L3 in the background, in batches, when they are due.
+
+One transaction at a time, and one retry at a time: while L3 is away nothing but this loop asks it for the backlog, with
+pauses that grow and vary, so the end of an outage begins no storm. A row that L3 refuses is found by halving the batch;
+of its writes those that L3 refuses one by one are given up, and kept as dead letters (rules W4 to W8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Final, Protocol
+
+from holdfast.clock import Clock
+from holdfast.errors import NotOwner, OutcomeUnknown, Refused, TierError
+from holdfast.keys import Key
+from holdfast.metrics.counters import WriteBehindCounters
+from holdfast.write_behind.bisecting import bisected
+from holdfast.write_behind.buffer import Buffer
+from holdfast.write_behind.flushing import Flushing, Settled
+from holdfast.write_behind.overlay import Overlay
+from holdfast.write_behind.receipts import PendingWrite
+
+logger = logging.getLogger("holdfast")
+
+FIRST_EPOCH: Final = 1
+"""Of a journal as long as its own server answers for it."""
+KEYS_MAX: Final = 500
+"""In one transaction; its rows are locked until it ends."""
+BYTES_MAX: Final = 8 * 1024 * 1024
+BACKOFF_SECONDS: Final = 0.1
+BACKOFF_MAX_SECONDS: Final = 5.0
+
+Batch = dict[Key, list[PendingWrite]]
+
+
+class CacheTeller(Protocol):
+    """Brings what a flush did to this server's caches."""
+
+    def begin(self, keys: Iterable[Key]) -> Any:
+        """A flush of these keys begins; what is returned is handed to `publish` after its commit."""
+        ...
+
+    def publish(self, settled: Mapping[Key, Settled], begun: Any) -> None:
+        """These rows are in effect."""
+        ...
+
+    def doubt(self, keys: Iterable[Key]) -> None:
+        """These rows may have changed."""
+        ...
+
+
+class Flusher:
+    """Flushes the writes of one journal.
+
+    Args:
+        caches: are told what is in effect.
+        on_decided: told of writes that are decided.
+        on_replaced: told, once, that another server has the journal.
+    """
+
+    def __init__(
+        self,
+        flushing: Flushing,
+        buffer: Buffer,
+        overlay: Overlay,
+        *,
+        journal: str,
+        clock: Clock,
+        sleep: Callable[[float], Awaitable[object]],
+        random_: random.Random,
+        counters: WriteBehindCounters,
+        caches: CacheTeller,
+        on_decided: Callable[[list[PendingWrite]], None],
+        on_replaced: Callable[[], None],
+    ) -> None:
+        self._flushing = flushing
+        self._buffer = buffer
+        self._overlay = overlay
+        self._journal = journal
+        self._clock = clock
+        self._sleep = sleep
+        self._random = random_
+        self._counters = counters
+        self._caches = caches
+        self._on_decided = on_decided
+        self._on_replaced = on_replaced
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._pause_seconds = 0.0
+        self.fault: Exception | None = None
+
+    def wake(self) -> None:
+        """Something was accepted, or is due sooner."""
+        self._wake.set()
+
+    def start(self) -> None:
+        """Begin to flush in the background."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="holdfast flusher")
+
+    async def stop(self) -> None:
+        """End, rolling back what is under way; may be called twice."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        while True:
+            await self._until_due()
+            batch = self._buffer.take(self._clock.monotonic(), KEYS_MAX, BYTES_MAX)
+            try:
+                await self._work(batch)
+            except NotOwner:
+                self._on_replaced()
+                return
+            except Exception as fault:  # noqa: BLE001 - the loop must outlive any fault: what it holds is not written yet
+                await self._fail(fault)
+            else:
+                self._pause_seconds, self.fault = 0.0, None
+
+    async def _until_due(self) -> None:
+        while (left := self._buffer.next_due() - self._clock.monotonic()) > 0:
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(None if left == math.inf else left):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _work(self, batch: Batch) -> None:
+        """Decide a batch, or what of it can be; what is left is given back."""
+        try:
+            await bisected(batch, self._flush, self._give_up)
+        finally:
+            self._buffer.give_back(key for key in batch if self._is_taken(key))
+
+    def _is_taken(self, key: Key) -> bool:
+        queue = self._buffer.queues.get(key)
+        return queue is not None and queue.taken > 0
+
+    async def _flush(self, batch: Batch) -> None:
+        begun, at = self._caches.begin(batch), self._clock.monotonic()
+        entries = {key: [write.entry for write in writes] for key, writes in batch.items()}
+        try:
+            settled = await self._flushing.flush(
+                self._journal, FIRST_EPOCH, entries, before_commit=partial(self._stamp, batch)
+            )
+        except OutcomeUnknown:
+            self._set_doubt(batch)
+            raise
+        except BaseException:
+            self._unstamp(batch)
+            raise
+        self._counters.flushed(len(batch), self._clock.monotonic() - at)
+        self._caches.publish({key: each for key, each in settled.items() if each.changed}, begun)
+        for key, each in settled.items():
+            self._settle(key, batch[key], each)
+
+    async def _give_up(self, write: PendingWrite, reason: str) -> None:
+        refused = await self._flushing.refuse(self._journal, FIRST_EPOCH, [write.entry], reason)
+        self._counters.dead_letters += len(refused)
+        settled = Settled()
+        settled.refused = refused
+        self._settle(write.key, [write], settled)
+
+    def _stamp(self, batch: Batch, settled: Mapping[Key, Settled]) -> None:
+        """From now on the rows may be seen as they will be: what is laid over must not be applied twice (rule W7)."""
+        for key, writes in batch.items():
+            for write in writes:
+                write.stamp = settled[key].version
+                write.tentative = settled[key].refused.get(write.entry.seq)
+            self._overlay.changed(key)
+
+    def _unstamp(self, batch: Batch) -> None:
+        for key, writes in batch.items():
+            for write in writes:
+                write.stamp = None
+            self._overlay.changed(key)
+
+    def _set_doubt(self, batch: Batch) -> None:
+        """Whether they are in effect the next transaction will know; until then nobody is told either."""
+        for key in batch:
+            self._buffer.queues[key].doubt = True
+            self._overlay.changed(key)
+        self._caches.doubt(batch)
+
+    def _settle(self, key: Key, writes: list[PendingWrite], settled: Settled) -> None:
+        """Let go of decided writes, in one go: nobody sees their row without them, nor them twice."""
+        self._buffer.decided(key, writes)
+        self._overlay.changed(key)
+        for write in writes:
+            write.stamp = None
+            seq = write.entry.seq
+            refused = write.tentative if seq in settled.covered else settled.refused.get(seq)
+            if refused is None:
+                write.committed(settled.version)
+            else:
+                self._refuse(write, refused)
+        self._on_decided(writes)
+
+    def _refuse(self, write: PendingWrite, refused: Refused) -> None:
+        self._counters.refused += 1
+        write.refused(refused)
+
+    async def _fail(self, fault: Exception) -> None:
+        self._counters.retries += 1
+        if self.fault is None:
+            logger.warning("write-behind: %d writes wait, L3 takes none: %s", len(self._buffer), fault)
+        if not isinstance(fault, TierError):  # a fault of this package, shown as such
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "holdfast: a flush of write-behind failed", "exception": fault}
+            )
+        self.fault = fault
+        # Decorrelated jitter: servers that failed together do not come back together.
+        self._pause_seconds = min(
+            BACKOFF_MAX_SECONDS, self._random.uniform(BACKOFF_SECONDS, max(BACKOFF_SECONDS, self._pause_seconds * 3))
+        )
+        await self._sleep(self._pause_seconds)

@@ -1,0 +1,213 @@
+"""One transaction of L3 that decides entries of a journal: applies them to their rows, or refuses them, and says so.
+
+The marks are written in the same transaction, so whoever does it again does nothing (rule W4). The journal's row is
+locked first: after a commit of unknown outcome the next transaction waits for its end and knows it, and a server that
+was replaced is refused (rule W9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from holdfast.documents import Limits
+from holdfast.errors import Conflict, HoldfastError, Overloaded, Refused
+from holdfast.keys import Key
+from holdfast.kinds import Kind
+from holdfast.protocols import FlushTransaction, JournalBase, Letter, Row, Write
+from holdfast.seq_set import SeqSet
+from holdfast.write_behind.deciding import Decision, RefusalReason, decide
+from holdfast.write_behind.entries import Entry, encode_entry
+
+ROUNDS_MAX: Final = 16
+"""Times that rows which were absent may turn up while they are being inserted."""
+KEYS_AT_A_TIME: Final = 16
+"""Decided without giving others a turn of the event loop: under a millisecond."""
+
+
+class Settled:
+    """What became of one key's entries.
+
+    Attributes:
+        version: of the row now, after these entries; 0: there is none.
+        birth: of the row.
+        document: what the row holds; None: it was not read as one.
+        changed: the transaction wrote the row; `deleted`: it deleted the one that was there.
+        covered: entries that were decided before.
+        refused: by number, why.
+        tags: of the document.
+    """
+
+    __slots__ = ("birth", "changed", "covered", "deleted", "document", "refused", "tags", "version")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.birth = 0
+        self.document: Any = None
+        self.changed = False
+        self.deleted = False
+        self.covered: frozenset[int] = frozenset()
+        self.refused: dict[int, Refused] = {}
+        self.tags: tuple[str, ...] = ()
+
+
+Batch = Mapping[Key, Sequence[Entry]]
+
+
+class Flushing:
+    """Decides batches of entries; one per server.
+
+    Args:
+        limits: of documents.
+    """
+
+    def __init__(self, base: JournalBase, kinds: Mapping[str, Kind[Any]], limits: Limits) -> None:
+        self._base = base
+        self._kinds = kinds
+        self._limits = limits
+
+    async def flush(
+        self,
+        journal: str,
+        epoch: int,
+        batch: Batch,
+        *,
+        before_commit: Callable[[Mapping[Key, Settled]], None] = lambda _: None,
+    ) -> dict[Key, Settled]:
+        """Decide all entries of a batch, or none.
+
+        Args:
+            batch: of each key its entries, in order.
+            before_commit: told what will be so once it is committed.
+
+        Raises:
+            NotOwner: another server has the journal.
+            RowRefused: L3 refuses a row of the batch; nothing is decided.
+            OutcomeUnknown: the commit may be in effect; the next call knows.
+            TierError: nothing is decided.
+        """
+        transaction = await self._base.open_flush(journal, epoch)
+        try:
+            settled, letters = await self._decided(transaction, batch)
+            before_commit(settled)
+            decided = SeqSet.of(entry.seq for entries in batch.values() for entry in entries)
+            refused = SeqSet.of(seq for each in settled.values() for seq in each.refused)
+            await transaction.decide(decided, refused, letters)
+            await transaction.commit()
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(transaction.rollback()))
+            raise
+        return settled
+
+    async def refuse(self, journal: str, epoch: int, entries: Sequence[Entry], reason: str) -> dict[int, Refused]:
+        """Give entries up, and keep them as letters; raises like `flush`."""
+        letters = [Letter(entry.key, entry.seq, encode_entry(entry, self._kinds), reason) for entry in entries]
+        await self._bury(journal, epoch, letters)
+        return {entry.seq: Refused(entry.key, RefusalReason.POISON.value, reason) for entry in entries}
+
+    async def bury(self, journal: str, epoch: int, letter: Letter) -> None:
+        """Give up an entry that cannot be read; raises like `flush`."""
+        await self._bury(journal, epoch, [letter])
+
+    async def _bury(self, journal: str, epoch: int, letters: Sequence[Letter]) -> None:
+        transaction = await self._base.open_flush(journal, epoch)
+        try:
+            new = [letter for letter in letters if letter.seq not in transaction.decided]
+            seqs = SeqSet.of(letter.seq for letter in new)
+            await transaction.decide(seqs, seqs, new)
+            await transaction.commit()
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(transaction.rollback()))
+            raise
+
+    async def _decided(
+        self, transaction: FlushTransaction, batch: Batch
+    ) -> tuple[dict[Key, Settled], list[Letter]]:
+        settled: dict[Key, Settled] = {}
+        letters: dict[Key, list[Letter]] = {}
+        open_ = dict(batch)
+        for _ in range(ROUNDS_MAX):
+            rows = await transaction.load(list(open_))
+            writes: list[Write] = []
+            for number, (key, entries) in enumerate(open_.items()):
+                if number % KEYS_AT_A_TIME == KEYS_AT_A_TIME - 1:
+                    await asyncio.sleep(0)
+                settled[key], letters[key], write = self._settle(key, rows.get(key), entries, transaction.decided)
+                if write is not None:
+                    writes.append(write)
+            open_ = await self._write(transaction, rows, writes, settled, batch)
+            if not open_:
+                return settled, [letter for each in letters.values() for letter in each]
+        raise Overloaded("L3: rows that were absent keep turning up while they are being inserted")
+
+    def _settle(
+        self, key: Key, row: Row | None, entries: Sequence[Entry], decided: SeqSet
+    ) -> tuple[Settled, list[Letter], Write | None]:
+        settled = Settled()
+        new = [entry for entry in entries if entry.seq not in decided]
+        settled.covered = frozenset(entry.seq for entry in entries if entry.seq in decided)
+        if row is not None:
+            settled.version, settled.birth = row.version, row.birth
+        if not new:
+            return settled, [], None
+        kind = self._kinds[key.kind]
+        try:
+            decision = decide(kind, row, new, kind.on_conflict, self._limits)
+        except HoldfastError as fault:  # the row cannot be read: the entries may be applied when it is mended
+            return self._given_up(settled, new, f"{RefusalReason.POISON.value}: {fault}")
+        settled.document, settled.tags = decision.document, decision.tags
+        settled.changed, settled.deleted = decision.changed, decision.deleted
+        settled.refused = {
+            seq: Refused(key, refusal.reason.value, refusal.detail) for seq, refusal in decision.refused.items()
+        }
+        letters = [
+            Letter(key, entry.seq, encode_entry(entry, self._kinds), f"{refusal.reason.value}: {refusal.detail}")
+            for entry in new
+            if (refusal := decision.refused.get(entry.seq)) is not None and refusal.letter
+        ]
+        return settled, letters, _write(key, kind, row, decision)
+
+    def _given_up(
+        self, settled: Settled, entries: Sequence[Entry], reason: str
+    ) -> tuple[Settled, list[Letter], Write | None]:
+        settled.refused = {
+            entry.seq: Refused(entry.key, RefusalReason.POISON.value, reason) for entry in entries
+        }
+        return settled, [Letter(entry.key, entry.seq, encode_entry(entry, self._kinds), reason) for entry in entries], None
+
+    async def _write(
+        self,
+        transaction: FlushTransaction,
+        rows: Mapping[Key, Row],
+        writes: Sequence[Write],
+        settled: Mapping[Key, Settled],
+        batch: Batch,
+    ) -> dict[Key, Sequence[Entry]]:
+        """Write what was decided; returns what is to be decided anew, since a row turned up (rule W8)."""
+        for key in [key for key, each in settled.items() if each.deleted and key in rows]:
+            settled[key].version, _ = await transaction.delete(key)
+        held = [write for write in writes if write.expected is None]
+        absent = [write for write in writes if write.expected is not None]
+        versions = dict(await transaction.save(held)) if held else {}
+        again: dict[Key, Sequence[Entry]] = {}
+        if absent:
+            try:
+                inserted = await transaction.save(absent)
+            except Conflict:
+                again = {write.key: batch[write.key] for write in absent}
+            else:
+                versions |= inserted
+                for key, version in inserted.items():
+                    settled[key].birth = version
+        for key, version in versions.items():
+            settled[key].version = version
+        return again
+
+
+def _write(key: Key, kind: Kind[Any], row: Row | None, decision: Decision[Any]) -> Write | None:
+    """What a decision puts; a row that is deleted first is inserted anew."""
+    if decision.body is None:
+        return None
+    expected = 0 if row is None or decision.deleted else None
+    return Write(key, kind.document.SCHEMA, decision.body, expected, decision.tags)

@@ -1,0 +1,78 @@
+"""Reads see this server's undecided writes, laid over what the tiers hold (rule W7).
+
+L1 holds committed values only. Beside it lies, for each key with undecided writes, what they make of the value that L1
+holds. Which writes are laid over a value its version tells: one whose transaction is being committed is stamped with the
+version that its row will have, and is laid only over lower ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from holdfast.entry import MISSING
+from holdfast.keys import Key
+from holdfast.tiers.l1_local import Laid
+from holdfast.write_behind.applying import apply_all
+from holdfast.write_behind.buffer import Buffer
+from holdfast.write_behind.receipts import PendingWrite
+from holdfast.write_behind.routes import Inapplicable
+
+NOTHING: Laid = (object(), None)
+"""Laid over no value at all: whoever asks is sent the long way."""
+
+
+class Overlay:
+    """The undecided writes of one server, over committed values.
+
+    Args:
+        laid: of each kind, by id, a committed value and what the writes make of it; L1's shelves look there.
+    """
+
+    def __init__(self, buffer: Buffer, laid: Mapping[str, dict[str, Laid]]) -> None:
+        self._buffer = buffer
+        self._laid = laid
+
+    def over(self, key: Key, value: Any, version: int) -> Any:
+        """What undecided writes make of a committed value; the very value if there are none.
+
+        Args:
+            value: a document or MISSING.
+        """
+        queue = self._buffer.queues.get(key)
+        if queue is None:
+            return value
+        laid = self._laid[key.kind]
+        base, made = laid.get(key.id, NOTHING)
+        if base is not value:
+            made = value
+            for write in queue.writes:
+                if write.stamp is None or version < write.stamp:
+                    made = laid_over(made, write)
+            laid[key.id] = (value, made)
+        return made
+
+    def added(self, write: PendingWrite, value: Any, made: Any) -> None:
+        """A write was accepted that makes of a committed value, under those before it, another one."""
+        self._laid[write.key.kind][write.key.id] = (value, made)
+
+    def changed(self, key: Key) -> None:
+        """Writes of a key were stamped or decided: whatever lay over its value may not any more."""
+        laid = self._laid[key.kind]
+        if key in self._buffer.queues:
+            laid[key.id] = NOTHING
+        else:
+            laid.pop(key.id, None)
+
+
+def laid_over(value: Any, write: PendingWrite) -> Any:
+    """What a write makes of a value; MISSING: no row.
+
+    One that cannot be applied is left out: it will be refused when it is decided.
+    """
+    entry = write.entry
+    try:
+        made = apply_all(entry.default if value is MISSING else value, entry.operations)
+    except Inapplicable:
+        return value
+    return MISSING if made is None else made
