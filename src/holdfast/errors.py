@@ -189,6 +189,13 @@ class SerializationFailure(TierError):
     """Other transactions were in the way, or in a deadlock; nothing took effect. Run it again, as `transact` does."""
 
 
+class RowRefused(TierError):
+    """A constraint, index or trigger of L3 refuses a row; nothing of the transaction took effect, nor will it later.
+
+    Which row is not known: writing fewer at once tells.
+    """
+
+
 class StorageNotReady(TierError):
     """The database lacks Holdfast's schema, or holds another version of it: run `holdfast migrate`."""
 

@@ -72,7 +72,11 @@ def test_a_table_that_postgresql_cannot_name_is_refused(table: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", ["generations", "incarnation", "invalidations", "kinds", "migrations", "tag_count", "tag_generations"]
+    "table",
+    [
+        *("generations", "incarnation", "invalidations", "kinds", "migrations", "tag_count", "tag_generations"),
+        *("dead_writes", "journal_beats", "journals"),
+    ],
 )
 def test_a_table_of_holdfasts_own_cannot_be_a_kinds(table: str) -> None:
     """The schema's own tables are taken: such a kind is refused when declared, not by the migration."""

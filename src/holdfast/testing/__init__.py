@@ -10,6 +10,7 @@ from holdfast.testing.door import connect
 from holdfast.testing.memory_cache import MemoryCache
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
+from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.testing.pauses import PausingCache, PausingStorage
 
@@ -19,6 +20,7 @@ __all__ = [
     "MemoryCache",
     "MemoryEvents",
     "MemoryFeed",
+    "MemoryJournalBase",
     "MemoryStorage",
     "PausingCache",
     "PausingStorage",

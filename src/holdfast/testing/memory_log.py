@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from holdfast.keys import Key
 from holdfast.protocols import Change, Invalidation, Row, Snapshot
+from holdfast.testing.memory_marks import Marks
 
 LOSABLE_COMMITS: Final = 1000
 """Commits that a crash can take back; older ones are on disk."""
@@ -88,6 +89,7 @@ class Commit(NamedTuple):
     xid: int
     rows: Mapping[Key, Row | None]
     voids: Voids
+    marks: Marks
     after: Counters
 
 
@@ -96,6 +98,7 @@ class ColdCopy(NamedTuple):
 
     rows: Mapping[Key, Row]
     voids: Voids
+    marks: Marks
     counters: Counters
     outbox: Mapping[int, Sequence[Entry]]
     horizon: Snapshot
@@ -110,12 +113,14 @@ class CommitLog:
     Attributes:
         rows: what is committed.
         voids: generations and records of invalidations, as committed.
+        marks: what is known of journals, as committed.
         horizon: what it sees may have left the outbox; a cursor that does not cover it cannot be continued.
     """
 
     def __init__(self, on_commit: Callable[[int, Sequence[Change]], None] | None = None) -> None:
         self.rows: dict[Key, Row] = {}
         self.voids = Voids({"all": 1})
+        self.marks = Marks()
         self._on_commit = on_commit
         self._xid, self._seq, self._version, self._at = 2, 0, 1, 0
         self._over = self._xid
@@ -152,12 +157,19 @@ class CommitLog:
         rows: Mapping[Key, Row | None],
         entries: Sequence[Entry],
         voids: Voids | None = None,
+        notes: Sequence[Callable[[Marks], Marks]] = (),
     ) -> None:
-        """A running transaction takes effect, all at once; a row of None is deleted."""
+        """A running transaction takes effect, all at once; a row of None is deleted.
+
+        Args:
+            notes: what it changes of the marks, whatever these are by now.
+        """
         before = {key: self.rows.get(key) for key in rows}
         self._put(rows)
-        commit = Commit(xid, before, self.voids, self._counters())
+        commit = Commit(xid, before, self.voids, self.marks, self._counters())
         self.voids = voids or self.voids
+        for note in notes:
+            self.marks = note(self.marks)
         self._commits.append(commit)
         if len(self._commits) > LOSABLE_COMMITS:
             self._durable = self._commits.popleft().after
@@ -228,7 +240,7 @@ class CommitLog:
         for _ in range(lose):
             commit = self._commits.pop()
             self._put(commit.rows)
-            self.voids = commit.voids
+            self.voids, self.marks = commit.voids, commit.marks
             lost += self._outbox.pop(commit.xid, ())
         self._xids = sorted(self._outbox)
         self._marks.clear()
@@ -239,11 +251,11 @@ class CommitLog:
 
     def copy(self) -> ColdCopy:
         """The files of the server as if it were stopped now: without what runs."""
-        return ColdCopy(dict(self.rows), self.voids, self._counters(), dict(self._outbox), self.horizon)
+        return ColdCopy(dict(self.rows), self.voids, self.marks, self._counters(), dict(self._outbox), self.horizon)
 
     def restore(self, copy: ColdCopy) -> None:
         """Continue from a copy, any number of times; all that came after it never was."""
-        self.rows, self.voids = dict(copy.rows), copy.voids
+        self.rows, self.voids, self.marks = dict(copy.rows), copy.voids, copy.marks
         self._outbox, self._xids = dict(copy.outbox), sorted(copy.outbox)
         self.horizon = copy.horizon
         self._marks.clear()

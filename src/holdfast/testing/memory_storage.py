@@ -41,6 +41,7 @@ class MemoryStorage:
             order of its statements.
         statement_keys_max: keys of a kind that one statement may change and still tell apart.
         tags_max: tags whose generations are known at once.
+        refuses: stands for a constraint of the user's: whether it refuses this body of a key, with `RowRefused`.
 
     Attributes:
         away: while True every call of `Storage` and `MemoryFeed` fails as if the server could not be reached; the raw
@@ -60,6 +61,7 @@ class MemoryStorage:
         on_commit: Callable[[int, Sequence[Change]], None] | None = None,
         statement_keys_max: int = STATEMENT_KEYS_MAX,
         tags_max: int = TAGS_MAX,
+        refuses: Callable[[Key, bytes], bool] = lambda _key, _body: False,
     ) -> None:
         self.away = False
         self.loads: list[tuple[Key, ...]] = []
@@ -71,7 +73,7 @@ class MemoryStorage:
         self._tags_max = tags_max
         self._kinds = frozenset(kind.name for kind in kinds)
         append_only = frozenset(kind.name for kind in kinds if kind.append_only)
-        self._rules = TableRules(append_only, statement_keys_max)
+        self._rules = TableRules(append_only, statement_keys_max, refuses)
         self._random = random.Random(seed)  # noqa: S311 - identities of a test must repeat
         self._starts = 1
         self.started = "start 1"

@@ -8,11 +8,20 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from holdfast.changes import ChangeOperation
-from holdfast.errors import AppendOnly, Conflict, OutcomeUnknown, SerializationFailure, TierError, TierUnavailable
+from holdfast.errors import (
+    AppendOnly,
+    Conflict,
+    OutcomeUnknown,
+    RowRefused,
+    SerializationFailure,
+    TierError,
+    TierUnavailable,
+)
 from holdfast.keys import Key
 from holdfast.protocols import Affected, Change, Isolation, Row, Write
 from holdfast.testing.memory_locks import RowLocks
 from holdfast.testing.memory_log import CommitLog, Entry
+from holdfast.testing.memory_marks import Marks
 
 End = tuple[type[Exception], str]
 COMMITTED: Final[End] = (RuntimeError, "it was committed")
@@ -31,10 +40,12 @@ class TableRules(NamedTuple):
     Attributes:
         append_only: names of kinds that are history.
         statement_keys_max: keys of a kind that one statement may change and still tell apart.
+        refuses: whether a constraint of the user's refuses this body.
     """
 
     append_only: Collection[str]
     statement_keys_max: int
+    refuses: Callable[[Key, bytes], bool]
 
 
 class MemoryTransaction:
@@ -61,6 +72,7 @@ class MemoryTransaction:
         "_life",
         "_locks",
         "_log",
+        "_notes",
         "_over",
         "_reads",
         "_rows",
@@ -94,6 +106,7 @@ class MemoryTransaction:
         self._reads: set[Key] = set()
         self._rows: dict[Key, Row | None] = {}
         self._entries: list[Entry] = []
+        self._notes: list[Callable[[Marks], Marks]] = []
         self._over: End | None = None
 
     @property
@@ -163,6 +176,7 @@ class MemoryTransaction:
         Raises:
             Conflict: the row is not at `expected`; nothing was written, and the transaction goes on.
             AppendOnly: the kind takes new ids only, and this one exists.
+            RowRefused: by a constraint. It was rolled back.
             TierError: see `lock`.
         """
         inserted = 0 if expected else self._log.draw()
@@ -170,6 +184,9 @@ class MemoryTransaction:
         if key.kind in self._rules.append_only and (held is not None or expected):
             raise AppendOnly(f"{key}: documents of kind {key.kind} are history and cannot be changed")
         _expect(key, expected, held)
+        if self._rules.refuses(key, body):
+            self._abandon(RowRefused, f"a constraint refuses {key}")
+            raise RowRefused(f"L3 in memory: writing {key}: a constraint refuses it")
         version = inserted if held is None else self._log.draw()
         birth = version if held is None else held.birth
         row = TaggedRow(version, birth, schema, body, tags) if tags else Row(version, birth, schema, body)
@@ -216,6 +233,17 @@ class MemoryTransaction:
         self._rows |= dict.fromkeys(sorted(gone))
         return self._tell_whole(kind, ChangeOperation.TRUNCATE)
 
+    def note(self, change: Callable[[Marks], Marks]) -> None:
+        """Change what is known of journals when it commits."""
+        self._check_open()
+        if self.xid is None:
+            self.xid = self._log.start()
+        self._notes.append(change)
+
+    def lose(self) -> None:
+        """L3 ends the connection: nothing of it takes effect, and its locks go to who waits for them."""
+        self._abandon(TierUnavailable, "the connection was lost")
+
     async def affected(self) -> Affected:
         """What it has changed so far; see `StorageTransaction.affected`."""
         if self._over in (COMMITTED, ROLLED_BACK):  # through `connection`
@@ -235,8 +263,8 @@ class MemoryTransaction:
             raise OutcomeUnknown(f"L3 in memory: committing: {fault}") from fault
         if self._isolation is Isolation.SERIALIZABLE and self._rows:
             self._check_reads()
-        if self.xid is not None and (self._rows or self._entries):
-            self._log.commit(self.xid, self._rows, self._entries)
+        if self.xid is not None and (self._rows or self._entries or self._notes):
+            self._log.commit(self.xid, self._rows, self._entries, notes=self._notes)
         elif self.xid is not None:
             self._log.end(self.xid)
         self._end(*COMMITTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -12,6 +13,7 @@ from asyncpg.exceptions import InternalClientError
 from holdfast.errors import (
     OutcomeUnknown,
     Overloaded,
+    RowRefused,
     SerializationFailure,
     StorageNotReady,
     TierError,
@@ -37,25 +39,30 @@ _NOT_READY: Final = (
 )
 _FULL: Final = (asyncpg.InsufficientResourcesError,)
 _IN_THE_WAY: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+# What a constraint, an index or a trigger says of a row, in the server's classes and those left to users; not a right
+# that is missing, for that is of the table.
+_OF_A_ROW: Final = re.compile(r"(09|2[0-37]|3[89]|4[24]|54|P0|[6-9I-OQ-WYZ].)...\Z")
+_NO_RIGHT: Final = asyncpg.InsufficientPrivilegeError
 
 
 @contextlib.contextmanager
-def mapped(what: str, *, writes: bool = False) -> Iterator[None]:
+def mapped(what: str, *, writes: bool = False, rows: bool = False) -> Iterator[None]:
     """Turn the driver's errors into Holdfast's, cause chained.
 
     Args:
         what: the operation, for the message.
         writes: a lost connection leaves the outcome unknown, since the statement commits by itself.
+        rows: only the rows written can be at fault, not the statement.
     """
     try:
         yield
     except TierError:
         raise
     except (*_LOST, asyncpg.PostgresError) as fault:
-        raise meaning(fault, what, writes=writes) from fault
+        raise meaning(fault, what, writes=writes, rows=rows) from fault
 
 
-def meaning(fault: BaseException, what: str, *, writes: bool = False) -> TierError:
+def meaning(fault: BaseException, what: str, *, writes: bool = False, rows: bool = False) -> TierError:
     """What an error of the driver says, as one of Holdfast's; arguments are those of `mapped`."""
     told = f"L3: {what}: {_words(fault)}"
     if isinstance(fault, _LOST):
@@ -69,7 +76,9 @@ def meaning(fault: BaseException, what: str, *, writes: bool = False) -> TierErr
     if isinstance(fault, _IN_THE_WAY):
         return SerializationFailure(told)
     sqlstate = getattr(fault, "sqlstate", None)
-    return TierError(f"{told} (SQLSTATE {sqlstate})" if sqlstate else told)
+    is_of_a_row = rows and not isinstance(fault, _NO_RIGHT) and _OF_A_ROW.match(sqlstate or "")
+    error = RowRefused if is_of_a_row else TierError
+    return error(f"{told} (SQLSTATE {sqlstate})" if sqlstate else told)
 
 
 def _words(fault: BaseException) -> str:

@@ -20,7 +20,7 @@ from holdfast.tiers import l3_statements, l3_voids
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_rows import NoPartition, RowWriter
-from holdfast.tiers.l3_statements import Statements
+from holdfast.tiers.l3_statements import statements_of
 from holdfast.tiers.l3_transaction import PostgresTransaction
 
 
@@ -30,10 +30,7 @@ class PostgresStorage:
     def __init__(self, pool: ConnectionPool, kinds: Mapping[str, Kind[Any]]) -> None:
         self._pool = pool
         self._kinds = kinds
-        self._statements = {
-            kind.name: Statements.of(kind.table, append_only=kind.append_only, tagged=kind.tags is not None)
-            for kind in kinds.values()
-        }
+        self._statements = statements_of(kinds)
         self._rows = RowWriter(kinds, self._statements)
         self._names = list(kinds)
         self._load_many = l3_statements.load_many([kind.table for kind in kinds.values()])

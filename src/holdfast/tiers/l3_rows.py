@@ -18,7 +18,7 @@ import msgspec
 from holdfast.errors import AppendOnly, Conflict
 from holdfast.keys import Key
 from holdfast.kinds import Kind
-from holdfast.protocols import Write
+from holdfast.protocols import Row, Write
 from holdfast.tiers.l3_statements import Statements
 
 MADE_ROWS: Final = 64
@@ -43,6 +43,10 @@ class RowWriter:
     def __init__(self, kinds: Mapping[str, Kind[Any]], statements: Mapping[str, Statements]) -> None:
         self._kinds = kinds
         self._statements = statements
+
+    def is_sure(self, write: Write) -> bool:
+        """Whether a write has no expectation that may not hold."""
+        return write.expected is None and not self._kinds[write.key.kind].append_only
 
     def batches(self, writes: Iterable[Write]) -> list[list[Write]]:
         """Writes in key order, cut where kind, schema or sort of expectation changes, at most `CHUNK_ROWS` each."""
@@ -125,6 +129,21 @@ class RowWriter:
     async def _version(self, connection: Any, key: Key) -> int:
         """The version that a refused write met, 0 for none. Read after the refusal, so only good for the message."""
         return int(await connection.fetchval(self._statements[key.kind].version, key.id) or 0)
+
+
+async def read_rows(
+    connection: Any, statements: Mapping[str, Statements], keys: Iterable[Key], *, lock: bool
+) -> dict[Key, Row]:
+    """Read rows as a transaction sees them; locked in key order, if they are to be."""
+    by_kind: dict[str, list[str]] = {}
+    for key in keys:
+        by_kind.setdefault(key.kind, []).append(key.id)
+    rows: dict[Key, Row] = {}
+    for kind in sorted(by_kind):
+        statement = statements[kind].read_locked if lock else statements[kind].read
+        for identifier, version, birth, schema, document in await connection.fetch(statement, by_kind[kind]):
+            rows[Key(kind, identifier)] = Row(version, birth, schema, document)
+    return rows
 
 
 def _batches(writes: Iterable[Write], kinds: Mapping[str, Kind[Any]]) -> Iterable[list[Write]]:

@@ -6,9 +6,12 @@ versions are always parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
+
+from holdfast.kinds import Kind
 
 # A dump brings the row of another table, a copy made with TEMPLATE that of another database.
 OWN_IDENTITY = "i.origin = i.tableoid AND i.home = current_database()"
@@ -19,6 +22,12 @@ SELECT (-1)::int2 AS kind, i.id::text AS id, 0::int8 AS version, 0::int8 AS birt
        coalesce((SELECT json_object_agg(scope, generation ORDER BY scope) FROM holdfast.generations), '{{}}') AS
        document
 FROM holdfast.incarnation i WHERE {OWN_IDENTITY}"""
+
+# What is decided of journals, in front of the data in the same way.
+_MARKS = """
+SELECT (-1)::int2 AS kind, journal AS id, 0::int8 AS version, 0::int8 AS birth, 0::int2 AS schema,
+       to_json(decided::text) AS document
+FROM holdfast.journals WHERE journal = ANY($%d::text[])"""
 
 ENSURE_INCARNATION = "SELECT holdfast.ensure_incarnation()"
 ENSURE_MONTH = "SELECT holdfast.ensure_month($1, now())"
@@ -107,6 +116,20 @@ class Statements(msgspec.Struct, frozen=True):
 def load_many(tables: Sequence[str]) -> str:
     """The load statement over several tables: ids of the n-th table are parameter n, `kind` is its position."""
     return COHERENCE + "".join(_rows(position, table, position + 1) for position, table in enumerate(tables))
+
+
+def rows_and_marks(tables: Sequence[str]) -> str:
+    """Rows of several tables, as `load_many`, and behind their ids the journals whose marks are wanted."""
+    rows = (_rows(position, table, position + 1) for position, table in enumerate(tables))
+    return _MARKS % (len(tables) + 1) + "".join(rows)
+
+
+def statements_of(kinds: Mapping[str, Kind[Any]]) -> dict[str, Statements]:
+    """The statements of every kind, by its name."""
+    return {
+        kind.name: Statements.of(kind.table, append_only=kind.append_only, tagged=kind.tags is not None)
+        for kind in kinds.values()
+    }
 
 
 def quote(identifier: str) -> str:

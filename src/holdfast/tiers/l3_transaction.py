@@ -15,7 +15,7 @@ from holdfast.keys import Key
 from holdfast.protocols import Affected, Isolation, Row, Write
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped, meaning
-from holdfast.tiers.l3_rows import NoPartition, RowWriter
+from holdfast.tiers.l3_rows import NoPartition, RowWriter, read_rows
 from holdfast.tiers.l3_statements import Statements
 
 # The settings of a held connection suit the statements of L3; a user's own deserve the server's judgement.
@@ -81,18 +81,8 @@ class PostgresTransaction:
 
     async def load(self, keys: Sequence[Key], *, lock: bool = False) -> Mapping[Key, Row]:
         """Read rows; see `StorageTransaction.load`."""
-        by_kind: dict[str, list[str]] = {}
-        for key in keys:
-            by_kind.setdefault(key.kind, []).append(key.id)
-        rows: dict[Key, Row] = {}
         with mapped(f"reading {len(keys)} keys"):
-            for kind in sorted(by_kind):
-                statement = self._statements[kind].read_locked if lock else self._statements[kind].read
-                for identifier, version, birth, schema, document in await self._connection.fetch(
-                    statement, by_kind[kind]
-                ):
-                    rows[Key(kind, identifier)] = Row(version, birth, schema, document)
-        return rows
+            return await read_rows(self._connection, self._statements, keys, lock=lock)
 
     async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
         """Write all or none; see `StorageTransaction.save`."""

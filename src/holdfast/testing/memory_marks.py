@@ -1,0 +1,57 @@
+"""What L3 in memory has committed of journals: their records, and the writes that were given up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+import msgspec
+
+from holdfast.protocols import DeadWrite, JournalRecord, Letter
+from holdfast.seq_set import SeqSet
+
+
+class Marks(NamedTuple):
+    """All of it; never changed, only replaced. The `seconds` kept in it are the moment of the change, not its age.
+
+    Attributes:
+        journals: by name, the oldest first.
+        letters: the oldest first.
+        drawn: the newest number of a letter.
+    """
+
+    journals: Mapping[str, JournalRecord] = MappingProxyType({})
+    letters: tuple[DeadWrite, ...] = ()
+    drawn: int = 0
+
+    def entered(self, record: JournalRecord) -> Marks:
+        """With a journal's record in place of the one that was, or as the newest."""
+        return self._replace(journals={**self.journals, record.journal: record})
+
+    def decided(
+        self,
+        journal: str,
+        decided: SeqSet,
+        refused: SeqSet,
+        *,
+        letters: Sequence[Letter],
+        letters_max: int,
+        at: float,
+    ) -> Marks:
+        """With more decided of a journal; of so many letters the newest are kept."""
+        held, first = self.journals[journal], self.drawn + 1
+        more = [DeadWrite(first + place, journal, letter, at) for place, letter in enumerate(letters)]
+        record = msgspec.structs.replace(
+            held, decided=held.decided | decided, refused=held.refused | refused, seconds=at
+        )
+        drawn = self.drawn + len(more)
+        return self.entered(record)._replace(letters=(*self.letters, *more)[-letters_max:], drawn=drawn)
+
+    def forgotten(self, journal: str) -> Marks:
+        """Without a journal."""
+        return self._replace(journals={name: each for name, each in self.journals.items() if name != journal})
+
+    def discarded(self, identifier: int) -> Marks:
+        """Without a letter."""
+        return self._replace(letters=tuple(each for each in self.letters if each.id != identifier))
