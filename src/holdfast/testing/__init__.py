@@ -10,15 +10,18 @@ from holdfast.testing.door import connect
 from holdfast.testing.memory_cache import MemoryCache
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
+from holdfast.testing.memory_journals import JournalHub, MemoryJournals
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.testing.pauses import PausingCache, PausingStorage
 
 __all__ = [
     "EventHub",
+    "JournalHub",
     "ManualClock",
     "MemoryCache",
     "MemoryEvents",
     "MemoryFeed",
+    "MemoryJournals",
     "MemoryStorage",
     "PausingCache",
     "PausingStorage",

@@ -15,13 +15,22 @@ from typing import Any
 from holdfast.testing.conformance.change_source import ChangeSourceSuite
 from holdfast.testing.conformance.event_transport import EventTransportSuite
 from holdfast.testing.conformance.fence_sink import FenceSinkSuite
+from holdfast.testing.conformance.journal_streams import JournalStreamsSuite
 from holdfast.testing.conformance.shared_cache import SharedCacheSuite
 from holdfast.testing.conformance.storage import StorageSuite
 
 if not __debug__:
     raise RuntimeError("the conformance suites are made of assertions: run them without python -O")
 
-__all__ = ["ChangeSourceSuite", "EventTransportSuite", "FenceSinkSuite", "SharedCacheSuite", "StorageSuite", "checks"]
+__all__ = [
+    "ChangeSourceSuite",
+    "EventTransportSuite",
+    "FenceSinkSuite",
+    "JournalStreamsSuite",
+    "SharedCacheSuite",
+    "StorageSuite",
+    "checks",
+]
 
 
 def checks(suite: type[Any]) -> list[Callable[[Any], Any]]:
