@@ -38,15 +38,19 @@ from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_connect import RedisConnector
 from holdfast.tiers.l2_events import RedisEvents
 from holdfast.tiers.l2_fences import RedisFences
+from holdfast.tiers.l2_journal import RedisJournals
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l2_secured import SecuredCalls
 from holdfast.tiers.l3_connect import PostgresConnector
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed import PostgresFeed
+from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_postgres import PostgresStorage
 
 POLL_SECONDS_MAX = 5.0
+JOURNAL_CONNECTIONS = 3
+"""For a flush, a takeover's, and what is asked beside them."""
 
 logger = logging.getLogger("holdfast")
 
@@ -224,6 +228,31 @@ def event_transport(settings: Settings, clock: Clock, stack: AsyncExitStack) -> 
         backlog_max=settings.event_backlog_max,
         sleep=asyncio.sleep,
     )
+
+
+def journal_streams(settings: Settings, clock: Clock, stack: AsyncExitStack) -> RedisJournals:
+    """Journals in L2, with connections of their own, for the same reason."""
+    ordinary, secured = redis_connection(settings, clock), redis_connection(settings, clock)
+    stack.push_async_callback(ordinary.close)
+    stack.push_async_callback(secured.close)
+    streams = RedisJournals(
+        ordinary,
+        SecuredCalls(secured, sleep=asyncio.sleep, replicas=max(1, settings.journal_replicas or 1)),
+        prefix=settings.key_prefix.encode(),
+        sleep=asyncio.sleep,
+    )
+    stack.push_async_callback(streams.close)
+    return streams
+
+
+def journal_base(settings: Settings, kinds: Mapping[str, Kind[Any]], stack: AsyncExitStack) -> PostgresJournals:
+    """What L3 knows of journals, by connections of its own: writers who keep all others busy must not look dead.
+
+    A flush that stands still ends before its server is taken for dead.
+    """
+    pool = connection_pool(settings, size_max=JOURNAL_CONNECTIONS)
+    stack.push_async_callback(pool.close)
+    return PostgresJournals(pool, kinds, idle_ms=round(settings.write_behind_takeover_seconds * 1000 / 2))
 
 
 async def with_servers(settings: Settings, progress: Callable[[str], None]) -> Settings:

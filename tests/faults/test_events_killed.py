@@ -29,13 +29,14 @@ from holdfast.testing.server_controls import ServerControls
 from holdfast.tiers import l2_secured
 from holdfast.tiers.l2_events import PARTITIONS, RedisEvents, tag_of_partition
 from holdfast.tiers.l2_secured import SecuredCalls
+from holdfast.tiers.l2_securing import connection_of
 from holdfast.tiers.l2_topology import slot_of
 
 pytestmark = [pytest.mark.xdist_group("faults_events"), pytest.mark.timeout(240)]
 
 KEYS = 200
 LEASE_SECONDS = 2.0
-HONEST = l2_secured._ask
+HONEST = connection_of
 GROUP = "workers"
 PROGRAM = Path(__file__).with_name("event_child.py")
 
@@ -273,8 +274,8 @@ def healthy(_: OpenStore) -> None:
 def secures_nothing(store: OpenStore) -> None:
     """Mutant: what the primary took counts as safe."""
 
-    async def secured(*_: object) -> None:
-        return None
+    async def secured(*_: object) -> int:
+        return 1
 
     secured_calls(store)._secured = secured  # type: ignore[assignment, method-assign]
 
@@ -346,7 +347,7 @@ async def test_an_acknowledgement_of_the_primary_alone_is_found(
     assert (acknowledged, got) == (True, ["after"])
 
 
-async def lose_the_connection(controls: ServerControls, prefix: str, *, ask: Any = HONEST) -> list[bool]:
+async def lose_the_connection(controls: ServerControls, prefix: str, *, named: Any = HONEST) -> list[bool]:
     """Publish an event, while the connection is lost between its append and the WAIT; whether each copy is flagged."""
     running, got = await controls.start(), list[bool]()
     settings = Settings(postgres_url=running.postgres_url, redis_urls=running.redis_urls, key_prefix=prefix)
@@ -357,35 +358,41 @@ async def lose_the_connection(controls: ServerControls, prefix: str, *, ask: Any
     async with holdfast.connect(settings) as reader, holdfast.connect(settings) as state:
         await reader.subscribe("**", note, group=GROUP).ready()
         secured = secured_calls(state)
-        is_safe, cuts = secured._is_safe, [0]
+        look, cuts = secured._look, [0]
 
-        async def cut(client: Any, name: bytes, route: Any) -> bool:
+        async def cut(client: Any, name: bytes, lane: Any, route: Any) -> tuple[str, int | None]:
             cuts[0] += 1
             if cuts[0] == 1:
-                number = await HONEST(client, ["CLIENT", "ID"], route)
+                number = await number_of(client, route)
                 other = await secured_calls(reader)._connection.client()
                 await other.custom_command(["CLIENT", "KILL", "ID", str(number)], route)  # type: ignore[call-arg]
                 await until(partial(has_another_connection, client, route, number))
-            return await is_safe(client, name, route)
+            return await look(client, name, lane, route)
 
-        secured._is_safe = cut  # type: ignore[method-assign]
+        secured._look = cut  # type: ignore[method-assign]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(l2_secured, "_ask", ask)
+            patch.setattr(l2_secured, "connection_of", named)
             await state.publish("work/x", 1, delivery=Delivery.RELIABLE, key="k")
         await state.publish("work/x", 2, delivery=Delivery.RELIABLE, key="k")
 
         async def arrived() -> bool:
-            return len(got) >= 2 + (ask is HONEST)
+            return len(got) >= 2 + (named is HONEST)
 
         await until(arrived)
         assert cuts[0] >= 2
     return got
 
 
+async def number_of(client: Any, route: Any) -> int:
+    """The number of a client's connection to a node."""
+    (number,) = await l2_secured._ask(client, [["CLIENT", "ID"]], route)
+    return int(number)
+
+
 async def has_another_connection(client: Any, route: Any, number: int) -> bool:
     """Whether a client has connected anew."""
     try:
-        return bool(await HONEST(client, ["CLIENT", "ID"], route) != number)
+        return await number_of(client, route) != number
     except HoldfastError:
         return False
 
@@ -398,12 +405,8 @@ async def test_a_wait_on_another_connection_does_not_count(controls: ServerContr
 async def test_a_wait_on_another_connection_is_believed_without_its_number(
     controls: ServerControls, prefix: str
 ) -> None:
-    """Mutant: connections have no numbers."""
-
-    async def ask(client: Any, words: Any, route: Any) -> Any:
-        return 7 if words == ["CLIENT", "ID"] else await HONEST(client, words, route)
-
-    assert await lose_the_connection(controls, prefix, ask=ask) == [False, False]
+    """Mutant: all connections are taken for one."""
+    assert await lose_the_connection(controls, prefix, named=lambda _: "one") == [False, False]
 
 
 def key_in(slots: range) -> str:

@@ -1,8 +1,8 @@
 """The contracts of write-behind: the journal's stream in L2, and what L3 knows of journals.
 
 A *journal* belongs to one life of one server: its name is never used again. Its entries are numbered from 1, rising,
-perhaps with gaps. Each entry is *decided* once: applied to its row, or refused. What is decided is noted in L3 in the
-very transaction that applied it, so that whoever does it again does nothing.
+perhaps with gaps, below 2^53. Each entry is *decided* once: applied to its row, or refused. What is decided is noted in
+L3 in the very transaction that applied it, so that whoever does it again does nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,16 @@ class JournalBehind(Exception):
 
 
 class JournalSealed(Exception):
-    """Another server has taken the journal over; nothing was appended, and nothing ever will be."""
+    """Another server has taken the journal over; nothing was appended, and nothing ever will be.
+
+    Attributes:
+        last: the highest number that was ever in it, for good: what an attempt of unknown outcome left up to there is
+            decided by whoever took it over, and what lies above is not in the journal.
+    """
+
+    def __init__(self, last: int) -> None:
+        super().__init__(f"the journal is sealed at {last}")
+        self.last = last
 
 
 class JournalStreams(Protocol):
@@ -58,30 +67,41 @@ class JournalStreams(Protocol):
         node's append-only file has been given to the operating system.
 
         Args:
-            entries: number and bytes, rising, above `expected`; none is allowed, and asks only.
+            entries: number and bytes, rising, above `expected`; none is allowed, and asks only. Whatever an earlier
+                attempt gave and nobody decided is among them: a number is never put below one that is there.
             expected: the last one that was acknowledged; 0: the stream is new.
             keep_from: entries with lower numbers may be dropped.
 
         Raises:
             JournalBehind, JournalSealed: nothing was appended.
+            TierUnavailable: also if a higher number is there already, and one of these is not.
             Overloaded: too much waits already, or L2 is out of memory.
+            ValueError: the numbers are not as above.
         """
         ...
 
-    async def read(self, journal: str, *, after: int, limit: int) -> Sequence[tuple[int, bytes]]:
-        """Up to `limit` entries above a number, in order, from the primary."""
+    async def read(self, journal: str, *, after: int, limit: int, sealed: bool = False) -> Sequence[tuple[int, bytes]]:
+        """Up to `limit` entries above a number, in order, from the primary.
+
+        Args:
+            sealed: `seal` has returned, so only a node that knows of it may answer: one that was cut off, and still
+                takes itself for the primary, may lack entries.
+
+        Raises:
+            TierUnavailable: also if such a node answered.
+        """
         ...
 
     async def last(self, journal: str) -> int:
-        """The highest number that was ever in the stream; 0: it does not exist."""
+        """The highest number that was ever in the stream; 0: it does not exist, or was dropped."""
         ...
 
     async def seal(self, journal: str) -> int:
-        """Let nothing be appended any more, secured as an append is; returns the highest number."""
+        """Let nothing be appended any more, secured as an append is; returns the highest number. May be repeated."""
         ...
 
     async def drop(self, journal: str) -> None:
-        """Remove a stream and its seal."""
+        """Remove a stream. Its name stays sealed for a day, for whoever still takes it for its own; may be repeated."""
         ...
 
     async def unfit(self) -> str | None:

@@ -11,16 +11,19 @@ from holdfast.testing.memory_cache import MemoryCache
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
+from holdfast.testing.memory_journals import JournalHub, MemoryJournals
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.testing.pauses import PausingCache, PausingStorage
 
 __all__ = [
     "EventHub",
+    "JournalHub",
     "ManualClock",
     "MemoryCache",
     "MemoryEvents",
     "MemoryFeed",
     "MemoryJournalBase",
+    "MemoryJournals",
     "MemoryStorage",
     "PausingCache",
     "PausingStorage",

@@ -17,13 +17,15 @@ from holdfast.invalidation.fence_map import WINDOW_SECONDS
 from holdfast.invalidation.rules import Rule
 from holdfast.invalidation.rules import check as check_rules
 from holdfast.kinds import Kind, register
-from holdfast.protocols import ChangeSource, EventTransport, FenceSink, SharedCache, Storage
+from holdfast.protocols import ChangeSource, EventTransport, FenceSink, JournalBase, JournalStreams, SharedCache, Storage
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.testing.clock import ManualClock
 from holdfast.testing.memory_cache import MemoryCache
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
+from holdfast.testing.memory_journal_base import MemoryJournalBase
+from holdfast.testing.memory_journals import JournalHub, MemoryJournals
 from holdfast.testing.memory_storage import MemoryStorage
 
 
@@ -36,6 +38,8 @@ async def connect_flows(
     feed: ChangeSource | None = None,
     relay: tuple[ChangeSource, FenceSink] | None = None,
     events: EventTransport | None = None,
+    journals: JournalBase | None = None,
+    streams: JournalStreams | None = None,
     clock: Clock | None = None,
     settings: Settings | None = None,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -49,7 +53,8 @@ async def connect_flows(
     Args:
         feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
-        events: by default in memory, of this server alone.
+        events, streams: by default in memory, of this server alone.
+        journals: by default those of an L3 in memory; any other L3 needs its own.
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
         window_seconds: how long it remembers a change, to judge L2 by.
@@ -67,6 +72,8 @@ async def connect_flows(
             feed=feed or _feed_of(storage),
             relay=relay or _relay_over(storage, cache),
             events=events or MemoryEvents(EventHub(clock)),
+            journals=journals or _journals_of(storage, clock),
+            streams=streams or MemoryJournals(JournalHub()),
             new_id=lambda: uuid.uuid4().hex,  # servers of one test must differ, whatever their seed
             wall=clock.monotonic,
             coherence=(await storage.load([])).coherence,
@@ -92,6 +99,7 @@ async def connect(
     l2: MemoryCache | None = None,
     l3: MemoryStorage | None = None,
     events: EventHub | None = None,
+    journals: JournalHub | None = None,
     clock: Clock | None = None,
     settings: Settings | None = None,
     seed: int = 0,
@@ -99,14 +107,14 @@ async def connect(
     """A server over tiers in memory.
 
     Args:
-        l2, l3, events: share them between several servers of one test; each server has its own L1 anyway.
+        l2, l3, events, journals: share them between several servers of one test; each server has its own L1 anyway.
         clock: for TTLs and ages; by default one that stands still.
         seed: of everything random.
     """
     clock = clock or ManualClock()
-    transport = MemoryEvents(events or EventHub(clock))
+    transport, streams = MemoryEvents(events or EventHub(clock)), MemoryJournals(journals or JournalHub())
     async with connect_flows(
-        kinds=kinds, l2=l2, l3=l3, events=transport, clock=clock, settings=settings, seed=seed
+        kinds=kinds, l2=l2, l3=l3, events=transport, streams=streams, clock=clock, settings=settings, seed=seed
     ) as flows:
         yield flows.store
 
@@ -116,6 +124,13 @@ def _feed_of(storage: Storage) -> MemoryFeed:
     if not isinstance(beneath, MemoryStorage):
         raise SettingsError("connect_flows: an L3 that is not in memory needs its change feed: feed=...")
     return MemoryFeed(beneath)
+
+
+def _journals_of(storage: Storage, clock: Clock) -> MemoryJournalBase:
+    beneath = _beneath(storage)
+    if not isinstance(beneath, MemoryStorage):
+        raise SettingsError("connect_flows: an L3 that is not in memory needs what it knows of journals: journals=...")
+    return MemoryJournalBase(beneath, clock)
 
 
 def _relay_over(storage: Storage, cache: SharedCache) -> tuple[MemoryFeed, MemoryCache] | None:

@@ -34,10 +34,15 @@ Call = Sequence[bytes]
 
 
 class Script:
-    """One Lua script of this package."""
+    """One Lua script of this package.
 
-    def __init__(self, name: str) -> None:
-        self.source: bytes = files("holdfast.tiers").joinpath("lua", f"{name}.lua").read_bytes()
+    Args:
+        flags: for its first line, if it has none; with `allow-oom` it also runs where memory has run out.
+    """
+
+    def __init__(self, name: str, *, flags: str = "") -> None:
+        first = f"#!lua flags={flags}\n".encode() if flags else b""
+        self.source: bytes = first + files("holdfast.tiers").joinpath("lua", f"{name}.lua").read_bytes()
         self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 

@@ -166,7 +166,7 @@ class JournalWriter:
             logger.warning("journal %s ends at %d, not %d: it is made whole", self.journal, behind.last, self._last)
             self._last = behind.last
             return
-        self._last = batch[-1].entry.seq
+        self._last = appended.last
         for write in batch:
             self._appended(write, appended.replicas)
 

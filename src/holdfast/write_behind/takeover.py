@@ -167,7 +167,7 @@ class Takeover:
     async def _drain(self, journal: str, epoch: int, decided: SeqSet) -> int:
         """Decide all that is left of a sealed stream; returns how many entries that were."""
         after, count = decided.through, 0
-        while found := await self._streams.read(journal, after=after, limit=ENTRIES_MAX):
+        while found := await self._streams.read(journal, after=after, limit=ENTRIES_MAX, sealed=True):
             left = [(seq, data) for seq, data in found if seq not in decided]
             await self._decide(journal, epoch, left)
             after, count = found[-1][0], count + len(left)

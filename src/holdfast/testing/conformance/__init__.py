@@ -16,6 +16,7 @@ from holdfast.testing.conformance.change_source import ChangeSourceSuite
 from holdfast.testing.conformance.event_transport import EventTransportSuite
 from holdfast.testing.conformance.fence_sink import FenceSinkSuite
 from holdfast.testing.conformance.journal_base import JournalBaseSuite
+from holdfast.testing.conformance.journal_streams import JournalStreamsSuite
 from holdfast.testing.conformance.shared_cache import SharedCacheSuite
 from holdfast.testing.conformance.storage import StorageSuite
 
@@ -27,6 +28,7 @@ __all__ = [
     "EventTransportSuite",
     "FenceSinkSuite",
     "JournalBaseSuite",
+    "JournalStreamsSuite",
     "SharedCacheSuite",
     "StorageSuite",
     "checks",
