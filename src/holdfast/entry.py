@@ -105,7 +105,7 @@ class Receipt:
         self.existed = existed
         self.replicas = replicas
 
-    async def reached(self, durability: Durability, timeout: float | None = None) -> Self:  # noqa: ARG002, ASYNC109
+    async def reached(self, durability: Durability, timeout: float | None = None) -> Self:  # noqa: ARG002
         """Wait until the write has survived that much.
 
         Args:

@@ -138,7 +138,9 @@ class Writer:
         versions = await self._written(
             [write.key for write, _ in writes], self._l3.save([write for write, _ in writes])
         )
-        self.publish(begun, [Filled(write.key, document, versions[write.key], write.tags) for write, document in writes])
+        self.publish(
+            begun, [Filled(write.key, document, versions[write.key], write.tags) for write, document in writes]
+        )
         return versions
 
     def begin(self, kinds: Iterable[str]) -> Begun:
@@ -149,7 +151,9 @@ class Writer:
         """These rows were committed: tell the caches, and let L1 take the documents."""
         self.adopt()
         contested = {
-            each.key for each in filled if self._caches[each.key.kind].is_contested(each.key, begun.tickets[each.key.kind])
+            each.key
+            for each in filled
+            if self._caches[each.key.kind].is_contested(each.key, begun.tickets[each.key.kind])
         }
         self.tell({each.key: each.version for each in filled})
         for each in filled:

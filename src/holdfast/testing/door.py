@@ -17,7 +17,15 @@ from holdfast.invalidation.fence_map import WINDOW_SECONDS
 from holdfast.invalidation.rules import Rule
 from holdfast.invalidation.rules import check as check_rules
 from holdfast.kinds import Kind, register
-from holdfast.protocols import ChangeSource, EventTransport, FenceSink, JournalBase, JournalStreams, SharedCache, Storage
+from holdfast.protocols import (
+    ChangeSource,
+    EventTransport,
+    FenceSink,
+    JournalBase,
+    JournalStreams,
+    SharedCache,
+    Storage,
+)
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.testing.clock import ManualClock

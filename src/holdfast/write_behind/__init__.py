@@ -1,1 +1,1 @@
-"""Write-behind: operations accepted in memory, journaled in L2, and applied to the rows of L3, each decided once."""
+"""Writes that are accepted first and committed later: operations, how they apply, and how they are decided."""

@@ -38,8 +38,8 @@ from holdfast.write_behind import renewal
 from holdfast.write_behind.applying import apply_noting
 from holdfast.write_behind.buffer import Buffer
 from holdfast.write_behind.entries import Entry, encode_entry
-from holdfast.write_behind.life import Life, LifeMaker
 from holdfast.write_behind.flusher import FIRST_EPOCH
+from holdfast.write_behind.life import Life, LifeMaker
 from holdfast.write_behind.operations import Operation
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.receipts import PendingWrite
@@ -214,7 +214,7 @@ class WriteBehind:
                     f"{write.key}: writes accepted before could not be brought to L3 first; nothing was done"
                 ) from late
 
-    async def flush(self, timeout: float | None = None) -> list[Unwritten]:  # noqa: ASYNC109 - as `reached`
+    async def flush(self, timeout: float | None = None) -> list[Unwritten]:
         """Bring all that was accepted until now to L3; returns what could not be written, the oldest first.
 
         Args:
@@ -441,7 +441,9 @@ class WriteBehind:
         if left:
             kept = sum(write.in_journal for write in left)
             logger.warning(
-                "write-behind: %d writes stay in journal %s in L2; the next server to look brings them to L3", kept, journal
+                "write-behind: %d writes stay in journal %s in L2; the next server to look brings them to L3",
+                kept,
+                journal,
             )
             if kept < len(left):
                 logger.error("write-behind: %d writes were only in this process and are lost", len(left) - kept)

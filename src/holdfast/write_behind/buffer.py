@@ -180,7 +180,7 @@ class Buffer:
 
     def _due_at(self, queue: KeyQueue) -> float:
         rules = self._rules
-        return min(queue.writes[-1].accepted_at + rules.quiet_seconds, queue.writes[0].accepted_at + rules.age_seconds)
+        return float(min(queue.writes[-1].accepted_at + rules.quiet_seconds, queue.writes[0].accepted_at + rules.age_seconds)
 
     def _set_due(self, key: Key, queue: KeyQueue, moment: float) -> None:
         """Only an earlier moment needs a place of its own in the heap; a later one is found when its time comes."""

@@ -121,9 +121,7 @@ class Flushing:
             await asyncio.shield(asyncio.ensure_future(transaction.rollback()))
             raise
 
-    async def _decided(
-        self, transaction: FlushTransaction, batch: Batch
-    ) -> tuple[dict[Key, Settled], list[Letter]]:
+    async def _decided(self, transaction: FlushTransaction, batch: Batch) -> tuple[dict[Key, Settled], list[Letter]]:
         settled: dict[Key, Settled] = {}
         letters: dict[Key, list[Letter]] = {}
         open_ = dict(batch)
@@ -171,10 +169,12 @@ class Flushing:
     def _given_up(
         self, settled: Settled, entries: Sequence[Entry], reason: str
     ) -> tuple[Settled, list[Letter], Write | None]:
-        settled.refused = {
-            entry.seq: Refused(entry.key, RefusalReason.POISON.value, reason) for entry in entries
-        }
-        return settled, [Letter(entry.key, entry.seq, encode_entry(entry, self._kinds), reason) for entry in entries], None
+        settled.refused = {entry.seq: Refused(entry.key, RefusalReason.POISON.value, reason) for entry in entries}
+        return (
+            settled,
+            [Letter(entry.key, entry.seq, encode_entry(entry, self._kinds), reason) for entry in entries],
+            None,
+        )
 
     async def _write(
         self,

@@ -118,7 +118,9 @@ class JournalWriter:
                 while self._has_waiting() or self._is_behind():
                     await self._round()
             except (TierError, JournalSealed) as fault:
-                logger.warning("journal %s: %d writes could not be appended: %s", self.journal, len(self._waiting), fault)
+                logger.warning(
+                    "journal %s: %d writes could not be appended: %s", self.journal, len(self._waiting), fault
+                )
 
     async def _run(self) -> None:
         while True:
@@ -219,7 +221,9 @@ class JournalWriter:
 
     def _fail(self, fault: TierError) -> None:
         if not self._away:
-            logger.warning("journal %s: L2 takes nothing, so that writes are committed at once: %s", self.journal, fault)
+            logger.warning(
+                "journal %s: L2 takes nothing, so that writes are committed at once: %s", self.journal, fault
+            )
         self._away = True
         self._unsecure(self._waiting)
 

@@ -91,13 +91,13 @@ class PendingReader:
                 except Refused:
                     pass
                 except Undecided as late:
-                    raise TierUnavailable(f"{key}: whether a write of this server is in effect is not known yet") from late
+                    raise TierUnavailable(
+                        f"{key}: whether a write of this server is in effect is not known yet"
+                    ) from late
 
     def _over(self, key: Key, read: Resolved) -> Resolved:
         if key not in self._queues:
             return read
         self._seen(key)
         value = self._overlay.over(key, read.value, read.version)
-        return Resolved(
-            value, read.version, read.tier, read.read_at, stale=read.stale, birth=read.birth, pending=True
-        )
+        return Resolved(value, read.version, read.tier, read.read_at, stale=read.stale, birth=read.birth, pending=True)

@@ -68,7 +68,7 @@ class PendingWrite(Receipt):
         """Whether somebody waits for that durability, or for more."""
         return any(wanted.covers(durability) for wanted, _ in self._waiting)
 
-    async def reached(self, durability: Durability, timeout: float | None = None) -> Self:  # noqa: ASYNC109
+    async def reached(self, durability: Durability, timeout: float | None = None) -> Self:
         """Wait until the write has survived that much; see `Receipt.reached`."""
         if self._end is not None:
             raise copy(self._end)  # one error for many callers would gather all their tracebacks

@@ -19,9 +19,7 @@ from holdfast.write_behind.receipts import PendingWrite
 logger = logging.getLogger("holdfast")
 
 
-async def drained(
-    base: JournalBase, journal: str, pause: Callable[[], Awaitable[object]]
-) -> JournalRecord | None:
+async def drained(base: JournalBase, journal: str, pause: Callable[[], Awaitable[object]]) -> JournalRecord | None:
     """What L3 knows of a journal once nobody needs to decide any of its entries; None: nothing at all."""
     while True:
         try:
@@ -45,7 +43,9 @@ def settle(writes: Iterable[PendingWrite], record: JournalRecord | None, rows: M
     for write in writes:
         seq, row = write.entry.seq, rows.get(write.key)
         if record is None:
-            write.refused(_refused(write, "L3 does not know the journal of this server any more: read, and decide anew"))
+            write.refused(
+                _refused(write, "L3 does not know the journal of this server any more: read, and decide anew")
+            )
         elif seq in record.refused:
             write.refused(_refused(write, f"{record.taker}, which took this server's journal over, refused it"))
         elif seq in record.decided:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from holdfast.clock import Clock
 from holdfast.documents import Limits
-from holdfast.errors import CorruptDocument, HoldfastError, NotOwner, SchemaTooNew, TierError
+from holdfast.errors import CorruptDocument, NotOwner, SchemaTooNew, TierError
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import WriteBehindCounters

@@ -1,0 +1,1 @@
+"""The contexts of runs: so far, how two values of one variable become one."""

@@ -1,0 +1,139 @@
+"""When two sides have changed one value: which of them stands, and why (pure).
+
+The sides are called parent and child. In a run they are those; at a flush the committed value is the parent, and the
+one that was accepted before and comes to be written now the child.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+import msgspec
+
+from holdfast.documents import FreeValue, FrozenDict
+from holdfast.documents.frozen import seal_dict
+from holdfast.entry import MISSING
+
+
+class ConflictStrategy(enum.Enum):
+    """How a conflict is resolved; always to the same result, on every server."""
+
+    PARENT_WINS = "parent_wins"
+    """The parent's value stands: what is committed."""
+    CHILD_WINS = "child_wins"
+    """The child's value stands: what was written later here, though it had not seen the other."""
+    MERGE_OBJECTS = "merge_objects"
+    """Two mappings become one; other values as `PARENT_WINS`."""
+    KEEP_LATEST = "keep_latest"
+    """The value with the later hybrid logical clock stands; without two clocks the parent's, since L3 ordered it."""
+    MANUAL_REVIEW = "manual_review"
+    """The parent's value stands until a person has decided."""
+
+
+class HybridTime(NamedTuple):
+    """A moment of a hybrid logical clock; they are ordered as tuples are, and no two writes share one.
+
+    Attributes:
+        ms: since 1970, as the furthest clock that was heard of had it.
+        counter: of the writes in that millisecond.
+        node: whose write it was, to tell apart what is otherwise equal.
+    """
+
+    ms: int
+    counter: int
+    node: str
+
+
+class Side(msgspec.Struct, frozen=True):
+    """One of two values.
+
+    Attributes:
+        value: frozen; `MISSING`: there is none.
+        clock: of its write; None: it has none.
+    """
+
+    value: FreeValue
+    clock: HybridTime | None = None
+
+
+class Resolution(msgspec.Struct, frozen=True):
+    """What became of a conflict.
+
+    Attributes:
+        value: the one that stands; where it is one side's, the very object.
+        reason: in words.
+        needs_review: a person is to look at it.
+    """
+
+    value: FreeValue
+    strategy: ConflictStrategy
+    reason: str
+    needs_review: bool = False
+
+
+def resolve(strategy: ConflictStrategy, parent: Side, child: Side, ancestor: FreeValue = MISSING) -> Resolution:
+    """Decide which value stands.
+
+    Args:
+        ancestor: what both sides began from, if it is known; only `MERGE_OBJECTS` asks.
+    """
+    match strategy:
+        case ConflictStrategy.PARENT_WINS:
+            return Resolution(parent.value, strategy, "the committed value stands")
+        case ConflictStrategy.CHILD_WINS:
+            return Resolution(child.value, strategy, "the later write stands, whatever it had not seen")
+        case ConflictStrategy.MERGE_OBJECTS:
+            return _resolve_merging(parent.value, child.value, ancestor)
+        case ConflictStrategy.KEEP_LATEST:
+            return _resolve_latest(parent, child)
+        case ConflictStrategy.MANUAL_REVIEW:
+            return Resolution(parent.value, strategy, "it stands until a person decides", needs_review=True)
+
+
+def _resolve_merging(parent: FreeValue, child: FreeValue, ancestor: FreeValue) -> Resolution:
+    if type(parent) is FrozenDict and type(child) is FrozenDict:
+        value = merged_objects(parent, child, ancestor)
+        return Resolution(value, ConflictStrategy.MERGE_OBJECTS, "both are mappings, and were merged")
+    return Resolution(
+        parent, ConflictStrategy.MERGE_OBJECTS, "they are not two mappings to merge: the committed value stands"
+    )
+
+
+def _resolve_latest(parent: Side, child: Side) -> Resolution:
+    strategy = ConflictStrategy.KEEP_LATEST
+    if parent.clock is None or child.clock is None:
+        return Resolution(parent.value, strategy, "there are no two clocks: the committed value counts as the later")
+    if child.clock > parent.clock:
+        return Resolution(child.value, strategy, f"{child.clock} is later than {parent.clock}")
+    return Resolution(parent.value, strategy, f"{child.clock} is not later than {parent.clock}")
+
+
+def merged_objects(parent: FrozenDict, child: FrozenDict, ancestor: FreeValue = MISSING) -> FrozenDict:
+    """Two mappings as one, key by key, mappings in both recursively.
+
+    A key that one side alone has changed since the ancestor, or removed, is as that side has it. Where both have
+    changed it: two mappings are merged, otherwise the child's value stands; and a value stands against its removal.
+    Without an ancestor a key that one side has was added by it, and one that both have was changed by both.
+    """
+    before = ancestor if type(ancestor) is FrozenDict else {}
+    merged = {
+        name: _merged_value(parent.get(name, MISSING), child.get(name, MISSING), before.get(name, MISSING))
+        for name in {**parent, **child}
+    }
+    return seal_dict({name: value for name, value in merged.items() if value is not MISSING})
+
+
+def _merged_value(parent: FreeValue, child: FreeValue, before: FreeValue) -> FreeValue:
+    if type(parent) is FrozenDict and type(child) is FrozenDict:
+        return merged_objects(parent, child, before)
+    if child is MISSING:
+        return MISSING if _same(parent, before) else parent
+    if parent is MISSING:
+        return MISSING if _same(child, before) else child
+    return parent if _same(child, before) else child
+
+
+def _same(value: FreeValue, before: FreeValue) -> bool:
+    """Whether a value is the one of before: 1, 1.0 and True are three."""
+    return type(value) is type(before) and bool(value == before)

@@ -1,0 +1,239 @@
+"""What becomes of the entries of one key: each is applied to the current row, or refused (pure).
+
+They are decided one after the other, each by what those before it have made, so that it is the same however many are
+decided at once: rules V3, W6, W8 and W10. Only whether the result can be stored is asked of the last one first; if it
+cannot, of each.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from holdfast.documents import Document, Limits, decode, encode
+from holdfast.entry import MISSING
+from holdfast.errors import DocumentTooDeep, DocumentTooLarge
+from holdfast.keys import Key
+from holdfast.kinds import Kind
+from holdfast.protocols import ANY_VERSION, Row
+from holdfast.run_context.conflicts import ConflictStrategy, Resolution, Side, resolve
+from holdfast.write_behind.applying import apply
+from holdfast.write_behind.entries import Entry
+from holdfast.write_behind.operations import Operation, Set, with_value
+from holdfast.write_behind.places import type_at
+from holdfast.write_behind.routes import Inapplicable, value_at
+from holdfast.write_behind.typed_values import fingerprint, fingerprint_of
+
+D = TypeVar("D", bound=Document)
+
+
+class RefusalReason(enum.Enum):
+    """Why an entry was not applied."""
+
+    GONE = "gone"
+    """The row it was addressed to was deleted, or there was none; one that came since is another."""
+    CONFLICT = "conflict"
+    """Another value was committed meanwhile in the place of one it replaces, and that one stands."""
+    LIMIT = "limit"
+    """The document would be too large or too deep."""
+    POISON = "poison"
+    """The document does not allow it, or could not be stored with it."""
+    NOT_OWNER = "not_owner"
+    """Another server had taken over what it was written for."""
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """That an entry is refused.
+
+    Attributes:
+        detail: in words.
+        letter: it is to be kept for a person.
+    """
+
+    reason: RefusalReason
+    detail: str
+    letter: bool = False
+
+
+class Decision(msgspec.Struct, Generic[D], frozen=True):
+    """What becomes of a key, and of each entry.
+
+    Attributes:
+        document: as it is after all; None: there is no row.
+        deleted: the row of before is to be deleted; with a document, before that is inserted as a new row.
+        changed: there is anything to write.
+        body: the document's JSON, and `tags` its tags, if it is to be written.
+        applied: the numbers of the entries that took effect.
+        refused: those of the others, with the reason.
+        conflicts: each `Set` that found another value than it had replaced, and what became of it.
+    """
+
+    document: D | None
+    deleted: bool
+    changed: bool
+    body: bytes | None
+    tags: tuple[str, ...]
+    applied: tuple[int, ...]
+    refused: Mapping[int, Refusal]
+    conflicts: tuple[Resolution, ...]
+
+
+class _Refused(Exception):
+    def __init__(self, reason: RefusalReason, detail: str, *, letter: bool = False) -> None:
+        self.refusal = Refusal(reason, detail, letter)
+
+
+class _Life(NamedTuple):
+    """The document as it is so far.
+
+    Attributes:
+        birth: of its row; `ANY_VERSION`, above all others, of one that has yet to be inserted.
+        cut: the row of before was deleted.
+    """
+
+    document: Any
+    birth: int
+    cut: bool = False
+
+
+class _Course(NamedTuple):
+    """What came of the entries in turn."""
+
+    life: _Life
+    applied: list[int]
+    refused: dict[int, Refusal]
+    conflicts: list[Resolution]
+
+
+class _Rules(NamedTuple):
+    """What the decisions on a key are made by."""
+
+    kind: Kind[Any]
+    document_type: type[Document]
+    key: Key
+    strategy: ConflictStrategy
+    limits: Limits
+
+    def run(self, life: _Life, entries: Sequence[Entry], *, storing: bool) -> _Course:
+        """Apply entries in turn; `storing`: none that makes a document which cannot be stored."""
+        course = _Course(life, [], {}, [])
+        for entry in entries:
+            try:
+                life = self._applied(course.life, entry, course.conflicts)
+                if storing:
+                    self.stored(life.document)
+            except _Refused as refused:
+                course.refused[entry.seq] = refused.refusal
+            else:
+                course.applied.append(entry.seq)
+                course = course._replace(life=life)
+        return course
+
+    def stored(self, document: Any) -> tuple[bytes | None, tuple[str, ...]]:
+        """The document's JSON and tags; _Refused if it cannot be stored."""
+        if document is None:
+            return None, ()
+        try:
+            return encode(document, self.limits), self.kind.tags_of(self.key, document)
+        except (DocumentTooLarge, DocumentTooDeep) as fault:
+            raise _Refused(RefusalReason.LIMIT, str(fault), letter=True) from fault
+        except Exception as fault:  # the kind's tags are a user's function, which may fail by any error
+            raise _Refused(RefusalReason.POISON, str(fault), letter=True) from fault
+
+    def _applied(self, life: _Life, entry: Entry, conflicts: list[Resolution]) -> _Life:
+        """What an entry makes of the document: all of its operations, or none."""
+        if (why := _gone(entry, life)) is not None:
+            raise _Refused(RefusalReason.GONE, why)
+        document, birth, cut = life
+        if document is None:
+            document = entry.default
+        try:
+            for operation, expects in zip(entry.operations, entry.expects, strict=True):
+                settled = self._settled(document, operation, expects, conflicts)
+                document = apply(document, settled)
+                if document is None:
+                    birth, cut = ANY_VERSION, True
+        except Inapplicable as fault:
+            raise _Refused(RefusalReason.POISON, str(fault), letter=True) from fault
+        return _Life(document, birth, cut)
+
+    def _settled(
+        self, document: Any, operation: Operation, expects: bytes | None, conflicts: list[Resolution]
+    ) -> Operation:
+        """The operation to apply: what was committed in the place of a `Set` meanwhile may stand (rule W6)."""
+        if not isinstance(operation, Set) or expects is None:
+            return operation
+        place = operation.place
+        found, annotation = fingerprint(document, place), type_at(self.document_type, place)
+        if found in (expects, fingerprint_of(annotation, operation.value)):
+            return operation
+        parent = MISSING if document is None else value_at(document, place)
+        resolution = resolve(self.strategy, Side(parent), Side(operation.value))
+        conflicts.append(resolution)
+        if resolution.value is parent:
+            detail = f"{str(place) or 'document'}: {resolution.reason}"
+            raise _Refused(RefusalReason.CONFLICT, detail, letter=resolution.needs_review)
+        return with_value(operation, resolution.value)
+
+
+def decide(
+    kind: Kind[D], row: Row | None, entries: Sequence[Entry], strategy: ConflictStrategy, limits: Limits
+) -> Decision[D]:
+    """Decide the entries of one key.
+
+    Args:
+        row: the current one, locked; None: there is none.
+        entries: at least one, all of one key, in the order of their numbers.
+
+    Raises:
+        CorruptDocument, SchemaTooNew: the row cannot be read; nothing is decided.
+    """
+    key = entries[0].key
+    rules = _Rules(kind, kind.document, key, strategy, limits)
+    before = None if row is None else decode(kind.document, row.body, what=str(key))
+    begin = _Life(before, ANY_VERSION if row is None else row.birth)
+    course = rules.run(begin, entries, storing=False)
+    try:
+        body, tags = _written(rules, course, begin)
+    except _Refused:
+        course = rules.run(begin, entries, storing=True)
+        body, tags = _written(rules, course, begin)
+    document, _, cut = course.life
+    deleted = cut and row is not None
+    changed = deleted or (body is not None and (row is None or body != row.body))
+    return Decision(
+        document=document,
+        deleted=deleted,
+        changed=changed,
+        body=body if changed else None,
+        tags=tags if changed else (),
+        applied=tuple(course.applied),
+        refused=course.refused,
+        conflicts=tuple(course.conflicts),
+    )
+
+
+def _written(rules: _Rules, course: _Course, begin: _Life) -> tuple[bytes | None, tuple[str, ...]]:
+    """What is to be stored: nothing, if the document is the one of before."""
+    return (None, ()) if course.life.document is begin.document else rules.stored(course.life.document)
+
+
+def _gone(entry: Entry, life: _Life) -> str | None:
+    """Why an entry has no row to be applied to, or to begin (rule V3); None: it has."""
+    exists = life.document is not None
+    if entry.birth:
+        gone = not exists or life.birth != entry.birth
+        return f"the row born at version {entry.birth} is no longer there" if gone else None
+    if entry.base_version:
+        gone = not exists or life.birth > entry.base_version
+        return f"the row that was at version {entry.base_version} is no longer there" if gone else None
+    return None if exists or entry.default is not None or _begins(entry) else "there is no row"
+
+
+def _begins(entry: Entry) -> bool:
+    """Whether an entry puts a whole document, which needs no row."""
+    first = entry.operations[0] if entry.operations else None
+    return isinstance(first, Set) and not first.place.path
