@@ -26,11 +26,15 @@ from holdfast.errors import (
     InvalidDocument,
     InvalidEvent,
     InvalidKey,
+    InvalidOperation,
     InvalidToken,
     InvalidTopic,
     NotFound,
+    NotOwner,
     OutcomeUnknown,
     Overloaded,
+    Refused,
+    RowRefused,
     SchemaTooNew,
     SerializationFailure,
     ServerStartError,
@@ -39,6 +43,7 @@ from holdfast.errors import (
     StorageNotReady,
     TierError,
     TierUnavailable,
+    Undecided,
     WrongEventLoop,
 )
 from holdfast.events import Delivery, Event, Metadata, Priority
@@ -46,23 +51,30 @@ from holdfast.invalidation.rules import RULES, Dependents, Impact, Rule
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
 from holdfast.protocols import Invalidation, Isolation, Replayed
+from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.scopes import Scope
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.transactions import Transaction
 from holdfast.watching import Watch
+from holdfast.write_behind.accepting import Backlog, Unwritten
+from holdfast.write_behind.operations import Append, Delete, Increment, Merge, Set
 
 __all__ = [
     "RULES",
+    "Append",
     "AppendOnly",
+    "Backlog",
     "Bot",
     "Caching",
     "ChangeOperation",
     "Closed",
     "Collection",
     "Conflict",
+    "ConflictStrategy",
     "Consistency",
     "CorruptDocument",
+    "Delete",
     "Delivery",
     "Dependents",
     "Document",
@@ -74,28 +86,35 @@ __all__ = [
     "HoldfastError",
     "Impact",
     "IncarnationChanged",
+    "Increment",
     "InvalidDocument",
     "InvalidEvent",
     "InvalidKey",
+    "InvalidOperation",
     "InvalidToken",
     "InvalidTopic",
     "Invalidation",
     "Isolation",
     "Kind",
+    "Merge",
     "Metadata",
     "NotFound",
+    "NotOwner",
     "OutcomeUnknown",
     "Overloaded",
     "Priority",
     "Receipt",
+    "Refused",
     "Replayed",
     "Routine",
+    "RowRefused",
     "Rule",
     "RunContextSnapshot",
     "SchemaTooNew",
     "Scope",
     "SerializationFailure",
     "ServerStartError",
+    "Set",
     "Settings",
     "SettingsError",
     "StaleUnavailable",
@@ -107,6 +126,8 @@ __all__ = [
     "TierError",
     "TierUnavailable",
     "Transaction",
+    "Undecided",
+    "Unwritten",
     "Watch",
     "Watched",
     "WrongEventLoop",

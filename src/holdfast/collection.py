@@ -327,7 +327,7 @@ class Collection(Generic[D]):
         async def read() -> Resolved:
             return await self._reader.read(key, Consistency.BOUNDED)
 
-        receipt = await self.write_behind.patch(self.kind, key, ready, default, durability, read)
+        receipt = await self.write_behind.patch(key, ready, default=default, durability=durability, read=read)
         self._seen(key)
         return receipt
 

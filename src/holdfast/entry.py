@@ -67,8 +67,8 @@ class Entry(msgspec.Struct, Generic[Value], frozen=True):
         tier: the tier that answered.
         age_seconds: time since the value was read from L3, as far as the answering tier can tell.
         stale: L3 could not be asked, and the value may be older than the staleness bound; only with `max_stale`.
-        pending: writes of this server, accepted and not yet committed, are laid over what the tier answered; `version` is
-            that of what lies below them.
+        pending: writes of this server, accepted and not yet committed, are laid over what the tier answered; `version`
+            is that of what lies below them.
     """
 
     value: Value

@@ -79,8 +79,8 @@ class Kind(Generic[D]):
         configuration: its changes are also told as `config/changed`. Bots, teams and swarms are (a swarm's document
             holds its limits, tools and policy); routines have a topic of their own.
         durability: what a `patch` has survived when it returns, unless the call says otherwise.
-        on_conflict: decides when a `Set` that was accepted comes to L3 and finds another value than it replaced. There the
-            committed value is the parent's, the `Set`'s is the child's.
+        on_conflict: decides when a `Set` that was accepted comes to L3 and finds another value than it replaced. There
+            the committed value is the parent's, the `Set`'s is the child's.
     """
 
     name: str

@@ -25,7 +25,7 @@ import msgspec
 from holdfast.arguments import SettingArguments
 from holdfast.clock import Clock, SystemClock
 from holdfast.errors import Closed, HoldfastError, SettingsError, StorageNotReady
-from holdfast.flows import Flows, Given, build_caches
+from holdfast.flows import Flows, Given
 from holdfast.invalidation.rules import RULES, Rule
 from holdfast.invalidation.rules import check as check_rules
 from holdfast.kinds import Kind, register
@@ -34,6 +34,7 @@ from holdfast.settings import Settings, load_settings
 from holdfast.store import StateStore
 from holdfast.tiers import l3_migrations, l3_self_test
 from holdfast.tiers.codec import Codec
+from holdfast.tiers.l1_caches import build_caches
 from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_connect import RedisConnector
 from holdfast.tiers.l2_events import RedisEvents

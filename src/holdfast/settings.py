@@ -80,8 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         write_behind_commit_seconds: how long a call waits for a durability before `Undecided` is raised; 30 s.
         write_behind_close_seconds: how long closing waits for L3 to take what was accepted; 25 s.
         write_behind_takeover_seconds: after which the journal of a server that gives no sign is taken over; 10 s.
-        journal_replicas: of L2 that must have an entry before its write counts as JOURNALED; otherwise it is committed at
-            once. With 0 the append-only file of the node will do. By default 1; of the embedded servers, as many as
+        journal_replicas: of L2 that must have an entry before its write counts as JOURNALED; otherwise it is committed
+            at once. With 0 the append-only file of the node will do. By default 1; of the embedded servers, as many as
             `embedded_replicas`.
     """
 

@@ -138,9 +138,7 @@ class Writer:
         versions = await self._written(
             [write.key for write, _ in writes], self._l3.save([write for write, _ in writes])
         )
-        self.publish(
-            begun, [Filled(write.key, document, versions[write.key], write.tags) for write, document in writes]
-        )
+        self.publish(begun, [Filled(each.key, document, versions[each.key], each.tags) for each, document in writes])
         return versions
 
     def begin(self, kinds: Iterable[str]) -> Begun:
@@ -150,16 +148,14 @@ class Writer:
     def publish(self, begun: Begun, filled: Sequence[Filled]) -> None:
         """These rows were committed: tell the caches, and let L1 take the documents."""
         self.adopt()
-        contested = {
-            each.key
-            for each in filled
-            if self._caches[each.key.kind].is_contested(each.key, begun.tickets[each.key.kind])
-        }
+        # Another change of a key may have been told meanwhile; only L3 knows which came last.
+        fit = [each for each in filled if each.document is not None and not self._is_contested(begun, each.key)]
         self.tell({each.key: each.version for each in filled})
-        for each in filled:
-            # Another change of the key may have been told meanwhile; only L3 knows which came last.
-            if each.key not in contested and each.document is not None:
-                self._fill(begun, each)
+        for each in fit:
+            self._fill(begun, each)
+
+    def _is_contested(self, begun: Begun, key: Key) -> bool:
+        return self._caches[key.kind].is_contested(key, begun.tickets[key.kind])
 
     def _fill(self, begun: Begun, filled: Filled) -> None:
         kind = filled.key.kind

@@ -23,10 +23,12 @@ from holdfast.errors import (
     NotFound,
     OutcomeUnknown,
     Overloaded,
+    Refused,
     SchemaTooNew,
     StorageNotReady,
     TierError,
     TierUnavailable,
+    Undecided,
 )
 from holdfast.keys import Key
 
@@ -114,6 +116,10 @@ def made(error: type[HoldfastError]) -> HoldfastError:
         return error("bot:b1", found=4, known=3)
     if issubclass(error, Conflict):
         return error(Key("bot", "b1"), expected=7, actual=None)
+    if issubclass(error, Refused):
+        return error(Key("bot", "b1"), "gone", "the row is no longer there")
+    if issubclass(error, Undecided):
+        return error("what happened")
     return error("what happened", 3)
 
 
@@ -129,6 +135,13 @@ def test_an_error_survives_the_way_to_another_process(error: type[HoldfastError]
 def test_an_error_can_be_copied(error: type[HoldfastError], copied: Callable[[HoldfastError], HoldfastError]) -> None:
     """A copy is another object that says the same."""
     assert_same(made(error), copied)
+
+
+def test_an_undecided_write_keeps_its_receipt_in_its_own_process() -> None:
+    """A receipt waits for its server's writes: what another process gets says the same, without one."""
+    fault = Undecided("what happened", receipt := object())
+    assert fault.receipt is receipt
+    assert pickle.loads(pickle.dumps(fault)).receipt is None  # noqa: S301 - our own bytes
 
 
 def test_errors_of_applications_survive_too() -> None:

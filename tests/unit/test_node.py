@@ -10,9 +10,9 @@ import pytest
 import holdfast
 from holdfast import Caching, Document, Kind, Settings, SettingsError
 from holdfast.arguments import SettingArguments
-from holdfast.flows import build_caches
 from holdfast.kinds import register
 from holdfast.testing import ManualClock
+from holdfast.tiers.l1_caches import build_caches
 
 
 class Plan(Document, frozen=True, kw_only=True):

@@ -1,14 +1,13 @@
 """Write-behind's door: takes operations in, and waits for them to have survived what the caller asks.
 
-Who owns what: the buffer holds each undecided write, the overlay what reads see of it, the life of this server's journal
-brings it to L2 and L3. All of them change only between awaits of this event loop: a write is accepted, laid over and
-queued in one go, and decided, published and let go of in one go, so no reader sees a row without it, or with it twice.
-A caller that is cancelled ceases to wait; what was accepted is decided all the same.
+Who owns what: the buffer holds each undecided write, the overlay what reads see of it, the life of this server's
+journal brings it to L2 and L3. All of them change only between awaits of this event loop: a write is accepted, laid
+over and queued in one go, and decided, published and let go of in one go, so no reader sees a row without it, or with
+it twice. A caller that is cancelled ceases to wait; what was accepted is decided all the same.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -24,7 +23,6 @@ from holdfast.errors import (
     NotFound,
     Overloaded,
     Refused,
-    TierError,
     TierUnavailable,
     Undecided,
 )
@@ -32,14 +30,11 @@ from holdfast.flights import Resolved
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import WriteBehindCounters
-from holdfast.protocols import JournalBase, JournalState, JournalStreams, Row, Storage
 from holdfast.tiers.l1_local import Shelf
-from holdfast.write_behind import renewal
 from holdfast.write_behind.applying import apply_noting
 from holdfast.write_behind.buffer import Buffer
 from holdfast.write_behind.entries import Entry, encode_entry
-from holdfast.write_behind.flusher import FIRST_EPOCH
-from holdfast.write_behind.life import Life, LifeMaker
+from holdfast.write_behind.lives import Life, Lives
 from holdfast.write_behind.operations import Operation
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.receipts import PendingWrite
@@ -103,72 +98,46 @@ class WriteBehind:
     """Accepts writes; one per server.
 
     Args:
+        lives: of this server: its journal, and what works on it.
         shelves: L1's, by kind.
         untrusted: kinds that L1 does not answer for.
         ready: lets L1 hear of changes; says whether it answers for a kind.
-        doubt: tells the caches that rows may have changed.
-        make_life: what works on a new journal of that name.
+        wall: the time of day, seconds since 1970.
         commit_seconds: how long a caller waits for a durability before it is told that the write is undecided.
-        close_seconds: how long `stop` waits for L3 to take what is left.
     """
 
     def __init__(
         self,
         *,
-        base: JournalBase,
-        streams: JournalStreams,
-        l3: Storage,
+        lives: Lives,
+        buffer: Buffer,
+        overlay: Overlay,
         kinds: Mapping[str, Kind[Any]],
         shelves: Mapping[str, Shelf],
         untrusted: Container[str],
         ready: Callable[[str], Awaitable[bool]],
-        buffer: Buffer,
-        overlay: Overlay,
-        doubt: Callable[[Iterable[Key]], None],
-        make_life: LifeMaker,
-        new_id: Callable[[], str],
-        server: str,
         clock: Clock,
         wall: Callable[[], float],
-        sleep: Callable[[float], Awaitable[object]],
         counters: WriteBehindCounters,
         commit_seconds: float,
-        close_seconds: float,
     ) -> None:
         self.buffer = buffer
         self.overlay = overlay
-        self.counters = counters
-        self._base = base
-        self._streams = streams
-        self._l3 = l3
+        self.lives = lives
         self._kinds = kinds
         self._shelves = shelves
         self._untrusted = untrusted
         self._ready = ready
-        self._doubt = doubt
-        self._make_life = make_life
-        self._new_id = new_id
-        self._server = server
         self._clock = clock
         self._wall = wall
-        self._sleep = sleep
+        self._counters = counters
         self._commit_seconds = commit_seconds
-        self._close_seconds = close_seconds
-        self._life: Life | None = None
-        self._beginning: asyncio.Task[None] | None = None
-        self._renewing: asyncio.Task[None] | None = None
-        self._closed = False
-
-    @property
-    def journal(self) -> str | None:
-        """The name of this server's journal; None: it has none yet."""
-        return self._life.name if self._life is not None else None
 
     async def patch(
         self,
-        kind: Kind[Any],
         key: Key,
         operations: Sequence[Operation],
+        *,
         default: Document | None,
         durability: Durability,
         read: Callable[[], Awaitable[Resolved]],
@@ -187,11 +156,11 @@ class WriteBehind:
             TierError: the row could not be read, or the journal not be begun; nothing was accepted.
         """
         while True:
-            life = await self._living()
+            life = await self.lives.living()
             base = await self._held(key) or await self._read(read)
-            if life is self._life and self._renewing is None:
+            if self.lives.current is life:  # else it was replaced meanwhile
                 break
-        write = self._accept(life, key, operations, default, base, kind.document.SCHEMA)
+        write = self._accept(life, key, operations, default, base)
         return await self._survived(life, write, durability)
 
     async def settle(self, keys: Iterable[Key]) -> None:
@@ -203,7 +172,7 @@ class WriteBehind:
         last = [queue.writes[-1] for key in keys if (queue := self.buffer.queues.get(key)) is not None]
         if not last:
             return
-        self._hurry(write.key for write in last)
+        self.lives.hurry(write.key for write in last)
         for write in last:
             try:
                 await write.reached(Durability.COMMITTED, self._commit_seconds)
@@ -221,7 +190,7 @@ class WriteBehind:
             timeout: seconds to wait at most; None: as long as a caller waits for a durability.
         """
         writes = sorted(self.buffer, key=lambda write: write.accepted_at)
-        self._hurry({write.key for write in writes})
+        self.lives.hurry({write.key for write in writes})
         deadline = self._clock.monotonic() + (self._commit_seconds if timeout is None else timeout)
         unwritten = []
         for write in writes:
@@ -235,70 +204,13 @@ class WriteBehind:
 
     def backlog(self) -> Backlog:
         """What this server has accepted and not yet decided."""
-        buffer, life = self.buffer, self._life
+        buffer, life = self.buffer, self.lives.current
         oldest = self._clock.monotonic() - buffer.oldest_at() if len(buffer) else 0.0
         fault = life.flusher.fault if life is not None else None
+        journal = None if life is None else life.name
         return Backlog(
-            self.journal, len(buffer), len(buffer.queues), buffer.size, oldest, None if fault is None else str(fault)
+            journal, len(buffer), len(buffer.queues), buffer.size, oldest, None if fault is None else str(fault)
         )
-
-    def replaced(self, life: Life) -> None:
-        """Another server has this life's journal."""
-        if self._life is life and self._renewing is None:
-            self._renewing = asyncio.get_running_loop().create_task(self._renew(life), name="holdfast journal renewal")
-            self._renewing.add_done_callback(self._renewed)
-
-    def hurry_unsecured(self, writes: Iterable[PendingWrite]) -> None:
-        """The journal cannot take these now; those that are waited for are committed at once (rule W3)."""
-        self._hurry(write.key for write in writes if write.awaits(Durability.JOURNALED))
-
-    async def stop(self) -> None:
-        """Accept nothing more, bring what was accepted to L3, and leave what is left to other servers.
-
-        May be called twice.
-        """
-        self._closed = True
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait([self._renewing])
-        life, self._life = self._life, None
-        if life is None:
-            return
-        self.buffer.hurry(list(self.buffer.queues))
-        life.flusher.wake()
-        await self._flushed(self._close_seconds)
-        await life.journal.drain()
-        await life.stop()
-        await self._leave(life.name)
-
-    def _hurry(self, keys: Iterable[Key]) -> None:
-        self.buffer.hurry(keys)
-        if self._life is not None:
-            self._life.flusher.wake()
-
-    async def _living(self) -> Life:
-        """The life whose journal takes writes now; begun when the first write comes."""
-        while True:
-            if self._closed:
-                raise Closed("the store is closed")
-            if self._renewing is not None:
-                await asyncio.wait([self._renewing])
-            elif self._life is not None:
-                return self._life
-            else:
-                if self._beginning is None:
-                    self._beginning = asyncio.get_running_loop().create_task(self._begin())
-                await asyncio.shield(self._beginning)
-
-    async def _begin(self) -> None:
-        try:
-            life = self._make_life(self._new_id())
-            await self._base.register(life.name, self._server)
-            if not self._closed:
-                self._life = life
-                life.start()
-        finally:
-            self._beginning = None
 
     async def _held(self, key: Key) -> Base | None:
         """What L1 holds: trusted, or the last that was heard, for the operations will be applied to the row of then."""
@@ -316,8 +228,8 @@ class WriteBehind:
         resolved = await read()
         return Base(None, resolved.version, resolved.birth, resolved.value)
 
-    def _accept(  # noqa: PLR0917 - one write's facts
-        self, life: Life, key: Key, operations: Sequence[Operation], default: Document | None, base: Base, schema: int
+    def _accept(
+        self, life: Life, key: Key, operations: Sequence[Operation], default: Document | None, base: Base
     ) -> PendingWrite:
         """Take a write in, lay it over, and queue it for the journal, in one go."""
         current = default if base.current is MISSING else base.current
@@ -332,12 +244,12 @@ class WriteBehind:
             base_version=base.version,
             default=default,
             expects=expects,
-            schema=schema,
+            schema=self._kinds[key.kind].document.SCHEMA,
             accepted_at_ms=round(self._wall() * 1000),
         )
         data = encode_entry(entry, self._kinds)
         if self.buffer.is_full(len(data)):
-            self.counters.overloaded += 1
+            self._counters.overloaded += 1
             raise Overloaded(
                 f"{key}: {len(self.buffer)} writes ({self.buffer.size} bytes) wait for L3 already; nothing was accepted"
             )
@@ -350,7 +262,7 @@ class WriteBehind:
         life.journal.add(write)
         if is_first:
             life.flusher.wake()
-        self.counters.accepted += 1
+        self._counters.accepted += 1
         return write
 
     async def _survived(self, life: Life, write: PendingWrite, durability: Durability) -> PendingWrite:
@@ -360,95 +272,9 @@ class WriteBehind:
         if durability is Durability.ACCEPTED:
             return write
         if durability is Durability.COMMITTED:
-            self._hurry([write.key])
+            self.lives.hurry([write.key])
         life.journal.hurry()
         return await write.reached(durability, self._commit_seconds)
-
-    async def _renew(self, life: Life) -> None:
-        logger.warning("write-behind: journal %s was taken over by another server", life.name)
-        await life.stop()
-        for queue in self.buffer.queues.values():
-            queue.doubt = True
-        keys = list(self.buffer.queues)
-        for key in keys:
-            self.overlay.changed(key)
-        record = await renewal.drained(self._base, life.name, self._pause)
-        rows = await self._rows(keys)
-        again = renewal.settle(sorted(self.buffer, key=lambda write: write.entry.seq), record, rows)
-        left = set(map(id, again))
-        new = self._make_life(self._new_id())
-        while not await self._registered(new.name):
-            await self._pause()
-        # From here on nothing is awaited: nobody sees a write of the old journal that is in none.
-        for key in keys:
-            self.buffer.decided(key, [write for write in self.buffer.queues[key].writes if id(write) not in left])
-            self.overlay.changed(key)
-        self._doubt(keys)
-        for write in again:
-            entry = msgspec.structs.replace(write.entry, seq=new.journal.number())
-            write.enter_again(entry, encode_entry(entry, self._kinds))
-            new.journal.add(write)
-        self._life = new
-        new.start()
-        logger.warning("write-behind: %d writes go on in journal %s", len(again), new.name)
-
-    def _renewed(self, task: asyncio.Task[None]) -> None:
-        self._renewing = None
-        if not task.cancelled() and (fault := task.exception()) is not None:
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "holdfast: the renewal of a journal failed", "exception": fault, "task": task}
-            )
-
-    async def _registered(self, journal: str) -> bool:
-        try:
-            await self._base.register(journal, self._server)
-        except TierError as fault:
-            logger.debug("registering journal %s: %s", journal, fault)
-            return False
-        return True
-
-    async def _rows(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
-        while keys:
-            try:
-                return (await self._l3.load(keys)).rows
-            except TierError as fault:
-                logger.debug("reading what another server wrote: %s", fault)
-                await self._pause()
-        return {}
-
-    async def _pause(self) -> None:
-        await self._sleep(LOOK_SECONDS)
-
-    async def _flushed(self, seconds: float) -> None:
-        """Wait until everything is decided, for a time at most."""
-        deadline = self._clock.monotonic() + seconds
-        for write in list(self.buffer):
-            try:
-                await write.reached(Durability.COMMITTED, max(0.0, deadline - self._clock.monotonic()))
-            except (Refused, Undecided):
-                pass  # what is left is counted in the end
-
-    async def _leave(self, journal: str) -> None:
-        left = list(self.buffer)
-        try:
-            if left:
-                await self._base.enter_state(journal, FIRST_EPOCH, JournalState.RELEASED)
-            else:
-                await self._streams.drop(journal)
-                await self._base.forget(journal, FIRST_EPOCH)
-        except TierError as fault:  # others find out by its beat
-            logger.warning("write-behind: L3 was not told that journal %s is left: %s", journal, fault)
-        if left:
-            kept = sum(write.in_journal for write in left)
-            logger.warning(
-                "write-behind: %d writes stay in journal %s in L2; the next server to look brings them to L3",
-                kept,
-                journal,
-            )
-            if kept < len(left):
-                logger.error("write-behind: %d writes were only in this process and are lost", len(left) - kept)
-        for write in left:
-            write.left(Closed(f"{write.key}: the store was closed before this write was decided"))
 
 
 def _applied(key: Key, current: Any, operations: Sequence[Operation]) -> tuple[Any, tuple[bytes | None, ...]]:

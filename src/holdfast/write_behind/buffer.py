@@ -180,7 +180,8 @@ class Buffer:
 
     def _due_at(self, queue: KeyQueue) -> float:
         rules = self._rules
-        return float(min(queue.writes[-1].accepted_at + rules.quiet_seconds, queue.writes[0].accepted_at + rules.age_seconds)
+        first, last = queue.writes[0].accepted_at, queue.writes[-1].accepted_at
+        return float(min(last + rules.quiet_seconds, first + rules.age_seconds))
 
     def _set_due(self, key: Key, queue: KeyQueue, moment: float) -> None:
         """Only an earlier moment needs a place of its own in the heap; a later one is found when its time comes."""

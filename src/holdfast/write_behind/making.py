@@ -19,7 +19,7 @@ from holdfast.write_behind.flusher import FIRST_EPOCH, Flusher
 from holdfast.write_behind.flushing import Flushing
 from holdfast.write_behind.heartbeat import Heartbeat
 from holdfast.write_behind.journal import JournalWriter
-from holdfast.write_behind.life import Life
+from holdfast.write_behind.lives import Life, Lives
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.publishing import FlushPublisher
 from holdfast.write_behind.takeover import Takeover
@@ -73,10 +73,10 @@ def make(ground: Ground) -> tuple[WriteBehind, Takeover]:
     flushing, publisher = Flushing(ground.base, ground.kinds, limits), FlushPublisher(ground.writer)
 
     def make_life(journal: str) -> Life:
-        """On journal's end all its parts say so, and the first is listened to."""
+        """What works on a journal; each part may find out that it was replaced, and the first is listened to."""
 
         def replaced() -> None:
-            write_behind.replaced(life)
+            lives.replaced(life)
 
         writer = JournalWriter(
             ground.streams,
@@ -84,7 +84,7 @@ def make(ground: Ground) -> tuple[WriteBehind, Takeover]:
             replicas_min=1 if settings.journal_replicas is None else settings.journal_replicas,
             clock=clock,
             sleep=ground.sleep,
-            on_unsecured=write_behind.hurry_unsecured,
+            on_unsecured=lives.hurry_unsecured,
             on_sealed=replaced,
         )
         flusher = Flusher(
@@ -111,26 +111,33 @@ def make(ground: Ground) -> tuple[WriteBehind, Takeover]:
         life = Life(writer, flusher, heartbeat)
         return life
 
-    write_behind = WriteBehind(
+    lives = Lives(
         base=ground.base,
         streams=ground.streams,
         l3=ground.l3,
         kinds=ground.kinds,
-        shelves=ground.shelves,
-        untrusted=ground.untrusted,
-        ready=ground.ready,
         buffer=buffer,
         overlay=overlay,
-        doubt=publisher.doubt,
         make_life=make_life,
         new_id=ground.new_id,
         server=ground.server,
         clock=clock,
-        wall=ground.wall,
         sleep=ground.sleep,
+        doubt=publisher.doubt,
+        close_seconds=settings.write_behind_close_seconds,
+    )
+    write_behind = WriteBehind(
+        lives=lives,
+        buffer=buffer,
+        overlay=overlay,
+        kinds=ground.kinds,
+        shelves=ground.shelves,
+        untrusted=ground.untrusted,
+        ready=ground.ready,
+        clock=clock,
+        wall=ground.wall,
         counters=ground.counters,
         commit_seconds=settings.write_behind_commit_seconds,
-        close_seconds=settings.write_behind_close_seconds,
     )
     takeover = Takeover(
         ground.base,
@@ -144,7 +151,7 @@ def make(ground: Ground) -> tuple[WriteBehind, Takeover]:
         sleep=ground.sleep,
         random_=ground.random_,
         counters=ground.counters,
-        own=lambda: write_behind.journal,
+        own=lambda: lives.journal,
         tell=publisher.tell,
     )
     return write_behind, takeover

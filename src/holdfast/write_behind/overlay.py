@@ -1,8 +1,8 @@
 """Reads see this server's undecided writes, laid over what the tiers hold (rule W7).
 
 L1 holds committed values only. Beside it lies, for each key with undecided writes, what they make of the value that L1
-holds. Which writes are laid over a value its version tells: one whose transaction is being committed is stamped with the
-version that its row will have, and is laid only over lower ones.
+holds. Which writes are laid over a value its version tells: one whose transaction is being committed is stamped with
+the version that its row will have, and is laid only over lower ones.
 """
 
 from __future__ import annotations

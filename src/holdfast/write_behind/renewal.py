@@ -1,8 +1,8 @@
 """A server that was taken for dead finds out what became of its writes (rule W9).
 
 Its epoch is over, so it decides nothing any more. It waits until whoever took over has drained its journal. What is
-decided then was in the journal; what is not decided never will be, for the stream is sealed: only that is entered again,
-in a new journal. Nothing is lost, and nothing is applied twice.
+decided then was in the journal; what is not decided never will be, for the stream is sealed: only that is entered
+again, in a new journal. Nothing is lost, and nothing is applied twice.
 """
 
 from __future__ import annotations

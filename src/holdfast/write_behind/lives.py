@@ -1,0 +1,258 @@
+"""The lives of one server's write-behind: each has a journal, and ends when the server does or is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.clock import Clock
+from holdfast.entry import Durability
+from holdfast.errors import Closed, Refused, TierError, Undecided
+from holdfast.keys import Key
+from holdfast.kinds import Kind
+from holdfast.protocols import JournalBase, JournalState, JournalStreams, Row, Storage
+from holdfast.write_behind import renewal
+from holdfast.write_behind.buffer import Buffer
+from holdfast.write_behind.entries import encode_entry
+from holdfast.write_behind.flusher import FIRST_EPOCH, Flusher
+from holdfast.write_behind.heartbeat import Heartbeat
+from holdfast.write_behind.journal import JournalWriter
+from holdfast.write_behind.overlay import Overlay
+from holdfast.write_behind.receipts import PendingWrite
+
+logger = logging.getLogger("holdfast")
+
+LOOK_SECONDS: Final = 0.25
+"""Between two looks at a journal that another server drains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One journal, and what works on it."""
+
+    journal: JournalWriter
+    flusher: Flusher
+    heartbeat: Heartbeat
+
+    @property
+    def name(self) -> str:
+        """Of its journal."""
+        return self.journal.journal
+
+    def start(self) -> None:
+        """Begin to work in the background."""
+        self.heartbeat.start()
+        self.flusher.start()
+        self.journal.start()
+
+    async def stop(self) -> None:
+        """End what works; may be called twice."""
+        await self.journal.stop()
+        await self.flusher.stop()
+        await self.heartbeat.stop()
+
+
+class Lives:
+    """Begins this server's lives, and ends them; at most one accepts writes.
+
+    Args:
+        make_life: what works on a new journal of that name; it says here when it is replaced.
+        server: this one, in words.
+        doubt: tells the caches that rows may have changed.
+        close_seconds: how long `stop` waits for L3 to take what was accepted.
+
+    Attributes:
+        current: the one whose journal takes writes now; None: there is none yet, or it was replaced.
+    """
+
+    def __init__(
+        self,
+        *,
+        base: JournalBase,
+        streams: JournalStreams,
+        l3: Storage,
+        kinds: Mapping[str, Kind[Any]],
+        buffer: Buffer,
+        overlay: Overlay,
+        make_life: Callable[[str], Life],
+        new_id: Callable[[], str],
+        server: str,
+        clock: Clock,
+        sleep: Callable[[float], Awaitable[object]],
+        doubt: Callable[[Iterable[Key]], None],
+        close_seconds: float,
+    ) -> None:
+        self.current: Life | None = None
+        self._base = base
+        self._streams = streams
+        self._l3 = l3
+        self._kinds = kinds
+        self._buffer = buffer
+        self._overlay = overlay
+        self._make_life = make_life
+        self._new_id = new_id
+        self._server = server
+        self._clock = clock
+        self._sleep = sleep
+        self._doubt = doubt
+        self._close_seconds = close_seconds
+        self._changing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def journal(self) -> str | None:
+        """The name of the journal that takes writes now."""
+        return self.current.name if self.current is not None else None
+
+    async def living(self) -> Life:
+        """The current life, begun if there is none: a server that writes nothing keeps no journal.
+
+        Raises:
+            TierError: its journal could not be entered in L3.
+            Closed: the server has ended.
+        """
+        while self.current is None:
+            if self._closed:
+                raise Closed("the store is closed")
+            change = self._changing or self._change(self._begin())
+            await asyncio.wait([change])  # others wait for it too: it is not this caller's to cancel
+            if not change.cancelled():
+                change.result()
+        return self.current
+
+    def hurry(self, keys: Iterable[Key]) -> None:
+        """Bring these keys' writes to L3 at once."""
+        self._buffer.hurry(keys)
+        if self.current is not None:
+            self.current.flusher.wake()
+
+    def hurry_unsecured(self, writes: Iterable[PendingWrite]) -> None:
+        """The journal cannot take these now; those that are waited for are committed at once (rule W3)."""
+        self.hurry(write.key for write in writes if write.awaits(Durability.JOURNALED))
+
+    def replaced(self, life: Life) -> None:
+        """Another server has this life's journal."""
+        if self.current is life:
+            self.current = None
+            self._change(self._renew(life))
+
+    async def stop(self) -> None:
+        """Accept nothing more, bring what was accepted to L3, and leave what is left to other servers.
+
+        May be called twice.
+        """
+        self._closed = True
+        if self._changing is not None:
+            self._changing.cancel()
+            await asyncio.wait([self._changing])
+        life, self.current = self.current, None
+        if life is not None:
+            self._buffer.hurry(list(self._buffer.queues))
+            life.flusher.wake()
+            await self._flushed()
+            await life.journal.drain()
+            await life.stop()
+            await self._tell_end(life.name)
+        self._let_go(life)
+
+    def _change(self, change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._changing = asyncio.get_running_loop().create_task(change, name="holdfast journal change")
+        task.add_done_callback(self._changed)
+        return task
+
+    def _changed(self, task: asyncio.Task[None]) -> None:
+        self._changing = None
+        if not task.cancelled() and (fault := task.exception()) is not None and not isinstance(fault, TierError):
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "holdfast: a journal could not be begun", "exception": fault, "task": task}
+            )
+
+    async def _begin(self) -> None:
+        life = self._make_life(self._new_id())
+        await self._base.register(life.name, self._server)
+        self.current = life
+        life.start()
+
+    async def _renew(self, life: Life) -> None:
+        """Find out what became of the writes of a life that was replaced, and go on with the others; see `renewal`."""
+        logger.warning("write-behind: journal %s was taken over by another server", life.name)
+        keys = list(self._buffer.queues)
+        for key in keys:
+            self._buffer.queues[key].doubt = True
+            self._overlay.changed(key)
+        await life.stop()
+        record = await renewal.drained(self._base, life.name, self._pause)
+        rows = await self._rows(keys)
+        new = self._make_life(self._new_id())
+        while not await self._registered(new.name):
+            await self._pause()
+        # From here on nothing is awaited: nobody sees a write of the old journal that is in none.
+        again = renewal.settle(sorted(self._buffer, key=lambda write: write.entry.seq), record, rows)
+        left = set(map(id, again))
+        for key in keys:
+            self._buffer.decided(key, [write for write in self._buffer.queues[key].writes if id(write) not in left])
+            self._overlay.changed(key)
+        self._doubt(keys)
+        for write in again:
+            entry = msgspec.structs.replace(write.entry, seq=new.journal.number())
+            write.enter_again(entry, encode_entry(entry, self._kinds))
+            new.journal.add(write)
+        self.current = new
+        new.start()
+        logger.warning("write-behind: %d writes go on in journal %s", len(again), new.name)
+
+    async def _registered(self, journal: str) -> bool:
+        try:
+            await self._base.register(journal, self._server)
+        except TierError as fault:
+            logger.debug("registering journal %s: %s", journal, fault)
+            return False
+        return True
+
+    async def _rows(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
+        while keys:
+            try:
+                return (await self._l3.load(keys)).rows
+            except TierError as fault:
+                logger.debug("reading what another server wrote: %s", fault)
+                await self._pause()
+        return {}
+
+    async def _pause(self) -> None:
+        await self._sleep(LOOK_SECONDS)
+
+    async def _flushed(self) -> None:
+        """Wait until everything is decided, for a time at most."""
+        deadline = self._clock.monotonic() + self._close_seconds
+        for write in list(self._buffer):
+            left = max(0.0, deadline - self._clock.monotonic())
+            with contextlib.suppress(Refused, Undecided):
+                await write.reached(Durability.COMMITTED, left)
+
+    async def _tell_end(self, journal: str) -> None:
+        try:
+            if len(self._buffer):
+                await self._base.enter_state(journal, FIRST_EPOCH, JournalState.RELEASED)
+            else:
+                await self._streams.drop(journal)
+                await self._base.forget(journal, FIRST_EPOCH)
+        except TierError as fault:  # others find out by its beat
+            logger.warning("write-behind: the end of journal %s could not be told: %s", journal, fault)
+
+    def _let_go(self, life: Life | None) -> None:
+        left = list(self._buffer)
+        if not left:
+            return
+        kept = sum(write.in_journal for write in left)
+        name = life.name if life is not None else "that another server has taken over"
+        logger.warning("write-behind: %d writes stay in journal %s, for the next server that looks", kept, name)
+        if kept < len(left):
+            logger.error("write-behind: %d writes were in this process only, and are lost with it", len(left) - kept)
+        for write in left:
+            write.left(Closed(f"{write.key}: the store was closed before this write was decided"))
