@@ -60,25 +60,26 @@ Order = Write | Count | Dirty
 class Ledger:
     """What was acknowledged, in a file that outlives this process.
 
-    A line has the key, what was written, the durability, how many lines there were when the write began, and when it
-    was acknowledged, monotonic seconds.
+    A line has the key, what was written, the durability asked for, the one reached, how many lines there were when the
+    write began, and when it was acknowledged, monotonic seconds.
     """
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self.lines = 0
 
-    def add(self, key: str, name: str, durability: Durability, follows: int) -> None:
+    def add(self, key: str, name: str, asked: Durability, reached: Durability, follows: int) -> None:
         """Add a line, in one call of the system."""
-        os.write(self._file, f"{key} {name} {durability.value} {follows} {time.monotonic()}\n".encode())
+        line = f"{key} {name} {asked.value} {reached.value} {follows} {time.monotonic()}\n"
+        os.write(self._file, line.encode())
         self.lines += 1
 
 
 async def write_on(state: OpenStore, ledger: Ledger, key: str, durability: Durability) -> None:
     for number in count():
         name, follows = f"{durability.value}-{number}", ledger.lines
-        await state.swarms.patch(key, *noted(name), default=Swarm(), durability=durability)
-        ledger.add(key, name, durability, follows)
+        receipt = await state.swarms.patch(key, *noted(name), default=Swarm(), durability=durability)
+        ledger.add(key, name, durability, receipt.durability, follows)
         if durability is Durability.ACCEPTED:
             await asyncio.sleep(PACE_SECONDS)
 
