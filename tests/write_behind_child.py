@@ -11,19 +11,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Final
 
 import msgspec
 
 import holdfast
+from fix_write_behind import noted
 from holdfast import Durability, Increment, Swarm
 from holdfast.node import OpenStore
 from holdfast.settings import Settings
 from holdfast.tiers.l3_flush import PostgresFlush
+from holdfast.write_behind import renewal
 from holdfast.write_behind.journal import JournalWriter
-from fix_write_behind import noted
+from holdfast.write_behind.receipts import PendingWrite
 
 PACE_SECONDS = 0.002
 """After each write that does not wait for a tier."""
@@ -150,12 +152,11 @@ async def serve(settings: Settings) -> None:
 
 
 def stops_inside_a_flush() -> None:
-    """Not a mutant: the process stands still when it is about to commit, the first time."""
-    commit, stopped = PostgresFlush.commit, [False]
+    """Not a mutant: the process stands still when it is about to commit for the fifth time."""
+    commit, commits = PostgresFlush.commit, count(1)
 
     async def commit_later(flush: PostgresFlush) -> None:
-        if not stopped[0]:
-            stopped[0] = True
+        if next(commits) == 5:
             os.kill(os.getpid(), signal.SIGSTOP)
         await commit(flush)
 
@@ -172,8 +173,17 @@ def journals_nothing() -> None:
     JournalWriter._round = round_  # type: ignore[method-assign]
 
 
+def enters_all_again() -> None:
+    """Mutant: whoever was replaced enters again whatever it had not heard to be decided."""
+
+    def settle(writes: Iterable[PendingWrite], *_: object) -> list[PendingWrite]:
+        return list(writes)
+
+    renewal.settle = settle
+
+
 CHANGES: Final[dict[str, Callable[[], None]]] = {
-    change.__name__: change for change in (stops_inside_a_flush, journals_nothing)
+    change.__name__: change for change in (stops_inside_a_flush, journals_nothing, enters_all_again)
 }
 
 
