@@ -83,6 +83,28 @@ async def until_drained(flows: Flows, journal: str) -> None:
     await until(drained)
 
 
+def lines_in(file: Path) -> int:
+    """How many lines a file has so far; 0: there is none."""
+    try:
+        return file.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+async def until_lines(file: Path, count: int) -> None:
+    """Wait until a file has so many lines."""
+
+    async def enough() -> bool:
+        return lines_in(file) >= count
+
+    await until(enough)
+
+
+def state_of(pid: int) -> str:
+    """A process's, as one letter: T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 class Process:
     """A server in a process of its own; see `write_behind_child`.
 
@@ -151,10 +173,9 @@ class Process:
 
     async def until_stopped(self) -> None:
         """Wait until it stands still, by SIGSTOP."""
-        stat = Path(f"/proc/{self.pid}/stat")
 
         async def stopped() -> bool:
-            return stat.read_text().rpartition(")")[2].split()[0] == "T"
+            return state_of(self.pid) == "T"
 
         await until(stopped)
 
@@ -165,14 +186,11 @@ class Process:
 
 
 @asynccontextmanager
-async def processes(
-    settings: Settings, folder: Path, count: int = 1, *changes: str
-) -> AsyncIterator[list[Process]]:
+async def processes(settings: Settings, folder: Path, count: int = 1, *changes: str) -> AsyncIterator[list[Process]]:
     """So many servers in processes of their own, ready; killed at the end."""
     running: list[Process] = []
     try:
-        for number in range(count):
-            running.append(await Process.start(settings, folder / f"log-{number}", *changes))
+        running += [await Process.start(settings, folder / f"log-{number}", *changes) for number in range(count)]
         for each in running:
             await each.told("ready")
         yield running

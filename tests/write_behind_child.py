@@ -1,7 +1,7 @@
 """A server in a process of its own that writes, to be killed, suspended or ended by SIGTERM.
 
-It says "ready" when it is connected, follows the orders on its input, one JSON line each, and says "done" after each. It
-closes its store when the input ends, or on SIGTERM. Further arguments change how it works: see `CHANGES`.
+It says "ready" when it is connected, follows the orders on its input, one JSON line each, and says "done" after each.
+It closes its store when the input ends, or on SIGTERM. Further arguments change how it works: see `CHANGES`.
 """
 
 from __future__ import annotations
@@ -107,9 +107,7 @@ async def add_up(state: OpenStore, order: Count) -> None:
 async def dirty(state: OpenStore, order: Dirty) -> None:
     async def some(start: int) -> None:
         for number in range(start, order.keys, 100):
-            await state.swarms.patch(
-                f"d{number:05}", *noted("1"), default=Swarm(), durability=Durability.ACCEPTED
-            )
+            await state.swarms.patch(f"d{number:05}", *noted("1"), default=Swarm(), durability=Durability.ACCEPTED)
 
     await asyncio.gather(*map(some, range(100)))
 
@@ -160,7 +158,7 @@ def stops_inside_a_flush() -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         await commit(flush)
 
-    PostgresFlush.commit = commit_later  # type: ignore[method-assign]
+    PostgresFlush.commit = commit_later  # type: ignore[assignment, method-assign]
 
 
 def journals_nothing() -> None:
@@ -170,7 +168,7 @@ def journals_nothing() -> None:
         for written in writer._batch():
             writer._appended(written, 1)
 
-    JournalWriter._round = round_  # type: ignore[method-assign]
+    JournalWriter._round = round_  # type: ignore[assignment, method-assign]
 
 
 def enters_all_again() -> None:
@@ -179,7 +177,7 @@ def enters_all_again() -> None:
     def settle(writes: Iterable[PendingWrite], *_: object) -> list[PendingWrite]:
         return list(writes)
 
-    renewal.settle = settle
+    renewal.settle = settle  # type: ignore[assignment]
 
 
 CHANGES: Final[dict[str, Callable[[], None]]] = {

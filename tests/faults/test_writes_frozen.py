@@ -1,37 +1,23 @@
-"""Servers that stand still while another one takes over, and wake up: nothing lost, nothing doubled, no zombie's row."""
+"""Servers that stand still while another one takes over, and wake up: nothing lost, nothing doubled."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import holdfast
 from faults.test_writes_killed import DURABLE, lines_of
-from fix_races import until
 from fix_tiers import flows_of
-from fix_write_behind import Process, missing, names_in, processes, quick, stored, until_drained
+from fix_write_behind import missing, names_in, processes, quick, stored, until_drained, until_lines
 from holdfast import Durability, Settings
 from holdfast.node import OpenStore
-from holdfast.protocols import JournalRecord
-from holdfast.write_behind import renewal
 
 pytestmark = [pytest.mark.timeout(170)]
 
 PREFIX = "z"
 KEYS = (f"{PREFIX}-mixed", *(f"{PREFIX}-{each.value}" for each in Durability))
-
-
-async def until_lines(file: Path, count: int) -> None:
-    """Wait until so many writes were acknowledged."""
-
-    async def enough() -> bool:
-        return file.exists() and file.read_bytes().count(b"\n") >= count
-
-    await until(enough)
 
 
 async def check(state: OpenStore, file: Path) -> None:

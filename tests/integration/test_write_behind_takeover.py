@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-import pytest
 
 import holdfast
 from fix_tiers import flows_of
-from fix_write_behind import die, names_in, noted, patient, stored, until_drained
+from fix_write_behind import die, noted, patient, stored, until_drained
 from holdfast import Durability, Settings, Swarm
 from holdfast.flows import Flows
 from holdfast.node import OpenStore
