@@ -30,6 +30,10 @@ from holdfast.write_behind.receipts import PendingWrite
 PACE_SECONDS = 0.002
 """After each write that does not wait for a tier."""
 WRITERS = tuple(Durability)
+TOGETHER = 10
+"""Calls on one key at once, where it writes so many and no more."""
+READS_TOGETHER = 100
+"""Calls on keys that have to be read first, which are read together then."""
 
 
 class Write(msgspec.Struct, tag=True):
@@ -45,7 +49,11 @@ class Write(msgspec.Struct, tag=True):
 
 
 class Count(msgspec.Struct, tag=True):
-    """Add 1 to a counter, so many times at each durability; the keys are the durabilities' names."""
+    """Add 1 to a counter, so many times at each durability; the keys are the durabilities' names.
+
+    Attributes:
+        times: a multiple of `TOGETHER`.
+    """
 
     times: int
 
@@ -96,20 +104,23 @@ async def write(state: OpenStore, order: Write) -> None:
 
 
 async def add_up(state: OpenStore, order: Count) -> None:
-    for durability in WRITERS:
-        for _ in range(order.times):
+    async def add(durability: Durability) -> None:
+        for _ in range(order.times // TOGETHER):
             await state.swarms.patch(
                 durability.value, Increment("stats", "total_tool_calls"), default=Swarm(), durability=durability
             )
+
+    for durability in WRITERS:
+        await asyncio.gather(*(add(durability) for _ in range(TOGETHER)))
     assert await state.flush(timeout=60) == []
 
 
 async def dirty(state: OpenStore, order: Dirty) -> None:
     async def some(start: int) -> None:
-        for number in range(start, order.keys, 100):
+        for number in range(start, order.keys, READS_TOGETHER):
             await state.swarms.patch(f"d{number:05}", *noted("1"), default=Swarm(), durability=Durability.ACCEPTED)
 
-    await asyncio.gather(*map(some, range(100)))
+    await asyncio.gather(*map(some, range(READS_TOGETHER)))
 
 
 async def follow(state: OpenStore) -> None:
