@@ -30,7 +30,7 @@ from holdfast.documents import Document, Limits, decode, encode
 from holdfast.errors import CorruptDocument, InvalidDocument, SchemaTooNew
 from holdfast.keys import ID_BYTES_MAX, Key
 from holdfast.kinds import Kind
-from holdfast.write_behind.checking import FRAME_BYTES_MAX, OPERATIONS_MAX, check_place
+from holdfast.write_behind.checking import FRAME_BYTES_MAX, OPERATIONS_MAX, misfit
 from holdfast.write_behind.operations import Append, Delete, Increment, Merge, Operation, Place, Set
 from holdfast.write_behind.typed_values import (
     FINGERPRINT_BYTES,
@@ -195,13 +195,16 @@ def _stored(document_type: type[Document], operation: Operation, expects: bytes 
 def _operation(document_type: type[Document], stored: _StoredOperation, what: str) -> Operation:
     sort, place = _SORTS[stored.sort], Place(stored.path, stored.item, stored.inside)
     try:
-        check_place(place)
         values = []
         for keys, data in stored.values:
             annotation = annotation_of(document_type, sort, place, keys)
             if annotation is None:
                 raise CorruptDocument(f"{what}: there is nothing at {place} for a value of a {sort.__name__}")
             values.append((keys, decode_as(annotation, data, f"{what} at {place}")))
-        return rebuilt(sort, place, values)
-    except InvalidDocument as fault:
+        operation = rebuilt(sort, place, values)
+        reason = misfit(document_type, operation)
+    except (InvalidDocument, ValueError) as fault:
         raise CorruptDocument(f"{what} does not fit its kind: {fault}") from fault
+    if reason is not None:
+        raise CorruptDocument(f"{what} does not fit its kind: {place} {reason}")
+    return operation
