@@ -1,4 +1,4 @@
-"""What servers of a test know of journals, for the suite of the contract: in memory, and over PostgreSQL."""
+"""What servers of a test know of journals, for the suite of the contract: in memory, over PostgreSQL, and mutants."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from holdfast.clock import SystemClock
 from holdfast.keys import Key
 from holdfast.kinds import register
 from holdfast.node import connection_pool
+from holdfast.protocols import Isolation, JournalRecord
 from holdfast.settings import Settings
 from holdfast.testing import MemoryJournalBase, MemoryStorage
 from holdfast.testing.conformance.journal_harness import PATIENT_SECONDS
+from holdfast.testing.memory_journal_base import MemoryFlush
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_postgres import PostgresStorage
@@ -35,6 +37,46 @@ class MemoryBases:
 
     async def refuse(self, key: Key) -> None:
         self._refused.add(key)
+
+
+class AnyEpoch(MemoryJournalBase):
+    """Mutant: whoever asks may decide."""
+
+    def _owned(self, journal: str, epoch: int) -> JournalRecord:
+        record = self._record(journal)
+        return super()._owned(journal, epoch if record is None else record.epoch)
+
+
+class NoLock(MemoryJournalBase):
+    """Mutant: a flush does not lock its journal."""
+
+    async def open_flush(self, journal: str, epoch: int) -> MemoryFlush:
+        transaction = await self._storage.open_transaction(Isolation.READ_COMMITTED)
+        record = self._owned(journal, epoch)
+        return MemoryFlush(transaction, record, self._clock, self._idle_seconds, self._letters_max)
+
+
+class NeverIdle(MemoryJournalBase):
+    """Mutant: a flush may be idle for ever."""
+
+    def __init__(self, storage: MemoryStorage, clock: SystemClock, **limits: Any) -> None:
+        super().__init__(storage, clock, **limits | {"idle_seconds": 3600.0})
+
+
+class DecidesApart(MemoryJournalBase):
+    """Mutant: what a flush decides is noted at once, in a transaction of its own."""
+
+    async def open_flush(self, journal: str, epoch: int) -> MemoryFlush:
+        flush = await super().open_flush(journal, epoch)
+        decide, inside = flush.decide, flush._transaction
+
+        async def decide_apart(*decided: Any) -> None:
+            async with self._storage.begin() as flush._transaction:
+                await decide(*decided)
+            flush._transaction = inside
+
+        flush.decide = decide_apart  # type: ignore[method-assign, assignment]
+        return flush
 
 
 class PostgresBases:

@@ -31,7 +31,8 @@ from holdfast.node import connection_pool
 from holdfast.protocols import FlushTransaction, Letter, Write
 from holdfast.seq_set import SeqSet
 from holdfast.settings import Settings
-from holdfast.tiers import l3_migrations
+from holdfast.tiers import l3_journal_statements, l3_migrations
+from holdfast.tiers.l3_flush import PostgresFlush
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_postgres import PostgresStorage
 
@@ -100,16 +101,24 @@ async def until_taken(journals: PostgresJournals) -> None:
     await until(taken)
 
 
-async def test_an_unread_answer_keeps_no_journal(settings: Settings, behind_proxy: Behind, l3: PostgresStorage) -> None:
-    """A server that stopped while L3 tells it rows is not idle for L3; whoever takes its journal ends its session."""
+@asynccontextmanager
+async def stopped_inside(
+    settings: Settings, behind: Behind, l3: PostgresStorage, *, is_prepared: bool
+) -> AsyncIterator[PostgresFlush]:
+    """A flush whose server stops while L3 tells it rows, or waits to be told to look for them."""
     keys = [Key("bot", f"b{number}") for number in range(40)]
     await l3.save([write(key, b'"%s"' % (b"x" * 500_000)) for key in keys])
-    through = msgspec.structs.replace(settings, postgres_url=behind_proxy.url)
-    async with journals_of(through) as stopped, journals_of(settings, idle_ms=200, lock_ms=50) as other:
+    async with journals_of(msgspec.structs.replace(settings, postgres_url=behind.url)) as stopped:
         flush = await stopped.open_flush("j", 1)
-        with behind_proxy.proxy.hold("to_client"):
+        if is_prepared:
+            await flush.load([KEY])
+        with behind.proxy.hold("to_client"):
             loading = asyncio.ensure_future(flush.load(keys))
-            await until_taken(other)
+            try:
+                yield flush
+            except BaseException:
+                loading.cancel()
+                raise
         with pytest.raises(TierError):
             await loading
         with pytest.raises(TierError):
@@ -117,6 +126,30 @@ async def test_an_unread_answer_keeps_no_journal(settings: Settings, behind_prox
         await flush.rollback()
         with pytest.raises(NotOwner):
             await stopped.open_flush("j", 1)
+
+
+@pytest.mark.parametrize("is_prepared", [True, False])
+async def test_a_server_that_stops_inside_a_statement_keeps_no_journal(
+    settings: Settings, behind_proxy: Behind, l3: PostgresStorage, *, is_prepared: bool
+) -> None:
+    """For L3 it is not idle; a taker ends its session."""
+    async with (
+        journals_of(settings, idle_ms=200, lock_ms=50) as other,
+        stopped_inside(settings, behind_proxy, l3, is_prepared=is_prepared),
+    ):
+        await until_taken(other)
+
+
+@pytest.mark.parametrize("is_prepared", [True, False])
+async def test_no_timeout_of_the_servers_would_do(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, behind_proxy: Behind, l3: PostgresStorage, *, is_prepared: bool
+) -> None:
+    """Mutant: a taker that only waits takes nothing."""
+    monkeypatch.setattr(l3_journal_statements, "END_STUCK", "SELECT $1::text, $2::int8")
+    async with journals_of(settings, idle_ms=200, lock_ms=50) as other:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2.0), stopped_inside(settings, behind_proxy, l3, is_prepared=is_prepared):
+                await until_taken(other)
 
 
 async def test_a_session_that_works_is_not_ended(settings: Settings, sql: Sql) -> None:
