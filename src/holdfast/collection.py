@@ -25,6 +25,7 @@ from holdfast.voiding import Invalidator
 from holdfast.watching import Watch, Watching
 from holdfast.write_behind.accepting import WriteBehind
 from holdfast.write_behind.checking import checked
+from holdfast.write_behind.coalescing import coalesced
 from holdfast.write_behind.operations import Operation, Set
 from holdfast.write_behind.pending_reader import PendingReader
 from holdfast.writing import Writes
@@ -322,7 +323,7 @@ class Collection(Generic[D]):
         self._resolver.check_open()
         if self.kind.append_only:
             raise AppendOnly(f"{key}: documents of kind {self.kind.name} are history and cannot be changed")
-        ready = checked(self.kind.document, operations, self._writer.limits)
+        ready = coalesced(self.kind.document, checked(self.kind.document, operations, self._writer.limits))
 
         async def read() -> Resolved:
             return await self._reader.read(key, Consistency.BOUNDED)

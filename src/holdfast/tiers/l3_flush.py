@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
+import asyncpg
+
 from holdfast.errors import AppendOnly, Conflict, SerializationFailure, TierError
 from holdfast.keys import Key
 from holdfast.protocols import Letter, Row, Write
@@ -142,13 +144,21 @@ class PostgresFlush:
     def _acting(self, what: str, *, commits: bool = False) -> Iterator[None]:
         """After any error but these two it cannot be committed; the server would answer COMMIT without an error."""
         try:
-            with mapped(what, writes=commits, rows=True):
+            with mapped(what, writes=commits, rows=True), _in_the_way(what):
                 yield
         except (Conflict, AppendOnly):
             raise
         except BaseException:
             self._failed = True
             raise
+
+
+@contextlib.contextmanager
+def _in_the_way(what: str) -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.LockNotAvailableError as fault:
+        raise SerializationFailure(f"L3: {what}: a lock that another transaction has for too long") from fault
 
 
 def _columns(letters: Sequence[Letter]) -> list[list[Any]]:

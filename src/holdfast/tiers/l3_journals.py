@@ -30,8 +30,8 @@ class PostgresJournals:
     """`JournalBase` over a pool of held connections.
 
     Args:
-        idle_ms: a flush that does nothing for so long is ended by the server, with its session. It must be less than
-            the time after which a server counts as dead.
+        idle_ms: a flush that does nothing for so long is ended by the server, with its session, and fails if it waits
+            so long for one lock. It must be less than the time after which a server counts as dead.
         lock_ms: how long a change of a journal's record waits for a flush.
         letters_max: of more letters the oldest are dropped, with a warning in the log.
     """
@@ -52,6 +52,7 @@ class PostgresJournals:
         self._names = list(kinds)
         self._rows_and_marks = rows_and_marks([kind.table for kind in kinds.values()])
         self._begin = sql.begin(idle_ms)
+        self._idle_ms = idle_ms
         self._lock_ms = str(lock_ms)
         self._letters_max = letters_max
 
@@ -75,7 +76,14 @@ class PostgresJournals:
 
     async def take(self, journal: str, epoch: int, taker: str) -> bool:
         """Take a journal over; see `JournalBase.take`. After an unknown outcome the record tells who has it."""
-        return await self._change(f"taking journal {journal} over", sql.TAKE, journal, epoch, taker)
+        what = f"taking journal {journal} over"
+        try:
+            return await self._change(what, sql.TAKE, journal, epoch, taker)
+        except TierUnavailable:
+            with mapped(what):
+                async with self._pool.connection() as connection:
+                    await connection.execute(sql.END_STUCK, journal, self._idle_ms)
+            raise
 
     async def enter_state(self, journal: str, epoch: int, state: JournalState) -> bool:
         """Change a journal's state; see `JournalBase.enter_state`."""
@@ -90,7 +98,7 @@ class PostgresJournals:
         """Begin to decide entries; see `JournalBase.open_flush`."""
         async with AsyncExitStack() as lent:
             connection = await lent.enter_async_context(self._pool.connection())
-            with mapped(f"opening a flush of journal {journal}"):
+            with mapped(f"opening a flush of journal {journal}"), _flush_in_the_way(journal):
                 await connection.execute(self._begin)
                 decided = await connection.fetchval(sql.OWN, journal, epoch)
             if decided is None:
