@@ -1,98 +1,86 @@
-"""With one line of the SQL of journals changed, a check of the contract fails."""
+"""Each rule of the scripts that keep a journal, switched off: the check that guards it must then fail.
+
+The checks pass on the healthy scripts in `tests/conformance`; each mutant runs on the real cluster.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
-from fix_journal_bases import PostgresBases
-from holdfast.testing.conformance import JournalBaseSuite
-from holdfast.tiers import l3_journal_statements
+from fix_journals import RedisServers
+from fix_races import mutate
+from holdfast import Settings, TierError
+from holdfast.protocols import JournalBehind, JournalSealed
+from holdfast.testing.conformance import JournalStreamsSuite as Suite
+from holdfast.tiers.l2_journal import RedisJournals
 
+Check = Callable[[Any], Awaitable[None]]
 
-class Mutant(NamedTuple):
-    """A change of a statement.
-
-    Attributes:
-        line, instead: what is replaced, and by what.
-        check: the one that then fails.
-    """
-
-    statement: str
-    line: str
-    instead: str
-    check: Callable[[JournalBaseSuite], Awaitable[None]]
-
-
-MUTANTS: Mapping[str, Mutant] = {
-    "W9-any_epoch_decides": Mutant(
-        "OWN",
-        "journal = $1 AND epoch = $2",
-        "journal = $1 AND $2::int8 > 0",
-        JournalBaseSuite.check_only_the_owner_decides,
-    ),
-    "W9-a_flush_has_no_lock": Mutant(
-        "OWN",
-        "FOR NO KEY UPDATE",
+MUTANTS: list[tuple[str, str, str, Check]] = [
+    ("append", "if held[3] then return {'sealed', last} end", "", Suite.check_a_sealed_journal_takes_nothing),
+    ("append", "return {'sealed', last}", "return {'sealed', '0'}", Suite.check_a_sealed_journal_takes_nothing),
+    (
+        "append",
+        "if tonumber(last) < tonumber(ARGV[1]) then return {'behind', last} end",
         "",
-        JournalBaseSuite.check_a_flush_that_does_not_end,
+        Suite.check_a_lost_tail_is_told,
     ),
-    "W9-any_epoch_takes": Mutant(
-        "TAKE",
-        "AND epoch = $2",
-        "AND $2::int8 > 0",
-        JournalBaseSuite.check_one_of_many_takers_gets_it,
+    (
+        "append",
+        "if lost and not held[3] and ARGV[1] ~= '0' then return {'behind', last} end",
+        "if lost then last = ARGV[1] end",
+        Suite.check_a_journal_that_is_lost_altogether_is_told,
     ),
-    "W9-the_epoch_stays": Mutant(
-        "TAKE",
-        "epoch = epoch + 1",
-        "epoch = epoch",
-        JournalBaseSuite.check_taking_over,
+    (
+        "append",
+        "if tonumber(seq) > tonumber(last) then",
+        "if true then",
+        Suite.check_an_append_repeated_is_there_once,
     ),
-    "W4-a_flush_forgets_the_ones_before": Mutant(
-        "DECIDE",
-        "decided + $2",
-        "$2",
-        JournalBaseSuite.check_what_is_decided_adds_up,
+    ("append", "return {'hole', seq}", "local _ = seq", Suite.check_no_number_is_put_below_one_that_is_there),
+    (
+        "append",
+        "elseif tonumber(seq) >= tonumber(kept) and",
+        "elseif",
+        Suite.check_a_stream_that_is_empty_knows_its_end,
     ),
-    "W8-what_is_refused_is_not_taken_back": Mutant(
-        "BACK",
-        "ROLLBACK TO SAVEPOINT refusable; ",
-        "",
-        JournalBaseSuite.check_after_a_conflict_the_flush_goes_on,
+    ("append", "    last = seq\n", "    last = tostring(tonumber(seq))\n", Suite.check_the_highest_numbers_are_exact),
+    ("append", "'last', last, 'kept', kept)", "'kept', kept)", Suite.check_an_append_repeated_is_there_once),
+    ("append", "ARGV[2] .. '-0')", "ARGV[2] .. '-1')", Suite.check_what_may_be_dropped_is_dropped),
+    (
+        "append",
+        "redis.call('XTRIM'",
+        "redis.call('XLEN', KEYS[2]) local _ = (",
+        Suite.check_what_may_be_dropped_is_dropped,
     ),
-    "W10-letters_are_unbounded": Mutant(
-        "KEEP",
-        "WHERE id <= ",
-        "WHERE false AND id <= ",
-        JournalBaseSuite.check_the_oldest_letters_make_room,
+    ("seal", "redis.call('HSETNX', KEYS[1], 'seal', 'sealed')", "", Suite.check_a_sealed_journal_takes_nothing),
+    ("seal", "redis.call('HGET', KEYS[1], 'last') or '0'", "'0'", Suite.check_a_sealed_journal_takes_nothing),
+    ("drop", "redis.call('DEL', KEYS[2])", "", Suite.check_what_is_dropped_is_gone),
+    ("drop", "redis.call('HSET', KEYS[1], 'seal', 'dropped')", "", Suite.check_what_is_dropped_is_gone),
+    ("drop", "'DEL', KEYS[2]", "'DEL', KEYS[2], KEYS[1]", Suite.check_what_is_dropped_is_gone),
+    (
+        "read",
+        "redis.call('HEXISTS', KEYS[1], 'seal')",
+        "1",
+        Suite.check_only_who_knows_of_the_seal_is_read_from,
     ),
-}
-STATEMENTS_SECONDS = 2.0
-"""Longer than a healthy check of these takes; what waits for ever is caught too."""
+]
 
 
-@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
-async def test_the_suite_catches(
-    monkeypatch: pytest.MonkeyPatch, postgres_bases: PostgresBases, mutant: Mutant
-) -> None:
-    """One rule of a statement switched off."""
-    healthy = getattr(l3_journal_statements, mutant.statement)
-    assert healthy.count(mutant.line) == 1, f"the mutation no longer applies: {mutant.line!r}"
-    monkeypatch.setattr(l3_journal_statements, mutant.statement, healthy.replace(mutant.line, mutant.instead))
-    with pytest.raises((AssertionError, TimeoutError)):
-        async with asyncio.timeout(STATEMENTS_SECONDS):
-            await mutant.check(JournalBaseSuite(postgres_bases))
+@pytest.mark.parametrize(("script", "healthy", "mutant", "check"), MUTANTS)
+async def test_a_mutant_is_caught(settings: Settings, script: str, healthy: str, mutant: str, check: Check) -> None:
+    """The check fails on the mutant, be it by an error of the script."""
 
+    def mutation(streams: RedisJournals) -> None:
+        mutate(getattr(streams, f"_{script}"), healthy, mutant)
+        if script == "append":
+            mutate(streams._trim, healthy, mutant)
 
-async def test_the_suite_catches_a_flush_that_may_be_idle_for_ever(
-    monkeypatch: pytest.MonkeyPatch, postgres_bases: PostgresBases
-) -> None:
-    """Without the server's limit a server that stands still keeps its journal."""
-    monkeypatch.setattr(l3_journal_statements, "begin", lambda _idle_ms: "BEGIN")
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(STATEMENTS_SECONDS):
-            await JournalBaseSuite(postgres_bases).check_an_idle_flush_is_ended()
+    async with AsyncExitStack() as stack:
+        suite = Suite(RedisServers(settings, stack, mutation))
+        with pytest.raises((AssertionError, TierError, JournalBehind, JournalSealed)):
+            await check(suite)

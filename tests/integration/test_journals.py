@@ -1,379 +1,192 @@
-"""What PostgreSQL keeps of journals against servers that stand still, lost answers, constraints and rights."""
+"""Journals on real nodes that are full, evict, or were tampered with, and a connection that is lost between."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
-import msgspec
 import pytest
 
-from fix_feed import connected
-from fix_races import until
-from fix_tiers import Behind
-from holdfast.errors import (
-    Conflict,
-    NotOwner,
-    OutcomeUnknown,
-    RowRefused,
-    SerializationFailure,
-    StorageNotReady,
-    TierError,
-    TierUnavailable,
-)
-from holdfast.keys import Key
-from holdfast.kinds import BUILT_IN, register
-from holdfast.node import connection_pool
-from holdfast.protocols import FlushTransaction, Letter, Write
-from holdfast.seq_set import SeqSet
-from holdfast.settings import Settings
-from holdfast.tiers import l3_journal_statements, l3_migrations
-from holdfast.tiers.l3_flush import PostgresFlush
-from holdfast.tiers.l3_journals import PostgresJournals
-from holdfast.tiers.l3_postgres import PostgresStorage
+from fix_cluster import Cluster
+from fix_journals import journals
+from fix_races import mutate, until
+from holdfast import HoldfastError, Overloaded, Settings
+from holdfast.protocols import JournalBehind
+from holdfast.tiers import l2_secured
+from holdfast.tiers.l2_journal import RedisJournals
+from holdfast.tiers.l2_journal_entries import names_of
 
-KEY = Key("bot", "b1")
-POISON = Key("bot", "poison")
-NONE, ONE = SeqSet(), SeqSet.of([1])
-Sql = Any  # asyncpg.Connection cannot be subscripted at run time
-PARTITIONS = """SELECT inhrelid::regclass::text FROM pg_inherits
-    WHERE inhparent = 'holdfast."RunContextSnapshot"'::regclass"""
-BLOCKED = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-
-
-def write(key: Key = KEY, body: bytes = b"{}", expected: int | None = None) -> Write:
-    return Write(key, 1, body, expected)
-
-
-@asynccontextmanager
-async def journals_of(settings: Settings, **limits: Any) -> AsyncIterator[PostgresJournals]:
-    """What a server of these settings knows of journals; it has registered one."""
-    pool = connection_pool(settings)
-    journals = PostgresJournals(pool, register([]), **limits)
-    try:
-        await journals.register("j", "server")
-        yield journals
-    finally:
-        await pool.close()
+JOURNAL = "s1"
+ENTRY_BYTES = 100_000
 
 
 @pytest.fixture
-async def journals(settings: Settings) -> AsyncIterator[PostgresJournals]:
-    async with journals_of(settings) as made:
-        yield made
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    """Closes what a test opened."""
+    async with AsyncExitStack() as opened:
+        yield opened
 
 
 @pytest.fixture
-async def sql(settings: Settings) -> AsyncIterator[Sql]:
-    """A connection beside Holdfast's."""
-    async with connected(settings.postgres_url) as connection:
-        yield connection
+def pair(cluster: Cluster, stack: AsyncExitStack) -> RedisJournals:
+    """Journals on two nodes of this test's own."""
+    return journals(Settings(postgres_url="postgresql://unused", redis_urls=cluster.urls), stack)
 
 
-async def decided(journals: PostgresJournals) -> SeqSet:
-    return (await journals.rows_and_marks([], ["j"]))[1]["j"]
+@pytest.fixture
+def streams(settings: Settings, stack: AsyncExitStack) -> RedisJournals:
+    """Journals on the session's cluster."""
+    return journals(settings, stack)
 
 
-async def is_decided(journals: PostgresJournals) -> bool:
-    return await decided(journals) == ONE
+async def append(streams: RedisJournals, *seqs: int, expected: int, keep_from: int = 0, size: int = 1) -> int:
+    """Append entries; the last number."""
+    entries = [(seq, b"x" * size) for seq in seqs]
+    return (await streams.append(JOURNAL, entries, expected=expected, keep_from=keep_from)).last
 
 
-async def is_blocked(sql: Sql) -> bool:
-    return bool(await sql.fetch(BLOCKED))
+async def command(streams: RedisJournals, *words: str | bytes) -> Any:
+    """Send a command to the node that serves its first key."""
+    client = await streams._clients._connection.client()
+    return await client.custom_command(list(words))
 
 
-async def save_and_commit(flush: FlushTransaction, *writes: Write) -> None:
-    await flush.save(writes)
-    await flush.commit()
+async def test_what_need_not_be_kept_makes_room(cluster: Cluster, pair: RedisJournals) -> None:
+    """A full node refuses an append, unless what may be dropped is enough; what only drops, it takes."""
+    await append(pair, *range(1, 21), expected=0, size=ENTRY_BYTES)
+    fill_up(cluster)
+    with pytest.raises(Overloaded):
+        await append(pair, 21, expected=20)
+    assert await pair.last(JOURNAL) == 20
+    assert await append(pair, 21, expected=20, keep_from=11) == 21
+    fill_up(cluster)
+    assert await append(pair, expected=21, keep_from=21) == 21
+    assert await pair.seal(JOURNAL) == 21
+    await pair.drop(JOURNAL)
 
 
-async def until_taken(journals: PostgresJournals) -> None:
-    async def taken() -> bool:
-        try:
-            return await journals.take("j", 1, "other")
-        except TierUnavailable:
-            return False
-
-    await until(taken)
-
-
-@asynccontextmanager
-async def stopped_inside(
-    settings: Settings, behind: Behind, l3: PostgresStorage, *, is_prepared: bool
-) -> AsyncIterator[PostgresFlush]:
-    """A flush whose server stops while L3 tells it rows, or waits to be told to look for them."""
-    keys = [Key("bot", f"b{number}") for number in range(40)]
-    await l3.save([write(key, b'"%s"' % (b"x" * 500_000)) for key in keys])
-    async with journals_of(msgspec.structs.replace(settings, postgres_url=behind.url)) as stopped:
-        flush = await stopped.open_flush("j", 1)
-        if is_prepared:
-            await flush.load([KEY])
-        with behind.proxy.hold("to_client"):
-            loading = asyncio.ensure_future(flush.load(keys))
-            try:
-                yield flush
-            except BaseException:
-                loading.cancel()
-                raise
-        with pytest.raises(TierError):
-            await loading
-        with pytest.raises(TierError):
-            await flush.commit()
-        await flush.rollback()
-        with pytest.raises(NotOwner):
-            await stopped.open_flush("j", 1)
+async def test_a_full_node_that_may_not_be_trimmed_stays_full(cluster: Cluster, pair: RedisJournals) -> None:
+    """Mutant: without leave to run where memory is out, nothing is ever dropped there."""
+    await append(pair, *range(1, 21), expected=0, size=ENTRY_BYTES)
+    mutate(pair._trim, "#!lua flags=allow-oom\n", "")
+    fill_up(cluster)
+    with pytest.raises(Overloaded):
+        await append(pair, 21, expected=20, keep_from=11)
 
 
-@pytest.mark.parametrize("is_prepared", [True, False])
-async def test_a_server_that_stops_inside_a_statement_keeps_no_journal(
-    settings: Settings, behind_proxy: Behind, l3: PostgresStorage, *, is_prepared: bool
+def fill_up(cluster: Cluster) -> None:
+    """Leave no node any memory: each has a few entries too many."""
+    for node in cluster.nodes:
+        node.ask("CONFIG", "SET", "maxmemory", node.ask("INFO", "memory")["used_memory"] - 3 * ENTRY_BYTES)
+
+
+async def test_a_policy_that_evicts_any_key_is_unfit(cluster: Cluster, pair: RedisJournals) -> None:
+    """On any node; one that only evicts keys with a lifetime is not, for a journal has none."""
+    for node in cluster.nodes:
+        node.ask("CONFIG", "SET", "appendonly", "yes")
+        node.ask("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    assert await pair.unfit() is None
+    cluster.nodes[1].ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    reason = await pair.unfit()
+    assert reason is not None
+    assert "allkeys-lru" in reason
+    assert str(cluster.nodes[1].port) in reason
+
+
+async def test_what_only_memory_keeps_is_unfit(cluster: Cluster, pair: RedisJournals) -> None:
+    """A node has neither a file nor a replica."""
+    reason = await pair.unfit()
+    assert reason is not None
+    assert "append-only file" in reason
+
+
+@pytest.mark.parametrize("removed", [0, 1])
+async def test_a_journal_that_somebody_removed_is_lost(
+    streams: RedisJournals, settings: Settings, removed: int
 ) -> None:
-    """For L3 it is not idle; a taker ends its session."""
-    async with (
-        journals_of(settings, idle_ms=200, lock_ms=50) as other,
-        stopped_inside(settings, behind_proxy, l3, is_prepared=is_prepared),
-    ):
-        await until_taken(other)
+    """Its stream, or what is known of it: it is told, and all of it is appended anew."""
+    await append(streams, 1, 2, expected=0)
+    await command(streams, "DEL", names_of(settings.key_prefix.encode(), JOURNAL)[removed])
+    with pytest.raises(JournalBehind) as told:
+        await append(streams, 3, expected=2)
+    assert told.value.last == 0
+    assert await append(streams, 1, 2, 3, expected=0) == 3
+    assert [seq for seq, _ in await streams.read(JOURNAL, after=0, limit=9)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("is_prepared", [True, False])
-async def test_no_timeout_of_the_servers_would_do(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, behind_proxy: Behind, l3: PostgresStorage, *, is_prepared: bool
+async def test_who_is_behind_nothing_leaves_nothing(streams: RedisJournals, settings: Settings) -> None:
+    """No key is made for a journal that does not exist."""
+    with pytest.raises(JournalBehind):
+        await append(streams, 3, expected=2)
+    assert await command(streams, "EXISTS", *names_of(settings.key_prefix.encode(), JOURNAL)) == 0
+
+
+async def test_keys_of_a_journal_have_no_lifetime_until_it_is_dropped(
+    streams: RedisJournals, settings: Settings
 ) -> None:
-    """Mutant: a taker that only waits takes nothing."""
-    monkeypatch.setattr(l3_journal_statements, "END_STUCK", "SELECT $1::text, $2::int8")
-    async with journals_of(settings, idle_ms=200, lock_ms=50) as other:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(2.0), stopped_inside(settings, behind_proxy, l3, is_prepared=is_prepared):
-                await until_taken(other)
+    """Else a policy of the sort volatile-* would evict them."""
+    state, entries = names_of(settings.key_prefix.encode(), JOURNAL)
+    await append(streams, 1, 2, expected=0)
+    await streams.seal(JOURNAL)
+    assert [await command(streams, "PTTL", name) for name in (state, entries)] == [-1, -1]
+    await streams.drop(JOURNAL)
+    assert await command(streams, "EXISTS", entries) == 0
+    assert 0 < await command(streams, "PTTL", state) <= 86_400_000
 
 
-async def test_a_session_that_works_is_not_ended(settings: Settings, sql: Sql) -> None:
-    """A taker that is refused leaves a flush alone that waits for a row, and it commits."""
-    async with journals_of(settings) as owner, journals_of(settings, idle_ms=1, lock_ms=50) as other:
-        flush = await owner.open_flush("j", 1)
-        async with sql.transaction():
-            await sql.execute("""INSERT INTO holdfast."User" (id, document) VALUES ('b1', '{}')""")
-            saving = asyncio.ensure_future(flush.save([write()]))
-            await until(lambda: is_blocked(sql))
-            with pytest.raises(TierUnavailable, match="flush of journal j does not end"):
-                await other.take("j", 1, "other")
-        await saving
-        await flush.decide(ONE, NONE, [])
-        await flush.commit()
-        assert await decided(other) == ONE
+async def test_an_entry_that_nobody_of_us_appended_is_read_as_empty(streams: RedisJournals, settings: Settings) -> None:
+    """It holds up nothing: whoever reads it refuses it."""
+    _, entries = names_of(settings.key_prefix.encode(), JOURNAL)
+    await append(streams, 1, expected=0)
+    await command(streams, "XADD", entries, "7-3", b"\xff", b"\xfe", "more", "x")
+    assert await streams.read(JOURNAL, after=0, limit=9) == [(1, b"x"), (7, b"")]
 
 
-async def test_a_lock_is_waited_for_as_long_as_a_flush_may_be_idle(settings: Settings, sql: Sql) -> None:
-    """A flush that meets a row which somebody keeps locked gives way, so that its journal can be taken."""
-    async with journals_of(settings, idle_ms=100) as journals, sql.transaction():
-        await sql.execute("""INSERT INTO holdfast."User" (id, document) VALUES ('b1', '{}')""")
-        flush = await journals.open_flush("j", 1)
-        with pytest.raises(SerializationFailure, match="writing 1 documents"):
-            await flush.save([write()])
-        with pytest.raises(TierError):
-            await flush.commit()
-        await flush.rollback()
-        assert await journals.take("j", 1, "other")
+async def lose_the_connection(streams: RedisJournals, other: RedisJournals) -> int:
+    """Append an entry, while the connection is lost between the script and its proof; how often it was proven."""
+    look, looks = streams._secured._look, [0]
+
+    async def cut(client: Any, name: bytes, lane: Any, route: Any) -> tuple[str, int | None]:
+        looks[0] += 1
+        if looks[0] == 1:
+            number = await number_of(client, route)
+            killer: Any = await other._secured._connection.client()
+            await killer.custom_command(["CLIENT", "KILL", "ID", str(number)], route)
+            await until(partial(has_another_connection, client, route, number))
+        return await look(client, name, lane, route)
+
+    streams._secured._look = cut  # type: ignore[method-assign]
+    assert await append(streams, 1, expected=0) == 1
+    assert len(await streams.read(JOURNAL, after=0, limit=9)) == 1
+    return looks[0]
 
 
-async def test_a_lost_reply_to_commit_is_an_unknown_outcome(behind_proxy: Behind, settings: Settings) -> None:
-    """The next flush waits for the end of that one, and tells what became of it."""
-    through = msgspec.structs.replace(settings, postgres_url=behind_proxy.url)
-    async with journals_of(through) as journals, journals_of(settings) as other:
-        flush = await journals.open_flush("j", 1)
-        await flush.save([write()])
-        await flush.decide(ONE, NONE, [])
-        with behind_proxy.proxy.hold("to_client"):
-            committing = asyncio.ensure_future(flush.commit())
-            await until(lambda: is_decided(other))
-            behind_proxy.proxy.reset()
-            with pytest.raises(OutcomeUnknown):
-                await committing
-        await flush.rollback()
-        again = await journals.open_flush("j", 1)
-        assert again.decided == ONE
-        await again.rollback()
+async def number_of(client: Any, route: Any) -> int:
+    """The number of a client's connection to a node."""
+    (number,) = await l2_secured._ask(client, [["CLIENT", "ID"]], route)
+    return int(number)
 
 
-async def test_a_cancelled_flush_leaves_nothing(journals: PostgresJournals, sql: Sql) -> None:
-    """A task that is cancelled while L3 works rolls back, and the next flush of the journal begins at once."""
-
-    async def flush_once() -> None:
-        flush = await journals.open_flush("j", 1)
-        try:
-            await flush.save([write()])
-            await flush.commit()
-        finally:
-            await flush.rollback()
-
-    async with sql.transaction():
-        await sql.execute("""INSERT INTO holdfast."User" (id, document) VALUES ('b1', '{}')""")
-        task = asyncio.ensure_future(flush_once())
-        await until(lambda: is_blocked(sql))
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        again = await journals.open_flush("j", 1)
-        await again.decide(ONE, NONE, [])
-        await again.commit()
-    assert await decided(journals) == ONE
-
-
-CHECK = """ALTER TABLE holdfast."User" ADD CHECK (id <> 'poison')"""
-UNIQUE = """CREATE UNIQUE INDEX ON holdfast."User" ((document::text))"""
-INDEX = """CREATE INDEX ON holdfast."User" ((document::text))"""
-DEFERRED = """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-    $$BEGIN IF NEW.id = 'poison' THEN RAISE 'no'; END IF; RETURN NEW; END$$;
-    CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON holdfast."User" DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW EXECUTE FUNCTION refuse()"""
-
-
-def trigger(raises: str) -> str:
-    return f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-        $$BEGIN IF NEW.id = 'poison' THEN {raises}; END IF; RETURN NEW; END$$;
-        CREATE TRIGGER refuse BEFORE INSERT ON holdfast."User" FOR EACH ROW EXECUTE FUNCTION refuse()"""
-
-
-@pytest.mark.parametrize("expected", [None, 0])
-@pytest.mark.parametrize(
-    ("rule", "body"),
-    [
-        (CHECK, b"{}"),
-        (UNIQUE, b'{"same": 1}'),
-        (INDEX, b'"%s"' % b"".join(b"%d" % (number * number) for number in range(20_000))),
-        (DEFERRED, b"{}"),
-        (trigger("RAISE 'no'"), b"{}"),
-        (trigger("RAISE 'no' USING ERRCODE = 'U0001'"), b"{}"),
-        (trigger("PERFORM 1 / 0"), b"{}"),
-        (trigger("PERFORM NEW.nothing"), b"{}"),
-        (trigger("PERFORM 'x'::int"), b"{}"),
-    ],
-    ids=["check", "unique", "index_row_size", "deferred", "raise", "own_sqlstate", "division", "column", "cast"],
-)
-async def test_a_row_that_the_users_own_rules_refuse(
-    journals: PostgresJournals, sql: Sql, rule: str, body: bytes, expected: int | None
-) -> None:
-    """The error says that a row is at fault, at the latest at COMMIT; nothing took effect."""
-    await sql.execute("""INSERT INTO holdfast."User" (id, document) VALUES ('old', '{"same": 1}')""")
-    await sql.execute(rule)
-    flush = await journals.open_flush("j", 1)
-    await flush.decide(ONE, NONE, [])
-    with pytest.raises(RowRefused, match="SQLSTATE"):
-        await save_and_commit(flush, write(expected=expected, body=b'{"good": 1}'), write(POISON, body, expected))
-    await flush.rollback()
-    assert (await journals.rows_and_marks([KEY, POISON], ["j"])) == ({}, {"j": NONE})
-
-
-@pytest.mark.parametrize(
-    ("rule", "error"),
-    [
-        (trigger("RAISE 'no' USING ERRCODE = 'insufficient_privilege'"), TierError),
-        (trigger("PERFORM count(*) FROM nowhere"), StorageNotReady),
-        (trigger("RAISE 'no' USING ERRCODE = 'disk_full'"), TierError),
-        (trigger("RAISE 'no' USING ERRCODE = 'serialization_failure'"), SerializationFailure),
-    ],
-    ids=["right", "table", "disk", "in_the_way"],
-)
-async def test_what_is_no_fault_of_a_row(
-    journals: PostgresJournals, sql: Sql, rule: str, error: type[TierError]
-) -> None:
-    """What may be so of all rows, or of none a moment later, gives up no row."""
-    await sql.execute(rule)
-    flush = await journals.open_flush("j", 1)
-    with pytest.raises(error) as raised:
-        await flush.save([write(POISON)])
-    assert not isinstance(raised.value, RowRefused)
-    await flush.rollback()
-
-
-async def test_after_many_conflicts_the_flush_goes_on(journals: PostgresJournals, l3: PostgresStorage) -> None:
-    """Whatever a refused save began is taken back, however often, and the rest commits."""
-    await l3.save([write(Key("bot", f"b{number:02}")) for number in range(1, 20)])
-    flush = await journals.open_flush("j", 1)
-    for number in range(1, 20):
-        with pytest.raises(Conflict):
-            await flush.save([write(Key("bot", "b00"), b"1", 0), write(Key("bot", f"b{number:02}"), b"1", 0)])
-    await flush.save([write(Key("bot", "b00"), b"2", 0)])
-    await flush.commit()
-    rows = (await l3.load([Key("bot", f"b{number:02}") for number in range(20)])).rows
-    assert [row.body for _, row in sorted(rows.items())] == [b"2", *[b"{}"] * 19]
-
-
-async def test_a_month_without_partition(journals: PostgresJournals, sql: Sql) -> None:
-    """The flush fails, having made the partition, and the next one succeeds."""
-    for (part,) in await sql.fetch(PARTITIONS):
-        await sql.execute(f"DROP TABLE {part}")
-    history = Key("run_snapshot", "r1/1")
-    flush = await journals.open_flush("j", 1)
-    await flush.save([write()])
-    with pytest.raises(SerializationFailure, match="partition"):
-        await flush.save([write(history)])
-    with pytest.raises(TierError):
-        await flush.commit()
-    await flush.rollback()
-    assert (await journals.rows_and_marks([KEY], []))[0] == {}
-    again = await journals.open_flush("j", 1)
-    await again.save([write(), write(history)])
-    await again.commit()
-    assert len((await journals.rows_and_marks([KEY, history], []))[0]) == 2
-
-
-async def test_marks_touch_no_index(journals: PostgresJournals, sql: Sql) -> None:
-    """Flushes and beats update their rows in place: neither index nor table grows with them."""
-    for number in range(1, 301):
-        flush = await journals.open_flush("j", 1)
-        await flush.decide(SeqSet.of([number]), NONE, [])
-        await flush.commit()
-        assert await journals.beat("j", 1)
-    pages = "SELECT max(pg_relation_size(oid) / 8192) FROM pg_class WHERE relname ~ '^journal(s|_beats)(_pkey)?$'"
-    assert await sql.fetchval(pages) <= 2
-
-
-async def test_letters_that_are_dropped_are_told(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """Beyond the bound the log says how many were lost."""
-    async with journals_of(settings, letters_max=2) as journals:
-        for first in (1, 4):
-            flush = await journals.open_flush("j", 1)
-            seqs = range(first, first + 3)
-            letters = [Letter(KEY, seq, b"entry", "poison") for seq in seqs]
-            with caplog.at_level(logging.WARNING, "holdfast"):
-                await flush.decide(SeqSet.of(seqs), SeqSet.of(seqs), letters)
-            await flush.commit()
-    assert [record.getMessage() for record in caplog.records] == [
-        "of the writes that were given up, the newest 2 are kept: 3 older ones were dropped"
-    ]
-
-
-async def test_an_upgrade_gives_servers_their_rights(sql: Sql, settings: Settings) -> None:
-    """A role that could run a server before can write behind after the migration; others cannot."""
-    role, other = f"role_{uuid.uuid4().hex}", f"role_{uuid.uuid4().hex}"
-    await sql.execute("DROP TABLE holdfast.journal_beats, holdfast.journals, holdfast.dead_writes")
-    await sql.execute("DELETE FROM holdfast.migrations WHERE number >= 6")
-    for name in (role, other):
-        await sql.execute(f"""CREATE ROLE {name} LOGIN; GRANT USAGE ON SCHEMA holdfast TO {name};
-            GRANT SELECT ON ALL TABLES IN SCHEMA holdfast TO {name}""")
-    await sql.execute(f"GRANT INSERT ON holdfast.generations TO {role}")
+async def has_another_connection(client: Any, route: Any, number: int) -> bool:
+    """Whether a client has connected anew."""
     try:
-        assert (await l3_migrations.migrate(sql, BUILT_IN))[0] == "0006_write_behind.sql"
-        user, _, rest = settings.postgres_url.partition("://")[2].partition("@")
-        as_role = msgspec.structs.replace(settings, postgres_url=f"postgresql://{role}@{rest}")
-        assert user
-        async with journals_of(as_role) as journals:
-            flush = await journals.open_flush("j", 1)
-            await flush.decide(ONE, ONE, [Letter(KEY, 1, b"entry", "poison")])
-            await flush.commit()
-            (letter,) = await journals.letters(limit=1)
-            assert await journals.discard(letter.id)
-            assert await journals.beat("j", 1)
-            assert await journals.forget("j", 1)
-        for table in ("journals", "journal_beats", "dead_writes"):
-            may = "SELECT has_table_privilege($1, $2, 'SELECT, INSERT, UPDATE, DELETE')"
-            assert not await sql.fetchval(may, other, f"holdfast.{table}")
-    finally:
-        for name in (role, other):
-            await sql.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+        return await number_of(client, route) != number
+    except HoldfastError:
+        return False
+
+
+async def test_an_append_is_repeated_after_its_connection_was_lost(
+    streams: RedisJournals, settings: Settings, stack: AsyncExitStack
+) -> None:
+    """W2: the client connects anew without a word; the append is made again, and is there once."""
+    assert await lose_the_connection(streams, journals(settings, stack)) == 2
+
+
+async def test_a_proof_by_another_connection_is_believed_without_its_name(
+    streams: RedisJournals, settings: Settings, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant: all connections are taken for one."""
+    monkeypatch.setattr(l2_secured, "connection_of", lambda _: "one")
+    assert await lose_the_connection(streams, journals(settings, stack)) == 1
