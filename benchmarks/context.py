@@ -23,7 +23,7 @@ from glide import (
 )
 
 from holdfast.clock import SystemClock
-from holdfast.embedded import EmbeddedOptions, default_home, ensure_running
+from holdfast.embedded import EmbeddedOptions, default_home, ensure_running, stop
 from holdfast.errors import HoldfastError
 from holdfast.flows import Flows
 from holdfast.kinds import register
@@ -87,9 +87,9 @@ async def open_context(*, replicas: int = 0) -> AsyncIterator[Context]:
         home = home.with_name(f"{home.name}-replicated")
     running = await ensure_running(EmbeddedOptions(home, replicas=replicas), progress=print)
     async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(_database(running.postgres_url))
         if replicas:
-            stack.push_async_callback(stop_running, home)
+            stack.push_async_callback(stop, EmbeddedOptions(home, replicas=replicas))
+        url = await stack.enter_async_context(_database(running.postgres_url))
         settings = Settings(
             postgres_url=url, redis_urls=running.redis_urls, key_prefix=PREFIX, journal_replicas=replicas
         )

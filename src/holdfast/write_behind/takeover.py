@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from holdfast.clock import Clock
 from holdfast.documents import Limits
-from holdfast.errors import CorruptDocument, NotOwner, SchemaTooNew, TierError
+from holdfast.errors import CorruptDocument, NotOwner, SchemaTooNew, SerializationFailure, TierError
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import WriteBehindCounters
@@ -193,7 +193,12 @@ class Takeover:
             self._counters.dead_letters += len(await self._flushing.refuse(journal, epoch, [entry], reason))
 
         if batch:
-            await bisected(batch, flush, give_up)
+            await bisected(batch, flush, give_up, _raise)
+
+
+def _raise(_key: Key, fault: SerializationFailure) -> None:
+    """A journal is drained in order; it is gone on with when its beat has stood still again."""
+    raise fault
 
 
 NOBODY: Final = Key("unknown", "unknown")
