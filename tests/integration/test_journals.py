@@ -12,6 +12,7 @@ import pytest
 from fix_cluster import Cluster
 from fix_journals import journals
 from fix_races import mutate, until
+from fix_single import Single
 from holdfast import HoldfastError, Overloaded, Settings
 from holdfast.protocols import JournalBehind
 from holdfast.tiers import l2_secured
@@ -100,6 +101,16 @@ async def test_what_only_memory_keeps_is_unfit(cluster: Cluster, pair: RedisJour
     reason = await pair.unfit()
     assert reason is not None
     assert "append-only file" in reason
+
+
+async def test_a_server_that_is_no_cluster_keeps_a_journal(single: Single, stack: AsyncExitStack) -> None:
+    """With the rights of an application; this one has no file, which it says."""
+    streams = journals(Settings(postgres_url="postgresql://unused", redis_urls=single.urls), stack)
+    assert await append(streams, 1, 2, expected=0) == 2
+    assert await append(streams, 1, 2, 3, expected=0) == 3
+    assert await streams.seal(JOURNAL) == 3
+    assert len(await streams.read(JOURNAL, after=1, limit=9, sealed=True)) == 2
+    assert "append-only file" in str(await streams.unfit())
 
 
 @pytest.mark.parametrize("removed", [0, 1])
