@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fix_cluster import Cluster
+from fix_cluster import HALF, Cluster
 from fix_journals import journals
 from fix_races import mutate, until
 from fix_single import Single
@@ -18,6 +18,8 @@ from holdfast.protocols import JournalBehind
 from holdfast.tiers import l2_secured
 from holdfast.tiers.l2_journal import RedisJournals
 from holdfast.tiers.l2_journal_entries import names_of
+from holdfast.tiers.l2_securing import connection_of
+from holdfast.tiers.l2_topology import slot_of
 
 JOURNAL = "s1"
 ENTRY_BYTES = 100_000
@@ -101,6 +103,28 @@ async def test_what_only_memory_keeps_is_unfit(cluster: Cluster, pair: RedisJour
     reason = await pair.unfit()
     assert reason is not None
     assert "append-only file" in reason
+
+
+async def test_a_journal_whose_slot_moves_is_proven_where_it_is(
+    cluster: Cluster, pair: RedisJournals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client follows without a word; a proof by the former node does not count, and the append is repeated."""
+    proofs: list[str] = []
+
+    def noted(reply: Any) -> str:
+        proofs.append(connection_of(reply))
+        return proofs[-1]
+
+    monkeypatch.setattr(l2_secured, "connection_of", noted)
+    await append(pair, 1, expected=0)
+    slot = slot_of(JOURNAL.encode())
+    source = int(slot >= HALF)
+    cluster.move(slot, source, 1 - source)
+    proofs.clear()
+    assert await append(pair, 2, expected=1) == 2
+    assert f":{cluster.nodes[source].port}" in proofs[0]
+    assert f":{cluster.nodes[1 - source].port}" in proofs[-1]
+    assert [seq for seq, _ in await pair.read(JOURNAL, after=0, limit=9)] == [1, 2]
 
 
 async def test_a_server_that_is_no_cluster_keeps_a_journal(single: Single, stack: AsyncExitStack) -> None:
