@@ -13,7 +13,8 @@ from holdfast.tiers.l2_client import Script
 from holdfast.tiers.l2_journal import ATTEMPTS, RedisJournals
 from holdfast.tiers.l2_secured import LANES_MAX, Secured, SecuredCalls
 
-MADE = Secured([b"appended", b"1"], 1)
+MADE = Secured([b"n1", b"appended", b"1"], 1, "n1")
+ELSEWHERE = Secured([b"n2", b"appended", b"1"], 1, "n1")
 UNKNOWN, AWAY, FULL = OutcomeUnknown("?"), TierUnavailable("away"), Overloaded("full")
 
 
@@ -50,6 +51,8 @@ async def append(*ends: Secured | Exception) -> tuple[int | type[Exception], int
     [
         ([MADE], (1, 0)),
         ([UNKNOWN, MADE], (1, 0)),
+        ([ELSEWHERE, MADE], (1, 0)),
+        ([*[ELSEWHERE] * ATTEMPTS, MADE], (OutcomeUnknown, 1)),
         ([UNKNOWN, AWAY, MADE], (1, 0)),
         ([AWAY, MADE], (TierUnavailable, 1)),
         ([UNKNOWN, *[AWAY] * (ATTEMPTS - 1), MADE], (OutcomeUnknown, 1)),
