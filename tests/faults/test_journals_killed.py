@@ -170,6 +170,8 @@ async def test_what_no_replica_has_is_not_acknowledged(
         streams = journals(settings, stack)
         named = {way: named_in(slots, way.__name__) for way in (*MUTANTS, honest)}
         assert [(await append(streams, name, 1)).replicas for name in named.values()] == [1] * len(named)
+        for wished in (0, 2):  # there is one, and one has to have it
+            assert (await append(journals(settings, stack, replicas=wished), named[honest], 1)).replicas == 1
         link = proxy.hold("to_client", where=lambda connection: b"REPLCONF" in connection.first_bytes)
         acknowledged = {}
         for way in MUTANTS:
@@ -304,11 +306,11 @@ async def test_what_a_replica_has_survives_a_failover(
 async def test_prove_journals_over_failovers(
     server_controls: ServerControls, fault_proxy: StartProxy, prefix: str
 ) -> None:
-    """The same over 10 failovers."""
-    owner = await run_failovers(server_controls, fault_proxy, prefix, rounds=10)
+    """The same over 30 failovers."""
+    owner = await run_failovers(server_controls, fault_proxy, prefix, rounds=30)
     assert owner.lost == set()
     replicated = sum(replicas > 0 for replicas in owner.acknowledged.values())
-    sys.stdout.write(f"10 failovers: 0 lost of {replicated} that a replica had, of {len(owner.acknowledged)} in all\n")
+    sys.stdout.write(f"30 failovers: 0 lost of {replicated} that a replica had, of {len(owner.acknowledged)} in all\n")
 
 
 async def test_a_stream_that_is_empty_knows_its_end_after_a_restart(controls: ServerControls, prefix: str) -> None:

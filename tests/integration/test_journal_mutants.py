@@ -21,17 +21,22 @@ from holdfast.tiers.l2_journal import RedisJournals
 Check = Callable[[Any], Awaitable[None]]
 
 MUTANTS: list[tuple[str, str, str, Check]] = [
-    ("append", "if held[3] then return {'sealed', last} end", "", Suite.check_a_sealed_journal_takes_nothing),
-    ("append", "return {'sealed', last}", "return {'sealed', '0'}", Suite.check_a_sealed_journal_takes_nothing),
+    ("append", "if held[3] then return {node, 'sealed', last} end", "", Suite.check_a_sealed_journal_takes_nothing),
     (
         "append",
-        "if tonumber(last) < tonumber(ARGV[1]) then return {'behind', last} end",
+        "return {node, 'sealed', last}",
+        "return {node, 'sealed', '0'}",
+        Suite.check_a_sealed_journal_takes_nothing,
+    ),
+    (
+        "append",
+        "if tonumber(last) < tonumber(ARGV[1]) then return {node, 'behind', last} end",
         "",
         Suite.check_a_lost_tail_is_told,
     ),
     (
         "append",
-        "if lost and not held[3] and ARGV[1] ~= '0' then return {'behind', last} end",
+        "if lost and not held[3] and ARGV[1] ~= '0' then return {node, 'behind', last} end",
         "if lost then last = ARGV[1] end",
         Suite.check_a_journal_that_is_lost_altogether_is_told,
     ),
@@ -41,7 +46,7 @@ MUTANTS: list[tuple[str, str, str, Check]] = [
         "if true then",
         Suite.check_an_append_repeated_is_there_once,
     ),
-    ("append", "return {'hole', seq}", "local _ = seq", Suite.check_no_number_is_put_below_one_that_is_there),
+    ("append", "return {node, 'hole', seq}", "local _ = seq", Suite.check_no_number_is_put_below_one_that_is_there),
     (
         "append",
         "elseif tonumber(seq) >= tonumber(kept) and",

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
-from fix_cluster import Cluster
+from fix_cluster import HALF, Cluster
 from fix_journals import journals
 from fix_races import mutate, until
-from holdfast import HoldfastError, Overloaded, Settings
+from fix_single import Single
+from holdfast import HoldfastError, OutcomeUnknown, Overloaded, Settings
 from holdfast.protocols import JournalBehind
-from holdfast.tiers import l2_secured
+from holdfast.tiers import l2_journal, l2_secured
 from holdfast.tiers.l2_journal import RedisJournals
 from holdfast.tiers.l2_journal_entries import names_of
+from holdfast.tiers.l2_securing import connection_of
+from holdfast.tiers.l2_topology import slot_of
 
 JOURNAL = "s1"
 ENTRY_BYTES = 100_000
@@ -100,6 +103,60 @@ async def test_what_only_memory_keeps_is_unfit(cluster: Cluster, pair: RedisJour
     reason = await pair.unfit()
     assert reason is not None
     assert "append-only file" in reason
+
+
+async def test_a_journal_whose_slot_moves_is_proven_where_it_is(
+    cluster: Cluster, pair: RedisJournals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client follows without a word; a proof by the former node does not count, and the append is repeated."""
+    proofs: list[str] = []
+
+    def noted(reply: Any) -> str:
+        proofs.append(connection_of(reply))
+        return proofs[-1]
+
+    monkeypatch.setattr(l2_secured, "connection_of", noted)
+    await append(pair, 1, expected=0)
+    slot = slot_of(JOURNAL.encode())
+    source = int(slot >= HALF)
+    cluster.move(slot, source, 1 - source)
+    proofs.clear()
+    assert await append(pair, 2, expected=1) == 2
+    assert f":{cluster.nodes[source].port}" in proofs[0]
+    assert f":{cluster.nodes[1 - source].port}" in proofs[-1]
+    assert [seq for seq, _ in await pair.read(JOURNAL, after=0, limit=9)] == [1, 2]
+
+
+@pytest.mark.parametrize("is_honest", [True, False])
+async def test_a_journal_whose_slot_is_moving_is_not_vouched_for(
+    cluster: Cluster, pair: RedisJournals, monkeypatch: pytest.MonkeyPatch, *, is_honest: bool
+) -> None:
+    """Its keys are at the next node already, and the former one would vouch for them; once it has moved, all is well.
+
+    Mutant: whoever answers for the slot is believed.
+    """
+    if not is_honest:
+        monkeypatch.setattr(l2_journal, "_of_one_node", lambda secured: secured)
+    slot = slot_of(JOURNAL.encode())
+    source = int(slot >= HALF)
+    await append(pair, 1, expected=0)
+    cluster.begin_move(slot, source, 1 - source)
+    cluster.move_keys(slot, source, 1 - source)
+    if is_honest:
+        with pytest.raises(OutcomeUnknown, match="another one vouched"):
+            await append(pair, 2, expected=1)
+        cluster.move(slot, source, 1 - source)
+    assert await append(pair, 2, expected=1) == 2
+
+
+async def test_a_server_that_is_no_cluster_keeps_a_journal(single: Single, stack: AsyncExitStack) -> None:
+    """With the rights of an application; this one has no file, which it says."""
+    streams = journals(Settings(postgres_url="postgresql://unused", redis_urls=single.urls), stack)
+    assert await append(streams, 1, 2, expected=0) == 2
+    assert await append(streams, 1, 2, 3, expected=0) == 3
+    assert await streams.seal(JOURNAL) == 3
+    assert len(await streams.read(JOURNAL, after=1, limit=9, sealed=True)) == 2
+    assert "append-only file" in str(await streams.unfit())
 
 
 @pytest.mark.parametrize("removed", [0, 1])

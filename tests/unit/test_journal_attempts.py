@@ -9,10 +9,12 @@ import pytest
 
 from fix_l2 import connection_to
 from holdfast import OutcomeUnknown, Overloaded, TierUnavailable
+from holdfast.tiers.l2_client import Script
 from holdfast.tiers.l2_journal import ATTEMPTS, RedisJournals
-from holdfast.tiers.l2_secured import Secured, SecuredCalls
+from holdfast.tiers.l2_secured import LANES_MAX, Secured, SecuredCalls
 
-MADE = Secured([b"appended", b"1"], 1)
+MADE = Secured([b"n1", b"appended", b"1"], 1, "n1")
+ELSEWHERE = Secured([b"n2", b"appended", b"1"], 1, "n1")
 UNKNOWN, AWAY, FULL = OutcomeUnknown("?"), TierUnavailable("away"), Overloaded("full")
 
 
@@ -49,6 +51,8 @@ async def append(*ends: Secured | Exception) -> tuple[int | type[Exception], int
     [
         ([MADE], (1, 0)),
         ([UNKNOWN, MADE], (1, 0)),
+        ([ELSEWHERE, MADE], (1, 0)),
+        ([*[ELSEWHERE] * ATTEMPTS, MADE], (OutcomeUnknown, 1)),
         ([UNKNOWN, AWAY, MADE], (1, 0)),
         ([AWAY, MADE], (TierUnavailable, 1)),
         ([UNKNOWN, *[AWAY] * (ATTEMPTS - 1), MADE], (OutcomeUnknown, 1)),
@@ -64,3 +68,13 @@ async def test_what_nobody_knows_is_never_called_not_done(
 ) -> None:
     """Repeated while it is unknown, a few times; refused at once if nothing was tried; a full L2 is trimmed once."""
     assert await append(*ends) == expected
+
+
+async def test_names_that_nobody_waits_on_are_forgotten() -> None:
+    """However many journals a server takes over."""
+    calls = SecuredCalls(connection_to("redis://127.0.0.1:1"), sleep=no_pause)
+    for number in range(LANES_MAX + 10):
+        with pytest.raises(TierUnavailable):
+            await calls.run([b"{s%d}" % number], Script("journal_seal"), [])
+    assert len(calls._lanes) <= LANES_MAX
+    await calls.close()
