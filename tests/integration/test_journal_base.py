@@ -91,6 +91,15 @@ async def save_and_commit(flush: FlushTransaction, *writes: Write) -> None:
     await flush.commit()
 
 
+async def is_flushed(journals: PostgresJournals) -> bool:
+    try:
+        flush = await journals.open_flush("j", 1)
+        await flush.commit()
+    except TierError:
+        return False
+    return True
+
+
 async def until_taken(journals: PostgresJournals) -> None:
     async def taken() -> bool:
         try:
@@ -124,8 +133,6 @@ async def stopped_inside(
         with pytest.raises(TierError):
             await flush.commit()
         await flush.rollback()
-        with pytest.raises(NotOwner):
-            await stopped.open_flush("j", 1)
 
 
 @pytest.mark.parametrize("is_prepared", [True, False])
@@ -138,6 +145,20 @@ async def test_a_server_that_stops_inside_a_statement_keeps_no_journal(
         stopped_inside(settings, behind_proxy, l3, is_prepared=is_prepared),
     ):
         await until_taken(other)
+        with pytest.raises(NotOwner):
+            await other.open_flush("j", 1)
+
+
+@pytest.mark.parametrize("is_prepared", [True, False])
+async def test_a_lost_connection_keeps_no_server_from_its_own_journal(
+    settings: Settings, behind_proxy: Behind, l3: PostgresStorage, *, is_prepared: bool
+) -> None:
+    """Nobody takes over from a server that beats: its next flush ends the session that L3 cannot know to be lost."""
+    async with (
+        journals_of(settings, idle_ms=200) as again,
+        stopped_inside(settings, behind_proxy, l3, is_prepared=is_prepared),
+    ):
+        await until(lambda: is_flushed(again))
 
 
 @pytest.mark.parametrize("is_prepared", [True, False])
@@ -170,7 +191,7 @@ async def test_a_session_that_works_is_not_ended(settings: Settings, sql: Sql) -
 
 async def test_a_lock_is_waited_for_as_long_as_a_flush_may_be_idle(settings: Settings, sql: Sql) -> None:
     """A flush that meets a row which somebody keeps locked gives way, so that its journal can be taken."""
-    async with journals_of(settings, idle_ms=100) as journals, sql.transaction():
+    async with journals_of(settings, idle_ms=1000) as journals, sql.transaction():
         await sql.execute("""INSERT INTO holdfast."User" (id, document) VALUES ('b1', '{}')""")
         flush = await journals.open_flush("j", 1)
         with pytest.raises(SerializationFailure, match="writing 1 documents"):
@@ -273,11 +294,12 @@ async def test_a_row_that_the_users_own_rules_refuse(
     ("rule", "error"),
     [
         (trigger("RAISE 'no' USING ERRCODE = 'insufficient_privilege'"), TierError),
+        ("""ALTER TABLE holdfast."User" DROP COLUMN schema""", TierError),
         (trigger("PERFORM count(*) FROM nowhere"), StorageNotReady),
         (trigger("RAISE 'no' USING ERRCODE = 'disk_full'"), TierError),
         (trigger("RAISE 'no' USING ERRCODE = 'serialization_failure'"), SerializationFailure),
     ],
-    ids=["right", "table", "disk", "in_the_way"],
+    ids=["right", "column", "table", "disk", "in_the_way"],
 )
 async def test_what_is_no_fault_of_a_row(
     journals: PostgresJournals, sql: Sql, rule: str, error: type[TierError]

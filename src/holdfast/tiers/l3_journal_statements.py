@@ -65,7 +65,6 @@ SAVEPOINT: Final = "SAVEPOINT refusable"
 BACK: Final = "ROLLBACK TO SAVEPOINT refusable; RELEASE SAVEPOINT refusable"
 RELEASE: Final = "RELEASE SAVEPOINT refusable"
 
-
 END_STUCK: Final = """
 SELECT pg_terminate_backend(l.pid)
 FROM holdfast.journals AS j

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -76,14 +75,7 @@ class PostgresJournals:
 
     async def take(self, journal: str, epoch: int, taker: str) -> bool:
         """Take a journal over; see `JournalBase.take`. After an unknown outcome the record tells who has it."""
-        what = f"taking journal {journal} over"
-        try:
-            return await self._change(what, sql.TAKE, journal, epoch, taker)
-        except TierUnavailable:
-            with mapped(what):
-                async with self._pool.connection() as connection:
-                    await connection.execute(sql.END_STUCK, journal, self._idle_ms)
-            raise
+        return await self._change(f"taking journal {journal} over", sql.TAKE, journal, epoch, taker)
 
     async def enter_state(self, journal: str, epoch: int, state: JournalState) -> bool:
         """Change a journal's state; see `JournalBase.enter_state`."""
@@ -98,9 +90,10 @@ class PostgresJournals:
         """Begin to decide entries; see `JournalBase.open_flush`."""
         async with AsyncExitStack() as lent:
             connection = await lent.enter_async_context(self._pool.connection())
-            with mapped(f"opening a flush of journal {journal}"), _flush_in_the_way(journal):
-                await connection.execute(self._begin)
-                decided = await connection.fetchval(sql.OWN, journal, epoch)
+            with mapped(f"opening a flush of journal {journal}"):
+                async with self._flush_in_the_way(connection, journal):
+                    await connection.execute(self._begin)
+                    decided = await connection.fetchval(sql.OWN, journal, epoch)
             if decided is None:
                 raise NotOwner(f"journal {journal} is not at epoch {epoch}: another server has it, or it was forgotten")
             return PostgresFlush(
@@ -151,17 +144,20 @@ class PostgresJournals:
                 return bool(await connection.fetchval(sql.DISCARD, identifier))
 
     async def _change(self, what: str, statement: str, journal: str, epoch: int, *new: str) -> bool:
-        with mapped(what, writes=True), _flush_in_the_way(journal):
-            async with self._pool.connection() as connection:
+        with mapped(what, writes=True):
+            async with self._pool.connection() as connection, self._flush_in_the_way(connection, journal):
                 return bool(await connection.fetchval(statement, journal, epoch, self._lock_ms, *new))
 
-
-@contextlib.contextmanager
-def _flush_in_the_way(journal: str) -> Iterator[None]:
-    try:
-        yield
-    except asyncpg.LockNotAvailableError as fault:
-        raise TierUnavailable(f"L3: a flush of journal {journal} does not end; try again") from fault
+    @asynccontextmanager
+    async def _flush_in_the_way(self, connection: Any, journal: str) -> AsyncIterator[None]:
+        """Wait for a flush no longer than is set; its session is ended if only its client keeps it."""
+        try:
+            yield
+        except asyncpg.LockNotAvailableError as fault:
+            if connection.is_in_transaction():
+                await connection.execute("ROLLBACK")
+            await connection.execute(sql.END_STUCK, journal, self._idle_ms)
+            raise TierUnavailable(f"L3: a flush of journal {journal} does not end; try again") from fault
 
 
 def _record(record: asyncpg.Record) -> JournalRecord:
