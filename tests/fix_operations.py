@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from holdfast.documents import Document, FrozenDict, Limits, Part
+from holdfast.documents import Document, Limits, Part
 from holdfast.documents.frozen import EMPTY_DICT, EMPTY_LIST
 from holdfast.errors import InvalidOperation
 from holdfast.keys import Key
@@ -145,7 +145,7 @@ def fit(operations: Sequence[Operation]) -> tuple[Operation, ...]:
     return tuple(kept)
 
 
-operations = st.lists(_any_operation, max_size=8).map(fit)
+operations = st.lists(_any_operation, max_size=5).map(fit)
 """Checked operations, many of them at one place."""
 
 
@@ -155,8 +155,3 @@ def neighbours(draw: st.DrawFn) -> tuple[Operation, ...]:
     places = draw(st.lists(_places, min_size=1, max_size=2))
     some = st.builds(_operation, _sorts, st.sampled_from(places), _values, _ints | _floats, _merges)
     return fit(draw(st.lists(some, max_size=10)))
-
-
-def frozen(**values: Any) -> FrozenDict:
-    """A mapping as documents hold it."""
-    return FrozenDict(values)

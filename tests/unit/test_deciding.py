@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fix_operations import BOARDS, KEY, LIMITS, Board, Card, boards, frozen, operations
+from fix_operations import BOARDS, KEY, LIMITS, Board, Card, boards, operations
 from holdfast.documents import Document, Limits, decode, encode
 from holdfast.errors import CorruptDocument
 from holdfast.kinds import Kind
 from holdfast.protocols import Row
-from holdfast.run_context.conflicts import ConflictStrategy
+from holdfast.run_context.conflicts import ConflictStrategy, Resolution
 from holdfast.write_behind import deciding
 from holdfast.write_behind.applying import apply_noting
 from holdfast.write_behind.checking import checked
-from holdfast.write_behind.deciding import Decision, RefusalReason, decide
+from holdfast.write_behind.deciding import Decision, Refusal, RefusalReason, decide
 from holdfast.write_behind.entries import Entry
 from holdfast.write_behind.operations import Append, Delete, Increment, Merge, Operation, Set
 from holdfast.write_behind.routes import Inapplicable
@@ -327,7 +327,10 @@ def at_once(row: Row | None, entries: Sequence[Entry], strategy: ConflictStrateg
 
 def in_turn(row: Row | None, entries: Sequence[Entry], strategy: ConflictStrategy) -> tuple[Any, ...]:
     """The same if each is decided in a transaction of its own."""
-    base, applied, refused, conflicts = Base(row), [], {}, []
+    base = Base(row)
+    applied: list[int] = []
+    refused: dict[int, Refusal] = {}
+    conflicts: list[Resolution] = []
     for entry in entries:
         decision = decided(base.row, entry, strategy=strategy)
         base.take(decision)
@@ -355,7 +358,7 @@ def the_order_counts() -> None:
     board = Board(title="old")
     entries = [
         written(Set("title", "first"), on=board),
-        written(Merge("free", frozen(a=1)), on=board, seq=2),
+        written(Merge("free", {"a": 1}), on=board, seq=2),
         written(Set("title", "second"), on=Board(title="first"), seq=3),
     ]
     assert at_once(row_of(board), entries, PARENT_WINS) == in_turn(row_of(board), entries, PARENT_WINS)
