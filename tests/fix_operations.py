@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from holdfast.documents import Document, FrozenDict, Limits, Part
+from holdfast.documents import Document, Limits, Part
 from holdfast.documents.frozen import EMPTY_DICT, EMPTY_LIST
 from holdfast.errors import InvalidOperation
 from holdfast.keys import Key
@@ -37,6 +37,7 @@ class Board(Document, frozen=True, kw_only=True, rename="camel"):
     pinned: Card | None = None
     by_name: Mapping[str, Card] = EMPTY_DICT
     counts: Mapping[str, int] = EMPTY_DICT
+    shares: Mapping[str, float] = EMPTY_DICT
     topics: Mapping[str, Sequence[str]] = EMPTY_DICT
     pair: tuple[str, ...] = ()
     either: Sequence[str] | str = "none"
@@ -76,6 +77,7 @@ boards = st.builds(
     pinned=st.none() | _cards,
     by_name=st.dictionaries(_names, _cards, max_size=2),
     counts=st.dictionaries(_names, _ints, max_size=2),
+    shares=st.dictionaries(_names, _floats, max_size=2),
     topics=st.dictionaries(_names, st.lists(_texts, max_size=2), max_size=2),
     pair=st.lists(_texts, max_size=2).map(tuple),
     either=_texts | st.lists(_texts, max_size=2),
@@ -86,8 +88,10 @@ boards = st.builds(
 _inside_card = st.sampled_from([("done_count",), ("words",), ("notes",), ("notes", "a")])
 _paths = st.one_of(
     st.sampled_from([("title",), ("seen_count",), ("ratio",), ("cards",), ("pinned",), ("pair",), ("either",)]),
-    st.sampled_from([("by_name",), ("counts",), ("topics",), ("free",), ("anything",), ("by_name", "a", "words")]),
-    st.tuples(st.sampled_from(["by_name", "counts", "topics", "free", "anything"]), _names),
+    st.sampled_from(
+        [("by_name",), ("counts",), ("shares",), ("topics",), ("free",), ("anything",), ("by_name", "a", "words")]
+    ),
+    st.tuples(st.sampled_from(["by_name", "counts", "shares", "topics", "free", "anything"]), _names),
     st.tuples(st.sampled_from(["free", "anything"]), _names, _names),
     st.tuples(st.just("pinned"), st.sampled_from(["done_count", "words", "notes"])),
 )
@@ -124,6 +128,8 @@ _any_operation = st.one_of(
     st.builds(Merge, _merges),
     st.builds(lambda card: Set("cards", card, item=card.id), _cards),
     st.builds(lambda by, name: Increment("counts", name, by=by), _ints, _names),
+    st.builds(lambda by, name: Increment("shares", name, by=by), _ints | _floats, _names),
+    st.builds(lambda value: Set("ratio", value), _ints | _floats),
     st.builds(lambda text: Append("topics", "a", text), _texts),
 )
 
@@ -139,7 +145,7 @@ def fit(operations: Sequence[Operation]) -> tuple[Operation, ...]:
     return tuple(kept)
 
 
-operations = st.lists(_any_operation, max_size=8).map(fit)
+operations = st.lists(_any_operation, max_size=5).map(fit)
 """Checked operations, many of them at one place."""
 
 
@@ -149,8 +155,3 @@ def neighbours(draw: st.DrawFn) -> tuple[Operation, ...]:
     places = draw(st.lists(_places, min_size=1, max_size=2))
     some = st.builds(_operation, _sorts, st.sampled_from(places), _values, _ints | _floats, _merges)
     return fit(draw(st.lists(some, max_size=10)))
-
-
-def frozen(**values: Any) -> FrozenDict:
-    """A mapping as documents hold it."""
-    return FrozenDict(values)

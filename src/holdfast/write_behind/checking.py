@@ -23,13 +23,10 @@ from holdfast.write_behind.places import (
     takes_mapping,
     type_at,
 )
-from holdfast.write_behind.typed_values import encode_as, freeze_as, rebuilt, values_of
+from holdfast.write_behind.typed_values import decode_as, encode_as, freeze_as, rebuilt, values_of
 
 OPERATIONS_MAX: Final = 1000
 """Of one patch."""
-INT64_MIN: Final = -(2**63)
-INT64_MAX: Final = 2**63 - 1
-"""What an `Increment` may add."""
 FRAME_BYTES: Final = 16
 FRAME_BYTES_MAX: Final = 64 * 1024
 """What each text and value of a patch takes beside its own bytes, and what that may add to the limit of a document."""
@@ -39,8 +36,9 @@ _FIXED_ID: Final = "the id of an item does not change"
 
 
 def checked(document_type: type[Document], operations: Iterable[Operation], limits: Limits) -> tuple[Operation, ...]:
-    """The operations as they are kept: their values frozen, each fit for its place in documents of a class.
+    """The operations as they are kept: each fit for its place in documents of a class, values as they are read back.
 
+    So a whole number in a field of floats is a float from now on, and a list of the caller's may change.
     Whether a document's current value allows them, only applying them tells.
 
     Raises:
@@ -74,11 +72,11 @@ def _fit(document_type: type[Document], operation: Operation, limits: Limits) ->
         if annotation is None:
             raise InvalidOperation(_path(place, keys, ""), "there is no such attribute")
         try:
-            frozen = freeze_as(annotation, value)
-            size += len(encode_as(annotation, frozen, _below(limits, levels + len(keys)))) + _text_bytes(keys)
+            data = encode_as(annotation, freeze_as(annotation, value), _below(limits, levels + len(keys)))
         except InvalidDocument as fault:
             raise InvalidOperation(_path(place, keys, fault.path), fault.reason) from fault
-        values.append((keys, frozen))
+        size += len(data) + _text_bytes(keys)
+        values.append((keys, decode_as(annotation, data, str(place))))
     fit = rebuilt(type(operation), place, values)
     if isinstance(fit, Set) and place.item is not None and not place.inside and id_of(fit.value) != place.item:
         raise InvalidOperation(str(place), f"the value's own id is {id_of(fit.value)!r:.60}: it must be the item's")
@@ -152,10 +150,7 @@ def _is_required(document_type: type[Document], place: Place) -> bool:
 
 
 def _misfit_number(by: object, here: Annotation) -> str | None:
-    if type(by) is int:
-        if not INT64_MIN <= by <= INT64_MAX:
-            return "by= is a number of at most 64 bits"
-    elif not (isinstance(by, float) and math.isfinite(by)):
+    if type(by) is not int and not (isinstance(by, float) and math.isfinite(by)):
         return f"by= is a finite number, not {by!r:.60}"
     if is_free(here) or float in members(here):
         return None
