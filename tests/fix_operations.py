@@ -141,7 +141,7 @@ _at_one_place = st.one_of(
     _at("free", "a", "b", **_free_place),
     _at("anything", **_free_place),
     _at("anything", "a", **_free_place),
-    _at("anything", item=_ids, mapping=_mappings, by=_ints),
+    _at("anything", item=_ids, mapping=st.dictionaries(st.sampled_from(["a", "b"]), _free, max_size=2), by=_ints),
     _at("anything", item=_ids, inside=("a",), **_free_place),
     _at(value=boards, mapping=st.fixed_dictionaries({"title": _texts, "by_name": _merges})),
 )
