@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from holdfast.documents import Document, Limits, Part
 from holdfast.documents.frozen import EMPTY_DICT, EMPTY_LIST
-from holdfast.errors import InvalidOperation
 from holdfast.keys import Key
 from holdfast.kinds import Kind, register
 from holdfast.write_behind.checking import checked
-from holdfast.write_behind.operations import Append, Delete, Increment, Merge, Operation, Place, Set
+from holdfast.write_behind.operations import Append, Delete, Increment, Merge, Operation, Set
 
 LIMITS: Final = Limits()
 
@@ -66,7 +65,6 @@ _free = st.recursive(
     _scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_names, inner, max_size=2), max_leaves=5
 )
 _mappings = st.dictionaries(_names, _free, max_size=2)
-_values = st.one_of(_scalars, _free, _cards, _mappings, st.lists(_cards, max_size=2), st.lists(_texts, max_size=2))
 
 boards = st.builds(
     Board,
@@ -85,73 +83,79 @@ boards = st.builds(
     anything=_free,
 )
 
-_inside_card = st.sampled_from([("done_count",), ("words",), ("notes",), ("notes", "a")])
-_paths = st.one_of(
-    st.sampled_from([("title",), ("seen_count",), ("ratio",), ("cards",), ("pinned",), ("pair",), ("either",)]),
-    st.sampled_from(
-        [("by_name",), ("counts",), ("shares",), ("topics",), ("free",), ("anything",), ("by_name", "a", "words")]
-    ),
-    st.tuples(st.sampled_from(["by_name", "counts", "shares", "topics", "free", "anything"]), _names),
-    st.tuples(st.sampled_from(["free", "anything"]), _names, _names),
-    st.tuples(st.just("pinned"), st.sampled_from(["done_count", "words", "notes"])),
+_merges = st.dictionaries(_names, _cards | st.fixed_dictionaries({"done_count": _ints}), max_size=2)
+_numbers = _ints | _floats
+_no_item: st.SearchStrategy[str | None] = st.none()
+_nothing: st.SearchStrategy[Any] = st.nothing()
+
+
+def _at(
+    *path: str,
+    item: st.SearchStrategy[str | None] = _no_item,
+    inside: tuple[str, ...] = (),
+    value: st.SearchStrategy[Any] = _nothing,
+    each: st.SearchStrategy[Any] = _nothing,
+    by: st.SearchStrategy[Any] = _nothing,
+    mapping: st.SearchStrategy[Any] = _nothing,
+) -> st.SearchStrategy[list[Operation]]:
+    """Operations at one place: what may be set there, appended, added and merged."""
+
+    def at(name: str | None) -> st.SearchStrategy[list[Operation]]:
+        some: dict[str, Any] = {"item": name, "inside": inside}
+        one = st.one_of(
+            st.builds(lambda each: Set(*path, each, **some), value),
+            st.builds(lambda each: Append(*path, each, **some), each),
+            st.builds(lambda each: Increment(*path, by=each, **some), by),
+            st.builds(lambda each: Merge(*path, each, **some), mapping),
+            st.just(Delete(*path, **some)) if path else _nothing,
+        )
+        return st.lists(one, min_size=2, max_size=4)
+
+    return item.flatmap(at)
+
+
+_free_place: dict[str, Any] = {"value": _free, "each": _free, "by": _numbers, "mapping": _mappings}
+_at_one_place = st.one_of(
+    _at("title", value=_texts | st.none()),
+    _at("seen_count", value=_ints, by=_ints),
+    _at("ratio", value=_numbers, by=_numbers),
+    _at("cards", value=st.lists(_cards, max_size=2), each=_cards),
+    _at("cards", item=_ids, inside=("done_count",), value=_ints, by=_ints),
+    _at("cards", item=_ids, inside=("notes",), value=_mappings, mapping=_mappings),
+    _at("cards", item=_ids, inside=("notes", "a"), **_free_place),
+    _at("cards", item=_ids, mapping=st.fixed_dictionaries({"words": st.lists(_texts, max_size=1)})),
+    _cards.flatmap(lambda card: _at("cards", item=st.just(card.id), value=st.just(card))),
+    _at("pinned", value=_cards | st.none(), mapping=st.fixed_dictionaries({"notes": _mappings})),
+    _at("pinned", "done_count", value=_ints, by=_ints),
+    _at("by_name", value=st.dictionaries(_names, _cards, max_size=2), mapping=_merges),
+    _at("by_name", "a", value=_cards, mapping=st.fixed_dictionaries({"done_count": _ints})),
+    _at("by_name", "a", "words", value=st.lists(_texts, max_size=2), each=_texts),
+    _at("counts", "a", value=_ints, by=_ints),
+    _at("shares", "a", value=_numbers, by=_numbers),
+    _at("topics", "a", value=st.lists(_texts, max_size=2), each=_texts),
+    _at("topics", mapping=st.dictionaries(_names, st.lists(_texts, max_size=1), max_size=2)),
+    _at("pair", value=st.lists(_texts, max_size=2), each=_texts),
+    _at("either", value=_texts | st.lists(_texts, max_size=2), each=_texts),
+    _at("free", value=_mappings, mapping=_mappings),
+    _at("free", "a", **_free_place),
+    _at("free", "a", "b", **_free_place),
+    _at("anything", **_free_place),
+    _at("anything", "a", **_free_place),
+    _at("anything", item=_ids, mapping=st.dictionaries(st.sampled_from(["a", "b"]), _free, max_size=2), by=_ints),
+    _at("anything", item=_ids, inside=("a",), **_free_place),
+    _at(value=boards, mapping=st.fixed_dictionaries({"title": _texts, "by_name": _merges})),
 )
-_places = st.one_of(
-    st.builds(Place, _paths),
-    st.builds(Place, st.just(("cards",)), _ids),
-    st.builds(Place, st.just(("cards",)), _ids, _inside_card),
-    st.builds(Place, st.sampled_from([("free", "a"), ("anything",)]), _ids),
-    st.builds(Place, st.sampled_from([("free", "a"), ("anything",)]), _ids, st.just(("a",))),
+
+
+def fit(given: Sequence[Operation]) -> tuple[Operation, ...]:
+    """Operations as they are kept."""
+    return checked(Board, given, LIMITS)
+
+
+neighbours = _at_one_place.map(fit)
+"""Checked operations at one place, in a row."""
+
+operations = st.lists(_at_one_place, min_size=1, max_size=3).map(
+    lambda places: fit([each for place in places for each in place])
 )
-_merges = st.one_of(
-    _mappings,
-    st.dictionaries(st.just("notes"), _mappings, max_size=1),
-    st.dictionaries(_names, _cards | st.fixed_dictionaries({"done_count": _ints}), max_size=2),
-    st.fixed_dictionaries({"title": _texts, "pinned": st.fixed_dictionaries({"notes": _mappings})}),
-)
-
-
-def _operation(sort: type[Operation], place: Place, value: Any, by: float, mapping: dict[str, Any]) -> Operation:
-    path, item, inside = place
-    if sort is Increment:
-        return Increment(*path, by=by, item=item, inside=inside)
-    if sort is Delete:
-        return Delete(*path, item=item, inside=inside)
-    if sort is Merge:
-        return Merge(*path, mapping, item=item, inside=inside)
-    return (Set if sort is Set else Append)(*path, value, item=item, inside=inside)
-
-
-_sorts: st.SearchStrategy[type[Operation]] = st.sampled_from([Set, Delete, Append, Increment, Merge])
-_any_operation = st.one_of(
-    st.builds(_operation, _sorts, _places, _values, _ints | _floats, _merges),
-    st.builds(Set, boards),
-    st.builds(Merge, _merges),
-    st.builds(lambda card: Set("cards", card, item=card.id), _cards),
-    st.builds(lambda by, name: Increment("counts", name, by=by), _ints, _names),
-    st.builds(lambda by, name: Increment("shares", name, by=by), _ints | _floats, _names),
-    st.builds(lambda value: Set("ratio", value), _ints | _floats),
-    st.builds(lambda text: Append("topics", "a", text), _texts),
-)
-
-
-def fit(operations: Sequence[Operation]) -> tuple[Operation, ...]:
-    """Those of some operations that documents of the class have a place and a type for, checked."""
-    kept: list[Operation] = []
-    for operation in operations:
-        try:
-            kept += checked(Board, [operation], LIMITS)
-        except InvalidOperation:
-            continue
-    return tuple(kept)
-
-
-operations = st.lists(_any_operation, max_size=5).map(fit)
-"""Checked operations, many of them at one place."""
-
-
-@st.composite
-def neighbours(draw: st.DrawFn) -> tuple[Operation, ...]:
-    """Checked operations at few places, so that some can become one."""
-    places = draw(st.lists(_places, min_size=1, max_size=2))
-    some = st.builds(_operation, _sorts, st.sampled_from(places), _values, _ints | _floats, _merges)
-    return fit(draw(st.lists(some, max_size=10)))
+"""Checked operations at several places."""

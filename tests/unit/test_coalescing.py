@@ -23,7 +23,7 @@ def outcome(board: Board | None, given: tuple[Operation, ...]) -> str:
         return "inapplicable"
 
 
-@given(board=boards, given_=st.one_of(operations, neighbours()))
+@given(board=boards, given_=st.one_of(operations, neighbours))
 def test_together_they_make_what_they_make_in_turn(board: Board, given_: tuple[Operation, ...]) -> None:
     """Whatever the document and the operations; and what is inapplicable in turn is together."""
     assert outcome(board, coalesced(Board, given_)) == outcome(board, given_)

@@ -301,21 +301,33 @@ def told(board: Board | None, given_: Sequence[Operation]) -> tuple[tuple[Operat
     return tuple(kept), expects
 
 
+_beginnings = st.sampled_from([(BIRTH, 9), (0, 9), (0, 0), (4, 4), (0, 3)])
+
+
+_sorts = st.sampled_from(["patch", "patch", "patch", "put", "delete", "renew"])
+_given = {
+    "patch": operations,
+    "put": st.builds(lambda each: (Set(each),), boards),
+    "delete": st.just((Delete(),)),
+    "renew": st.builds(lambda each: (Delete(), Set(each)), boards),
+}
+
+
 @st.composite
 def courses(draw: st.DrawFn) -> tuple[Row | None, list[Entry]]:
-    """A row, or none, and entries of writers who saw it, another one, or what their own had made of it."""
-    board = draw(st.none() | boards)
-    row = None if board is None else row_of(board)
-    seen, entries = draw(st.sampled_from([board, Board()])), []
-    for seq in range(1, draw(st.integers(1, 6)) + 1):
-        default = draw(st.none() | boards)
-        kind = draw(st.sampled_from(["patch"] * 5 + ["put", "delete"]))
-        given_ = {"put": (Set(draw(boards)),), "delete": (Delete(),)}.get(kind) or draw(operations)
-        kept, expects = told(default if seen is None else seen, given_)
-        seen = apply_noting(default if seen is None else seen, kept)[0]
-        birth, base_version = draw(st.sampled_from([(BIRTH, 9), (0, 9), (0, 0), (0, 0), (4, 4), (0, 3)]))
+    """A row, or none, and entries of a writer who saw it, or another one, and then what his own had made of it."""
+    board = draw(st.one_of(boards, boards, st.none()))
+    seen: Board | None = draw(st.one_of(st.just(board), st.just(board), boards))
+    beginning, entries = (0, 0) if board is None else (BIRTH, 9), []
+    for seq, sort in enumerate(draw(st.lists(_sorts, min_size=2, max_size=5)), start=1):
+        default = draw(boards) if sort == "patch" and seen is None else None
+        kept, expects = told(default if seen is None else seen, draw(_given[sort]))
+        birth, base_version = draw(st.one_of(*[st.just(beginning)] * 4, _beginnings))
         entries.append(Entry(seq, KEY, kept, birth, base_version, default, expects, 1, 0))
-    return row, entries
+        for each in kept:
+            seen = apply_noting(default if seen is None else seen, [each])[0]
+            beginning = (0, 0) if seen is None else beginning
+    return None if board is None else row_of(board), entries
 
 
 def at_once(row: Row | None, entries: Sequence[Entry], strategy: ConflictStrategy) -> tuple[Any, ...]:

@@ -23,14 +23,13 @@ from holdfast.write_behind.places import (
     takes_mapping,
     type_at,
 )
-from holdfast.write_behind.typed_values import decode_as, encode_as, freeze_as, rebuilt, values_of
+from holdfast.write_behind.typed_values import decode_as, encode_as, freeze_as, reads_back, rebuilt, values_of
 
 OPERATIONS_MAX: Final = 1000
 """Of one patch."""
 FRAME_BYTES: Final = 16
 FRAME_BYTES_MAX: Final = 64 * 1024
 """What each text and value of a patch takes beside its own bytes, and what that may add to the limit of a document."""
-
 
 _FIXED_ID: Final = "the id of an item does not change"
 
@@ -72,11 +71,12 @@ def _fit(document_type: type[Document], operation: Operation, limits: Limits) ->
         if annotation is None:
             raise InvalidOperation(_path(place, keys, ""), "there is no such attribute")
         try:
-            data = encode_as(annotation, freeze_as(annotation, value), _below(limits, levels + len(keys)))
+            frozen = freeze_as(annotation, value)
+            data = encode_as(annotation, frozen, _below(limits, levels + len(keys)))
         except InvalidDocument as fault:
             raise InvalidOperation(_path(place, keys, fault.path), fault.reason) from fault
         size += len(data) + _text_bytes(keys)
-        values.append((keys, decode_as(annotation, data, str(place))))
+        values.append((keys, frozen if reads_back(annotation, frozen) else decode_as(annotation, data, str(place))))
     fit = rebuilt(type(operation), place, values)
     if isinstance(fit, Set) and place.item is not None and not place.inside and id_of(fit.value) != place.item:
         raise InvalidOperation(str(place), f"the value's own id is {id_of(fit.value)!r:.60}: it must be the item's")

@@ -18,7 +18,7 @@ from holdfast.documents.frozen import seal_dict
 from holdfast.entry import MISSING
 from holdfast.errors import InvalidDocument
 from holdfast.write_behind.operations import Append, Delete, Increment, Merge, Operation, Place, Set
-from holdfast.write_behind.places import Annotation, goes_by_type, sequence_type, type_at, type_below
+from holdfast.write_behind.places import Annotation, goes_by_type, is_free, sequence_type, type_at, type_below
 from holdfast.write_behind.routes import Inapplicable, value_at
 
 FINGERPRINT_BYTES: Final = 8
@@ -116,6 +116,12 @@ def encode_as(annotation: Annotation, value: FreeValue, limits: Limits) -> bytes
         return encode(holder(value=value), limits)  # type: ignore[call-arg]
     except InvalidDocument as fault:
         raise type(fault)(fault.path.removeprefix("value"), fault.reason) from fault
+
+
+def reads_back(annotation: Annotation, value: FreeValue) -> bool:
+    """Whether a value that was stored is sure to be read as what it is: others, as an int for a float, may not be."""
+    kind = type(value)
+    return kind is str or kind is bool or (kind is int and annotation is int) or is_free(annotation)
 
 
 def decode_as(annotation: Annotation, data: bytes, what: str) -> FreeValue:
