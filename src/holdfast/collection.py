@@ -208,7 +208,8 @@ class Collection(Generic[D]):
         key = self._key(identifier)
         level = self.kind.durability if durability is None else Durability(durability)
         if default is not None:
-            self._write(identifier, default, None)  # refused as `put` would refuse it
+            (begun,) = checked(self.kind.document, [Set(default)], self._writer.limits)
+            default = cast("D", cast("Set", begun).value)  # as it will be read back
         return await self._accept(key, operations, default, level)
 
     async def put_many(self, documents: Mapping[str, D]) -> dict[str, Receipt]:
