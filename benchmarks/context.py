@@ -23,7 +23,7 @@ from glide import (
 )
 
 from holdfast.clock import SystemClock
-from holdfast.embedded import EmbeddedOptions, default_home, ensure_running
+from holdfast.embedded import EmbeddedOptions, default_home, ensure_running, stop
 from holdfast.errors import HoldfastError
 from holdfast.flows import Flows
 from holdfast.kinds import register
@@ -76,12 +76,23 @@ class Context:
 
 
 @asynccontextmanager
-async def open_context() -> AsyncIterator[Context]:
-    """Start the servers if need be, and leave neither the database nor keys behind."""
-    running = await ensure_running(EmbeddedOptions(default_home()), progress=print)
+async def open_context(*, replicas: int = 0) -> AsyncIterator[Context]:
+    """Start the servers if need be, and leave neither the database nor keys behind.
+
+    Args:
+        replicas: of each node of L2, 0 or 1; with replicas it is another set of servers, which is stopped at the end.
+    """
+    home = default_home()
+    if replicas:
+        home = home.with_name(f"{home.name}-replicated")
+    running = await ensure_running(EmbeddedOptions(home, replicas=replicas), progress=print)
     async with AsyncExitStack() as stack:
+        if replicas:
+            stack.push_async_callback(stop, EmbeddedOptions(home, replicas=replicas))
         url = await stack.enter_async_context(_database(running.postgres_url))
-        settings = Settings(postgres_url=url, redis_urls=running.redis_urls, key_prefix=PREFIX)
+        settings = Settings(
+            postgres_url=url, redis_urls=running.redis_urls, key_prefix=PREFIX, journal_replicas=replicas
+        )
         kinds, clock = register([]), SystemClock()
         glide = await _glide(settings)
         stack.push_async_callback(glide.close)
@@ -95,6 +106,8 @@ async def open_context() -> AsyncIterator[Context]:
                 l3=tiers.l3,
                 feed=tiers.feed,
                 relay=(tiers.relay_feed, tiers.fences),
+                journals=tiers.journals,
+                streams=tiers.streams,
                 clock=clock,
                 settings=settings,
             )

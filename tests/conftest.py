@@ -8,6 +8,7 @@ from hypothesis import settings
 
 pytest_plugins = [
     "fix_feed",
+    "fix_journal_bases",
     "fix_cluster",
     "fix_scopes",
     "fix_servers",

@@ -89,8 +89,7 @@ class Cluster:
         """Move a slot, with its keys, from one node to the other."""
         old, new = self.nodes[source], self.nodes[target]
         self.begin_move(slot, source, target)
-        for name in old.ask("CLUSTER", "GETKEYSINSLOT", slot, 1000):
-            old.ask("MIGRATE", "127.0.0.1", new.port, name, 0, 5000)
+        self.move_keys(slot, source, target)
         new.ask("CLUSTER", "SETSLOT", slot, "NODE", new.id)
         old.ask("CLUSTER", "SETSLOT", slot, "NODE", new.id)
 
@@ -99,6 +98,12 @@ class Cluster:
         old, new = self.nodes[source], self.nodes[target]
         new.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", old.id)
         old.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", new.id)
+
+    def move_keys(self, slot: int, source: int, target: int) -> None:
+        """Bring the keys of a slot that is being moved to the other node."""
+        old, new = self.nodes[source], self.nodes[target]
+        for name in old.ask("CLUSTER", "GETKEYSINSLOT", slot, 1000):
+            old.ask("MIGRATE", "127.0.0.1", new.port, name, 0, 5000)
 
     def stop(self) -> None:
         """Kill the nodes."""

@@ -44,6 +44,7 @@ from holdfast.errors import (
     TierError,
     TierUnavailable,
     Undecided,
+    UnknownKind,
     WrongEventLoop,
 )
 from holdfast.events import Delivery, Event, Metadata, Priority
@@ -127,6 +128,7 @@ __all__ = [
     "TierUnavailable",
     "Transaction",
     "Undecided",
+    "UnknownKind",
     "Unwritten",
     "Watch",
     "Watched",

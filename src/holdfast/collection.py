@@ -25,6 +25,7 @@ from holdfast.voiding import Invalidator
 from holdfast.watching import Watch, Watching
 from holdfast.write_behind.accepting import WriteBehind
 from holdfast.write_behind.checking import checked
+from holdfast.write_behind.coalescing import coalesced
 from holdfast.write_behind.operations import Operation, Set
 from holdfast.write_behind.pending_reader import PendingReader
 from holdfast.writing import Writes
@@ -207,7 +208,8 @@ class Collection(Generic[D]):
         key = self._key(identifier)
         level = self.kind.durability if durability is None else Durability(durability)
         if default is not None:
-            self._write(identifier, default, None)  # refused as `put` would refuse it
+            (begun,) = checked(self.kind.document, [Set(default)], self._writer.limits)
+            default = cast("D", cast("Set", begun).value)  # as it will be read back
         return await self._accept(key, operations, default, level)
 
     async def put_many(self, documents: Mapping[str, D]) -> dict[str, Receipt]:
@@ -322,7 +324,7 @@ class Collection(Generic[D]):
         self._resolver.check_open()
         if self.kind.append_only:
             raise AppendOnly(f"{key}: documents of kind {self.kind.name} are history and cannot be changed")
-        ready = checked(self.kind.document, operations, self._writer.limits)
+        ready = coalesced(self.kind.document, checked(self.kind.document, operations, self._writer.limits))
 
         async def read() -> Resolved:
             return await self._reader.read(key, Consistency.BOUNDED)

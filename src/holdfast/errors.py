@@ -98,6 +98,10 @@ class InvalidOperation(InvalidDocument):
     """An operation of a `patch` does not fit its kind of document: no such path, or a value of another type."""
 
 
+class UnknownKind(HoldfastError):
+    """What is stored is of a kind that this server was not given: ``connect(kinds=[...])``. Not corruption."""
+
+
 class NotFound(HoldfastError, LookupError):
     """`update` or `patch` was called without `default` on a key that does not exist."""
 

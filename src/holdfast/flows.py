@@ -43,6 +43,7 @@ from holdfast.protocols import (
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.scopes import Scopes
+from holdfast.scopes.elsewhere import Elsewhere
 from holdfast.settings import Settings
 from holdfast.store import Parts, StateStore
 from holdfast.tiers.l1_caches import build_caches, staleness_bounds
@@ -293,6 +294,16 @@ class Flows:
             lease=self.lease,
             applier=self.applier,
             clock=self._given.clock,
+            own=self.write_behind.lives,
+            elsewhere=Elsewhere(
+                self._given.journals,
+                self._given.streams,
+                kinds=self._given.kinds,
+                limits=self.writer.limits,
+                decode=self.resolver.decode,
+                clock=self._given.clock,
+                sleep=self._given.sleep,
+            ),
         )
         self.parts = Parts(
             collections=collections,

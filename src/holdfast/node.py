@@ -238,7 +238,7 @@ def journal_streams(settings: Settings, clock: Clock, stack: AsyncExitStack) -> 
     stack.push_async_callback(secured.close)
     streams = RedisJournals(
         ordinary,
-        SecuredCalls(secured, sleep=asyncio.sleep, replicas=max(1, settings.journal_replicas or 1)),
+        SecuredCalls(secured, sleep=asyncio.sleep, replicas=max(1, settings.journal_replicas or 1), attempts=10),
         prefix=settings.key_prefix.encode(),
         sleep=asyncio.sleep,
     )

@@ -15,8 +15,9 @@ from holdfast.invalidation.lease import FeedLease
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
+from holdfast.scopes.elsewhere import Elsewhere
 from holdfast.scopes.scoped import ScopedReader, ScopedTransactions, ScopedWriter, scoped_peek
-from holdfast.scopes.session import Session
+from holdfast.scopes.session import OwnWrites, Session
 from holdfast.tiers.l1_local import Shelf
 from holdfast.transactions import Transactions
 from holdfast.writing import Writer
@@ -40,7 +41,11 @@ class Scopes:
         lease: FeedLease,
         applier: ChangeApplier,
         clock: Clock,
+        own: OwnWrites,
+        elsewhere: Elsewhere,
     ) -> None:
+        self._own = own
+        self._elsewhere = elsewhere
         self.collections = collections
         self.transactions = transactions
         self._shelves = shelves
@@ -64,7 +69,14 @@ class Scopes:
                 may not exist any more.
             TierUnavailable: on entering; whether that is so cannot be found out.
         """
-        session = Session(feed=self._feed, lease=self._lease, applier=self._applier, clock=self._clock)
+        session = Session(
+            feed=self._feed,
+            lease=self._lease,
+            applier=self._applier,
+            clock=self._clock,
+            own=self._own,
+            elsewhere=self._elsewhere,
+        )
         return Scope(self, session, token)
 
     def scoped(self, collection: Collection[D], session: Session) -> Collection[D]:
@@ -80,6 +92,7 @@ class Scopes:
             invalidator=collection.invalidator,
             watching=collection.watching,
             write_behind=collection.write_behind,
+            seen=session.see_undecided,
         )
 
 

@@ -29,13 +29,15 @@ def scoped_peek(kind: str, shelf: Shelf, session: Session) -> Callable[[str], An
     def peek(identifier: str) -> Any | None:
         session.check()
         value = shelf.peek(identifier)
-        if value is None:
+        if value is None or session.undecided([Key(kind, identifier)]):
             return None
         key, version = Key(kind, identifier), shelf.entries[identifier].version
         floor = session.floor(key)
         if floor.version != version and not session.passed(floor):
             return None
         session.see({key: version}, session.now())
+        if identifier in shelf.laid:
+            session.see_undecided(key)
         return value
 
     return peek
@@ -58,6 +60,10 @@ class ScopedReader:
         """The values of several keys of one kind."""
         session = self._session
         session.check()
+        if undecided := session.undecided(keys):
+            found = await session.read_undecided(undecided)
+            left = [key for key in keys if key not in found]
+            return found | (await self.read_many(left, consistency, max_stale) if left else {})
         began = session.now()
         floors = {key: session.floor(key) for key in keys}
         if consistency is Consistency.BOUNDED:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
 from uuid import UUID
 
 from holdfast.clock import Clock
 from holdfast.errors import Closed, HoldfastError, IncarnationChanged, InvalidToken, TierUnavailable
+from holdfast.flights import Resolved
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.lease import FeedLease
 from holdfast.keys import Key
 from holdfast.scopes import tokens
+from holdfast.scopes.elsewhere import Elsewhere
 from holdfast.scopes.floors import Floor, Floors
-from holdfast.scopes.tokens import UNSURE_MAX, Token
+from holdfast.scopes.tokens import JOURNALS_MAX, UNSURE_MAX, Token
+from holdfast.write_behind.entries import Entry
 
 CHANGED = (
     "L3 is another one than this scope has seen: it crashed, failed over or was restored, and what the scope saw may "
@@ -26,13 +29,43 @@ RUNNING_MAX: Final = 1_000_000
 _UNPROVABLE: Final = Floor(None, math.inf)
 
 
+class OwnWrites(Protocol):
+    """This server's undecided writes."""
+
+    @property
+    def journal(self) -> str | None:
+        """The journal that takes them now."""
+        ...
+
+    def position(self, key: Key) -> tuple[str, int] | None:
+        """The journal and number of the last one of a key; None: there is none."""
+        ...
+
+    def where(self, journal: str, through: int) -> tuple[str, int] | None:
+        """Where its writes up to a place in a journal of its own are undecided now; None: all are decided."""
+        ...
+
+
 class Session:
     """What one scope knows.
 
     It answers from `begin` to `end`, and only once.
     """
 
-    def __init__(self, *, feed: ChangeFeed, lease: FeedLease, applier: ChangeApplier, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        feed: ChangeFeed,
+        lease: FeedLease,
+        applier: ChangeApplier,
+        clock: Clock,
+        own: OwnWrites,
+        elsewhere: Elsewhere,
+    ) -> None:
+        self._own = own
+        self._elsewhere = elsewhere
+        self._journals: dict[str, int] = {}  # undecided writes were seen up to these numbers
+        self._undecided: dict[Key, list[tuple[str, Entry]]] = {}  # of other servers
         self._feed = feed
         self._lease = lease
         self._applier = applier
@@ -75,8 +108,19 @@ class Session:
         self._incarnation = incarnation
         if token.unsure:
             await self._check_drawn(token.unsure)
-        self._floors = Floors(token.floors, arrived, everything=token.everything or not self._covers(token))
+        everything = token.everything or not self._covers(token)
+        if token.journals:
+            await self._learn({name.hex(): seq for name, seq in token.journals.items()})
+            # What was decided meanwhile is in no journal any more, and was committed by now.
+            arrived, everything = self.now(), True
+        self._floors = Floors(token.floors, arrived, everything=everything)
         self._unsure = set(token.unsure)
+
+    async def _learn(self, journals: Mapping[str, int]) -> None:
+        """Read what is undecided elsewhere; this server's own is laid over its reads anyway."""
+        self._journals = dict(journals)
+        elsewhere = {name: seq for name, seq in journals.items() if name != self._own.journal}
+        self._undecided = await self._elsewhere.entries(elsewhere)
 
     async def _check_drawn(self, xids: Iterable[int]) -> None:
         """Refuse transactions that L3 cannot have begun: they would be waited for for ever."""
@@ -100,14 +144,14 @@ class Session:
         """The text with which the scope goes on elsewhere."""
         self.check()
         cursor = self._feed.cursor
+        journals = self._still_undecided()
         floors, more = self._floors.ahead(self._lease.renewed_at)
         known = cursor is not None and cursor.coherence.incarnation == self._incarnation
         position = None
         if cursor is not None and known:
             position = (cursor.snapshot.xmin, cursor.snapshot.xmax, cursor.snapshot.running)
-        return tokens.encode(
-            Token(self._incarnation.bytes, more or not known, position, floors, tuple(sorted(self._still_unsure())))
-        )
+        unsure = tuple(sorted(self._still_unsure()))
+        return tokens.encode(Token(self._incarnation.bytes, more or not known, position, floors, unsure, journals))
 
     def check(self) -> None:
         """Refuse what the scope can no longer answer for.
@@ -147,6 +191,46 @@ class Session:
         now, heard = self.now(), self._lease.renewed_at
         for key, version in versions.items():
             self._floors.see(key, version, began, now, heard)
+
+    def see_undecided(self, key: Key) -> None:
+        """Undecided writes of this server on a key were shown, or made."""
+        position = self._own.position(key)
+        if position is None:  # decided meanwhile
+            self._floors.see_all(self.now())
+            return
+        journal, seq = position
+        self._journals[journal] = max(seq, self._journals.get(journal, 0))
+        if len(self._journals) > JOURNALS_MAX and len(self._still_undecided()) > JOURNALS_MAX:
+            self._refusal = TierUnavailable(
+                f"undecided writes in over {JOURNALS_MAX} journals in one scope, which ended it: flush() on the servers"
+                " that it comes from"
+            )
+
+    def undecided(self, keys: Iterable[Key]) -> list[Key]:
+        """Those of these keys of which undecided writes of other servers were seen."""
+        return [key for key in keys if key in self._undecided] if self._undecided else []
+
+    async def read_undecided(self, keys: Sequence[Key]) -> dict[Key, Resolved]:
+        """These rows, of which undecided writes of other servers were seen, with those that still are."""
+        began = self.now()
+        found, settled = await self._elsewhere.read(keys, self._undecided)
+        for key in settled:
+            self._undecided.pop(key, None)
+        self.see({key: read.version for key, read in found.items()}, began)
+        return found
+
+    def _still_undecided(self) -> dict[bytes, int]:
+        """How far undecided writes were seen, for a token."""
+        elsewhere = {journal for entries in self._undecided.values() for journal, _ in entries}
+        still = {journal: seq for journal, seq in self._journals.items() if journal in elsewhere}
+        for journal, seq in self._journals.items():
+            if journal not in elsewhere:
+                if (place := self._own.where(journal, seq)) is None:
+                    self._floors.see_all(self.now())
+                else:
+                    still[place[0]] = place[1]
+        self._journals = still
+        return {bytes.fromhex(journal): seq for journal, seq in self._journals.items()}
 
     def see_all(self, moment: float, unsure: Iterable[int] = ()) -> None:
         """Anything committed by a moment may have been seen, and what these transactions did, if they did.

@@ -18,6 +18,9 @@ from holdfast.token_text import TOKEN_CHARACTERS_MAX, seal, unseal
 
 UNSURE_MAX: Final = 16
 """Transactions of unknown outcome; they cannot be left out."""
+JOURNALS_MAX: Final = 4
+"""Journals with undecided writes that the scope saw; they cannot be left out either."""
+JOURNAL_BYTES: Final = 16
 _FORMAT: Final = 1
 _XID_MAX: Final = 2**63 - 1
 
@@ -31,6 +34,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
         position: xmin, xmax and running transactions of the issuer's feed: all that it sees may have been seen.
         floors: versions seen beyond that, by digest of their keys; 0: no row.
         unsure: transactions of unknown outcome, by number.
+        journals: of write-behind, by name: undecided writes were seen up to this number.
     """
 
     incarnation: bytes
@@ -38,6 +42,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     position: tuple[int, int, tuple[int, ...]] | None = None
     floors: dict[bytes, int] = {}
     unsure: tuple[int, ...] = ()
+    journals: dict[bytes, int] = {}
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -49,7 +54,8 @@ def encode(token: Token) -> str:
     """The text of a token, of at most 400 characters that may stand in a header, an address or a cookie."""
     text = _text(token)
     if len(text) > TOKEN_CHARACTERS_MAX:
-        text = _text(Token(token.incarnation, everything=True, unsure=token.unsure))
+        bare = Token(token.incarnation, everything=True, unsure=token.unsure, journals=token.journals)
+        text = _text(bare)
     return text
 
 
@@ -69,9 +75,11 @@ def decode(text: str) -> Token:
 def _checked(token: Token) -> Token:
     UUID(bytes=token.incarnation)
     xmin, xmax, running = token.position or (0, 0, ())
-    numbers = (xmin, xmax, *running, *token.unsure, *token.floors.values())
+    numbers = (xmin, xmax, *running, *token.unsure, *token.floors.values(), *token.journals.values())
     if not all(0 <= number <= _XID_MAX for number in numbers) or len(token.unsure) > UNSURE_MAX:
         raise ValueError("numbers out of range")
+    if len(token.journals) > JOURNALS_MAX or any(len(name) != JOURNAL_BYTES for name in token.journals):
+        raise ValueError("no journals of ours")
     return token
 
 

@@ -35,6 +35,8 @@ from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
 from holdfast.testing.memory_storage import MemoryStorage
+from holdfast.tiers.l3_journals import PostgresJournals
+from holdfast.tiers.l3_postgres import PostgresStorage
 
 
 @asynccontextmanager
@@ -62,7 +64,7 @@ async def connect_flows(
         feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
         events, streams: by default in memory, of this server alone.
-        journals: by default those of an L3 in memory; any other L3 needs its own.
+        journals: by default those of the L3, in memory or in PostgreSQL; any other L3 needs its own.
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
         window_seconds: how long it remembers a change, to judge L2 by.
@@ -80,7 +82,7 @@ async def connect_flows(
             feed=feed or _feed_of(storage),
             relay=relay or _relay_over(storage, cache),
             events=events or MemoryEvents(EventHub(clock)),
-            journals=journals or _journals_of(storage, clock),
+            journals=journals or _journals_of(storage, registered, clock),
             streams=streams or MemoryJournals(JournalHub()),
             new_id=lambda: uuid.uuid4().hex,  # servers of one test must differ, whatever their seed
             wall=clock.monotonic,
@@ -134,11 +136,13 @@ def _feed_of(storage: Storage) -> MemoryFeed:
     return MemoryFeed(beneath)
 
 
-def _journals_of(storage: Storage, clock: Clock) -> MemoryJournalBase:
+def _journals_of(storage: Storage, kinds: Mapping[str, Kind[Any]], clock: Clock) -> JournalBase:
     beneath = _beneath(storage)
-    if not isinstance(beneath, MemoryStorage):
-        raise SettingsError("connect_flows: an L3 that is not in memory needs what it knows of journals: journals=...")
-    return MemoryJournalBase(beneath, clock)
+    if isinstance(beneath, MemoryStorage):
+        return MemoryJournalBase(beneath, clock)
+    if isinstance(beneath, PostgresStorage):
+        return PostgresJournals(beneath.pool, kinds)
+    raise SettingsError("connect_flows: this L3 needs what it knows of journals: journals=...")
 
 
 def _relay_over(storage: Storage, cache: SharedCache) -> tuple[MemoryFeed, MemoryCache] | None:

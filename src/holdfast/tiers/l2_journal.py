@@ -97,7 +97,8 @@ class RedisJournals:
 
     async def seal(self, journal: str) -> int:
         """Let nothing be appended any more; see `JournalStreams.seal`."""
-        return int((await self._run(journal, self._seal, [])).answer)
+        _, last = (await self._run(journal, self._seal, [])).answer
+        return int(last)
 
     async def drop(self, journal: str) -> None:
         """Remove a stream; see `JournalStreams.drop`."""
@@ -116,7 +117,7 @@ class RedisJournals:
             if doubt is not None:
                 await self._sleep(PAUSE_SECONDS)
             try:
-                return await self._secured.run_counted(names, script, arguments)
+                return _of_one_node(await self._secured.run_counted(names, script, arguments))
             except OutcomeUnknown as fault:
                 doubt = fault
             except (TierUnavailable, Overloaded) as fault:
@@ -140,9 +141,20 @@ class RedisJournals:
             raise TierUnavailable(str(answer)) from answer
 
 
+def _of_one_node(secured: Secured) -> Secured:
+    """What was done, if the node that did it is the one that vouches for it.
+
+    While a slot moves, its node hands a script on which finds keys missing, and goes on to answer for the slot.
+    """
+    where = _text(secured.answer[0])
+    if where and where != secured.node:
+        raise OutcomeUnknown("L2: it was made at a node to which the slot is moving, and another one vouched for it")
+    return secured
+
+
 def _appended(secured: Secured) -> Appended:
     """What an append returned, or the error that it stands for."""
-    outcome, number = secured.answer
+    _, outcome, number = secured.answer
     if outcome != b"appended":
         _refuse(outcome, int(number))
     return Appended(int(number), secured.replicas)

@@ -60,10 +60,17 @@ LANES_MAX: Final = 256
 
 
 class Secured(NamedTuple):
-    """What a script returned, and how many replicas had acknowledged what it did; 0: the file has it."""
+    """What a script returned, and what vouches for it.
+
+    Attributes:
+        replicas: how many had acknowledged what it did; 0: the file has it.
+        node: which one vouches, by its id in the cluster; empty: there is no cluster. While a slot moves, a script may
+            have run on the next one: only the script can tell.
+    """
 
     answer: Any
     replicas: int
+    node: str
 
 
 @dataclass(slots=True)
@@ -188,12 +195,12 @@ class SecuredCalls:
         """What each call returned, secured, or what is known of it: an error."""
         route = SlotKeyRoute(SlotType.PRIMARY, name.decode())
         try:
-            (told,) = await _ask(client, [["CLIENT", "INFO"]], route)
+            told, node = await _whereabouts(client, route)
         except HoldfastError as fault:
             return [TierUnavailable(str(fault))] * len(calls)
         answers = [await made(client, call.script, call.names, call.arguments) for call in calls]
         safe = await self._secured(client, name, lane, route, connection_of(told))
-        return [answer if isinstance(answer, HoldfastError) else _joined(answer, safe) for answer in answers]
+        return [answer if isinstance(answer, HoldfastError) else _joined(answer, safe, node) for answer in answers]
 
     async def _secured(
         self, client: Client, name: bytes, lane: _Lane, route: SlotKeyRoute, connection: str
@@ -275,8 +282,16 @@ async def made(client: Client, script: Script, names: Sequence[bytes], arguments
     return TierUnavailable("L2: a script is not known right after it was sent")
 
 
-def _joined(answer: Any, safe: int | HoldfastError) -> Secured | HoldfastError:
-    return safe if isinstance(safe, HoldfastError) else Secured(answer, safe)
+async def _whereabouts(client: Client, route: SlotKeyRoute) -> tuple[Any, str]:
+    """What a node says of the connection to it, and its id in the cluster."""
+    if isinstance(client, GlideClient):
+        return (await _ask(client, [["CLIENT", "INFO"]], route))[0], ""
+    told, node = await _ask(client, [["CLIENT", "INFO"], ["CLUSTER", "MYID"]], route)
+    return told, node.decode()
+
+
+def _joined(answer: Any, safe: int | HoldfastError, node: str) -> Secured | HoldfastError:
+    return safe if isinstance(safe, HoldfastError) else Secured(answer, safe, node)
 
 
 def understood(fault: GlideError) -> HoldfastError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 from asyncpg.exceptions import InternalClientError
@@ -39,10 +39,12 @@ _NOT_READY: Final = (
 )
 _FULL: Final = (asyncpg.InsufficientResourcesError,)
 _IN_THE_WAY: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-# What a constraint, an index or a trigger says of a row, in the server's classes and those left to users; not a right
-# that is missing, for that is of the table.
-_OF_A_ROW: Final = re.compile(r"(09|2[0-37]|3[89]|4[24]|54|P0|[6-9I-OQ-WYZ].)...\Z")
+# What a constraint, an index or a trigger says of a row, in the server's classes and those left to users.
+_OF_A_ROW: Final = re.compile(r"(09|2[0-37]|3[89]|44|54|P0|[6-9I-OQ-WYZ].)...\Z")
+_OF_A_STATEMENT: Final = "42"
+"""Of ours it says nothing of any row; of one inside a user's function it does."""
 _NO_RIGHT: Final = asyncpg.InsufficientPrivilegeError
+"""A right that is missing is missing for all rows."""
 
 
 @contextlib.contextmanager
@@ -52,7 +54,7 @@ def mapped(what: str, *, writes: bool = False, rows: bool = False) -> Iterator[N
     Args:
         what: the operation, for the message.
         writes: a lost connection leaves the outcome unknown, since the statement commits by itself.
-        rows: only the rows written can be at fault, not the statement.
+        rows: it writes rows, and the error may be of one of them.
     """
     try:
         yield
@@ -76,9 +78,14 @@ def meaning(fault: BaseException, what: str, *, writes: bool = False, rows: bool
     if isinstance(fault, _IN_THE_WAY):
         return SerializationFailure(told)
     sqlstate = getattr(fault, "sqlstate", None)
-    is_of_a_row = rows and not isinstance(fault, _NO_RIGHT) and _OF_A_ROW.match(sqlstate or "")
-    error = RowRefused if is_of_a_row else TierError
+    error = RowRefused if rows and sqlstate and _is_of_a_row(fault) else TierError
     return error(f"{told} (SQLSTATE {sqlstate})" if sqlstate else told)
+
+
+def _is_of_a_row(fault: Any) -> bool:
+    if fault.sqlstate.startswith(_OF_A_STATEMENT):
+        return bool(fault.context) and not isinstance(fault, _NO_RIGHT)
+    return _OF_A_ROW.match(fault.sqlstate) is not None
 
 
 def _words(fault: BaseException) -> str:

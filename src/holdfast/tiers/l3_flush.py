@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
+import asyncpg
+
 from holdfast.errors import AppendOnly, Conflict, SerializationFailure, TierError
 from holdfast.keys import Key
 from holdfast.protocols import Letter, Row, Write
@@ -55,7 +57,7 @@ class PostgresFlush:
 
     async def load(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
         """Read rows and lock them; see `FlushTransaction.load`."""
-        with self._acting(f"reading {len(keys)} keys"):
+        with self._acting(f"reading {len(keys)} keys", rows=False):
             return await read_rows(self._connection, self._statements, keys, lock=True)
 
     async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
@@ -100,7 +102,7 @@ class PostgresFlush:
 
         The oldest letters make room for new ones: nobody may have to read them before writes go on.
         """
-        with self._acting(f"deciding {len(decided)} entries of journal {self._journal}"):
+        with self._acting(f"deciding {len(decided)} entries of journal {self._journal}", rows=False):
             await self._connection.execute(sql.DECIDE, self._journal, decided.text, refused.text)
             if letters:
                 dropped = await self._connection.fetch(sql.KEEP, self._journal, *_columns(letters), self._letters_max)
@@ -139,16 +141,24 @@ class PostgresFlush:
                 connection.terminate()
 
     @contextlib.contextmanager
-    def _acting(self, what: str, *, commits: bool = False) -> Iterator[None]:
+    def _acting(self, what: str, *, rows: bool = True, commits: bool = False) -> Iterator[None]:
         """After any error but these two it cannot be committed; the server would answer COMMIT without an error."""
         try:
-            with mapped(what, writes=commits, rows=True):
+            with mapped(what, writes=commits, rows=rows), _in_the_way(what):
                 yield
         except (Conflict, AppendOnly):
             raise
         except BaseException:
             self._failed = True
             raise
+
+
+@contextlib.contextmanager
+def _in_the_way(what: str) -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.LockNotAvailableError as fault:
+        raise SerializationFailure(f"L3: {what}: a lock that another transaction has for too long") from fault
 
 
 def _columns(letters: Sequence[Letter]) -> list[list[Any]]:

@@ -65,13 +65,26 @@ SAVEPOINT: Final = "SAVEPOINT refusable"
 BACK: Final = "ROLLBACK TO SAVEPOINT refusable; RELEASE SAVEPOINT refusable"
 RELEASE: Final = "RELEASE SAVEPOINT refusable"
 
+END_STUCK: Final = """
+SELECT pg_terminate_backend(l.pid)
+FROM holdfast.journals AS j
+JOIN pg_locks AS l ON l.locktype = 'transactionid' AND l.transactionid = j.xmax AND l.granted
+JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE j.journal = $1 AND a.wait_event_type = 'Client'
+    AND a.state_change < clock_timestamp() - $2::int8 * interval '1 millisecond'"""
+"""End the session that has a journal's lock, if it has waited for its client since so long.
+
+If it is idle, the server ends it. In the middle of a statement it is not, and no timeout of the server's ends a session
+that cannot get its answer out, or that has parsed a statement and is not told to run it.
+"""
+
 
 def begin(idle_ms: int) -> str:
-    """Begin a flush that the server ends, session and all, when it is idle for so long.
+    """Begin a flush that the server ends, session and all, when it is idle for so long; no lock is waited for longer.
 
     Each statement must see what was committed while it waited for a lock, whatever the database's default is.
     """
     return (
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
-        f"SET LOCAL idle_in_transaction_session_timeout = {int(idle_ms)}"
+        f"SET LOCAL idle_in_transaction_session_timeout = {int(idle_ms)}; SET LOCAL lock_timeout = {int(idle_ms)}"
     )

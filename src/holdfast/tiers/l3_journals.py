@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -30,8 +29,8 @@ class PostgresJournals:
     """`JournalBase` over a pool of held connections.
 
     Args:
-        idle_ms: a flush that does nothing for so long is ended by the server, with its session. It must be less than
-            the time after which a server counts as dead.
+        idle_ms: a flush that does nothing for so long is ended by the server, with its session, and fails if it waits
+            so long for one lock. It must be less than the time after which a server counts as dead.
         lock_ms: how long a change of a journal's record waits for a flush.
         letters_max: of more letters the oldest are dropped, with a warning in the log.
     """
@@ -52,6 +51,7 @@ class PostgresJournals:
         self._names = list(kinds)
         self._rows_and_marks = rows_and_marks([kind.table for kind in kinds.values()])
         self._begin = sql.begin(idle_ms)
+        self._idle_ms = idle_ms
         self._lock_ms = str(lock_ms)
         self._letters_max = letters_max
 
@@ -91,8 +91,9 @@ class PostgresJournals:
         async with AsyncExitStack() as lent:
             connection = await lent.enter_async_context(self._pool.connection())
             with mapped(f"opening a flush of journal {journal}"):
-                await connection.execute(self._begin)
-                decided = await connection.fetchval(sql.OWN, journal, epoch)
+                async with self._flush_in_the_way(connection, journal):
+                    await connection.execute(self._begin)
+                    decided = await connection.fetchval(sql.OWN, journal, epoch)
             if decided is None:
                 raise NotOwner(f"journal {journal} is not at epoch {epoch}: another server has it, or it was forgotten")
             return PostgresFlush(
@@ -143,17 +144,20 @@ class PostgresJournals:
                 return bool(await connection.fetchval(sql.DISCARD, identifier))
 
     async def _change(self, what: str, statement: str, journal: str, epoch: int, *new: str) -> bool:
-        with mapped(what, writes=True), _flush_in_the_way(journal):
-            async with self._pool.connection() as connection:
+        with mapped(what, writes=True):
+            async with self._pool.connection() as connection, self._flush_in_the_way(connection, journal):
                 return bool(await connection.fetchval(statement, journal, epoch, self._lock_ms, *new))
 
-
-@contextlib.contextmanager
-def _flush_in_the_way(journal: str) -> Iterator[None]:
-    try:
-        yield
-    except asyncpg.LockNotAvailableError as fault:
-        raise TierUnavailable(f"L3: a flush of journal {journal} does not end; try again") from fault
+    @asynccontextmanager
+    async def _flush_in_the_way(self, connection: Any, journal: str) -> AsyncIterator[None]:
+        """Wait for a flush no longer than is set; its session is ended if only its client keeps it."""
+        try:
+            yield
+        except asyncpg.LockNotAvailableError as fault:
+            if connection.is_in_transaction():
+                await connection.execute("ROLLBACK")
+            await connection.execute(sql.END_STUCK, journal, self._idle_ms)
+            raise TierUnavailable(f"L3: a flush of journal {journal} does not end; try again") from fault
 
 
 def _record(record: asyncpg.Record) -> JournalRecord:

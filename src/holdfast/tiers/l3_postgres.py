@@ -25,9 +25,10 @@ from holdfast.tiers.l3_transaction import PostgresTransaction
 
 
 class PostgresStorage:
-    """`Storage` over a pool of held connections."""
+    """`Storage` over a pool of held connections, its `pool`."""
 
     def __init__(self, pool: ConnectionPool, kinds: Mapping[str, Kind[Any]]) -> None:
+        self.pool = pool
         self._pool = pool
         self._kinds = kinds
         self._statements = statements_of(kinds)

@@ -8,6 +8,7 @@ it twice. A caller that is cancelled ceases to wait; what was accepted is decide
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -44,6 +45,10 @@ logger = logging.getLogger("holdfast")
 
 LOOK_SECONDS: Final = 0.25
 """Between two looks at a journal that another server drains."""
+
+
+JOURNAL_SECONDS: Final = 1.0
+"""How long the journal may keep a caller before the write goes to L3 at once."""
 
 
 class Base(NamedTuple):
@@ -274,6 +279,10 @@ class WriteBehind:
         if durability is Durability.COMMITTED:
             self.lives.hurry([write.key])
         life.journal.hurry()
+        if durability is Durability.JOURNALED:
+            with contextlib.suppress(Undecided):
+                return await write.reached(durability, min(JOURNAL_SECONDS, self._commit_seconds))
+            self.lives.hurry([write.key])  # L2 stands still, or a replica is being promoted: L3 may be sooner
         return await write.reached(durability, self._commit_seconds)
 
 

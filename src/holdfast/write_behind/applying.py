@@ -16,7 +16,7 @@ from holdfast.documents import Document, FreeValue, FrozenDict, FrozenList
 from holdfast.documents.frozen import EMPTY_DICT, seal_dict, seal_list
 from holdfast.entry import MISSING
 from holdfast.write_behind.operations import Append, Increment, Merge, Operation, Set
-from holdfast.write_behind.places import Annotation, fields_of, takes_mapping, type_at, type_below
+from holdfast.write_behind.places import Annotation, fields_of, members, takes_mapping, type_at, type_below
 from holdfast.write_behind.routes import Change, Inapplicable, changed, with_attributes
 from holdfast.write_behind.typed_values import fingerprint, freeze_as
 
@@ -62,7 +62,8 @@ def change_of(operation: Operation, document_type: type[Document]) -> Change:
             sequence = type_at(document_type, operation.place)
             return lambda current: _appended(sequence, current, values)
         case Increment(by=by):
-            return lambda current: _sum(current, by)
+            number = type_at(document_type, operation.place)
+            return lambda current: _sum(number, current, by)
         case Merge(mapping=mapping):
             annotation = type_at(document_type, operation.place)
             return lambda current: merged(annotation, current, mapping)
@@ -79,17 +80,17 @@ def _appended(annotation: Annotation, current: FreeValue, values: tuple[FreeValu
     raise Inapplicable(f"{_name(current)} is no sequence to append to")
 
 
-def _sum(current: FreeValue, by: float) -> FreeValue:
+def _sum(annotation: Annotation, current: FreeValue, by: float) -> FreeValue:
     if current is MISSING:
-        return by
+        current = 0.0 if members(annotation) == (float,) else 0
     if type(current) not in (int, float):
         raise Inapplicable(f"{_name(current)} is no number to add to")
     try:
         total = current + by
-    except OverflowError:
+    except OverflowError:  # an int that no float reaches
         total = math.inf
-    if not math.isfinite(total):
-        raise Inapplicable(f"{current!r} and {by!r} make no finite number")
+    if type(total) is float and not math.isfinite(total):
+        raise Inapplicable(f"{current!r:.60} and {by!r:.60} make no finite number")
     return total
 
 

@@ -1,11 +1,11 @@
-"""Finding the write that L3 refuses, among many that it would take."""
+"""Finding the write that L3 refuses, or whose row another transaction keeps locked, among many that it would take."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from holdfast.errors import RowRefused
+from holdfast.errors import RowRefused, SerializationFailure
 from holdfast.keys import Key
 
 T = TypeVar("T")
@@ -15,17 +15,28 @@ async def bisected(
     batch: dict[Key, list[T]],
     flush: Callable[[dict[Key, list[T]]], Awaitable[None]],
     give_up: Callable[[T, str], Awaitable[None]],
+    postpone: Callable[[Key, SerializationFailure], None],
 ) -> None:
-    """Flush a batch, or its halves if L3 refuses a row of it; give up each write that is refused alone.
+    """Flush a batch, or its halves if L3 refuses a row of it, or waits too long for the lock of one.
 
     The writes of one key stay in their order, so a later one is tried on what the earlier ones made.
+
+    Args:
+        give_up: a write that is refused alone.
+        postpone: a key whose row is locked.
     """
     try:
         await flush(batch)
+    except SerializationFailure as fault:
+        if len(batch) == 1:
+            postpone(next(iter(batch)), fault)
+        else:
+            for part in _halves(batch):
+                await bisected(part, flush, give_up, postpone)
     except RowRefused as fault:
         parts = _halves(batch)
         for part in parts:
-            await bisected(part, flush, give_up)
+            await bisected(part, flush, give_up, postpone)
         if not parts:
             ((write,),) = batch.values()
             await give_up(write, str(fault))

@@ -64,15 +64,17 @@ class KeyQueue:
         taken: how many of the first are being decided.
         decisions: how often writes of it were decided.
         doubt: whether the first `taken` are in effect is not known.
+        locked: another transaction had its row for too long: it is taken alone, so that no other key waits for it.
     """
 
-    __slots__ = ("decisions", "doubt", "due_at", "taken", "writes")
+    __slots__ = ("decisions", "doubt", "due_at", "locked", "taken", "writes")
 
     def __init__(self) -> None:
         self.writes: list[Any] = []
         self.taken = 0
         self.decisions = 0
         self.doubt = False
+        self.locked = False
         self.due_at = math.inf
 
 
@@ -148,16 +150,26 @@ class Buffer:
         taken: dict[Key, list[Any]] = {}
         room = bytes_max
         while len(taken) < keys_max and room > 0 and self.next_due() <= now:
+            if taken and self._heap[0][3].locked:
+                break
             _, _, key, queue = heapq.heappop(self._heap)
             queue.taken, queue.due_at = len(queue.writes), math.inf
             taken[key] = list(queue.writes)
             room -= sum(write.size for write in queue.writes)
+            if queue.locked:
+                break
         return taken
 
     def give_back(self, keys: Iterable[Key]) -> None:
         """What was taken is not decided; it is due at once."""
         for key in keys:
             self._untake(key, self.queues[key], AT_ONCE)
+
+    def postpone(self, key: Key, moment: float) -> None:
+        """What was taken of a key is not decided, for its row is locked; it is due at a moment."""
+        queue = self.queues[key]
+        queue.locked = True
+        self._untake(key, queue, moment)
 
     def decided(self, key: Key, writes: Iterable[Write]) -> None:
         """Let go of writes; what else there is of the key is due in its time."""
@@ -166,7 +178,7 @@ class Buffer:
         self._count -= len(gone)
         self.size -= sum(write.size for write in queue.writes if id(write) in gone)
         queue.writes = [write for write in queue.writes if id(write) not in gone]
-        queue.doubt = False
+        queue.doubt = queue.locked = False
         queue.decisions += 1
         if queue.writes:
             self.queues[key] = queue  # behind those that wait for longer

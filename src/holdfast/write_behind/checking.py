@@ -23,28 +23,21 @@ from holdfast.write_behind.places import (
     takes_mapping,
     type_at,
 )
-from holdfast.write_behind.typed_values import encode_as, freeze_as, rebuilt, values_of
+from holdfast.write_behind.typed_values import decode_as, encode_as, freeze_as, reads_back, rebuilt, values_of
 
 OPERATIONS_MAX: Final = 1000
 """Of one patch."""
-STEPS_MAX: Final = 16
-"""Of a path, and again inside an item."""
-STEP_CHARS_MAX: Final = 200
-ITEM_CHARS_MAX: Final = 512
-"""Of an item's id, as of a document's."""
-INT64: Final = range(-(2**63), 2**63)
-"""What an `Increment` may add."""
 FRAME_BYTES: Final = 16
 FRAME_BYTES_MAX: Final = 64 * 1024
 """What each text and value of a patch takes beside its own bytes, and what that may add to the limit of a document."""
-
 
 _FIXED_ID: Final = "the id of an item does not change"
 
 
 def checked(document_type: type[Document], operations: Iterable[Operation], limits: Limits) -> tuple[Operation, ...]:
-    """The operations as they are kept: their values frozen, each fit for its place in documents of a class.
+    """The operations as they are kept: each fit for its place in documents of a class, values as they are read back.
 
+    So a whole number in a field of floats is a float from now on, and a list of the caller's may change.
     Whether a document's current value allows them, only applying them tells.
 
     Raises:
@@ -65,35 +58,10 @@ def checked(document_type: type[Document], operations: Iterable[Operation], limi
     return tuple(kept)
 
 
-def check_place(place: Place) -> None:
-    """Refuse what is no place by its form alone: InvalidOperation says why."""
-    path, item, inside = place
-    for steps in (path, inside):
-        if not isinstance(steps, tuple) or len(steps) > STEPS_MAX:
-            raise InvalidOperation("", f"a path, and what inside= gives, is a tuple of at most {STEPS_MAX} texts")
-        for step in steps:
-            _check_text(step, STEP_CHARS_MAX)
-    if item is not None:
-        _check_text(item, ITEM_CHARS_MAX)
-    elif inside:
-        raise InvalidOperation("", "inside= says where in an item, and item= is missing")
-
-
-def _check_text(step: object, chars_max: int) -> None:
-    if not isinstance(step, str) or not 0 < len(step) <= chars_max or "\0" in step:
-        raise InvalidOperation("", f"a step of a path is a text of 1 to {chars_max} characters, not {step!r:.60}")
-    if not step.isascii():
-        try:
-            step.encode()
-        except UnicodeEncodeError as fault:
-            raise InvalidOperation("", f"the step {step!r:.60} of a path is not valid Unicode") from fault
-
-
 def _fit(document_type: type[Document], operation: Operation, limits: Limits) -> tuple[Operation, int]:
     """The operation with its values frozen, and the bytes it takes."""
     place = operation.place
-    check_place(place)
-    reason = _misfit(document_type, operation, type_at(document_type, place))
+    reason = misfit(document_type, operation)
     if reason is not None:
         raise InvalidOperation(str(place), reason)
     if isinstance(operation, Merge):
@@ -104,10 +72,11 @@ def _fit(document_type: type[Document], operation: Operation, limits: Limits) ->
             raise InvalidOperation(_path(place, keys, ""), "there is no such attribute")
         try:
             frozen = freeze_as(annotation, value)
-            size += len(encode_as(annotation, frozen, _below(limits, levels + len(keys)))) + _text_bytes(keys)
+            data = encode_as(annotation, frozen, _below(limits, levels + len(keys)))
         except InvalidDocument as fault:
             raise InvalidOperation(_path(place, keys, fault.path), fault.reason) from fault
-        values.append((keys, frozen))
+        size += len(data) + _text_bytes(keys)
+        values.append((keys, frozen if reads_back(annotation, frozen) else decode_as(annotation, data, str(place))))
     fit = rebuilt(type(operation), place, values)
     if isinstance(fit, Set) and place.item is not None and not place.inside and id_of(fit.value) != place.item:
         raise InvalidOperation(str(place), f"the value's own id is {id_of(fit.value)!r:.60}: it must be the item's")
@@ -115,7 +84,8 @@ def _fit(document_type: type[Document], operation: Operation, limits: Limits) ->
 
 
 def _text_bytes(steps: Sequence[Step]) -> int:
-    return sum(len((step if isinstance(step, str) else step.id).encode()) + FRAME_BYTES for step in steps)
+    texts = [step if isinstance(step, str) else step.id for step in steps]
+    return sum(FRAME_BYTES + (len(text) if text.isascii() else len(text.encode())) for text in texts)
 
 
 def _path(place: Place, keys: tuple[str, ...], rest: str) -> str:
@@ -141,9 +111,14 @@ def _frozen_merge(operation: Merge) -> Merge:
         raise InvalidOperation(_path(operation.place, (), fault.path), fault.reason) from fault
 
 
-def _misfit(document_type: type[Document], operation: Operation, here: Annotation) -> str | None:
-    """Why an operation of this sort cannot act on what may stand at its place; None: it can."""
+def misfit(document_type: type[Document], operation: Operation) -> str | None:
+    """Why an operation of this sort cannot act on what may stand at its place; None: it can.
+
+    Raises:
+        InvalidOperation: documents of this class have no such place.
+    """
     place = operation.place
+    here = type_at(document_type, place)
     match operation:
         case _ if len(place.inside) == 1 and place.inside[0] in _item_ids(document_type, place):
             return _FIXED_ID
@@ -175,10 +150,8 @@ def _is_required(document_type: type[Document], place: Place) -> bool:
 
 
 def _misfit_number(by: object, here: Annotation) -> str | None:
-    if not isinstance(by, int | float) or isinstance(by, bool) or not (by in INT64 or math.isfinite(by)):
-        return f"by= is a finite number, not {type(by).__name__}"
-    if type(by) is int and by not in INT64:
-        return "by= is a number of at most 64 bits"
+    if type(by) is not int and not (isinstance(by, float) and math.isfinite(by)):
+        return f"by= is a finite number, not {by!r:.60}"
     if is_free(here) or float in members(here):
         return None
     if int not in members(here):

@@ -13,7 +13,6 @@ from holdfast.documents import Document, FreeValue, FrozenDict
 from holdfast.documents.frozen import seal_dict
 from holdfast.entry import MISSING
 from holdfast.write_behind.applying import change_of
-from holdfast.write_behind.checking import INT64
 from holdfast.write_behind.operations import Append, Increment, Merge, Operation, Set, with_value
 from holdfast.write_behind.places import members, type_at
 from holdfast.write_behind.routes import Inapplicable, changed
@@ -41,9 +40,7 @@ def _joined(document_type: type[Document], earlier: Operation, later: Operation)
     match earlier, later:
         case Append(values=values), Append(values=more):
             return Append.several(later.place, values + more)
-        case Increment(by=by), Increment(by=more) if (
-            members(type_at(document_type, later.place)) == (int,) and by + more in INT64
-        ):
+        case Increment(by=by), Increment(by=more) if members(type_at(document_type, later.place)) == (int,):
             return Increment(*path, by=by + more, item=item, inside=inside)
         case Merge(mapping=mapping), Merge(mapping=more):
             both = _merged_alike(mapping, more)

@@ -27,10 +27,10 @@ from isal.isal_zlib import crc32
 from msgspec import Meta
 
 from holdfast.documents import Document, Limits, decode, encode
-from holdfast.errors import CorruptDocument, InvalidDocument, SchemaTooNew
+from holdfast.errors import CorruptDocument, InvalidDocument, SchemaTooNew, UnknownKind
 from holdfast.keys import ID_BYTES_MAX, Key
 from holdfast.kinds import Kind
-from holdfast.write_behind.checking import FRAME_BYTES_MAX, OPERATIONS_MAX, check_place
+from holdfast.write_behind.checking import FRAME_BYTES_MAX, OPERATIONS_MAX, misfit
 from holdfast.write_behind.operations import Append, Delete, Increment, Merge, Operation, Place, Set
 from holdfast.write_behind.typed_values import (
     FINGERPRINT_BYTES,
@@ -138,7 +138,8 @@ def decode_entry(data: bytes, seq: int, kinds: Mapping[str, Kind[Any]], limits: 
 
     Raises:
         SchemaTooNew: a newer version wrote it: its format, its kind's schema, or a value's. Not corruption.
-        CorruptDocument: damaged, too large, encrypted, of a kind unknown here, or not fit for its kind.
+        UnknownKind: this server was not given its kind. Not corruption either.
+        CorruptDocument: damaged, too large, encrypted, or not fit for its kind.
     """
     what = f"journal entry {seq}"
     body = _body(data, seq, what, 2 * (limits.bytes_max + FRAME_BYTES_MAX))
@@ -148,7 +149,7 @@ def decode_entry(data: bytes, seq: int, kinds: Mapping[str, Kind[Any]], limits: 
         raise CorruptDocument(f"{what} does not hold an entry: {fault}") from fault
     kind = kinds.get(stored.kind)
     if kind is None:
-        raise CorruptDocument(f"{what} is of kind {stored.kind!r:.60}, which is unknown here")
+        raise UnknownKind(f"{what} is of kind {stored.kind!r:.60}: connect(kinds=[...]) takes own kinds")
     if stored.schema > kind.document.SCHEMA:
         raise SchemaTooNew(what, found=stored.schema, known=kind.document.SCHEMA)
     return Entry(
@@ -195,13 +196,16 @@ def _stored(document_type: type[Document], operation: Operation, expects: bytes 
 def _operation(document_type: type[Document], stored: _StoredOperation, what: str) -> Operation:
     sort, place = _SORTS[stored.sort], Place(stored.path, stored.item, stored.inside)
     try:
-        check_place(place)
         values = []
         for keys, data in stored.values:
             annotation = annotation_of(document_type, sort, place, keys)
             if annotation is None:
                 raise CorruptDocument(f"{what}: there is nothing at {place} for a value of a {sort.__name__}")
             values.append((keys, decode_as(annotation, data, f"{what} at {place}")))
-        return rebuilt(sort, place, values)
-    except InvalidDocument as fault:
+        operation = rebuilt(sort, place, values)
+        reason = misfit(document_type, operation)
+    except (InvalidDocument, ValueError) as fault:
         raise CorruptDocument(f"{what} does not fit its kind: {fault}") from fault
+    if reason is not None:
+        raise CorruptDocument(f"{what} does not fit its kind: {place} {reason}")
+    return operation

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from holdfast.clock import Clock
-from holdfast.errors import NotOwner, OutcomeUnknown, Refused, TierError
+from holdfast.errors import NotOwner, OutcomeUnknown, Refused, SerializationFailure, TierError
 from holdfast.keys import Key
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.write_behind.bisecting import bisected
@@ -32,6 +32,8 @@ FIRST_EPOCH: Final = 1
 KEYS_MAX: Final = 500
 """In one transaction; its rows are locked until it ends."""
 BYTES_MAX: Final = 8 * 1024 * 1024
+LOCKED_SECONDS: Final = 2.0
+"""Before a key is tried again whose row another transaction keeps locked."""
 BACKOFF_SECONDS: Final = 0.1
 BACKOFF_MAX_SECONDS: Final = 5.0
 
@@ -136,9 +138,14 @@ class Flusher:
     async def _work(self, batch: Batch) -> None:
         """Decide a batch, or what of it can be; what is left is given back."""
         try:
-            await bisected(batch, self._flush, self._give_up)
+            await bisected(batch, self._flush, self._give_up, self._postpone)
         finally:
             self._buffer.give_back(key for key in batch if self._is_taken(key))
+
+    def _postpone(self, key: Key, fault: SerializationFailure) -> None:
+        logger.warning("write-behind: %s is locked by another transaction; others go first: %s", key, fault)
+        self._counters.retries += 1
+        self._buffer.postpone(key, self._clock.monotonic() + LOCKED_SECONDS)
 
     def _is_taken(self, key: Key) -> bool:
         queue = self._buffer.queues.get(key)

@@ -131,7 +131,7 @@ class JournalWriter:
             except JournalSealed:
                 self._on_sealed()
                 return
-            except TierError as fault:
+            except Exception as fault:  # noqa: BLE001 - the loop must outlive any fault: what it holds is nowhere else
                 self._fail(fault)
                 await self._sleep(RETRY_SECONDS)
                 self._wake.set()
@@ -219,7 +219,11 @@ class JournalWriter:
             except TimeoutError:
                 return
 
-    def _fail(self, fault: TierError) -> None:
+    def _fail(self, fault: Exception) -> None:
+        if not isinstance(fault, TierError):  # a fault of this package, shown as such
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "holdfast: an append to a journal failed", "exception": fault}
+            )
         if not self._away:
             logger.warning(
                 "journal %s: L2 takes nothing, so that writes are committed at once: %s", self.journal, fault

@@ -104,11 +104,28 @@ class Lives:
         self._close_seconds = close_seconds
         self._changing: asyncio.Task[None] | None = None
         self._closed = False
+        self._moved: dict[str, tuple[str, int]] = {}  # former journals, and how far their writes go in the next one
 
     @property
     def journal(self) -> str | None:
         """The name of the journal that takes writes now."""
         return self.current.name if self.current is not None else None
+
+    def position(self, key: Key) -> tuple[str, int] | None:
+        """The journal and number of the last undecided write of a key; None: there is none, or no journal now."""
+        queue = self._buffer.queues.get(key)
+        if queue is None or self.current is None:
+            return None
+        return self.current.name, queue.writes[-1].entry.seq
+
+    def where(self, journal: str, through: int) -> tuple[str, int] | None:
+        """Where this server's undecided writes up to a place in a journal of its own are now; None: all are decided."""
+        while journal in self._moved:
+            journal, through = self._moved[journal]
+        is_known = self.current is not None and journal == self.current.name
+        if is_known and any(write.entry.seq <= through for write in self._buffer):
+            return journal, through
+        return None if self.current is not None else (journal, through)
 
     async def living(self) -> Life:
         """The current life, begun if there is none: a server that writes nothing keeps no journal.
@@ -203,6 +220,7 @@ class Lives:
             entry = msgspec.structs.replace(write.entry, seq=new.journal.number())
             write.enter_again(entry, encode_entry(entry, self._kinds))
             new.journal.add(write)
+        self._moved[life.name] = (new.name, again[-1].entry.seq if again else 0)
         self.current = new
         new.start()
         logger.warning("write-behind: %d writes go on in journal %s", len(again), new.name)

@@ -22,6 +22,11 @@ from holdfast.write_behind.operations import ItemId, Place, Step, text_of
 Annotation: TypeAlias = Any
 """A type, or a form of `typing` that stands for one."""
 
+STEPS_MAX: Final = 16
+"""Of a path, and again inside an item."""
+STEP_CHARS_MAX: Final = 200
+ITEM_CHARS_MAX: Final = 512
+"""Of an item's id, as of a document's."""
 PLACES_KNOWN_MAX: Final = 8192
 """Looked up and remembered at once: paths hold keys that users invent, so there is no end of them."""
 
@@ -31,13 +36,23 @@ _SEQUENCES: set[Annotation] = {list, abc.Sequence, abc.MutableSequence, abc.Coll
 _IDS: Final = ("id", "pending_id")
 
 
-@functools.lru_cache(maxsize=PLACES_KNOWN_MAX)
 def type_at(document_type: type[Document], place: Place) -> Annotation:
     """The annotation of what may stand at a place.
 
     Raises:
-        InvalidOperation: documents of this class have no such place; says how far the way goes.
+        InvalidOperation: it is no place by its form, or documents of this class have none such; says how far the way
+            goes.
     """
+    try:
+        return _type_at(document_type, place)
+    except TypeError:  # of what cannot be looked up, which is no text
+        _check_form(place)
+        raise
+
+
+@functools.lru_cache(maxsize=PLACES_KNOWN_MAX)
+def _type_at(document_type: type[Document], place: Place) -> Annotation:
+    _check_form(place)
     here: Annotation = document_type
     steps = place.steps
     for position, step in enumerate(steps):
@@ -46,6 +61,30 @@ def type_at(document_type: type[Document], place: Place) -> Annotation:
             raise InvalidOperation(text_of(steps[: position + 1]), _no_way(here, step))
         here = inner
     return here
+
+
+def _check_form(place: Place) -> None:
+    """Refuse what is no place by its form alone: InvalidOperation says why."""
+    path, item, inside = place
+    for steps in (path, inside):
+        if not isinstance(steps, tuple) or len(steps) > STEPS_MAX:
+            raise InvalidOperation("", f"a path, and what inside= gives, is a tuple of at most {STEPS_MAX} texts")
+        for step in steps:
+            _check_text(step, STEP_CHARS_MAX)
+    if item is not None:
+        _check_text(item, ITEM_CHARS_MAX)
+    elif inside:
+        raise InvalidOperation("", "inside= says where in an item, and item= is missing")
+
+
+def _check_text(step: object, chars_max: int) -> None:
+    if not isinstance(step, str) or not 0 < len(step) <= chars_max or "\0" in step:
+        raise InvalidOperation("", f"a step of a path is a text of 1 to {chars_max} characters, not {step!r:.60}")
+    if not step.isascii():
+        try:
+            step.encode()
+        except UnicodeEncodeError as fault:
+            raise InvalidOperation("", f"the step {step!r:.60} of a path is not valid Unicode") from fault
 
 
 @functools.cache

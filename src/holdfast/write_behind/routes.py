@@ -5,12 +5,13 @@ Documents are immutable: a change makes the containers on the way anew and share
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from holdfast.documents import FreeValue, FrozenDict, FrozenList
+from holdfast.documents import FreeValue, FrozenDict, FrozenList, Part
 from holdfast.documents.frozen import seal_dict, seal_list
 from holdfast.entry import MISSING
 from holdfast.write_behind.operations import ItemId, Place, Step
@@ -53,7 +54,27 @@ def changed(here: FreeValue, steps: Sequence[Step], change: Change) -> FreeValue
         return here
     if type(here) is FrozenDict:
         return _with_key(here, step, made)
-    return with_attributes(here, {str(step): _default(here, str(step)) if made is MISSING else made})
+    name = str(step)
+    return _remade(here, {name: _default(here, name)}) if made is MISSING else with_attributes(here, {name: made})
+
+
+def with_attributes(here: msgspec.Struct, changes: dict[str, Any]) -> msgspec.Struct:
+    """A struct with other, frozen values for some attributes; Inapplicable if its class refuses them."""
+    if getattr(type(here), "__post_init__", None) is not Part.__post_init__:
+        return _remade(here, changes)
+    # All that its constructor does is to freeze every field, and nothing here is left to freeze: a twentieth of the
+    # time, in what each `patch` waits for.
+    made = copy.copy(here)
+    for name, value in changes.items():
+        msgspec.structs.force_setattr(made, name, value)
+    return made
+
+
+def _remade(here: msgspec.Struct, changes: dict[str, Any]) -> msgspec.Struct:
+    try:
+        return msgspec.structs.replace(here, **changes)
+    except Exception as fault:  # a class of the user's may check what it is given, by any error
+        raise Inapplicable(f"{type(here).__qualname__} refuses it: {fault}") from fault
 
 
 def _below(here: FreeValue, step: Step) -> FreeValue:
@@ -72,14 +93,6 @@ def _with_key(here: FrozenDict, step: Step, made: FreeValue) -> FrozenDict:
     return seal_dict({**here, step: made})
 
 
-def with_attributes(here: msgspec.Struct, changes: dict[str, Any]) -> msgspec.Struct:
-    """A struct with other values for some attributes; Inapplicable if its class refuses them."""
-    try:
-        return msgspec.structs.replace(here, **changes)
-    except Exception as fault:  # a class of the user's may check what it is given, by any error
-        raise Inapplicable(f"{type(here).__qualname__} refuses it: {fault}") from fault
-
-
 def _default(here: msgspec.Struct, name: str) -> FreeValue:
     info = fields_of(type(here))[name]
     if info.required:
@@ -95,8 +108,9 @@ def _checked_sequence(here: FreeValue, step: Step) -> FreeValue:
 
 def _item(items: Sequence[Any], step: ItemId) -> tuple[int, FreeValue]:
     """Position and value of the first item of an id; behind the last, and `MISSING`, if there is none."""
+    wanted = step.id
     for position, each in enumerate(items):
-        if id_of(each) == step.id:
+        if id_of(each) == wanted:
             return position, each
     return len(items), MISSING
 

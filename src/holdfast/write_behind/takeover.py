@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from holdfast.clock import Clock
 from holdfast.documents import Limits
-from holdfast.errors import CorruptDocument, NotOwner, SchemaTooNew, TierError
+from holdfast.errors import CorruptDocument, NotOwner, SchemaTooNew, SerializationFailure, TierError, UnknownKind
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import WriteBehindCounters
@@ -32,6 +32,8 @@ ENTRIES_MAX: Final = 1000
 """Read and decided at a time."""
 KEEP_SECONDS: Final = 7 * 86_400.0
 """How long a drained journal is known: a server that was suspended for so long finds out what became of its writes."""
+LEFT_TIMES: Final = 6
+"""Takeover times for which a journal that cannot be read here is left to others."""
 LOOKS: Final = 3
 """At the journals, in a takeover time."""
 
@@ -84,6 +86,7 @@ class Takeover:
         self._own = own
         self._tell = tell
         self._seen: dict[str, Seen] = {}
+        self._left: dict[str, float] = {}  # journals that cannot be read here, and until when they are left alone
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -121,11 +124,14 @@ class Takeover:
         records = await self._base.records()
         now = self._clock.monotonic()
         self._seen = {record.journal: self._noted(record, now) for record in records}
+        self._left = {name: until for name, until in self._left.items() if name in self._seen}
         for record in records:
             if record.journal == self._own():
                 continue
             if record.state is JournalState.DRAINED:
                 await self._clear_away(record)
+            elif self._is_left(record, now):
+                continue
             elif record.state is JournalState.RELEASED or self._stands_still(record, now):
                 try:
                     await self._take_over(record)
@@ -140,6 +146,9 @@ class Takeover:
 
     def _stands_still(self, record: JournalRecord, now: float) -> bool:
         return now - self._seen[record.journal].since >= self._takeover_seconds
+
+    def _is_left(self, record: JournalRecord, now: float) -> bool:
+        return self._left.get(record.journal, now) > now
 
     async def _clear_away(self, record: JournalRecord) -> None:
         if record.seconds >= KEEP_SECONDS:
@@ -157,8 +166,11 @@ class Takeover:
             count = await self._drain(journal, epoch, record.decided)
         except NotOwner:
             return
-        except SchemaTooNew as fault:  # a server of a newer version can; this one looks again when its beat stood still
-            logger.warning("write-behind: the journal %s is left to a newer server: %s", journal, fault)
+        except (SchemaTooNew, UnknownKind) as fault:
+            # Another server can; this one looks again, for it may be the only one for long.
+            logger.warning("write-behind: the journal %s is left to servers that can read it: %s", journal, fault)
+            self._left[journal] = self._clock.monotonic() + LEFT_TIMES * self._takeover_seconds
+            await self._base.enter_state(journal, epoch, JournalState.RELEASED)
             return
         await self._base.enter_state(journal, epoch, JournalState.DRAINED)
         self._counters.taken_over += count
@@ -193,7 +205,12 @@ class Takeover:
             self._counters.dead_letters += len(await self._flushing.refuse(journal, epoch, [entry], reason))
 
         if batch:
-            await bisected(batch, flush, give_up)
+            await bisected(batch, flush, give_up, _raise)
+
+
+def _raise(_key: Key, fault: SerializationFailure) -> None:
+    """A journal is drained in order; it is gone on with when its beat has stood still again."""
+    raise fault
 
 
 NOBODY: Final = Key("unknown", "unknown")

@@ -13,12 +13,12 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from holdfast.documents import Document, FreeValue, FrozenDict, Limits, decode, encode
-from holdfast.documents.frozen import EMPTY_DICT, seal_dict
+from holdfast.documents import Document, FreeValue, Limits, decode, encode
+from holdfast.documents.frozen import seal_dict
 from holdfast.entry import MISSING
 from holdfast.errors import InvalidDocument
 from holdfast.write_behind.operations import Append, Delete, Increment, Merge, Operation, Place, Set
-from holdfast.write_behind.places import Annotation, goes_by_type, sequence_type, type_at, type_below
+from holdfast.write_behind.places import Annotation, goes_by_type, is_free, sequence_type, type_at, type_below
 from holdfast.write_behind.routes import Inapplicable, value_at
 
 FINGERPRINT_BYTES: Final = 8
@@ -55,7 +55,7 @@ def values_of(document_type: type[Document], operation: Operation) -> list[Typed
         case Append():
             return [TypedValue((), sequence_type(here), each) for each in operation.values]
         case Increment():
-            return [TypedValue((), int | float, operation.by)]
+            return [TypedValue((), Any, operation.by)]
         case Merge():
             return list(_leaves(here, operation.mapping, ()))
     return []
@@ -71,7 +71,7 @@ def annotation_of(document_type: type[Document], sort: type[Operation], place: P
     if sort is Append:
         return sequence_type(here)
     if sort is Increment:
-        return int | float
+        return Any
     for key in keys:
         here = None if here is None else type_below(here, key)
     return here
@@ -116,6 +116,12 @@ def encode_as(annotation: Annotation, value: FreeValue, limits: Limits) -> bytes
         return encode(holder(value=value), limits)  # type: ignore[call-arg]
     except InvalidDocument as fault:
         raise type(fault)(fault.path.removeprefix("value"), fault.reason) from fault
+
+
+def reads_back(annotation: Annotation, value: FreeValue) -> bool:
+    """Whether a value that was stored is sure to be read as what it is: others, as an int for a float, may not be."""
+    kind = type(value)
+    return kind is str or kind is bool or (kind is int and annotation is int) or is_free(annotation)
 
 
 def decode_as(annotation: Annotation, data: bytes, what: str) -> FreeValue:
@@ -167,12 +173,12 @@ def _leaves(annotation: Annotation, mapping: Mapping[str, Any], keys: _Keys) -> 
             yield TypedValue((*keys, name), below, value)
 
 
-def _joined(values: list[tuple[_Keys, FreeValue]]) -> FrozenDict:
+def _joined(values: list[tuple[_Keys, FreeValue]]) -> FreeValue:
     """The mapping that `_leaves` took apart."""
     below: dict[str, list[tuple[_Keys, FreeValue]]] = {}
     for keys, value in values:
         if not keys:
-            return value if isinstance(value, FrozenDict) else EMPTY_DICT
+            return value
         below.setdefault(keys[0], []).append((keys[1:], value))
     return seal_dict({name: _joined_one(inner) for name, inner in below.items()})
 

@@ -1,8 +1,8 @@
 -- What L3 knows of the journals of write-behind. Rules W4, W9 and W10 of the protocol.
 
 -- One row for each journal that is not yet forgotten. Marks commit with the rows they speak of, so nothing here is
--- UNLOGGED. Whoever decides entries has the row's lock until the end; each flush updates it, which leaves the page's
--- other half to the next versions of the row and touches no index.
+-- UNLOGGED. Whoever decides entries has the row's lock until the end. Each flush updates the row: most of a page is left
+-- to its next versions, so that no index is touched.
 CREATE TABLE holdfast.journals (
     journal text COLLATE "C" PRIMARY KEY CHECK (octet_length(journal) BETWEEN 1 AND 200),
     server text NOT NULL CHECK (octet_length(server) <= 1000),
