@@ -50,7 +50,7 @@ async def looker() -> AsyncIterator[Looker]:
     clock = ManualClock()
     async with connect_flows(clock=clock, settings=SETTINGS) as flows:
         await flows.takeover.stop()
-        await flows._given.journals.register("a journal", "a server that is dead")
+        await flows._given.journals.register("dead", "a server that is dead")
         looker = Looker(flows, clock)
         await looker.look(0.0)
         yield looker
