@@ -19,7 +19,7 @@ import msgspec
 
 import holdfast
 from fix_write_behind import noted
-from holdfast import Durability, Increment, Swarm
+from holdfast import Durability, Increment, Swarm, TierError
 from holdfast.node import OpenStore
 from holdfast.settings import Settings
 from holdfast.tiers.l3_flush import PostgresFlush
@@ -29,6 +29,8 @@ from holdfast.write_behind.receipts import PendingWrite
 
 PACE_SECONDS = 0.002
 """After each write that does not wait for a tier."""
+RETRY_SECONDS = 0.02
+"""After a write that is not acknowledged; the next one has another name, for this one may be in effect."""
 WRITERS = tuple(Durability)
 TOGETHER = 10
 """Calls on one key at once, where it writes so many and no more."""
@@ -88,7 +90,11 @@ class Ledger:
 async def write_on(state: OpenStore, ledger: Ledger, key: str, durability: Durability) -> None:
     for number in count():
         name, follows = f"{durability.value}-{number}", ledger.lines
-        receipt = await state.swarms.patch(key, *noted(name), default=Swarm(), durability=durability)
+        try:
+            receipt = await state.swarms.patch(key, *noted(name), default=Swarm(), durability=durability)
+        except TierError:
+            await asyncio.sleep(RETRY_SECONDS)
+            continue
         ledger.add(key, name, durability, receipt.durability, follows)
         if durability is Durability.ACCEPTED:
             await asyncio.sleep(PACE_SECONDS)

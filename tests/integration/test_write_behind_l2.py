@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 import holdfast
+from fix_journals import RedisServers as JournalServers
 from fix_races import until
 from fix_single import Single
 from fix_tiers import flows_of
@@ -136,6 +138,35 @@ async def test_without_a_replica_that_is_asked_for_it_is_committed(single_settin
     async with holdfast.connect(msgspec.structs.replace(single_settings, journal_replicas=1)) as state:
         receipt = await written(state, "1", JOURNALED)
         assert (receipt.durability, receipt.replicas) == (COMMITTED, 0)
+
+
+async def lost(settings: Settings, single: Single) -> list[str]:
+    """L2 forgets the end of a journal, as by a failover, and its server dies one write later; what is in effect."""
+    short = msgspec.structs.replace(settings, write_behind_takeover_seconds=0.6)
+    async with AsyncExitStack() as stack:
+        dying = await stack.enter_async_context(holdfast.connect(short))
+        taker = await stack.enter_async_context(holdfast.connect(short))
+        for name in ("1", "2", "3"):
+            await written(dying, name, JOURNALED)
+        journal = flows_of(dying).write_behind.lives.journal
+        assert journal is not None
+        await JournalServers(settings, stack).lose(journal, back_to=1)
+        assert (await written(dying, "4", JOURNALED)).durability is JOURNALED
+        await until_drained(flows_of(taker), await die(flows_of(dying)))
+        return [record.id for record in (await stored(taker, KEY))[KEY].records]
+
+
+async def test_a_journal_that_lost_its_end_is_made_whole(single_settings: Settings, keeping: Single) -> None:
+    """W9: before anything else is acknowledged, what the stream had and lost is appended again."""
+    assert await lost(single_settings, keeping) == ["1", "2", "3", "4"]
+
+
+async def test_a_hole_in_a_journal_is_found(
+    single_settings: Settings, keeping: Single, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant of W9: what was acknowledged once is not appended again."""
+    monkeypatch.setattr(JournalWriter, "_is_behind", lambda _: False)
+    assert await lost(single_settings, keeping) == ["1", "4"]
 
 
 async def retried(

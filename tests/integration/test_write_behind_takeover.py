@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import pytest
 
 import holdfast
 from fix_tiers import flows_of
-from fix_write_behind import die, noted, patient, stored, until_drained
+from fix_write_behind import die, names_in, noted, patient, stored, until_drained
 from holdfast import Durability, Settings, Swarm
 from holdfast.flows import Flows
 from holdfast.node import OpenStore
 from holdfast.protocols import JournalRecord
 from holdfast.seq_set import SeqSet
 from holdfast.tiers.l3_flush import PostgresFlush
+from holdfast.write_behind import takeover
 
 Mutation = Callable[[Flows], None]
 
@@ -83,3 +86,52 @@ async def test_one_mark_for_a_journal_loses_or_doubles(settings: Settings) -> No
 async def test_the_lowest_mark_for_a_journal_doubles(settings: Settings) -> None:
     """Mutant of W4: with the number up to which all is decided as the mark, what is decided above is doubled."""
     assert await out_of_order(settings, marked(up_to_a_gap)) == {"late": ["1", "3"], "early": ["2", "2"]}
+
+
+async def test_a_taker_that_stands_still_is_taken_over_from(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W9: a second taker goes on where the first one stopped; that one decides nothing more when it wakes up."""
+    monkeypatch.setattr(takeover, "ENTRIES_MAX", 5)
+    keys = [f"k{number}" for number in range(12)]
+    async with holdfast.connect(patient(settings)) as dying, holdfast.connect(patient(settings)) as first:
+        for key in keys:
+            await put_down(dying, key, "1", Durability.JOURNALED)
+        asleep, awake = asyncio.Event(), asyncio.Event()
+        flushing: Any = flows_of(first).takeover._flushing
+        flush = flushing.flush
+
+        async def sleepy(*words: Any) -> Any:
+            if flows_of(first).counters.write_behind.takeovers and not asleep.is_set():
+                flushing.flush = sleeping
+            return await flush(*words)
+
+        async def sleeping(*words: Any) -> Any:
+            asleep.set()
+            await awake.wait()
+            return await flush(*words)
+
+        flushing.flush = sleepy
+        journal = await die(flows_of(dying))
+        await asleep.wait()
+        async with holdfast.connect(patient(settings)) as second:
+            await until_drained(flows_of(second), journal)
+            assert flows_of(second).counters.write_behind.taken_over == len(keys) - takeover.ENTRIES_MAX
+            awake.set()
+            await until_looked_again(flows_of(first))
+            rows = await stored(second, *keys)
+        assert [names_in(rows[key]) for key in keys] == [["1"]] * len(keys)
+        assert flows_of(first).counters.write_behind.taken_over == 0
+
+
+async def until_looked_again(flows: Flows) -> None:
+    """Wait until a server has looked at all journals once more."""
+    base: Any = flows._given.journals
+    records, looked = base.records, asyncio.Event()
+
+    async def noted_records() -> Sequence[JournalRecord]:
+        looked.set()
+        return await records()  # type: ignore[no-any-return]
+
+    base.records = noted_records
+    await looked.wait()
