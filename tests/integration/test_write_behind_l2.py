@@ -218,8 +218,9 @@ async def test_an_append_that_is_repeated_under_another_number_doubles(
 
     def renumber(writer: JournalWriter, fault: TierError) -> None:
         for write in writer._waiting:
-            entry = msgspec.structs.replace(write.entry, seq=writer.number())
+            entry = msgspec.structs.replace(write.entry, seq=writer.next_number)
             write.enter_again(entry, encode_entry(entry, register([])))
+            writer._next += 1
         fail(writer, fault)
 
     monkeypatch.setattr(l2_journal, "ATTEMPTS", 1)

@@ -242,7 +242,7 @@ class WriteBehind:
             raise NotFound(f"{key} does not exist; give patch a default to create it")
         made, expects = _applied(key, current, operations)
         entry = Entry(
-            seq=life.journal.number(),
+            seq=life.journal.next_number,
             key=key,
             operations=tuple(operations),
             birth=base.birth,

@@ -71,10 +71,10 @@ class JournalWriter:
         self._away = False
         self._is_checked = False
 
-    def number(self) -> int:
-        """The number of the next entry; each is used once."""
-        number, self._next = self._next, self._next + 1
-        return number
+    @property
+    def next_number(self) -> int:
+        """Of the entry that is added next. One that is not added uses up none: each gap would stay in L3's marks."""
+        return self._next
 
     @property
     def is_away(self) -> bool:
@@ -82,7 +82,8 @@ class JournalWriter:
         return self._away or self.unfit is not None
 
     def add(self, write: PendingWrite) -> None:
-        """Append a write in its turn."""
+        """Append a write in its turn; it has the next number."""
+        self._next = write.entry.seq + 1
         if self.is_away:
             self._unsecure([write])
         if self.unfit is None:

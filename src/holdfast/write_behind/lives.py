@@ -217,7 +217,7 @@ class Lives:
             self._overlay.changed(key)
         self._doubt(keys)
         for write in again:
-            entry = msgspec.structs.replace(write.entry, seq=new.journal.number())
+            entry = msgspec.structs.replace(write.entry, seq=new.journal.next_number)
             write.enter_again(entry, encode_entry(entry, self._kinds))
             new.journal.add(write)
         self._moved[life.name] = (new.name, again[-1].entry.seq if again else 0)
