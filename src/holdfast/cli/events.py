@@ -13,10 +13,11 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
+from holdfast.adapters import event_transport
 from holdfast.clock import SystemClock
 from holdfast.flows import bus_rules
 from holdfast.invalidation.dead_letters import DeadLetters
-from holdfast.node import event_transport, with_servers
+from holdfast.node import with_servers
 from holdfast.protocols import Replayed
 from holdfast.settings import load_settings
 

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.adapters import connection_pool, prepare
 from holdfast.errors import HoldfastError, SettingsError
 from holdfast.keys import check_id, check_kind_name
 from holdfast.kinds import register
-from holdfast.node import connection_pool, prepare, process_name, with_servers
+from holdfast.node import process_name, with_servers
 from holdfast.protocols import Invalidation, Target
 from holdfast.settings import load_settings
 from holdfast.tags import check_tag

@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
+from holdfast.adapters import connection_pool, prepare
 from holdfast.errors import SettingsError
 from holdfast.kinds import Kind, register
-from holdfast.node import connection_pool, prepare, with_servers
+from holdfast.node import with_servers
 from holdfast.settings import load_settings
 
 
