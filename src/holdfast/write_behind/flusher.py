@@ -24,6 +24,7 @@ from holdfast.write_behind.buffer import Buffer
 from holdfast.write_behind.flushing import Flushing, Settled
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.receipts import PendingWrite
+from holdfast.write_behind.refusals import OnRefused
 
 logger = logging.getLogger("holdfast")
 
@@ -61,7 +62,7 @@ class Flusher:
 
     Args:
         caches: are told what is in effect.
-        on_decided: told of writes that are decided.
+        on_decided: told of writes that are decided, and `on_refused` of those that were refused.
         on_replaced: told, once, that another server has the journal.
     """
 
@@ -78,6 +79,7 @@ class Flusher:
         counters: WriteBehindCounters,
         caches: CacheTeller,
         on_decided: Callable[[list[PendingWrite]], None],
+        on_refused: OnRefused,
         on_replaced: Callable[[], None],
     ) -> None:
         self._flushing = flushing
@@ -90,6 +92,7 @@ class Flusher:
         self._counters = counters
         self._caches = caches
         self._on_decided = on_decided
+        self._on_refused = on_refused
         self._on_replaced = on_replaced
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -214,6 +217,7 @@ class Flusher:
     def _refuse(self, write: PendingWrite, refused: Refused) -> None:
         self._counters.refused += 1
         write.refused(refused)
+        self._on_refused(refused, self._journal, write.entry.seq)
 
     async def _fail(self, fault: Exception) -> None:
         self._counters.retries += 1
