@@ -31,7 +31,7 @@ async def main() -> None:
 
         await receipt.reached(
             Durability.COMMITTED
-        )  # after two seconds of quiet; `state.flush()` does not wait for them
+        )  # after two quiet seconds; `state.flush()` waits for none
         swarm = await other.swarms.get("live-2", consistency=holdfast.Consistency.STRONG)
         assert swarm is not None
         print("another server sees", len(swarm.metadata["seen"]), "valves, committed as version", receipt.version)
