@@ -29,9 +29,7 @@ async def main() -> None:
         assert entry is not None
         print(entry.value.stats.total_tool_calls, "calls; not all committed:", entry.pending)
 
-        await receipt.reached(
-            Durability.COMMITTED
-        )  # after two quiet seconds; `state.flush()` waits for none
+        await receipt.reached(Durability.COMMITTED)  # after two quiet seconds; `state.flush()` waits for none
         swarm = await other.swarms.get("live-2", consistency=holdfast.Consistency.STRONG)
         assert swarm is not None
         print("another server sees", len(swarm.metadata["seen"]), "valves, committed as version", receipt.version)

@@ -144,6 +144,6 @@ async def test_an_own_kind_is_shown_and_applied_with_its_class(
     (tmp_path / "own_plans.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert await run_command("dead-letters", "replay", str(letter["id"])) == 1
-    assert "of kind 'plan', which is unknown here" in capsys.readouterr().out
+    assert "kept: its kind is not known here; --kinds MODULE:NAME tells it" in capsys.readouterr().out
     assert await run_command("dead-letters", "replay", str(letter["id"]), "--kinds", "own_plans:PLANS") == 0
     assert "applied, version" in capsys.readouterr().out

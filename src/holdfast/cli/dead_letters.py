@@ -16,7 +16,7 @@ from holdfast.adapters import connection_pool, journal_base, prepare
 from holdfast.cli.migrate import import_kinds
 from holdfast.cli.showing import age, line, show
 from holdfast.documents import Limits
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, UnknownKind
 from holdfast.keys import Key
 from holdfast.kinds import register
 from holdfast.node import with_servers
@@ -95,6 +95,8 @@ async def _each(
         for identifier in ids:
             try:
                 words = await outcome(letters, identifier)
+            except UnknownKind:
+                words, status = "kept: its kind is not known here; --kinds MODULE:NAME tells it", 1
             except HoldfastError as fault:
                 words, status = f"kept: {fault}", 1
             status = status if words is not None else 1

@@ -25,9 +25,9 @@ async def pending() -> None:
 
     A server that writes keeps a journal in Redis of what it has accepted, and brings it to PostgreSQL as a rule within
     a few seconds. States: live (its server gives signs), released (its server has ended and left entries), taken
-    (another server decides what is left), drained (nothing is left). An entry that stays pending though its journal
-    is live says that PostgreSQL refuses or does not answer; a journal without a sign for long, that no server is there
-    to take it over. While Redis is away only what PostgreSQL knows is shown.
+    (another server decides what is left), drained (nothing is left). What stays pending in a live journal says that
+    PostgreSQL does not answer; a journal that is released, or without a sign, for long, that no server runs which could
+    take it over, or none that knows its kinds. While Redis is away only what PostgreSQL knows is shown.
 
     On a terminal it is a table, otherwise one JSON object a line. The exit status is 0 whatever is pending.
     """

@@ -92,7 +92,7 @@ class DeadWrites:
 
         Raises:
             Refused: the row does not allow it, would be too large, or is not there; the reason says which.
-            CorruptDocument, SchemaTooNew: the letter, or the row, cannot be read by this program.
+            CorruptDocument, SchemaTooNew, UnknownKind: the letter, or the row, cannot be read by this program.
             TierError: L3 refused the row or did not answer. If the write is in effect, as after `OutcomeUnknown` it may
                 be, its letter is still there: look at the row before it is replayed again.
         """
