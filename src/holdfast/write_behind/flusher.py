@@ -21,6 +21,7 @@ from holdfast.keys import Key
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.write_behind.bisecting import bisected
 from holdfast.write_behind.buffer import Buffer
+from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.flushing import Flushing, Settled
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.receipts import PendingWrite
@@ -173,7 +174,11 @@ class Flusher:
             self._settle(key, batch[key], each)
 
     async def _give_up(self, write: PendingWrite, reason: str) -> None:
-        refused = await self._flushing.refuse(self._journal, FIRST_EPOCH, [write.entry], reason)
+        try:
+            refused = await self._flushing.refuse(self._journal, FIRST_EPOCH, [write.entry], reason)
+        except OutcomeUnknown:
+            write.tentative = Refused(write.key, RefusalReason.POISON.value, reason)
+            raise
         self._counters.dead_letters += len(refused)
         settled = Settled()
         settled.refused = refused
@@ -182,9 +187,11 @@ class Flusher:
     def _stamp(self, batch: Batch, settled: Mapping[Key, Settled]) -> None:
         """From now on the rows may be seen as they will be: what is laid over must not be applied twice (rule W7)."""
         for key, writes in batch.items():
+            each = settled[key]
             for write in writes:
-                write.stamp = settled[key].version
-                write.tentative = settled[key].refused.get(write.entry.seq)
+                write.stamp = each.version
+                if write.entry.seq not in each.covered:  # else it was decided by the attempt before, which said how
+                    write.tentative = each.refused.get(write.entry.seq)
             self._overlay.changed(key)
 
     def _unstamp(self, batch: Batch) -> None:
