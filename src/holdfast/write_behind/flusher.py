@@ -21,9 +21,11 @@ from holdfast.keys import Key
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.write_behind.bisecting import bisected
 from holdfast.write_behind.buffer import Buffer
+from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.flushing import Flushing, Settled
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.receipts import PendingWrite
+from holdfast.write_behind.refusals import OnRefused
 
 logger = logging.getLogger("holdfast")
 
@@ -61,7 +63,7 @@ class Flusher:
 
     Args:
         caches: are told what is in effect.
-        on_decided: told of writes that are decided.
+        on_decided: told of writes that are decided, and `on_refused` of those that were refused.
         on_replaced: told, once, that another server has the journal.
     """
 
@@ -78,6 +80,7 @@ class Flusher:
         counters: WriteBehindCounters,
         caches: CacheTeller,
         on_decided: Callable[[list[PendingWrite]], None],
+        on_refused: OnRefused,
         on_replaced: Callable[[], None],
     ) -> None:
         self._flushing = flushing
@@ -90,6 +93,7 @@ class Flusher:
         self._counters = counters
         self._caches = caches
         self._on_decided = on_decided
+        self._on_refused = on_refused
         self._on_replaced = on_replaced
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -170,7 +174,11 @@ class Flusher:
             self._settle(key, batch[key], each)
 
     async def _give_up(self, write: PendingWrite, reason: str) -> None:
-        refused = await self._flushing.refuse(self._journal, FIRST_EPOCH, [write.entry], reason)
+        try:
+            refused = await self._flushing.refuse(self._journal, FIRST_EPOCH, [write.entry], reason)
+        except OutcomeUnknown:
+            write.tentative = Refused(write.key, RefusalReason.POISON.value, reason)
+            raise
         self._counters.dead_letters += len(refused)
         settled = Settled()
         settled.refused = refused
@@ -179,9 +187,11 @@ class Flusher:
     def _stamp(self, batch: Batch, settled: Mapping[Key, Settled]) -> None:
         """From now on the rows may be seen as they will be: what is laid over must not be applied twice (rule W7)."""
         for key, writes in batch.items():
+            each = settled[key]
             for write in writes:
-                write.stamp = settled[key].version
-                write.tentative = settled[key].refused.get(write.entry.seq)
+                write.stamp = each.version
+                if write.entry.seq not in each.covered:  # else it was decided by the attempt before, which said how
+                    write.tentative = each.refused.get(write.entry.seq)
             self._overlay.changed(key)
 
     def _unstamp(self, batch: Batch) -> None:
@@ -214,6 +224,7 @@ class Flusher:
     def _refuse(self, write: PendingWrite, refused: Refused) -> None:
         self._counters.refused += 1
         write.refused(refused)
+        self._on_refused(refused, self._journal, write.entry.seq)
 
     async def _fail(self, fault: Exception) -> None:
         self._counters.retries += 1

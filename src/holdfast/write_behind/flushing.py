@@ -164,7 +164,7 @@ class Flushing:
             for entry in new
             if (refusal := decision.refused.get(entry.seq)) is not None and refusal.letter
         ]
-        return settled, letters, _write(key, kind, row, decision)
+        return settled, letters, write_of(key, kind, row, decision)
 
     def _given_up(
         self, settled: Settled, entries: Sequence[Entry], reason: str
@@ -205,7 +205,7 @@ class Flushing:
         return again
 
 
-def _write(key: Key, kind: Kind[Any], row: Row | None, decision: Decision[Any]) -> Write | None:
+def write_of(key: Key, kind: Kind[Any], row: Row | None, decision: Decision[Any]) -> Write | None:
     """What a decision puts; a row that is deleted first is inserted anew."""
     if decision.body is None:
         return None

@@ -59,3 +59,7 @@ class Heartbeat:
                     return
             except TierError:
                 pass  # nobody can take over either while L3 is away; the next beat shows that this server lives
+            except Exception as fault:  # noqa: BLE001 - who ceased to beat would be taken for dead
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "holdfast: a beat of a journal failed", "exception": fault}
+                )

@@ -189,8 +189,8 @@ class JournalWriter:
         return bool(self._kept) and next(reversed(self._kept)) > self._last
 
     def _appended(self, write: PendingWrite, replicas: int) -> None:
-        if self._waiting and self._waiting[0] is write:
-            self._waiting.popleft()
+        while self._waiting and self._waiting[0].entry.seq <= write.entry.seq:
+            self._waiting.popleft()  # those before it were decided, and left out
         write.appended = True
         if not write.is_decided:
             self._kept[write.entry.seq] = write

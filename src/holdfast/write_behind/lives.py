@@ -25,6 +25,7 @@ from holdfast.write_behind.heartbeat import Heartbeat
 from holdfast.write_behind.journal import JournalWriter
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.receipts import PendingWrite
+from holdfast.write_behind.refusals import OnRefused
 
 logger = logging.getLogger("holdfast")
 
@@ -65,6 +66,7 @@ class Lives:
         make_life: what works on a new journal of that name; it says here when it is replaced.
         server: this one, in words.
         doubt: tells the caches that rows may have changed.
+        on_refused: told of writes that another server refused.
         close_seconds: how long `stop` waits for L3 to take what was accepted.
 
     Attributes:
@@ -86,6 +88,7 @@ class Lives:
         clock: Clock,
         sleep: Callable[[float], Awaitable[object]],
         doubt: Callable[[Iterable[Key]], None],
+        on_refused: OnRefused,
         close_seconds: float,
     ) -> None:
         self.current: Life | None = None
@@ -101,6 +104,7 @@ class Lives:
         self._clock = clock
         self._sleep = sleep
         self._doubt = doubt
+        self._on_refused = on_refused
         self._close_seconds = close_seconds
         self._changing: asyncio.Task[None] | None = None
         self._closed = False
@@ -210,7 +214,8 @@ class Lives:
         while not await self._registered(new.name):
             await self._pause()
         # From here on nothing is awaited: nobody sees a write of the old journal that is in none.
-        again = renewal.settle(sorted(self._buffer, key=lambda write: write.entry.seq), record, rows)
+        writes = sorted(self._buffer, key=lambda write: write.entry.seq)
+        again = renewal.settle(life.name, writes, record, rows, self._on_refused)
         left = set(map(id, again))
         for key in keys:
             self._buffer.decided(key, [write for write in self._buffer.queues[key].writes if id(write) not in left])
