@@ -19,10 +19,15 @@ RULES = f"on >{PASSWORD} ~vrooli:* &vrooli:* +@all -@admin"
 
 @dataclass
 class Single:
-    """One server process."""
+    """One server process.
+
+    Attributes:
+        options: beside those of every one, as on its command line.
+    """
 
     folder: Path
     port: int
+    options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     urls: tuple[str, ...] = field(init=False)
 
@@ -43,6 +48,7 @@ class Single:
                 "",
                 "--aclfile",
                 "users.acl",
+                *self.options,
             ],
             cwd=self.folder,
             stdout=subprocess.DEVNULL,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fix_write_behind import KEY, KINDS, LIMITS, entry, give_up, named
+from fix_left_journals import KEY, KINDS, LIMITS, entry, give_up, named
 from holdfast import Append, Bot, Delete, Durability, Increment, OutcomeUnknown, Refused, Set
 from holdfast.errors import CorruptDocument, HoldfastError, TierUnavailable
 from holdfast.flows import Flows

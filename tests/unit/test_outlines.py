@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from fix_write_behind import KINDS, LIMITS
+from fix_left_journals import KINDS, LIMITS
 from holdfast import Append, Delete, Document, Increment, Kind, Merge, Set, Swarm
 from holdfast.documents import BlackboardItem
 from holdfast.documents.frozen import EMPTY_DICT

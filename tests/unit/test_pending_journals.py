@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from fix_write_behind import KEY, LIMITS, leave, named
+from fix_left_journals import KEY, LIMITS, leave, named
 from holdfast.protocols import JournalState, Letter
 from holdfast.seq_set import SeqSet
 from holdfast.testing import JournalHub, ManualClock, MemoryJournalBase, MemoryJournals, MemoryStorage

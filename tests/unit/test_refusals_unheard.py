@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
 
-from fix_write_behind import KEY
+from fix_left_journals import KEY
 from holdfast import Bot, Durability, OutcomeUnknown, Refused, Set
 from holdfast.flows import Flows
 from holdfast.keys import Key

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fix_events import Notes, until
-from fix_write_behind import KEY, entry, leave, named
+from fix_left_journals import KEY, entry, leave, named
 from holdfast import Bot, Durability, InvalidTopic, Merge, Refused, Set
 from holdfast.flows import Flows
 from holdfast.invalidation.topics import WRITE_REFUSED

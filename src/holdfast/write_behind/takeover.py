@@ -49,7 +49,7 @@ LOOKS: Final = 3
 
 
 class Seen(NamedTuple):
-    """A beat, and since when this server has seen it stand still, monotonic seconds."""
+    """A beat, and since when this server has seen it stand still, monotonic seconds; later by what L3 took to tell."""
 
     epoch: int
     beat: int
@@ -133,9 +133,10 @@ class Takeover:
         Raises:
             TierError: L3 did not answer.
         """
+        asked = self._clock.monotonic()
         records = await self._base.records()
         now = self._clock.monotonic()
-        self._seen = {record.journal: self._noted(record, now) for record in records}
+        self._seen = {record.journal: self._noted(record, now, now - asked) for record in records}
         self._left = {name: until for name, until in self._left.items() if name in self._seen}
         for record in records:
             if record.journal == self._own():
@@ -150,10 +151,11 @@ class Takeover:
                 except TierError as fault:  # one that cannot be read must not keep the others waiting
                     logger.warning("write-behind: the journal %s waits for its takeover: %s", record.journal, fault)
 
-    def _noted(self, record: JournalRecord, now: float) -> Seen:
+    def _noted(self, record: JournalRecord, now: float, waited: float) -> Seen:
+        """While L3 did not answer nobody could beat: when it is back, the old beats may be told before new ones."""
         seen = self._seen.get(record.journal)
         if seen is not None and (seen.epoch, seen.beat) == (record.epoch, record.beat):
-            return seen
+            return seen._replace(since=seen.since + waited)
         return Seen(record.epoch, record.beat, now)
 
     def _stands_still(self, record: JournalRecord, now: float) -> bool:
