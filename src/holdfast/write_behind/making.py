@@ -112,6 +112,7 @@ def make(ground: Ground) -> tuple[WriteBehind, Takeover, DeadWrites]:
             journal,
             FIRST_EPOCH,
             takeover_seconds=settings.write_behind_takeover_seconds,
+            clock=clock,
             sleep=ground.sleep,
             on_replaced=replaced,
         )
