@@ -218,7 +218,8 @@ async def test_an_append_that_is_repeated_under_another_number_doubles(
 
     def renumber(writer: JournalWriter, fault: TierError) -> None:
         for write in writer._waiting:
-            entry = msgspec.structs.replace(write.entry, seq=writer.number())
+            entry = msgspec.structs.replace(write.entry, seq=writer.number)
+            writer._next += 1
             write.enter_again(entry, encode_entry(entry, register([])))
         fail(writer, fault)
 

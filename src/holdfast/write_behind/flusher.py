@@ -144,7 +144,7 @@ class Flusher:
         try:
             await bisected(batch, self._flush, self._give_up, self._postpone)
         finally:
-            self._buffer.give_back(key for key in batch if self._is_taken(key))
+            self._buffer.give_back([key for key in batch if self._is_taken(key)], self._clock.monotonic())
 
     def _postpone(self, key: Key, fault: SerializationFailure) -> None:
         logger.warning("write-behind: %s is locked by another transaction; others go first: %s", key, fault)
@@ -162,7 +162,7 @@ class Flusher:
             settled = await self._flushing.flush(
                 self._journal, FIRST_EPOCH, entries, before_commit=partial(self._stamp, batch)
             )
-        except OutcomeUnknown:
+        except (OutcomeUnknown, asyncio.CancelledError):  # the commit may be under way
             self._set_doubt(batch)
             raise
         except BaseException:
@@ -196,8 +196,9 @@ class Flusher:
 
     def _unstamp(self, batch: Batch) -> None:
         for key, writes in batch.items():
-            for write in writes:
-                write.stamp = None
+            if not self._buffer.queues[key].doubt:  # else an earlier commit may yet be in effect
+                for write in writes:
+                    write.stamp = None
             self._overlay.changed(key)
 
     def _set_doubt(self, batch: Batch) -> None:

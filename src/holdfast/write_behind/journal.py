@@ -71,10 +71,10 @@ class JournalWriter:
         self._away = False
         self._is_checked = False
 
+    @property
     def number(self) -> int:
-        """The number of the next entry; each is used once."""
-        number, self._next = self._next, self._next + 1
-        return number
+        """The number of the next entry that is added."""
+        return self._next
 
     @property
     def is_away(self) -> bool:
@@ -82,7 +82,8 @@ class JournalWriter:
         return self._away or self.unfit is not None
 
     def add(self, write: PendingWrite) -> None:
-        """Append a write in its turn."""
+        """Append a write, which has the next number, in its turn."""
+        self._next = write.entry.seq + 1
         if self.is_away:
             self._unsecure([write])
         if self.unfit is None:
@@ -117,7 +118,7 @@ class JournalWriter:
             try:
                 while self._has_waiting() or self._is_behind():
                     await self._round()
-            except (TierError, JournalSealed) as fault:
+            except Exception as fault:  # noqa: BLE001 - whatever it is, the end of the server goes on
                 logger.warning(
                     "journal %s: %d writes could not be appended: %s", self.journal, len(self._waiting), fault
                 )
@@ -140,10 +141,12 @@ class JournalWriter:
         """Append until nothing waits."""
         if not self._is_checked:
             await self._check()
+        if self._away:  # those that waited may have been committed meanwhile: whether L2 is back, only it can tell
+            await self._streams.append(self.journal, [], expected=self._last, keep_from=self._last)
+            self._away = False
         while self._has_waiting() or self._is_behind():
             began = self._clock.monotonic()
             await self._round()
-            self._away = False
             if not self._is_waited_for():
                 await self._pause(began + GROUP_SECONDS - self._clock.monotonic())
 

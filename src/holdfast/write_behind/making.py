@@ -133,6 +133,7 @@ def make(ground: Ground) -> tuple[WriteBehind, Takeover, DeadWrites]:
         sleep=ground.sleep,
         doubt=publisher.doubt,
         on_refused=on_refused,
+        commit_seconds=settings.write_behind_commit_seconds,
         close_seconds=settings.write_behind_close_seconds,
     )
     write_behind = WriteBehind(

@@ -187,6 +187,7 @@ class Takeover:
             await self._base.enter_state(journal, epoch, JournalState.RELEASED)
             return
         await self._base.enter_state(journal, epoch, JournalState.DRAINED)
+        await self._streams.drop(journal)  # its name stays sealed for a day
         self._counters.taken_over += count
         logger.warning("write-behind: the journal %s of %s is drained: %d entries", journal, record.server, count)
 
