@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from fix_left_journals import KEY
 from fix_loop import settle
 from fix_races import until
-from fix_write_behind import KEY
 from holdfast import Bot, Durability, Increment, OutcomeUnknown, Set
 from holdfast.keys import Key
 from holdfast.protocols import JournalState
