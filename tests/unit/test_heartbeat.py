@@ -37,6 +37,7 @@ async def test_it_goes_on_after_any_fault(fault: Exception) -> None:
         "j",
         1,
         takeover_seconds=10.0,
+        clock=ManualClock(),
         sleep=lambda _: asyncio.sleep(0),
         on_replaced=lambda: replaced.append(True),
     )
