@@ -64,21 +64,30 @@ class KeyQueue:
         writes: in the order of their acceptance.
         taken: how many of the first are being decided.
         decisions: how often writes of it were decided.
-        doubt: whether the first `taken` are in effect is not known.
+        doubted: of which writes, by `id`, it is not known whether they are in effect.
         hurried: it was made due.
         locked: another transaction had its row for too long: it is taken alone, so that no other key waits for it.
     """
 
-    __slots__ = ("decisions", "doubt", "due_at", "hurried", "locked", "taken", "writes")
+    __slots__ = ("decisions", "doubted", "due_at", "hurried", "locked", "taken", "writes")
 
     def __init__(self) -> None:
         self.writes: list[Any] = []
         self.taken = 0
         self.decisions = 0
-        self.doubt = False
+        self.doubted: set[int] = set()
         self.hurried = False
         self.locked = False
         self.due_at = math.inf
+
+    @property
+    def doubt(self) -> bool:
+        """Whether some of it may be in effect already."""
+        return bool(self.doubted)
+
+    def set_doubt(self, writes: Iterable[Any]) -> None:
+        """Whether these are in effect is not known until they are decided."""
+        self.doubted.update(map(id, writes))
 
 
 class Buffer:
@@ -182,13 +191,19 @@ class Buffer:
         self._count -= len(gone)
         self.size -= sum(write.size for write in queue.writes if id(write) in gone)
         queue.writes = [write for write in queue.writes if id(write) not in gone]
-        queue.doubt = queue.locked = False
+        queue.doubted -= gone
+        queue.locked = False
         queue.decisions += 1
         if queue.writes:
             self.queues[key] = queue  # behind those that wait for longer
             self._untake(key, queue, min(queue.due_at, self._due_at(queue)))
         else:
             queue.taken, queue.due_at = 0, math.inf
+
+    def certain(self, key: Key) -> None:
+        """Nothing of what is left of a key is in effect."""
+        if key in self.queues:
+            self.queues[key].doubted.clear()
 
     def _untake(self, key: Key, queue: KeyQueue, moment: float) -> None:
         queue.taken, queue.due_at = 0, math.inf

@@ -203,8 +203,8 @@ class Flusher:
 
     def _set_doubt(self, batch: Batch) -> None:
         """Whether they are in effect the next transaction will know; until then nobody is told either."""
-        for key in batch:
-            self._buffer.queues[key].doubt = True
+        for key, writes in batch.items():
+            self._buffer.queues[key].set_doubt(writes)
             self._overlay.changed(key)
         self._caches.doubt(batch)
 

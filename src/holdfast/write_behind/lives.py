@@ -259,6 +259,7 @@ class Lives:
         left = set(map(id, again))
         for key in keys:
             self._buffer.decided(key, [write for write in self._buffer.queues[key].writes if id(write) not in left])
+            self._buffer.certain(key)
             self._overlay.changed(key)
         self._doubt(keys)
         for write in again:
@@ -275,7 +276,7 @@ class Lives:
     def _set_doubt(self) -> None:
         """Whether the undecided writes are in effect is not known here."""
         for key, queue in self._buffer.queues.items():
-            queue.doubt = True
+            queue.set_doubt(queue.writes)
             self._overlay.changed(key)
 
     async def _registered(self, journal: str) -> bool:
