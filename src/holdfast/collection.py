@@ -5,7 +5,7 @@ Reads go to L1 first, without awaiting anything on a hit; the rest is `reading`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
@@ -54,6 +54,7 @@ class Collection(Generic[D]):
     Args:
         reader: answers with committed values; this server's undecided writes are laid over them here.
         seen: told of each key whose undecided writes were shown, or made.
+        before_write: awaited before rows are written by what they hold now.
 
     `peek(id)` is an attribute that is called: L1 only, synchronous, the live document or None. It is L1's own
     function, since one more call would be a third of its cost.
@@ -72,6 +73,7 @@ class Collection(Generic[D]):
         watching: Watching,
         write_behind: WriteBehind,
         seen: Callable[[Key], None] = lambda _: None,
+        before_write: Callable[[Sequence[Key]], Awaitable[None]] | None = None,
     ) -> None:
         self.kind = kind
         self.peek: Callable[[str], D | None] = peek
@@ -79,6 +81,7 @@ class Collection(Generic[D]):
         self.write_behind = write_behind
         self._committed = reader
         self._seen = seen
+        self._before_write = before_write
         self._reader = PendingReader(reader, write_behind, seen)
         self._resolver = resolver
         self._writer = writer
@@ -173,13 +176,14 @@ class Collection(Generic[D]):
             Conflict: the row is at another version; nothing was written.
             OutcomeUnknown: the connection was lost after sending; read before repeating.
             TierError: L3 could not take it; nothing was written.
+            InvalidOperation, Refused, Undecided, Overloaded: below COMMITTED, as `patch`.
         """
         write = self._write(identifier, document, expected_version)
         if Durability(durability) is not Durability.COMMITTED:
             if expected_version is not None:
                 raise InvalidOperation("", f"{write.key}: only L3 knows versions: expected_version takes COMMITTED")
-            return await self._accept(write.key, (Set(document),), document, durability)
-        await self.write_behind.settle([write.key])
+            return await self._accept(write.key, (Set(document),), None, Durability(durability))
+        await self._settle([write.key])
         versions = await self._writer.save(self.kind, [(write, document)])
         return Receipt(versions[write.key])
 
@@ -203,7 +207,9 @@ class Collection(Generic[D]):
             Refused: it was accepted and decided otherwise: it is not in effect.
             Undecided: it was accepted, and has not survived that much yet; it carries the receipt.
             AppendOnly: the kind keeps its documents as they are.
-            TierError: the document could not be read; nothing was accepted.
+            TierError: any other one: the document could not be read, and nothing was accepted. `Undecided` is one too:
+                whoever repeats a patch after that may do it twice. So may who was cancelled: what was accepted is
+                decided all the same.
         """
         key = self._key(identifier)
         level = self.kind.durability if durability is None else Durability(durability)
@@ -238,7 +244,7 @@ class Collection(Generic[D]):
             key = checked_key(self.kind, identifier, document)
             body = partial(made, document) if late else made(document)
             writes.append((Write(key, document.SCHEMA, body, tags=self.kind.tags_of(key, document)), document))
-        await self.write_behind.settle([write.key for write, _ in writes])
+        await self._settle([write.key for write, _ in writes])
         versions = await self._writer.save(self.kind, writes) if writes else {}
         return {key.id: Receipt(version) for key, version in versions.items()}
 
@@ -271,7 +277,7 @@ class Collection(Generic[D]):
         """
         key = self._key(identifier)
         expected = checked_version(key, expected_version)
-        await self.write_behind.settle([key])
+        await self._settle([key])
         return await self._writer.delete(key, expected)
 
     async def invalidate(self, identifier: str, *, reason: str, actor: str | None = None) -> Invalidation:
@@ -324,14 +330,30 @@ class Collection(Generic[D]):
         self._resolver.check_open()
         if self.kind.append_only:
             raise AppendOnly(f"{key}: documents of kind {self.kind.name} are history and cannot be changed")
+        if not operations:
+            raise InvalidOperation("", f"{key}: a patch needs an operation, such as Set or Increment")
         ready = coalesced(self.kind.document, checked(self.kind.document, operations, self._writer.limits))
 
         async def read() -> Resolved:
             return await self._reader.read(key, Consistency.BOUNDED)
 
-        receipt = await self.write_behind.patch(key, ready, default=default, durability=durability, read=read)
+        before = self._before_write
+        receipt = await self.write_behind.patch(
+            key,
+            ready,
+            default=default,
+            durability=durability,
+            read=read,
+            settle_seen=None if before is None else partial(before, [key]),
+        )
         self._seen(key)
         return receipt
+
+    async def _settle(self, keys: Sequence[Key]) -> None:
+        """Let what was accepted before, and seen, be decided before these rows are written."""
+        if self._before_write is not None:
+            await self._before_write(keys)
+        await self.write_behind.settle(keys)
 
     def _key(self, identifier: str) -> Key:
         return Key(self.kind.name, check_id(identifier))
@@ -344,7 +366,7 @@ class Collection(Generic[D]):
         for attempt in range(UPDATE_ATTEMPTS_MAX):
             if attempt:
                 await self._writer.sleep(self._writer.backoff(attempt))
-            await self.write_behind.settle([key])
+            await self._settle([key])
             resolved = await self._committed.read(key, Consistency.STRONG)
             current = default if resolved.value is MISSING else cast("D", resolved.value)
             if current is None:

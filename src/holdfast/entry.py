@@ -116,6 +116,7 @@ class Receipt:
             Undecided: the time is over; the write is not given up.
             Closed: the store was closed, and the write stayed in the journal.
         """
+        Durability(durability)  # refused here too if it is none
         return self
 
     def __repr__(self) -> str:

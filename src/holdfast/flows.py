@@ -187,7 +187,7 @@ class Flows:
             sleep=given.sleep,
             history=self._history,
         )
-        self.write_behind, self.takeover = make(self._ground())
+        self.write_behind, self.takeover, self.dead_writes = make(self._ground())
         self.transactions = Transactions(
             kinds=given.kinds,
             l3=given.l3,
@@ -230,7 +230,12 @@ class Flows:
             sleep=given.sleep,
             random_=given.random_,
             counters=self.counters.write_behind,
+            announce=self._announce,
         )
+
+    def _announce(self, topic: str, data: Any) -> None:
+        """Asks for the bus when there is something to tell: it is made after what tells."""
+        self.bus.announce(topic, data)
 
     def _make_events(self) -> None:
         given = self._given
@@ -313,6 +318,7 @@ class Flows:
             invalidator=self.invalidator,
             bus=self.bus,
             write_behind=self.write_behind,
+            dead_writes=self.dead_writes,
         )
         self.store = StateStore(self.parts)
 

@@ -15,6 +15,7 @@ from holdfast.scopes import Scopes
 from holdfast.transactions import Transactions
 from holdfast.voiding import Invalidator
 from holdfast.write_behind.accepting import WriteBehind
+from holdfast.write_behind.dead_writes import DeadWrites
 
 D = TypeVar("D", bound=Document)
 
@@ -30,6 +31,7 @@ class Parts:
     invalidator: Invalidator
     bus: EventBus
     write_behind: WriteBehind
+    dead_writes: DeadWrites
 
 
 class StateStore:
@@ -42,6 +44,7 @@ class StateStore:
         scope: ``async with state.scope() as scope:``; see `Scopes.open`.
         publish, subscribe: events; see `EventBus.publish` and `EventBus.subscribe`.
         dead_letters: reliable events that were given up; see `DeadLetters`.
+        dead_writes: accepted writes that were given up; see `DeadWrites`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
         consistency: what the verifier has found so far: of L1's and L2's answers how many were judged and how many were
             stale, and the last findings with their causes.
@@ -61,6 +64,7 @@ class StateStore:
         self.invalidate = parts.invalidator.invalidate
         self.flush = parts.write_behind.flush
         self.backlog = parts.write_behind.backlog
+        self.dead_writes = parts.dead_writes
         self.bus = parts.bus
         self.publish = parts.bus.publish
         self.subscribe = parts.bus.subscribe

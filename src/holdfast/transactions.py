@@ -9,7 +9,7 @@ cannot be read now, no cache of this server answers until it has come past it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Generic, TypeVar, cast
 from uuid import UUID
@@ -119,6 +119,8 @@ class Transaction:
         affected_tables: after the commit, the tables of managed kinds it changed, by whatever statement; empty before.
         swarms, bots, teams, routines, run_snapshots: the built-in collections.
         storage, limits, written, decode: for its collections.
+        touched: keys whose accepted writes were brought to L3 before it used them.
+        before_touch: awaited before that.
         over: its block has ended: its connection is another's by now, or will be.
         committed_at: when it was known to be committed, monotonic seconds; None: it was not.
         unsure: an xid whose end tells whether it took effect; None: that is known.
@@ -132,6 +134,7 @@ class Transaction:
         decode: Callable[[Key, Any], Any],
         limits: Limits,
         settle: Settle,
+        settled: Collection[Key] = (),
     ) -> None:
         self.storage = storage
         self.decode = decode
@@ -142,7 +145,8 @@ class Transaction:
         self.committed_at: float | None = None
         self.unsure: int | None = None
         self._settle = settle
-        self._touched: set[Key] = set()
+        self.touched = set(settled)
+        self.before_touch: Callable[[Sequence[Key]], Awaitable[None]] | None = None
         self._kinds = kinds
         self.swarms = self.collection(SWARM)
         self.bots = self.collection(BOT)
@@ -160,9 +164,12 @@ class Transaction:
 
         Not later: the flush would wait for the transaction's own locks.
         """
-        new = [key for key in keys if key not in self._touched]
-        self._touched.update(new)
-        await self._settle(new)
+        new = [key for key in keys if key not in self.touched]
+        if new:
+            if self.before_touch is not None:
+                await self.before_touch(new)
+            await self._settle(new)
+            self.touched.update(new)
 
     def opened(self) -> StorageTransaction:
         """Its storage.
@@ -210,8 +217,14 @@ class Transactions:
         self._feed = feed
 
     @asynccontextmanager
-    async def open(self, isolation: Isolation = Isolation.READ_COMMITTED) -> AsyncIterator[Transaction]:
+    async def open(
+        self, isolation: Isolation = Isolation.READ_COMMITTED, settled: Collection[Key] = ()
+    ) -> AsyncIterator[Transaction]:
         """A transaction that commits when the block ends, and is rolled back when it raises or is cancelled.
+
+        Args:
+            settled: keys whose accepted writes are brought to L3 before it begins, so that it sees them whatever its
+                isolation; of others when they are first used.
 
         Raises:
             SerializationFailure: others were in the way; nothing took effect.
@@ -220,10 +233,16 @@ class Transactions:
             TierError: L3 cannot be reached, or what its driver raised inside.
         """
         self._resolver.check_open()
+        await self._settle(settled)
         storage = await self._l3.open_transaction(Isolation(isolation))
         incarnation = self._l3.coherence().incarnation
         transaction = Transaction(
-            storage, self._kinds, decode=self._resolver.decode, limits=self._writer.limits, settle=self._settle
+            storage,
+            self._kinds,
+            decode=self._resolver.decode,
+            limits=self._writer.limits,
+            settle=self._settle,
+            settled=settled,
         )
         try:
             yield transaction
@@ -302,18 +321,22 @@ class Transactions:
 
 
 async def repeated(
-    open_: Callable[[Isolation], AbstractAsyncContextManager[Transaction]],
+    open_: Callable[[Isolation, Collection[Key]], AbstractAsyncContextManager[Transaction]],
     operation: Callable[[Transaction], Awaitable[Result]],
     isolation: Isolation,
     attempts: int,
     pause: Callable[[int], Awaitable[None]],
 ) -> Result:
     """Run an operation in transactions opened one after the other, until one is not refused for others' sake."""
+    touched: set[Key] = set()
     for attempt in range(1, attempts + 1):
+        transaction: Transaction | None = None
         try:
-            async with open_(isolation) as transaction:
+            async with open_(isolation, touched) as transaction:
                 result = await operation(transaction)
         except SerializationFailure:
+            if transaction is not None:  # what this server accepted must not be what is in the way next time
+                touched |= transaction.touched
             if attempt == attempts:
                 raise
             await pause(attempt)

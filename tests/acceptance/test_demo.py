@@ -45,7 +45,9 @@ DEADLINE_SECONDS = 60.0
 @pytest.fixture
 def settings(servers: Running, postgres_url: str, redis_prefix: str) -> Settings:
     """A database and a key prefix of the test's own."""
-    return Settings(postgres_url=postgres_url, redis_urls=servers.redis_urls, key_prefix=redis_prefix)
+    return Settings(
+        postgres_url=postgres_url, redis_urls=servers.redis_urls, key_prefix=redis_prefix, journal_replicas=0
+    )
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ async def test_shipped_input_ends_equal_to_the_replay(environment: dict[str, str
 
 
 def _check_figures(report: dict[str, Any]) -> None:
-    """The figures add up: 38 documents and 45 updates; 19 steps and 3 swarms are read past the caches once each."""
+    """The figures add up: 38 documents and 45 writes; 19 steps and 3 swarms are read past the caches once each."""
     tiers = {tier["tier"]: tier for tier in report["tiers"]}
     cached = report["states_read"] - 19 - 3
     assert report["states_written"] == 38 + 45
@@ -127,11 +129,22 @@ def _check_figures(report: dict[str, Any]) -> None:
     assert tiers["l1"]["hits"] >= 19, "every step reads its own write from L1"
     assert tiers["l2"]["hits"] > 0, "what one server loaded, the other finds in L2"
     assert tiers["l3"]["misses"] == 0
+    writes = report["writes"]
+    assert (writes["accepted"], writes["updated"]) == (45, 0)
+    assert writes["journaled"] + writes["committed_at_once"] == 45
+    assert writes["journaled"] > writes["committed_at_once"], "few meet another swarm's flush, and none has to"
+    assert 19 <= writes["commits"] < 45, "the writes of a step go to L3 together"
+    assert writes["writes_per_commit"] == pytest.approx(45 / writes["commits"])
+    assert writes["largest_commit"] >= 2
+    assert writes["window_ms"] > 0
     assert all(0 < tier["p50_ms"] <= tier["p95_ms"] for tier in tiers.values())
 
 
 async def test_second_run_replaces_the_first(environment: dict[str, str], tmp_path: Path) -> None:
-    """On the same servers the demo runs again, with another number of servers and a faulty file in its input."""
+    """On the same servers the demo runs again: other servers, a faulty file, and more replicas wished than there are.
+
+    Then nothing may count as journaled, and each write is committed before its call returns.
+    """
     for folder in ("scenarios", "routines"):
         (tmp_path / "in" / folder).mkdir(parents=True)
     for name in ("flood-warning.json", "museum-move.json"):
@@ -139,11 +152,13 @@ async def test_second_run_replaces_the_first(environment: dict[str, str], tmp_pa
     (tmp_path / "in" / "routines" / "cut.json").write_text('{\n"id": "r1",\n')
 
     first = await run_demo(environment)
-    second = await run_demo(environment, "--input", str(tmp_path / "in"), "--servers", "3")
+    unsafe = {**environment, "HOLDFAST_JOURNAL_REPLICAS": "1"}
+    second = await run_demo(unsafe, "--input", str(tmp_path / "in"), "--servers", "3")
 
     assert [code for code, _, _ in (first, second)] == [0, 0]
     assert "  routines/cut.json, line 3: Expecting property name enclosed in double quotes (column 1)\n" in second[1]
     assert "2 of 2 swarms, read by a server with cold caches, equal the replay\n" in second[1]
+    assert re.search(r"Write-behind: (\d+) writes accepted, 0 journaled, \1 committed at once", second[1])
 
 
 @pytest.fixture

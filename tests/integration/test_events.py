@@ -12,14 +12,14 @@ import pytest
 
 import holdfast
 from fix_cluster import Cluster
+from fix_commands import name_servers, run_command
 from fix_events import Notes, until
 from fix_l2 import RedisHarness
 from fix_single import Single
-from holdfast import Delivery, Overloaded, Priority, Settings, cli
+from holdfast import Delivery, Overloaded, Priority, Settings
 from holdfast.events import partition_of
 from holdfast.invalidation.event_reader import ROOM
 from holdfast.node import OpenStore
-from holdfast.settings import PREFIX
 from holdfast.tiers.l2_events import tag_of_partition
 from holdfast.tiers.l2_topology import SLOTS, slot_of
 
@@ -311,19 +311,3 @@ async def test_a_single_server_carries_events(single: Single, settings: Settings
             await a.publish("x", number, delivery=RELIABLE if number % 2 else Delivery.FIRE_AND_FORGET, key="k")
         await notes.until(50)
         assert sorted(notes.data) == list(range(50))
-
-
-def name_servers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands use the servers of a test."""
-    for name in ("postgres_url", "key_prefix"):
-        monkeypatch.setenv(PREFIX + name.upper(), getattr(settings, name))
-    monkeypatch.setenv(PREFIX + "REDIS_URLS", ",".join(settings.redis_urls))
-
-
-async def run_command(*words: str) -> int:
-    """The exit status of a command."""
-    return int(await asyncio.to_thread(_run, list(words)))
-
-
-def _run(words: list[str]) -> int:
-    return cli.app(words, backend="asyncio", result_action="return_value") or 0

@@ -218,9 +218,9 @@ async def test_an_append_that_is_repeated_under_another_number_doubles(
 
     def renumber(writer: JournalWriter, fault: TierError) -> None:
         for write in writer._waiting:
-            entry = msgspec.structs.replace(write.entry, seq=writer.next_number)
-            write.enter_again(entry, encode_entry(entry, register([])))
+            entry = msgspec.structs.replace(write.entry, seq=writer.number)
             writer._next += 1
+            write.enter_again(entry, encode_entry(entry, register([])))
         fail(writer, fault)
 
     monkeypatch.setattr(l2_journal, "ATTEMPTS", 1)

@@ -11,7 +11,7 @@ from holdfast.cli.demo.corpus import Collision
 from holdfast.cli.demo.oddities import Oddity
 from holdfast.cli.demo.printing import print_report
 from holdfast.cli.demo.progress import Phases
-from holdfast.cli.demo.readings import TierReading
+from holdfast.cli.demo.readings import TierReading, WriteReading
 from holdfast.cli.demo.report import Malformed, Report, SwarmReport
 from holdfast.cli.demo.success import Judgement, Verdict
 
@@ -45,8 +45,9 @@ def report(differences: list[str]) -> Report:
         tiers=[TierReading("l1", 3, 2, 0.0101, 0.25), TierReading("l2", 0, 2, None, None)],
         states_read=5,
         states_written=6,
-        update_p50_ms=1.5,
-        update_p95_ms=None,
+        write_p50_ms=1.5,
+        write_p95_ms=None,
+        writes=WriteReading(9, 2, 7, 2, 4, 2.25, 5, 188.4),
         swarms=[equal, other],
         malformed=[
             Malformed(LONG, "Expecting value (column 3)", 25, None),
@@ -69,7 +70,9 @@ def printed(given: Report) -> list[str]:
     [
         "States loaded: 1 teams, 2 swarms",
         "States read: 5; written: 6",
-        "Updates: p50 1.500 ms, p95 - ms",
+        "Writes: p50 1.500 ms, p95 - ms",
+        "Write-behind: 9 writes accepted, 7 journaled, 2 committed at once; 2 were no operations, and updates",
+        "  brought to L3 by 4 commits of 2.2 writes on average, 5 at most; largest loss window 188 ms",
         "one (scenarios/one.json; shape flow, 2 steps on server 1, server 2 in turn)",
         "  success conditions: 1 met, 1 unmet, 1 not covered",
         "    met         bags >=80 (is 84)",

@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 
 import cyclopts
 
+from holdfast.cli.dead_letters import dead_letters
 from holdfast.cli.demo import demo
 from holdfast.cli.events import events
 from holdfast.cli.invalidate import invalidate
 from holdfast.cli.migrate import migrate
+from holdfast.cli.pending import pending
 from holdfast.cli.servers import down, status, up
 from holdfast.errors import HoldfastError
 
@@ -34,6 +36,8 @@ app.command(down)
 app.command(migrate)
 app.command(invalidate)
 app.command(events)
+app.command(pending)
+app.command(dead_letters)
 
 
 def main() -> None:

@@ -13,10 +13,12 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
+from holdfast.adapters import event_transport
+from holdfast.cli.showing import line
 from holdfast.clock import SystemClock
 from holdfast.flows import bus_rules
 from holdfast.invalidation.dead_letters import DeadLetters
-from holdfast.node import event_transport, with_servers
+from holdfast.node import with_servers
 from holdfast.protocols import Replayed
 from holdfast.settings import load_settings
 
@@ -38,7 +40,7 @@ async def list_(*, limit: Annotated[int, Parameter(validator=Number(gte=1, lte=L
     """
     async with _letters() as letters:
         for letter in await letters.list(limit=limit):
-            _line(msgspec.json.encode(letter).decode())
+            line(Console(), msgspec.json.encode(letter).decode())
 
 
 @dead_letters.command
@@ -79,10 +81,5 @@ async def _letters() -> AsyncIterator[DeadLetters]:
 def _report(outcomes: list[tuple[str, Replayed | bool]]) -> int:
     for identifier, outcome in outcomes:
         words = outcome.value if isinstance(outcome, Replayed) else "discarded" if outcome else "not there"
-        _line(f"{identifier}: {words}")
+        line(Console(), f"{identifier}: {words}")
     return 0 if all(outcome for _, outcome in outcomes) else 1
-
-
-def _line(text: str) -> None:
-    """Print a line as it is, however wide the terminal."""
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.adapters import connection_pool, prepare
+from holdfast.cli.showing import line
 from holdfast.errors import HoldfastError, SettingsError
 from holdfast.keys import check_id, check_kind_name
 from holdfast.kinds import register
-from holdfast.node import connection_pool, prepare, process_name, with_servers
+from holdfast.node import process_name, with_servers
 from holdfast.protocols import Invalidation, Target
 from holdfast.settings import load_settings
 from holdfast.tags import check_tag
@@ -64,10 +66,10 @@ async def invalidate(
         if history:
             _show(console, await storage.invalidations(limit))
         elif dry_run:
-            _line(console, f"{wanted}: {await storage.count(wanted)} rows; nothing was changed")
+            line(console, f"{wanted}: {await storage.count(wanted)} rows; nothing was changed")
         else:
             done = await storage.invalidate(wanted, reason=reason, actor=name)
-            _line(console, f"{done.scope}: void below {done.number}; recorded for {done.actor}: {done.reason}")
+            line(console, f"{done.scope}: void below {done.number}; recorded for {done.actor}: {done.reason}")
     finally:
         await pool.close()
 
@@ -102,7 +104,7 @@ def _limit(text: str | None) -> int:
 
 def _show(console: Console, records: Sequence[Invalidation]) -> None:
     if not records:
-        _line(console, "nothing was invalidated yet")
+        line(console, "nothing was invalidated yet")
         return
     if not console.is_terminal:
         console.width = 4096  # every record on a line of its own, for whatever reads them
@@ -111,8 +113,3 @@ def _show(console: Console, records: Sequence[Invalidation]) -> None:
         at = record.at.isoformat(timespec="seconds")
         table.add_row(*map(Text, (at, record.scope, str(record.number), record.actor, record.reason)))
     console.print(table)
-
-
-def _line(console: Console, text: str) -> None:
-    """Print a line as it is: a target may hold what rich takes for markup."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -8,18 +8,18 @@ from typing import Any
 
 from rich.console import Console
 
+from holdfast.adapters import connection_pool, prepare
 from holdfast.errors import SettingsError
 from holdfast.kinds import Kind, register
-from holdfast.node import connection_pool, prepare, with_servers
+from holdfast.node import with_servers
 from holdfast.settings import load_settings
 
 
 async def migrate(*, kinds: list[str] | None = None) -> None:
     """Apply the migrations that the database lacks, and make the tables of kinds.
 
-    Safe to run on several servers at once: an advisory lock lets one do the work. Servers migrate by
-        themselves when they
-    connect, unless HOLDFAST_MIGRATE_ON_CONNECT is false.
+    Safe to run on several servers at once: an advisory lock lets one do the work. Servers migrate by themselves when
+    they connect, unless HOLDFAST_MIGRATE_ON_CONNECT is false.
 
     Parameters
     ----------

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.cli.showing import line
+
 if TYPE_CHECKING:
     from holdfast.embedded import EmbeddedOptions, ServerStatus
 
@@ -40,15 +42,15 @@ async def up(*, home: Path | None = None, replicas: int = 0, postgres_version: i
     progress, output = Console(stderr=True), Console()
     options = EmbeddedOptions(_home(home), replicas=replicas, postgres_version=postgres_version)
     try:
-        running = await ensure_running(options, progress=lambda line: _line(progress, line))
+        running = await ensure_running(options, progress=lambda text: line(progress, text))
     except asyncio.CancelledError:
-        _line(progress, "interrupted: what is being started goes on and stays up; `holdfast down` ends it")
+        line(progress, "interrupted: what is being started goes on and stays up; `holdfast down` ends it")
         raise
     started = ", ".join(running.started)
-    _line(progress, f"started {started}" if started else "all servers were running")
-    _line(progress, "the second of the following lines contains a password")
-    _line(output, f"export HOLDFAST_POSTGRES_URL={shlex.quote(running.postgres_url)}")
-    _line(output, f"export HOLDFAST_REDIS_URLS={shlex.quote(','.join(running.redis_urls))}")
+    line(progress, f"started {started}" if started else "all servers were running")
+    line(progress, "the second of the following lines contains a password")
+    line(output, f"export HOLDFAST_POSTGRES_URL={shlex.quote(running.postgres_url)}")
+    line(output, f"export HOLDFAST_REDIS_URLS={shlex.quote(','.join(running.redis_urls))}")
 
 
 async def status(*, home: Path | None = None) -> int:
@@ -80,8 +82,8 @@ async def down(*, home: Path | None = None) -> None:
     from holdfast.embedded import stop  # noqa: PLC0415 - other commands do not need it
 
     progress = Console(stderr=True)
-    stopped = ", ".join(await stop(_options(home), progress=lambda line: _line(progress, line)))
-    _line(progress, f"stopped {stopped}" if stopped else "no server was running")
+    stopped = ", ".join(await stop(_options(home), progress=lambda text: line(progress, text)))
+    line(progress, f"stopped {stopped}" if stopped else "no server was running")
 
 
 def _home(given: Path | None) -> Path:
@@ -107,8 +109,3 @@ def _table(servers: tuple[ServerStatus, ...]) -> Table:
             server.name, state, pid, *(Text(text, overflow="fold") for text in (server.address, str(server.log)))
         )
     return table
-
-
-def _line(console: Console, text: str) -> None:
-    """Print a line as it is, however wide the terminal."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -93,6 +93,7 @@ class Scopes:
             watching=collection.watching,
             write_behind=collection.write_behind,
             seen=session.see_undecided,
+            before_write=session.settle_elsewhere,
         )
 
 

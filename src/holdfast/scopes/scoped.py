@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -146,13 +146,16 @@ class ScopedTransactions:
         self._session = session
 
     @asynccontextmanager
-    async def open(self, isolation: Isolation = Isolation.READ_COMMITTED) -> AsyncIterator[Transaction]:
+    async def open(
+        self, isolation: Isolation = Isolation.READ_COMMITTED, settled: Collection[Key] = ()
+    ) -> AsyncIterator[Transaction]:
         """See `Transactions.open`."""
         session = self._session
         session.check()
         transaction: Transaction | None = None
         try:
-            async with self._transactions.open(isolation) as transaction:
+            async with self._transactions.open(isolation, settled) as transaction:
+                transaction.before_touch = session.settle_elsewhere
                 yield transaction
         finally:
             if transaction is not None:

@@ -24,6 +24,8 @@ CHANGED = (
     "L3 is another one than this scope has seen: it crashed, failed over or was restored, and what the scope saw may "
     "not exist any more; begin a new scope without a token"
 )
+SETTLE_SECONDS: Final = 10.0
+"""How long a write of a scope waits for those that it saw on other servers; as a rule these take five at most."""
 RUNNING_MAX: Final = 1_000_000
 """Numbers that transactions may have drawn beyond the last one that is over."""
 _UNPROVABLE: Final = Floor(None, math.inf)
@@ -218,6 +220,23 @@ class Session:
             self._undecided.pop(key, None)
         self.see({key: read.version for key, read in found.items()}, began)
         return found
+
+    async def settle_elsewhere(self, keys: Sequence[Key]) -> None:
+        """Wait until the undecided writes of other servers that were seen on these keys are decided.
+
+        Raises:
+            TierUnavailable: they are not in time.
+        """
+        deadline = self.now() + SETTLE_SECONDS
+        while left := self.undecided(keys):
+            await self.read_undecided(left)
+            if not (left := self.undecided(left)):
+                return
+            if self.now() >= deadline:
+                raise TierUnavailable(
+                    f"{left[0]}: a write that the scope saw on another server is not decided yet; nothing was written"
+                )
+            await self._elsewhere.pause()
 
     def _still_undecided(self) -> dict[bytes, int]:
         """How far undecided writes were seen, for a token."""

@@ -39,6 +39,9 @@ DELETE FROM holdfast.journals USING patience WHERE journal = $1 AND epoch = $2 R
 OWN: Final = "SELECT decided::text FROM holdfast.journals WHERE journal = $1 AND epoch = $2 FOR NO KEY UPDATE"
 """Whoever waited for the lock is judged by the row as it is then."""
 
+ROWS: Final = "SET LOCAL lock_timeout = 250"
+"""Milliseconds: who waits for a row that another transaction keeps, keeps all others of its batch waiting."""
+
 DECIDE: Final = """
 UPDATE holdfast.journals SET decided = decided + $2::text::int8multirange,
     refused = refused + $3::text::int8multirange, changed = clock_timestamp() WHERE journal = $1"""
@@ -80,7 +83,9 @@ that cannot get its answer out, or that has parsed a statement and is not told t
 
 
 def begin(idle_ms: int) -> str:
-    """Begin a flush that the server ends, session and all, when it is idle for so long; no lock is waited for longer.
+    """Begin a flush that the server ends, session and all, when it is idle for so long.
+
+    Nor is the journal's lock waited for longer; those of rows are not waited for as long, see `ROWS`.
 
     Each statement must see what was committed while it waited for a lock, whatever the database's default is.
     """

@@ -94,6 +94,8 @@ class PostgresJournals:
                 async with self._flush_in_the_way(connection, journal):
                     await connection.execute(self._begin)
                     decided = await connection.fetchval(sql.OWN, journal, epoch)
+                    if decided is not None:
+                        await connection.execute(sql.ROWS)
             if decided is None:
                 raise NotOwner(f"journal {journal} is not at epoch {epoch}: another server has it, or it was forgotten")
             return PostgresFlush(

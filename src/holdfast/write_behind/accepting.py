@@ -9,7 +9,6 @@ it twice. A caller that is cancelled ceases to wait; what was accepted is decide
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -36,16 +35,10 @@ from holdfast.write_behind.applying import apply_noting
 from holdfast.write_behind.buffer import Buffer
 from holdfast.write_behind.entries import Entry, encode_entry
 from holdfast.write_behind.lives import Life, Lives
-from holdfast.write_behind.operations import Operation
+from holdfast.write_behind.operations import Delete, Operation, Set
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.receipts import PendingWrite
 from holdfast.write_behind.routes import Inapplicable
-
-logger = logging.getLogger("holdfast")
-
-LOOK_SECONDS: Final = 0.25
-"""Between two looks at a journal that another server drains."""
-
 
 JOURNAL_SECONDS: Final = 1.0
 """How long the journal may keep a caller before the write goes to L3 at once."""
@@ -146,12 +139,14 @@ class WriteBehind:
         default: Document | None,
         durability: Durability,
         read: Callable[[], Awaitable[Resolved]],
+        settle_seen: Callable[[], Awaitable[None]] | None = None,
     ) -> PendingWrite:
         """Accept checked operations on a row, and wait until they have survived that much.
 
         Args:
             default: what they are applied to if there is no row.
             read: the row with undecided writes over it, if L1 does not hold it.
+            settle_seen: lets writes of other servers that the caller has seen be decided first.
 
         Raises:
             NotFound: there is no row, and no default.
@@ -163,6 +158,10 @@ class WriteBehind:
         while True:
             life = await self.lives.living()
             base = await self._held(key) or await self._read(read)
+            if settle_seen is not None and self._depends(key, operations, base):
+                await settle_seen()
+                settle_seen = None
+                continue
             if self.lives.current is life:  # else it was replaced meanwhile
                 break
         write = self._accept(life, key, operations, default, base)
@@ -217,13 +216,22 @@ class WriteBehind:
             journal, len(buffer), len(buffer.queues), buffer.size, oldest, None if fault is None else str(fault)
         )
 
+    def _depends(self, key: Key, operations: Sequence[Operation], base: Base) -> bool:
+        """Whether it matters what becomes of other servers' undecided writes on a row.
+
+        A `Set` tells what it replaces; and a document that has no row yet must be begun by somebody.
+        """
+        is_begun_elsewhere = not base.version and base.current is not MISSING and key not in self.buffer.queues
+        return is_begun_elsewhere or any(isinstance(each, Set) for each in operations)
+
     async def _held(self, key: Key) -> Base | None:
         """What L1 holds: trusted, or the last that was heard, for the operations will be applied to the row of then."""
         shelf = self._shelves[key.kind]
         if key.id not in shelf.entries or key.kind in self._untrusted:
             return None
-        if shelf.peek(key.id) is None:
-            await self._ready(key.kind)
+        is_heard = shelf.peek(key.id) is not None or await self._ready(key.kind)
+        if is_heard and not self.lives.is_sure:  # L3 can say what became of the writes that lie over it
+            return None
         entry = shelf.entry(key.id)
         if entry is None:
             return None
@@ -238,15 +246,16 @@ class WriteBehind:
     ) -> PendingWrite:
         """Take a write in, lay it over, and queue it for the journal, in one go."""
         current = default if base.current is MISSING else base.current
-        if current is None:
+        if current is None and not begins_row(operations):
             raise NotFound(f"{key} does not exist; give patch a default to create it")
         made, expects = _applied(key, current, operations)
+        is_new = self._is_new(key)
         entry = Entry(
-            seq=life.journal.next_number,
+            seq=life.journal.number,
             key=key,
             operations=tuple(operations),
-            birth=base.birth,
-            base_version=base.version,
+            birth=0 if is_new else base.birth,
+            base_version=0 if is_new else base.version,
             default=default,
             expects=expects,
             schema=self._kinds[key.kind].document.SCHEMA,
@@ -270,6 +279,14 @@ class WriteBehind:
         self._counters.accepted += 1
         return write
 
+    def _is_new(self, key: Key) -> bool:
+        """Whether the document that reads see has no row yet: undecided writes made it, perhaps after a deletion."""
+        queue = self.buffer.queues.get(key)
+        if queue is None:
+            return False
+        last = queue.writes[-1].entry
+        return not (last.birth or last.base_version) or any(ends_row(operation) for operation in last.operations)
+
     async def _survived(self, life: Life, write: PendingWrite, durability: Durability) -> PendingWrite:
         crowded = self.buffer.is_crowded(self._clock.monotonic())
         if crowded or (durability is Durability.JOURNALED and write.unsecured):
@@ -284,6 +301,16 @@ class WriteBehind:
                 return await write.reached(durability, min(JOURNAL_SECONDS, self._commit_seconds))
             self.lives.hurry([write.key])  # L2 stands still, or a replica is being promoted: L3 may be sooner
         return await write.reached(durability, self._commit_seconds)
+
+
+def begins_row(operations: Sequence[Operation]) -> bool:
+    """Whether they put a whole document, and so need none before."""
+    return isinstance(operations[0], Set) and not operations[0].place.path
+
+
+def ends_row(operation: Operation) -> bool:
+    """Whether it deletes the document."""
+    return isinstance(operation, Delete) and not operation.place.path
 
 
 def _applied(key: Key, current: Any, operations: Sequence[Operation]) -> tuple[Any, tuple[bytes | None, ...]]:

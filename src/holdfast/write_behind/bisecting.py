@@ -16,10 +16,11 @@ async def bisected(
     flush: Callable[[dict[Key, list[T]]], Awaitable[None]],
     give_up: Callable[[T, str], Awaitable[None]],
     postpone: Callable[[Key, SerializationFailure], None],
-) -> None:
+) -> bool:
     """Flush a batch, or its halves if L3 refuses a row of it, or waits too long for the lock of one.
 
-    The writes of one key stay in their order, so a later one is tried on what the earlier ones made.
+    The writes of one key stay in their order, so a later one is tried on what the earlier ones made, and waits for
+    them if they are postponed. Returns whether nothing was postponed.
 
     Args:
         give_up: a write that is refused alone.
@@ -30,16 +31,21 @@ async def bisected(
     except SerializationFailure as fault:
         if len(batch) == 1:
             postpone(next(iter(batch)), fault)
-        else:
-            for part in _halves(batch):
-                await bisected(part, flush, give_up, postpone)
+            return False
     except RowRefused as fault:
-        parts = _halves(batch)
-        for part in parts:
-            await bisected(part, flush, give_up, postpone)
-        if not parts:
+        if not _halves(batch):
             ((write,),) = batch.values()
             await give_up(write, str(fault))
+            return True
+    else:
+        return True
+    all_tried = True
+    for part in _halves(batch):
+        if not await bisected(part, flush, give_up, postpone):
+            all_tried = False
+            if len(batch) == 1:  # the other half is of the same key
+                break
+    return all_tried
 
 
 def _halves(batch: dict[Key, list[T]]) -> list[dict[Key, list[T]]]:

@@ -1,7 +1,7 @@
 """What was accepted and is not yet decided, in order per key, and when each key is due (pure).
 
 A key is due after a time of quiet, and after a greater age at the latest, so that one that is written all the time is
-not put off for ever. Whoever waits for a key makes it due at once.
+not put off for ever. It can be made due now; then it stands behind those that were due before.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from holdfast.keys import Key
 
-AT_ONCE = -math.inf
+KEY_WRITES_MAX: Final = 1000
+"""Of one key, taken at a time."""
 
 
 class Write(Protocol):
@@ -63,19 +64,30 @@ class KeyQueue:
         writes: in the order of their acceptance.
         taken: how many of the first are being decided.
         decisions: how often writes of it were decided.
-        doubt: whether the first `taken` are in effect is not known.
+        doubted: of which writes, by `id`, it is not known whether they are in effect.
+        hurried: it was made due.
         locked: another transaction had its row for too long: it is taken alone, so that no other key waits for it.
     """
 
-    __slots__ = ("decisions", "doubt", "due_at", "locked", "taken", "writes")
+    __slots__ = ("decisions", "doubted", "due_at", "hurried", "locked", "taken", "writes")
 
     def __init__(self) -> None:
         self.writes: list[Any] = []
         self.taken = 0
         self.decisions = 0
-        self.doubt = False
+        self.doubted: set[int] = set()
+        self.hurried = False
         self.locked = False
         self.due_at = math.inf
+
+    @property
+    def doubt(self) -> bool:
+        """Whether some of it may be in effect already."""
+        return bool(self.doubted)
+
+    def set_doubt(self, writes: Iterable[Any]) -> None:
+        """Whether these are in effect is not known until they are decided."""
+        self.doubted.update(map(id, writes))
 
 
 class Buffer:
@@ -129,16 +141,17 @@ class Buffer:
         queue.writes.append(write)
         self._count += 1
         self.size += write.size
-        if queue.due_at > AT_ONCE:
+        if not (queue.hurried or queue.locked):
             self._set_due(write.key, queue, self._due_at(queue))
         return queue
 
-    def hurry(self, keys: Iterable[Key]) -> None:
-        """Make keys due at once."""
+    def hurry(self, keys: Iterable[Key], now: float) -> None:
+        """Make keys due now; one whose row is locked is tried in its time."""
         for key in keys:
             queue = self.queues.get(key)
-            if queue is not None and queue.due_at > AT_ONCE:
-                self._set_due(key, queue, AT_ONCE)
+            if queue is not None and not (queue.hurried or queue.locked):
+                queue.hurried = True
+                self._set_due(key, queue, min(now, queue.due_at))
 
     def next_due(self) -> float:
         """When a key is due next, monotonic seconds; infinity: none is."""
@@ -153,17 +166,17 @@ class Buffer:
             if taken and self._heap[0][3].locked:
                 break
             _, _, key, queue = heapq.heappop(self._heap)
-            queue.taken, queue.due_at = len(queue.writes), math.inf
-            taken[key] = list(queue.writes)
-            room -= sum(write.size for write in queue.writes)
+            taken[key] = queue.writes[:KEY_WRITES_MAX]
+            queue.taken, queue.due_at, queue.hurried = len(taken[key]), math.inf, False
+            room -= sum(write.size for write in taken[key])
             if queue.locked:
                 break
         return taken
 
-    def give_back(self, keys: Iterable[Key]) -> None:
-        """What was taken is not decided; it is due at once."""
+    def give_back(self, keys: Iterable[Key], now: float) -> None:
+        """What was taken is not decided; it is due now."""
         for key in keys:
-            self._untake(key, self.queues[key], AT_ONCE)
+            self._untake(key, self.queues[key], now)
 
     def postpone(self, key: Key, moment: float) -> None:
         """What was taken of a key is not decided, for its row is locked; it is due at a moment."""
@@ -178,13 +191,19 @@ class Buffer:
         self._count -= len(gone)
         self.size -= sum(write.size for write in queue.writes if id(write) in gone)
         queue.writes = [write for write in queue.writes if id(write) not in gone]
-        queue.doubt = queue.locked = False
+        queue.doubted -= gone
+        queue.locked = False
         queue.decisions += 1
         if queue.writes:
             self.queues[key] = queue  # behind those that wait for longer
-            self._untake(key, queue, queue.due_at if queue.due_at == AT_ONCE else self._due_at(queue))
+            self._untake(key, queue, min(queue.due_at, self._due_at(queue)))
         else:
             queue.taken, queue.due_at = 0, math.inf
+
+    def certain(self, key: Key) -> None:
+        """Nothing of what is left of a key is in effect."""
+        if key in self.queues:
+            self.queues[key].doubted.clear()
 
     def _untake(self, key: Key, queue: KeyQueue, moment: float) -> None:
         queue.taken, queue.due_at = 0, math.inf
@@ -198,7 +217,7 @@ class Buffer:
     def _set_due(self, key: Key, queue: KeyQueue, moment: float) -> None:
         """Only an earlier moment needs a place of its own in the heap; a later one is found when its time comes."""
         if queue.taken:  # it is put in when it is given back or decided
-            queue.due_at = AT_ONCE if moment == AT_ONCE else math.inf
+            queue.due_at = min(queue.due_at, moment) if queue.hurried else math.inf
             return
         if moment < queue.due_at:
             heapq.heappush(self._heap, (moment, next(self._tie), key, queue))

@@ -79,7 +79,9 @@ _Version = Annotated[int, Meta(ge=0)]
 _Keys = tuple[str, ...]
 
 
-class _StoredOperation(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class StoredOperation(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An operation with its values as they are stored."""
+
     sort: Annotated[int, Meta(ge=0, le=4)]
     path: _Keys
     item: str | None
@@ -88,7 +90,9 @@ class _StoredOperation(msgspec.Struct, array_like=True, frozen=True, gc=False):
     expects: Annotated[bytes, Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)] | None
 
 
-class _StoredEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class StoredEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An entry as far as it can be read without the class of its kind."""
+
     kind: str
     id: Annotated[str, Meta(max_length=ID_BYTES_MAX)]
     birth: _Version
@@ -96,13 +100,14 @@ class _StoredEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     schema: Annotated[int, Meta(ge=1)]
     accepted_at_ms: int
     default: bytes | None
-    operations: Annotated[list[_StoredOperation], Meta(max_length=OPERATIONS_MAX)]
+    operations: Annotated[list[StoredOperation], Meta(max_length=OPERATIONS_MAX)]
 
 
-_SORTS: Final[tuple[type[Operation], ...]] = (Set, Delete, Append, Increment, Merge)
-_CODES: Final = {sort: code for code, sort in enumerate(_SORTS)}
+SORTS: Final[tuple[type[Operation], ...]] = (Set, Delete, Append, Increment, Merge)
+"""By their numbers in what is stored."""
+_CODES: Final = {sort: code for code, sort in enumerate(SORTS)}
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_StoredEntry)
+_decoder = msgspec.msgpack.Decoder(StoredEntry)
 
 
 def encode_entry(entry: Entry, kinds: Mapping[str, Kind[Any]]) -> bytes:
@@ -112,7 +117,7 @@ def encode_entry(entry: Entry, kinds: Mapping[str, Kind[Any]]) -> bytes:
         InvalidDocument: an operation was not `checked` for the kind of its key.
     """
     document_type = kinds[entry.key.kind].document
-    stored = _StoredEntry(
+    stored = StoredEntry(
         entry.key.kind,
         entry.key.id,
         entry.birth,
@@ -141,12 +146,7 @@ def decode_entry(data: bytes, seq: int, kinds: Mapping[str, Kind[Any]], limits: 
         UnknownKind: this server was not given its kind. Not corruption either.
         CorruptDocument: damaged, too large, encrypted, or not fit for its kind.
     """
-    what = f"journal entry {seq}"
-    body = _body(data, seq, what, 2 * (limits.bytes_max + FRAME_BYTES_MAX))
-    try:
-        stored = _decoder.decode(body)
-    except msgspec.MsgspecError as fault:
-        raise CorruptDocument(f"{what} does not hold an entry: {fault}") from fault
+    what, stored = _name(seq), stored_entry(data, seq, limits)
     kind = kinds.get(stored.kind)
     if kind is None:
         raise UnknownKind(f"{what} is of kind {stored.kind!r:.60}: connect(kinds=[...]) takes own kinds")
@@ -163,6 +163,21 @@ def decode_entry(data: bytes, seq: int, kinds: Mapping[str, Kind[Any]], limits: 
         stored.schema,
         stored.accepted_at_ms,
     )
+
+
+def stored_entry(data: bytes, seq: int, limits: Limits) -> StoredEntry:
+    """What any entry says of itself; raises as `decode_entry`, but for what only its kind tells."""
+    what = _name(seq)
+    body = _body(data, seq, what, 2 * (limits.bytes_max + FRAME_BYTES_MAX))
+    try:
+        return _decoder.decode(body)
+    except msgspec.MsgspecError as fault:
+        raise CorruptDocument(f"{what} does not hold an entry: {fault}") from fault
+
+
+def _name(seq: int) -> str:
+    """An entry, in messages."""
+    return f"journal entry {seq}"
 
 
 def _body(data: bytes, seq: int, what: str, bytes_max: int) -> bytes:
@@ -184,17 +199,17 @@ def _checksum(seq: int, found: int, flags: int, body: bytes) -> int:
     return int(crc32(body, crc32(bytes((found, flags)), crc32(_SEQ.pack(seq)))))
 
 
-def _stored(document_type: type[Document], operation: Operation, expects: bytes | None) -> _StoredOperation:
+def _stored(document_type: type[Document], operation: Operation, expects: bytes | None) -> StoredOperation:
     path, item, inside = operation.place
     values = [
         (keys, encode_as(annotation, value, _UNBOUND))
         for keys, annotation, value in values_of(document_type, operation)
     ]
-    return _StoredOperation(_CODES[type(operation)], path, item, inside, values, expects)
+    return StoredOperation(_CODES[type(operation)], path, item, inside, values, expects)
 
 
-def _operation(document_type: type[Document], stored: _StoredOperation, what: str) -> Operation:
-    sort, place = _SORTS[stored.sort], Place(stored.path, stored.item, stored.inside)
+def _operation(document_type: type[Document], stored: StoredOperation, what: str) -> Operation:
+    sort, place = SORTS[stored.sort], Place(stored.path, stored.item, stored.inside)
     try:
         values = []
         for keys, data in stored.values:

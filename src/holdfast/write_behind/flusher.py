@@ -21,9 +21,11 @@ from holdfast.keys import Key
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.write_behind.bisecting import bisected
 from holdfast.write_behind.buffer import Buffer
+from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.flushing import Flushing, Settled
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.receipts import PendingWrite
+from holdfast.write_behind.refusals import OnRefused
 
 logger = logging.getLogger("holdfast")
 
@@ -61,7 +63,7 @@ class Flusher:
 
     Args:
         caches: are told what is in effect.
-        on_decided: told of writes that are decided.
+        on_decided: told of writes that are decided, and `on_refused` of those that were refused.
         on_replaced: told, once, that another server has the journal.
     """
 
@@ -78,6 +80,7 @@ class Flusher:
         counters: WriteBehindCounters,
         caches: CacheTeller,
         on_decided: Callable[[list[PendingWrite]], None],
+        on_refused: OnRefused,
         on_replaced: Callable[[], None],
     ) -> None:
         self._flushing = flushing
@@ -90,6 +93,7 @@ class Flusher:
         self._counters = counters
         self._caches = caches
         self._on_decided = on_decided
+        self._on_refused = on_refused
         self._on_replaced = on_replaced
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -140,7 +144,7 @@ class Flusher:
         try:
             await bisected(batch, self._flush, self._give_up, self._postpone)
         finally:
-            self._buffer.give_back(key for key in batch if self._is_taken(key))
+            self._buffer.give_back([key for key in batch if self._is_taken(key)], self._clock.monotonic())
 
     def _postpone(self, key: Key, fault: SerializationFailure) -> None:
         logger.warning("write-behind: %s is locked by another transaction; others go first: %s", key, fault)
@@ -158,7 +162,7 @@ class Flusher:
             settled = await self._flushing.flush(
                 self._journal, FIRST_EPOCH, entries, before_commit=partial(self._stamp, batch)
             )
-        except OutcomeUnknown:
+        except (OutcomeUnknown, asyncio.CancelledError):  # the commit may be under way
             self._set_doubt(batch)
             raise
         except BaseException:
@@ -170,7 +174,11 @@ class Flusher:
             self._settle(key, batch[key], each)
 
     async def _give_up(self, write: PendingWrite, reason: str) -> None:
-        refused = await self._flushing.refuse(self._journal, FIRST_EPOCH, [write.entry], reason)
+        try:
+            refused = await self._flushing.refuse(self._journal, FIRST_EPOCH, [write.entry], reason)
+        except OutcomeUnknown:
+            write.tentative = Refused(write.key, RefusalReason.POISON.value, reason)
+            raise
         self._counters.dead_letters += len(refused)
         settled = Settled()
         settled.refused = refused
@@ -179,21 +187,24 @@ class Flusher:
     def _stamp(self, batch: Batch, settled: Mapping[Key, Settled]) -> None:
         """From now on the rows may be seen as they will be: what is laid over must not be applied twice (rule W7)."""
         for key, writes in batch.items():
+            each = settled[key]
             for write in writes:
-                write.stamp = settled[key].version
-                write.tentative = settled[key].refused.get(write.entry.seq)
+                write.stamp = each.version
+                if write.entry.seq not in each.covered:  # else it was decided by the attempt before, which said how
+                    write.tentative = each.refused.get(write.entry.seq)
             self._overlay.changed(key)
 
     def _unstamp(self, batch: Batch) -> None:
         for key, writes in batch.items():
-            for write in writes:
-                write.stamp = None
+            if not self._buffer.queues[key].doubt:  # else an earlier commit may yet be in effect
+                for write in writes:
+                    write.stamp = None
             self._overlay.changed(key)
 
     def _set_doubt(self, batch: Batch) -> None:
         """Whether they are in effect the next transaction will know; until then nobody is told either."""
-        for key in batch:
-            self._buffer.queues[key].doubt = True
+        for key, writes in batch.items():
+            self._buffer.queues[key].set_doubt(writes)
             self._overlay.changed(key)
         self._caches.doubt(batch)
 
@@ -214,6 +225,7 @@ class Flusher:
     def _refuse(self, write: PendingWrite, refused: Refused) -> None:
         self._counters.refused += 1
         write.refused(refused)
+        self._on_refused(refused, self._journal, write.entry.seq)
 
     async def _fail(self, fault: Exception) -> None:
         self._counters.retries += 1

@@ -22,8 +22,8 @@ from holdfast.write_behind.entries import Entry, encode_entry
 
 ROUNDS_MAX: Final = 16
 """Times that rows which were absent may turn up while they are being inserted."""
-KEYS_AT_A_TIME: Final = 16
-"""Decided without giving others a turn of the event loop: under a millisecond."""
+ENTRIES_AT_A_TIME: Final = 16
+"""Decided without giving others a turn of the event loop, but for those of one key: about a millisecond."""
 
 
 class Settled:
@@ -128,9 +128,12 @@ class Flushing:
         for _ in range(ROUNDS_MAX):
             rows = await transaction.load(list(open_))
             writes: list[Write] = []
-            for number, (key, entries) in enumerate(open_.items()):
-                if number % KEYS_AT_A_TIME == KEYS_AT_A_TIME - 1:
+            turn = 0
+            for key, entries in open_.items():
+                turn += len(entries)
+                if turn > ENTRIES_AT_A_TIME:
                     await asyncio.sleep(0)
+                    turn = len(entries)
                 settled[key], letters[key], write = self._settle(key, rows.get(key), entries, transaction.decided)
                 if write is not None:
                     writes.append(write)
@@ -164,7 +167,7 @@ class Flushing:
             for entry in new
             if (refusal := decision.refused.get(entry.seq)) is not None and refusal.letter
         ]
-        return settled, letters, _write(key, kind, row, decision)
+        return settled, letters, write_of(key, kind, row, decision)
 
     def _given_up(
         self, settled: Settled, entries: Sequence[Entry], reason: str
@@ -187,25 +190,25 @@ class Flushing:
         """Write what was decided; returns what is to be decided anew, since a row turned up (rule W8)."""
         for key in [key for key, each in settled.items() if each.deleted and key in rows]:
             settled[key].version, _ = await transaction.delete(key)
-        held = [write for write in writes if write.expected is None]
-        absent = [write for write in writes if write.expected is not None]
+        # A row that this transaction has just deleted is locked still: nobody can have inserted it meanwhile.
+        held = [write for write in writes if write.key in rows]
+        absent = [write for write in writes if write.key not in rows]
         versions = dict(await transaction.save(held)) if held else {}
         again: dict[Key, Sequence[Entry]] = {}
         if absent:
             try:
-                inserted = await transaction.save(absent)
+                versions |= await transaction.save(absent)
             except Conflict:
                 again = {write.key: batch[write.key] for write in absent}
-            else:
-                versions |= inserted
-                for key, version in inserted.items():
-                    settled[key].birth = version
-        for key, version in versions.items():
-            settled[key].version = version
+        for write in writes:
+            if (version := versions.get(write.key)) is not None:
+                settled[write.key].version = version
+                if write.expected == 0:
+                    settled[write.key].birth = version
         return again
 
 
-def _write(key: Key, kind: Kind[Any], row: Row | None, decision: Decision[Any]) -> Write | None:
+def write_of(key: Key, kind: Kind[Any], row: Row | None, decision: Decision[Any]) -> Write | None:
     """What a decision puts; a row that is deleted first is inserted anew."""
     if decision.body is None:
         return None

@@ -72,8 +72,8 @@ class JournalWriter:
         self._is_checked = False
 
     @property
-    def next_number(self) -> int:
-        """Of the entry that is added next. One that is not added uses up none: each gap would stay in L3's marks."""
+    def number(self) -> int:
+        """The number of the next entry that is added."""
         return self._next
 
     @property
@@ -82,7 +82,7 @@ class JournalWriter:
         return self._away or self.unfit is not None
 
     def add(self, write: PendingWrite) -> None:
-        """Append a write in its turn; it has the next number."""
+        """Append a write, which has the next number, in its turn."""
         self._next = write.entry.seq + 1
         if self.is_away:
             self._unsecure([write])
@@ -118,7 +118,7 @@ class JournalWriter:
             try:
                 while self._has_waiting() or self._is_behind():
                     await self._round()
-            except (TierError, JournalSealed) as fault:
+            except Exception as fault:  # noqa: BLE001 - whatever it is, the end of the server goes on
                 logger.warning(
                     "journal %s: %d writes could not be appended: %s", self.journal, len(self._waiting), fault
                 )
@@ -141,10 +141,12 @@ class JournalWriter:
         """Append until nothing waits."""
         if not self._is_checked:
             await self._check()
+        if self._away:  # those that waited may have been committed meanwhile: whether L2 is back, only it can tell
+            await self._streams.append(self.journal, [], expected=self._last, keep_from=self._last)
+            self._away = False
         while self._has_waiting() or self._is_behind():
             began = self._clock.monotonic()
             await self._round()
-            self._away = False
             if not self._is_waited_for():
                 await self._pause(began + GROUP_SECONDS - self._clock.monotonic())
 

@@ -13,7 +13,7 @@ import msgspec
 
 from holdfast.clock import Clock
 from holdfast.entry import Durability
-from holdfast.errors import Closed, Refused, TierError, Undecided
+from holdfast.errors import Closed, Refused, TierError, TierUnavailable, Undecided
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.protocols import JournalBase, JournalState, JournalStreams, Row, Storage
@@ -25,9 +25,14 @@ from holdfast.write_behind.heartbeat import Heartbeat
 from holdfast.write_behind.journal import JournalWriter
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.receipts import PendingWrite
+from holdfast.write_behind.refusals import OnRefused
 
 logger = logging.getLogger("holdfast")
 
+MOVES_MAX: Final = 64
+"""Former journals that are known; of older ones a scope takes everything for decided."""
+ROWS_MAX: Final = 1000
+"""Read at a time."""
 LOOK_SECONDS: Final = 0.25
 """Between two looks at a journal that another server drains."""
 
@@ -65,6 +70,8 @@ class Lives:
         make_life: what works on a new journal of that name; it says here when it is replaced.
         server: this one, in words.
         doubt: tells the caches that rows may have changed.
+        on_refused: told of writes that another server refused.
+        commit_seconds: how long a caller waits for a life.
         close_seconds: how long `stop` waits for L3 to take what was accepted.
 
     Attributes:
@@ -86,6 +93,8 @@ class Lives:
         clock: Clock,
         sleep: Callable[[float], Awaitable[object]],
         doubt: Callable[[Iterable[Key]], None],
+        on_refused: OnRefused,
+        commit_seconds: float,
         close_seconds: float,
     ) -> None:
         self.current: Life | None = None
@@ -101,7 +110,10 @@ class Lives:
         self._clock = clock
         self._sleep = sleep
         self._doubt = doubt
+        self._on_refused = on_refused
         self._close_seconds = close_seconds
+        self._commit_seconds = commit_seconds
+        self._former: Life | None = None  # one that was replaced, until it is known what became of its writes
         self._changing: asyncio.Task[None] | None = None
         self._closed = False
         self._moved: dict[str, tuple[str, int]] = {}  # former journals, and how far their writes go in the next one
@@ -112,11 +124,11 @@ class Lives:
         return self.current.name if self.current is not None else None
 
     def position(self, key: Key) -> tuple[str, int] | None:
-        """The journal and number of the last undecided write of a key; None: there is none, or no journal now."""
-        queue = self._buffer.queues.get(key)
-        if queue is None or self.current is None:
+        """The journal and number of the last undecided write of a key; None: there is none."""
+        queue, life = self._buffer.queues.get(key), self.current or self._former
+        if queue is None or life is None:
             return None
-        return self.current.name, queue.writes[-1].entry.seq
+        return life.name, queue.writes[-1].entry.seq
 
     def where(self, journal: str, through: int) -> tuple[str, int] | None:
         """Where this server's undecided writes up to a place in a journal of its own are now; None: all are decided."""
@@ -125,27 +137,46 @@ class Lives:
         is_known = self.current is not None and journal == self.current.name
         if is_known and any(write.entry.seq <= through for write in self._buffer):
             return journal, through
-        return None if self.current is not None else (journal, through)
+        is_in_doubt = self._former is not None and self._former.name == journal
+        return (journal, through) if is_in_doubt else None
 
     async def living(self) -> Life:
         """The current life, begun if there is none: a server that writes nothing keeps no journal.
 
         Raises:
-            TierError: its journal could not be entered in L3.
+            TierError: its journal could not be entered in L3, or what became of the former one is not known in time.
             Closed: the server has ended.
         """
+        deadline = self._clock.monotonic() + self._commit_seconds
         while self.current is None:
             if self._closed:
                 raise Closed("the store is closed")
             change = self._changing or self._change(self._begin())
-            await asyncio.wait([change])  # others wait for it too: it is not this caller's to cancel
+            # Others wait for it too: it is not this caller's to cancel.
+            await asyncio.wait([change], timeout=max(0.0, deadline - self._clock.monotonic()))
+            if not change.done():
+                raise TierUnavailable("write-behind: the journal is not begun, or not taken over; nothing was accepted")
             if not change.cancelled():
                 change.result()
         return self.current
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether nobody else can have decided what is undecided here (rule W9); if not, `make_sure`."""
+        return self.current is None or self._clock.monotonic() < self.current.heartbeat.sure_until
+
+    async def make_sure(self) -> None:
+        """Ask L3 whether the journal is still this server's; if not, what becomes of its writes is found out.
+
+        Raises:
+            TierError: L3 did not answer.
+        """
+        while not self.is_sure and self.current is not None:
+            await self.current.heartbeat.beat()
+
     def hurry(self, keys: Iterable[Key]) -> None:
         """Bring these keys' writes to L3 at once."""
-        self._buffer.hurry(keys)
+        self._buffer.hurry(keys, self._clock.monotonic())
         if self.current is not None:
             self.current.flusher.wake()
 
@@ -156,8 +187,11 @@ class Lives:
     def replaced(self, life: Life) -> None:
         """Another server has this life's journal."""
         if self.current is life:
-            self.current = None
+            self.current, self._former = None, life
+            self._set_doubt()  # now: what is read next may have been written by the other one
             self._change(self._renew(life))
+        elif self._closed:
+            self._let_go(life)  # nobody here can bring them to L3 any more
 
     async def stop(self) -> None:
         """Accept nothing more, bring what was accepted to L3, and leave what is left to other servers.
@@ -170,7 +204,7 @@ class Lives:
             await asyncio.wait([self._changing])
         life, self.current = self.current, None
         if life is not None:
-            self._buffer.hurry(list(self._buffer.queues))
+            self._buffer.hurry(list(self._buffer.queues), self._clock.monotonic())
             life.flusher.wake()
             await self._flushed()
             await life.journal.drain()
@@ -191,39 +225,59 @@ class Lives:
             )
 
     async def _begin(self) -> None:
-        life = self._make_life(self._new_id())
+        life, began = self._make_life(self._new_id()), self._clock.monotonic()
         await self._base.register(life.name, self._server)
+        life.heartbeat.beaten(began)
         self.current = life
         life.start()
 
     async def _renew(self, life: Life) -> None:
-        """Find out what became of the writes of a life that was replaced, and go on with the others; see `renewal`."""
+        """Go on in a new journal, once it is known what became of the writes of the former one; it may take long."""
         logger.warning("write-behind: journal %s was taken over by another server", life.name)
-        keys = list(self._buffer.queues)
-        for key in keys:
-            self._buffer.queues[key].doubt = True
-            self._overlay.changed(key)
+        while self.current is None:
+            try:
+                await self._renewed(life)
+            except Exception as fault:  # noqa: BLE001 - without it nothing is ever written again
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "holdfast: the renewal of a journal failed; it is tried again", "exception": fault}
+                )
+                await self._pause()
+
+    async def _renewed(self, life: Life) -> None:
+        """Find out what became of the writes of a life that was replaced, and go on with the others; see `renewal`."""
         await life.stop()
+        self._set_doubt()  # a flush that was under way may have ended it
+        keys = list(self._buffer.queues)
         record = await renewal.drained(self._base, life.name, self._pause)
         rows = await self._rows(keys)
         new = self._make_life(self._new_id())
         while not await self._registered(new.name):
             await self._pause()
         # From here on nothing is awaited: nobody sees a write of the old journal that is in none.
-        again = renewal.settle(sorted(self._buffer, key=lambda write: write.entry.seq), record, rows)
+        writes = sorted(self._buffer, key=lambda write: write.entry.seq)
+        again = renewal.settle(life.name, writes, record, rows, self._on_refused)
         left = set(map(id, again))
         for key in keys:
             self._buffer.decided(key, [write for write in self._buffer.queues[key].writes if id(write) not in left])
+            self._buffer.certain(key)
             self._overlay.changed(key)
         self._doubt(keys)
         for write in again:
-            entry = msgspec.structs.replace(write.entry, seq=new.journal.next_number)
+            entry = msgspec.structs.replace(write.entry, seq=new.journal.number)
             write.enter_again(entry, encode_entry(entry, self._kinds))
             new.journal.add(write)
         self._moved[life.name] = (new.name, again[-1].entry.seq if again else 0)
-        self.current = new
+        while len(self._moved) > MOVES_MAX:
+            del self._moved[next(iter(self._moved))]
+        self.current, self._former = new, None
         new.start()
         logger.warning("write-behind: %d writes go on in journal %s", len(again), new.name)
+
+    def _set_doubt(self) -> None:
+        """Whether the undecided writes are in effect is not known here."""
+        for key, queue in self._buffer.queues.items():
+            queue.set_doubt(queue.writes)
+            self._overlay.changed(key)
 
     async def _registered(self, journal: str) -> bool:
         try:
@@ -234,13 +288,16 @@ class Lives:
         return True
 
     async def _rows(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
-        while keys:
+        rows: dict[Key, Row] = {}
+        left = list(keys)
+        while left:
             try:
-                return (await self._l3.load(keys)).rows
+                rows |= (await self._l3.load(left[:ROWS_MAX])).rows
+                del left[:ROWS_MAX]
             except TierError as fault:
                 logger.debug("reading what another server wrote: %s", fault)
                 await self._pause()
-        return {}
+        return rows
 
     async def _pause(self) -> None:
         await self._sleep(LOOK_SECONDS)
@@ -250,7 +307,7 @@ class Lives:
         deadline = self._clock.monotonic() + self._close_seconds
         for write in list(self._buffer):
             left = max(0.0, deadline - self._clock.monotonic())
-            with contextlib.suppress(Refused, Undecided):
+            with contextlib.suppress(Refused, Undecided, Closed):
                 await write.reached(Durability.COMMITTED, left)
 
     async def _tell_end(self, journal: str) -> None:
@@ -264,7 +321,7 @@ class Lives:
             logger.warning("write-behind: the end of journal %s could not be told: %s", journal, fault)
 
     def _let_go(self, life: Life | None) -> None:
-        left = list(self._buffer)
+        left = [write for write in self._buffer if not write.is_over]
         if not left:
             return
         kept = sum(write.in_journal for write in left)

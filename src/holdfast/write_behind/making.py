@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.clock import Clock
+from holdfast.invalidation.topics import WRITE_REFUSED
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.protocols import JournalBase, JournalStreams, Storage
@@ -15,6 +16,7 @@ from holdfast.settings import Settings
 from holdfast.tiers.l1_local import Shelf
 from holdfast.write_behind.accepting import WriteBehind
 from holdfast.write_behind.buffer import Buffer, BufferRules
+from holdfast.write_behind.dead_writes import DeadWrites
 from holdfast.write_behind.flusher import FIRST_EPOCH, Flusher
 from holdfast.write_behind.flushing import Flushing
 from holdfast.write_behind.heartbeat import Heartbeat
@@ -22,6 +24,7 @@ from holdfast.write_behind.journal import JournalWriter
 from holdfast.write_behind.lives import Life, Lives
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.publishing import FlushPublisher
+from holdfast.write_behind.refusals import announcing
 from holdfast.write_behind.takeover import Takeover
 from holdfast.writing import Writer
 
@@ -34,6 +37,7 @@ class Ground:
         base, streams: what L3 knows of journals, and journals in L2.
         shelves: L1's, by kind.
         ready: lets L1 hear of changes; says whether it answers for a kind.
+        announce: gives an event to this server's own subscribers; must neither wait nor raise.
     """
 
     settings: Settings
@@ -52,6 +56,7 @@ class Ground:
     sleep: Callable[[float], Awaitable[object]]
     random_: random.Random
     counters: WriteBehindCounters
+    announce: Callable[[str, Any], None]
 
 
 def buffer_rules(settings: Settings) -> BufferRules:
@@ -65,12 +70,13 @@ def buffer_rules(settings: Settings) -> BufferRules:
     )
 
 
-def make(ground: Ground) -> tuple[WriteBehind, Takeover]:
-    """What accepts this server's writes, and what takes over from dead servers."""
+def make(ground: Ground) -> tuple[WriteBehind, Takeover, DeadWrites]:
+    """What accepts this server's writes, what takes over from dead servers, and what knows the given-up writes."""
     settings, clock, limits = ground.settings, ground.clock, ground.writer.limits
     buffer = Buffer(buffer_rules(settings))
     overlay = Overlay(buffer, {kind: shelf.laid for kind, shelf in ground.shelves.items()})
     flushing, publisher = Flushing(ground.base, ground.kinds, limits), FlushPublisher(ground.writer)
+    on_refused = announcing(ground.announce, WRITE_REFUSED)
 
     def make_life(journal: str) -> Life:
         """What works on a journal; each part may find out that it was replaced, and the first is listened to."""
@@ -98,6 +104,7 @@ def make(ground: Ground) -> tuple[WriteBehind, Takeover]:
             counters=ground.counters,
             caches=publisher,
             on_decided=writer.decided,
+            on_refused=on_refused,
             on_replaced=replaced,
         )
         heartbeat = Heartbeat(
@@ -105,6 +112,7 @@ def make(ground: Ground) -> tuple[WriteBehind, Takeover]:
             journal,
             FIRST_EPOCH,
             takeover_seconds=settings.write_behind_takeover_seconds,
+            clock=clock,
             sleep=ground.sleep,
             on_replaced=replaced,
         )
@@ -124,6 +132,8 @@ def make(ground: Ground) -> tuple[WriteBehind, Takeover]:
         clock=clock,
         sleep=ground.sleep,
         doubt=publisher.doubt,
+        on_refused=on_refused,
+        commit_seconds=settings.write_behind_commit_seconds,
         close_seconds=settings.write_behind_close_seconds,
     )
     write_behind = WriteBehind(
@@ -153,5 +163,15 @@ def make(ground: Ground) -> tuple[WriteBehind, Takeover]:
         counters=ground.counters,
         own=lambda: lives.journal,
         tell=publisher.tell,
+        on_refused=on_refused,
     )
-    return write_behind, takeover
+    dead_writes = DeadWrites(
+        ground.base,
+        ground.l3,
+        ground.kinds,
+        limits,
+        settle=write_behind.settle,
+        tell=publisher.tell,
+        doubt=publisher.doubt,
+    )
+    return write_behind, takeover, dead_writes

@@ -15,6 +15,7 @@ from holdfast.keys import Key
 from holdfast.tiers.l1_local import Laid
 from holdfast.write_behind.applying import apply_all
 from holdfast.write_behind.buffer import Buffer
+from holdfast.write_behind.entries import Entry
 from holdfast.write_behind.receipts import PendingWrite
 from holdfast.write_behind.routes import Inapplicable
 
@@ -48,7 +49,7 @@ class Overlay:
             made = value
             for write in queue.writes:
                 if write.stamp is None or version < write.stamp:
-                    made = laid_over(made, write)
+                    made = laid_over(made, write.entry)
             laid[key.id] = (value, made)
         return made
 
@@ -65,12 +66,11 @@ class Overlay:
             laid.pop(key.id, None)
 
 
-def laid_over(value: Any, write: PendingWrite) -> Any:
-    """What a write makes of a value; MISSING: no row.
+def laid_over(value: Any, entry: Entry) -> Any:
+    """What an entry makes of a value; MISSING: no row.
 
     One that cannot be applied is left out: it will be refused when it is decided.
     """
-    entry = write.entry
     try:
         made = apply_all(entry.default if value is MISSING else value, entry.operations)
     except Inapplicable:

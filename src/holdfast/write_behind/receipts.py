@@ -64,12 +64,18 @@ class PendingWrite(Receipt):
         """Whether it was applied or refused."""
         return self.durability is Durability.COMMITTED or isinstance(self._end, Refused)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody here will decide it any more."""
+        return self.is_decided or self._end is not None
+
     def awaits(self, durability: Durability) -> bool:
         """Whether somebody waits for that durability, or for more."""
         return any(wanted.covers(durability) for wanted, _ in self._waiting)
 
     async def reached(self, durability: Durability, timeout: float | None = None) -> Self:
         """Wait until the write has survived that much; see `Receipt.reached`."""
+        durability = Durability(durability)
         if self._end is not None:
             raise copy(self._end)  # one error for many callers would gather all their tracebacks
         if self.durability.covers(durability):

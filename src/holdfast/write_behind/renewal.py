@@ -15,6 +15,7 @@ from holdfast.keys import Key
 from holdfast.protocols import JournalBase, JournalRecord, JournalState, Row
 from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.receipts import PendingWrite
+from holdfast.write_behind.refusals import OnRefused
 
 logger = logging.getLogger("holdfast")
 
@@ -32,28 +33,40 @@ async def drained(base: JournalBase, journal: str, pause: Callable[[], Awaitable
         await pause()
 
 
-def settle(writes: Iterable[PendingWrite], record: JournalRecord | None, rows: Mapping[Key, Row]) -> list[PendingWrite]:
+def settle(
+    journal: str,
+    writes: Iterable[PendingWrite],
+    record: JournalRecord | None,
+    rows: Mapping[Key, Row],
+    on_refused: OnRefused,
+) -> list[PendingWrite]:
     """Tell the receipts what was decided elsewhere; returns the writes that were not decided.
 
     Args:
-        record: of their journal; None: L3 does not know it any more.
+        journal: their own, which was taken over.
+        record: of it; None: L3 does not know it any more.
         rows: as they are now, of all these writes.
+        on_refused: told of those that were refused.
     """
     again = []
     for write in writes:
         seq, row = write.entry.seq, rows.get(write.key)
-        if record is None:
-            write.refused(
-                _refused(write, "L3 does not know the journal of this server any more: read, and decide anew")
-            )
-        elif seq in record.refused:
-            write.refused(_refused(write, f"{record.taker}, which took this server's journal over, refused it"))
-        elif seq in record.decided:
+        if (why := _refusal(write, record)) is not None:
+            write.refused(why)
+            on_refused(why, journal, seq)
+        elif record is not None and seq in record.decided:
             write.committed(0 if row is None else row.version)
         else:
             again.append(write)
     return again
 
 
-def _refused(write: PendingWrite, detail: str) -> Refused:
+def _refusal(write: PendingWrite, record: JournalRecord | None) -> Refused | None:
+    """Why a write is not in effect; None: it is, or is not decided."""
+    if record is None:
+        detail = "L3 does not know the journal of this server any more: read, and decide anew"
+    elif write.entry.seq in record.refused:
+        detail = f"{record.taker}, which took this server's journal over, refused it"
+    else:
+        return None
     return Refused(write.key, RefusalReason.NOT_OWNER.value, detail)

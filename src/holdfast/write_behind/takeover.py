@@ -16,15 +16,25 @@ from typing import Any, Final, NamedTuple
 
 from holdfast.clock import Clock
 from holdfast.documents import Limits
-from holdfast.errors import CorruptDocument, NotOwner, SchemaTooNew, SerializationFailure, TierError, UnknownKind
+from holdfast.errors import (
+    CorruptDocument,
+    NotOwner,
+    Refused,
+    SchemaTooNew,
+    SerializationFailure,
+    TierError,
+    UnknownKind,
+)
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.protocols import JournalBase, JournalRecord, JournalState, JournalStreams, Letter
 from holdfast.seq_set import SeqSet
 from holdfast.write_behind.bisecting import bisected
+from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.entries import Entry, decode_entry
 from holdfast.write_behind.flushing import Flushing
+from holdfast.write_behind.refusals import OnRefused
 
 logger = logging.getLogger("holdfast")
 
@@ -52,7 +62,7 @@ class Takeover:
     Args:
         server: this one, in words.
         own: the journal that this server writes; None: it has none.
-        tell: is told the versions of rows that were written.
+        tell: is told the versions of rows that were written, and `on_refused` of writes that were refused.
     """
 
     def __init__(
@@ -71,6 +81,7 @@ class Takeover:
         counters: WriteBehindCounters,
         own: Callable[[], str | None],
         tell: Callable[[Mapping[Key, int]], None],
+        on_refused: OnRefused,
     ) -> None:
         self._base = base
         self._streams = streams
@@ -85,6 +96,7 @@ class Takeover:
         self._counters = counters
         self._own = own
         self._tell = tell
+        self._on_refused = on_refused
         self._seen: dict[str, Seen] = {}
         self._left: dict[str, float] = {}  # journals that cannot be read here, and until when they are left alone
         self._task: asyncio.Task[None] | None = None
@@ -175,6 +187,7 @@ class Takeover:
             await self._base.enter_state(journal, epoch, JournalState.RELEASED)
             return
         await self._base.enter_state(journal, epoch, JournalState.DRAINED)
+        await self._streams.drop(journal)  # its name stays sealed for a day
         self._counters.taken_over += count
         logger.warning("write-behind: the journal %s of %s is drained: %d entries", journal, record.server, count)
 
@@ -196,18 +209,28 @@ class Takeover:
                 entry = decode_entry(data, seq, self._kinds, self._limits)
             except CorruptDocument as fault:
                 await self._flushing.bury(journal, epoch, Letter(NOBODY, seq, data, str(fault)))
+                self._refused(journal, {seq: Refused(NOBODY, RefusalReason.POISON.value, str(fault))})
             else:
                 batch.setdefault(entry.key, []).append(entry)
 
         async def flush(part: dict[Key, list[Entry]]) -> None:
             settled = await self._flushing.flush(journal, epoch, part)
             self._tell({key: each.version for key, each in settled.items() if each.changed})
+            for each in settled.values():
+                self._refused(journal, each.refused)
 
         async def give_up(entry: Entry, reason: str) -> None:
-            self._counters.dead_letters += len(await self._flushing.refuse(journal, epoch, [entry], reason))
+            refused = await self._flushing.refuse(journal, epoch, [entry], reason)
+            self._counters.dead_letters += len(refused)
+            self._refused(journal, refused)
 
         if batch:
             await bisected(batch, flush, give_up, _raise)
+
+    def _refused(self, journal: str, refused: Mapping[int, Refused]) -> None:
+        self._counters.refused += len(refused)
+        for seq, why in refused.items():
+            self._on_refused(why, journal, seq)
 
 
 def _raise(_key: Key, fault: SerializationFailure) -> None:

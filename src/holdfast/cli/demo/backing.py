@@ -47,7 +47,10 @@ async def backing_servers(settings: Settings, *, keep: bool, say: Callable[[str]
     try:
         running = await ensure_running(options, progress=say)
         started_here = len(running.started) == len(await status(options))
-        yield msgspec.structs.replace(settings, postgres_url=running.postgres_url, redis_urls=running.redis_urls)
+        replicas = settings.embedded_replicas if settings.journal_replicas is None else settings.journal_replicas
+        yield msgspec.structs.replace(
+            settings, postgres_url=running.postgres_url, redis_urls=running.redis_urls, journal_replicas=replicas
+        )
     finally:
         if started_here and not keep:
             await stop(options, progress=say)

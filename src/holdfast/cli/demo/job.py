@@ -79,8 +79,10 @@ async def _put(collection: Collection[Any], documents: dict[str, Any], advance: 
 def server_environment(settings: Settings, servers: int) -> dict[str, str]:
     """What names the tiers to the servers, and keeps them all within PostgreSQL's number of connections."""
     connections = min(settings.l3_connections_max, max(CONNECTIONS // servers, 2))
+    replicas = settings.journal_replicas
     return {
         "HOLDFAST_POSTGRES_URL": settings.postgres_url,
         "HOLDFAST_REDIS_URLS": ",".join(settings.redis_urls),
         "HOLDFAST_L3_CONNECTIONS_MAX": str(connections),
+        **({} if replicas is None else {"HOLDFAST_JOURNAL_REPLICAS": str(replicas)}),
     }

@@ -65,6 +65,22 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     process: int
 
 
+class Behind(msgspec.Struct, frozen=True):
+    """What became of a step's writes that write-behind accepted.
+
+    Attributes:
+        accepted: how many there were.
+        journaled: how many of them were in the journal when their call returned; the others were committed by then.
+        commits: how many of them each commit brought to L3.
+        window_seconds: the longest time from the acceptance of one to its commit.
+    """
+
+    accepted: int = 0
+    journaled: int = 0
+    commits: list[int] = []
+    window_seconds: float = 0.0
+
+
 class StepReply(msgspec.Struct, tag="step", frozen=True):
     """A step was taken.
 
@@ -72,6 +88,7 @@ class StepReply(msgspec.Struct, tag="step", frozen=True):
         steps_before: the swarm's count of steps as this server read it before its own writes.
         steps_after: the same as this server read it through its caches after them.
         writes: seconds that each write took.
+        behind: what became of those that write-behind accepted.
     """
 
     id: int
@@ -79,6 +96,7 @@ class StepReply(msgspec.Struct, tag="step", frozen=True):
     steps_after: int
     reads: list[Read]
     writes: list[float]
+    behind: Behind = Behind()
 
 
 class ReadReply(msgspec.Struct, tag="read", frozen=True):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
+from holdfast.cli.demo.readings import WriteReading
 from holdfast.cli.demo.report import Malformed, Report, SwarmReport
 from holdfast.cli.demo.success import Verdict
 
@@ -48,8 +49,20 @@ def _figures(report: Report) -> Iterator[str]:
     spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in report.seconds.items())
     yield f"States loaded: {loaded}"
     yield f"States read: {report.states_read}; written: {report.states_written}"
-    yield f"Updates: p50 {_ms(report.update_p50_ms)} ms, p95 {_ms(report.update_p95_ms)} ms"
+    yield f"Writes: p50 {_ms(report.write_p50_ms)} ms, p95 {_ms(report.write_p95_ms)} ms"
+    yield from _writes(report.writes)
     yield f"Servers: {report.servers}, and a cold one at the end. Time: {spent}"
+
+
+def _writes(writes: WriteReading) -> Iterator[str]:
+    yield (
+        f"Write-behind: {writes.accepted} writes accepted, {writes.journaled} journaled, {writes.committed_at_once} "
+        f"committed at once; {writes.updated} were no operations, and updates"
+    )
+    yield (
+        f"  brought to L3 by {writes.commits} commits of {writes.writes_per_commit:.1f} writes on average, "
+        f"{writes.largest_commit} at most; largest loss window {writes.window_ms:.0f} ms"
+    )
 
 
 def _swarms(report: Report) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Hits, misses and latencies per tier, from the reads that the servers report. Pure."""
+"""Hits, misses and latencies per tier, and what became of writes, from what the servers report. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from holdfast.cli.demo.messages import Read
+from holdfast.cli.demo.messages import Behind, Read
 
 TIERS = ("l1", "l2", "l3")
 
@@ -51,6 +51,49 @@ def read_tiers(reads: Iterable[Read]) -> list[TierReading]:
         )
         for tier in TIERS
     ]
+
+
+class WriteReading(msgspec.Struct, frozen=True):
+    """What became of the servers' writes.
+
+    Attributes:
+        accepted: by write-behind, as operations; `updated`: the others, which are no operations.
+        journaled: how many of the accepted were in the journal when their call returned, and `committed_at_once` how
+            many were committed by then.
+        commits: that brought accepted writes to L3, on average `writes_per_commit` and at most `largest_commit`.
+        window_ms: the longest time from the acceptance of one to its commit: so long it would have been lost, had its
+            server and L2 died together.
+    """
+
+    accepted: int
+    updated: int
+    journaled: int
+    committed_at_once: int
+    commits: int
+    writes_per_commit: float
+    largest_commit: int
+    window_ms: float
+
+
+def read_writes(behind: Sequence[Behind], writes: int) -> WriteReading:
+    """Sum up.
+
+    Args:
+        behind: of each step.
+        writes: how many there were, updates included.
+    """
+    accepted, journaled = sum(each.accepted for each in behind), sum(each.journaled for each in behind)
+    commits = [size for each in behind for size in each.commits]
+    return WriteReading(
+        accepted=accepted,
+        updated=writes - accepted,
+        journaled=journaled,
+        committed_at_once=accepted - journaled,
+        commits=len(commits),
+        writes_per_commit=sum(commits) / len(commits) if commits else 0.0,
+        largest_commit=max(commits, default=0),
+        window_ms=1000 * max((each.window_seconds for each in behind), default=0.0),
+    )
 
 
 def milliseconds(seconds: Sequence[float], share: float) -> float | None:

@@ -7,7 +7,7 @@ import msgspec
 from holdfast.cli.demo.corpus import Collision, Corpus
 from holdfast.cli.demo.files import InputFileError
 from holdfast.cli.demo.oddities import Oddity
-from holdfast.cli.demo.readings import TierReading, milliseconds, read_tiers
+from holdfast.cli.demo.readings import TierReading, WriteReading, milliseconds, read_tiers, read_writes
 from holdfast.cli.demo.replay import replay
 from holdfast.cli.demo.runner import Cast, Runner, Tally
 from holdfast.cli.demo.stock import Stock
@@ -56,7 +56,9 @@ class Report(msgspec.Struct, frozen=True):
         seconds: spent, by phase.
         tiers: over all servers.
         states_read: documents read by the servers.
-        states_written: documents loaded, and updates made by the servers.
+        states_written: documents loaded, and writes made by the servers.
+        write_p50_ms, write_p95_ms: of the servers' writes, until their calls returned.
+        writes: what became of these.
     """
 
     input: str
@@ -68,8 +70,9 @@ class Report(msgspec.Struct, frozen=True):
     tiers: list[TierReading]
     states_read: int
     states_written: int
-    update_p50_ms: float | None
-    update_p95_ms: float | None
+    write_p50_ms: float | None
+    write_p95_ms: float | None
+    writes: WriteReading
     swarms: list[SwarmReport]
     malformed: list[Malformed]
     collisions: list[Collision]
@@ -111,8 +114,9 @@ def build_report(
         tiers=read_tiers(tally.reads),
         states_read=len(tally.reads),
         states_written=sum(documents.values()) + len(tally.writes),
-        update_p50_ms=milliseconds(tally.writes, 0.50),
-        update_p95_ms=milliseconds(tally.writes, 0.95),
+        write_p50_ms=milliseconds(tally.writes, 0.50),
+        write_p95_ms=milliseconds(tally.writes, 0.95),
+        writes=read_writes(tally.behind, len(tally.writes)),
         swarms=[_swarm(cast, tally) for cast in stock.casts],
         malformed=[_malformed(fault) for fault in (*corpus.faults, *stock.faults)],
         collisions=corpus.collisions,

@@ -11,7 +11,7 @@ import msgspec
 
 from holdfast.cli.demo.compare import compare
 from holdfast.cli.demo.fleet import Answer, ServerFailedError
-from holdfast.cli.demo.messages import Command, Read, ReadCommand, ReadReply, StepCommand, StepReply
+from holdfast.cli.demo.messages import Behind, Command, Read, ReadCommand, ReadReply, StepCommand, StepReply
 from holdfast.cli.demo.progress import Advance
 from holdfast.cli.demo.replay import replay
 from holdfast.cli.demo.scenario import Scenario, Step
@@ -66,6 +66,7 @@ class Tally:
     Attributes:
         reads: that the servers made.
         writes: seconds that each of their writes took.
+        behind: what became of those that write-behind accepted, by step.
         hands: swarm id to the name of the server that took each step.
         differences: swarm id to what differs from the replay, one sentence each.
     """
@@ -73,6 +74,7 @@ class Tally:
     def __init__(self) -> None:
         self.reads: list[Read] = []
         self.writes: list[float] = []
+        self.behind: list[Behind] = []
         self.hands: dict[str, list[str]] = {}
         self.differences: dict[str, list[str]] = {}
 
@@ -115,6 +117,7 @@ class Runner:
             reply = await server.ask(self._step_command(cast, step), StepReply)
             self.tally.reads += reply.reads
             self.tally.writes += reply.writes
+            self.tally.behind.append(reply.behind)
             hands.append(server.name)
             where = f"step {step.number}: {server.name}"
             if reply.steps_before != taken:

@@ -10,14 +10,27 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
 import holdfast
-from holdfast import Collection, Consistency, HoldfastError, StateStore, Swarm
+from holdfast import (
+    Collection,
+    Consistency,
+    Durability,
+    HoldfastError,
+    InvalidOperation,
+    Receipt,
+    StateStore,
+    Swarm,
+)
 from holdfast.cli.demo.messages import (
     LINE_BYTES_MAX,
+    Behind,
     Command,
     Failure,
     Read,
@@ -30,8 +43,10 @@ from holdfast.cli.demo.messages import (
     decode_command,
     encode_line,
 )
+from holdfast.cli.demo.operations import change_operations, note_operations
 from holdfast.cli.demo.replay import ChangeRefusedError
 from holdfast.cli.demo.swarms import outcome_of, run_of, steps_of, with_change, with_step_noted
+from holdfast.write_behind.operations import Operation
 
 COMMANDS_AT_ONCE = 32
 
@@ -51,8 +66,10 @@ class Meter:
     def __init__(self, state: StateStore, clock: Callable[[], float]) -> None:
         self.reads: list[Read] = []
         self.writes: list[float] = []
+        self.behind = Behind()
         self._state = state
         self._clock = clock
+        self._accepted: list[tuple[float, Receipt]] = []
 
     async def configuration(self, command: StepCommand) -> None:
         """Read the team, the bot and the routine of a step, each from the nearest tier.
@@ -98,28 +115,66 @@ class Meter:
             )
         return entry.value
 
-    async def update(self, identifier: str, change: Callable[[Swarm], Swarm]) -> None:
-        """Change a swarm by a pure function."""
+    async def write(
+        self, identifier: str, operations: Sequence[Operation] | None, change: Callable[[Swarm], Swarm]
+    ) -> None:
+        """Change a swarm by operations, as far as that goes, or else by a pure function that does the same.
+
+        Args:
+            operations: None: there are none.
+        """
         begun = self._clock()
-        await self._state.swarms.update(identifier, change)
+        if operations is None or not await self._patched(identifier, operations, begun):
+            await self._state.swarms.update(identifier, change)
         self.writes.append(self._clock() - begun)
+
+    async def _patched(self, identifier: str, operations: Sequence[Operation], begun: float) -> bool:
+        """Have operations accepted; False if Holdfast takes them for none, and accepted nothing."""
+        try:
+            receipt = await self._state.swarms.patch(identifier, *operations)
+        except InvalidOperation:
+            return False
+        journaled = self.behind.journaled + (receipt.durability is Durability.JOURNALED)
+        self._accepted.append((begun, receipt))
+        self.behind = msgspec.structs.replace(self.behind, accepted=len(self._accepted), journaled=journaled)
+        return True
+
+    async def flush(self) -> None:
+        """Bring all that was accepted to L3, where the next server looks.
+
+        Raises:
+            HoldfastError: a write was refused, or is not decided in time.
+        """
+        await self._state.flush()
+        ended = self._clock()
+        for _, receipt in self._accepted:
+            await receipt.reached(Durability.COMMITTED, 0)
+        commits = Counter(receipt.version for _, receipt in self._accepted)  # those of one commit share the row's
+        window = max((ended - begun for begun, _ in self._accepted), default=0.0)
+        self.behind = msgspec.structs.replace(self.behind, commits=list(commits.values()), window_seconds=window)
 
 
 async def take_step(meter: Meter, command: StepCommand) -> StepReply:
-    """Take one step: read afresh, change the blackboard item by item, note the call and the events."""
+    """Take one step: read afresh, change the blackboard item by item, note the call and the events.
+
+    The writes are accepted by write-behind, and this server sees them at once. Another one takes the next step, and
+    reads L3: so the step ends when they are there.
+    """
     # This one may be old, as any cached read, and is not used: it brings the swarm into L2, so that a write which
     # failed to fence L2 would show when the cold server reads.
     await meter.swarm(command.swarm, command.run, Consistency.BOUNDED)
     before = await meter.swarm(command.swarm, command.run, Consistency.STRONG)
     await meter.configuration(command)
-    for change in command.step.changes:
-        await meter.update(command.swarm, partial(with_change, change=change, at=command.at))
-    await meter.update(
-        command.swarm,
-        partial(with_step_noted, identifier=command.swarm, step=command.step, at=command.at),
-    )
+    swarm, step, at = before, command.step, command.at
+    for change in step.changes:
+        operations = change_operations(swarm, change, at)
+        await meter.write(command.swarm, operations, partial(with_change, change=change, at=at))
+        swarm = with_change(swarm, change, at)
+    noting = partial(with_step_noted, identifier=command.swarm, step=step, at=at)
+    await meter.write(command.swarm, note_operations(command.swarm, step, at), noting)
     after = await meter.swarm(command.swarm, command.run, Consistency.BOUNDED)
-    return StepReply(command.id, steps_of(before), steps_of(after), meter.reads, meter.writes)
+    await meter.flush()
+    return StepReply(command.id, steps_of(before), steps_of(after), meter.reads, meter.writes, meter.behind)
 
 
 async def read_swarm(meter: Meter, command: ReadCommand) -> ReadReply:

@@ -120,7 +120,7 @@ def with_step_noted(swarm: Swarm, identifier: str, step: Step, at: datetime) -> 
     bot = part_id(identifier, step.agent) if step.agent else None
     return msgspec.structs.replace(
         swarm,
-        records=[*swarm.records, *([_record(identifier, step, bot, at)] if step.call else [])],
+        records=[*swarm.records, *([record_of_step(identifier, step, at)] if step.call else [])],
         stats=msgspec.structs.replace(
             swarm.stats,
             total_tool_calls=swarm.stats.total_tool_calls + counts[TOOL_CALLS],
@@ -139,7 +139,8 @@ def with_step_noted(swarm: Swarm, identifier: str, step: Step, at: datetime) -> 
     )
 
 
-def _record(identifier: str, step: Step, bot: str | None, at: datetime) -> ToolCallRecord:
+def record_of_step(identifier: str, step: Step, at: datetime) -> ToolCallRecord:
+    """The record of the step's routine call. The step must have one."""
     record = record_of(step)
     return ToolCallRecord(
         id=f"{identifier}/{step.number}",
@@ -147,7 +148,7 @@ def _record(identifier: str, step: Step, bot: str | None, at: datetime) -> ToolC
         routine_name=record.routine,
         params={"step": record.step, "trigger": step.trigger},
         output_resource_ids=record.outputs,
-        caller_bot_id=bot,
+        caller_bot_id=part_id(identifier, step.agent) if step.agent else None,
         created_at=at,
         extra=FrozenDict({"response": record.response}),
     )
