@@ -161,10 +161,11 @@ class Process:
         self._process.send_signal(number)
 
     async def kill(self) -> None:
-        """Kill -9, if it still lives, stopped or not."""
+        """Kill -9, if it still lives, stopped or not. Until then none of its loops has met a fault of its own."""
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
+        assert "Traceback" not in self.log, self.log
 
     async def ended(self) -> int:
         """Wait for its end; returns its exit code."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import holdfast
+from faults.test_events_killed import kill_a_primary
 from faults.test_writes_killed import DURABLE, Line, lines_of
 from fix_races import until
 from fix_tiers import flows_of
@@ -30,7 +31,6 @@ pytestmark = [pytest.mark.xdist_group("faults_writes"), pytest.mark.timeout(240)
 WRITERS = 2
 LINES_BETWEEN = 150
 """Acknowledgements between two faults."""
-NODES = ("valkey-1", "valkey-2", "valkey-3")
 
 
 class Chaos:
@@ -91,13 +91,10 @@ class Chaos:
         await self._controls.cont("postgres")
 
     async def kill_a_node(self) -> None:
-        name = self._source.choice(NODES)
-        await self._controls.kill(name)
-        await self._controls.restart(name)
-        await self._controls.wait_up(name)
+        await kill_a_primary(self._controls, self._source)
 
     async def freeze_a_node(self) -> None:
-        name = self._source.choice(NODES)
+        name = self._source.choice([each for each in self._controls.names if each != "postgres"])
         await self._controls.stop(name)
         await asyncio.sleep(self._source.uniform(0.2, 1.0))
         await self._controls.cont(name)
@@ -142,6 +139,7 @@ async def chaos(
     settings = quick(
         Settings(postgres_url=running.postgres_url, redis_urls=running.redis_urls, key_prefix=prefix),
         write_behind_takeover_seconds=1.0,
+        journal_replicas=int(len(controls.names) > 4),
     )
     async with holdfast.connect(settings) as survivor:
         happening = Chaos(controls, settings, folder, source)
@@ -173,8 +171,22 @@ async def test_whatever_breaks_nothing_durable_is_lost(controls: ServerControls,
 
 @pytest.mark.prove
 @pytest.mark.timeout(600)
-async def test_prove_writes_chaos(controls: ServerControls, prefix: str, tmp_path: Path) -> None:
+async def test_prove_writes_over_restarts(controls: ServerControls, prefix: str, tmp_path: Path) -> None:
     """Each thing happens fifteen times."""
-    happened, acknowledged, lost = await chaos(controls, prefix, tmp_path, times=15, seed=2)
-    sys.stdout.write(f"{dict(happened)}: lost {len(lost)} of {sum(acknowledged.values())}\n")
+    await prove(controls, prefix, tmp_path, times=15, seed=2)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("server_controls", [1], indirect=True)
+async def test_prove_writes_over_failovers(server_controls: ServerControls, prefix: str, tmp_path: Path) -> None:
+    """The same, eight times, where each node of L2 has a replica, which takes over when it is killed."""
+    await prove(server_controls, prefix, tmp_path, times=8, seed=3)
+
+
+async def prove(controls: ServerControls, prefix: str, folder: Path, *, times: int, seed: int) -> None:
+    """The long form, with its figures."""
+    happened, acknowledged, lost = await chaos(controls, prefix, folder, times=times, seed=seed)
+    counts = ", ".join(f"{number} {durability.value}" for durability, number in acknowledged.items())
+    sys.stdout.write(f"{dict(happened)}; acknowledged {counts}; lost {len(lost)}\n")
     assert lost == []

@@ -68,7 +68,7 @@ async def test_writes_that_are_entered_again_though_decided_are_found(settings: 
         await thaw(quick(settings), tmp_path, "enters_all_again")
 
 
-@pytest.mark.parametrize("times", [100, pytest.param(1000, marks=pytest.mark.prove, id="prove_writes_counted")])
+@pytest.mark.parametrize("times", [100, pytest.param(1000, marks=pytest.mark.prove, id="prove_bulk_counted")])
 async def test_eight_processes_add_up(settings: Settings, tmp_path: Path, times: int) -> None:
     """Eight processes add 1 to the counters of missing rows: the totals are right at every durability."""
     async with processes(quick(settings, write_behind_takeover_seconds=10.0), tmp_path, 8) as adders:

@@ -142,7 +142,7 @@ async def test_a_journal_that_gets_nothing_is_found(settings: Settings, tmp_path
 
 @pytest.mark.prove
 @pytest.mark.timeout(600)
-async def test_prove_writes_killed(settings: Settings, tmp_path: Path) -> None:
+async def test_prove_kills(settings: Settings, tmp_path: Path) -> None:
     """The same with 200 kills."""
     toll = await kills(quick(settings), tmp_path, rounds=200, seed=2)
     sys.stdout.write(str(toll))

@@ -51,7 +51,7 @@ async def check_taken_over(settings: Settings, process: Process, log: str, state
         assert [names_in(row) for row in rows.values()] == [["1"]] * FEW
 
 
-@pytest.mark.parametrize("keys", [2000, pytest.param(10_000, marks=pytest.mark.prove, id="prove_writes_terminated")])
+@pytest.mark.parametrize("keys", [2000, pytest.param(10_000, marks=pytest.mark.prove, id="prove_bulk_terminated")])
 async def test_all_is_in_l3_at_the_end(settings: Settings, tmp_path: Path, keys: int) -> None:
     """SIGTERM with thousands of dirty keys: all are in L3 when the process has ended, and no journal is left."""
     slow = patient(settings, write_behind_takeover_seconds=30.0, write_behind_close_seconds=60.0)

@@ -90,6 +90,7 @@ async def outage(settings: Settings, l3: Behind, *, silent: bool) -> tuple[Accou
         await state.swarms.put_many(dict.fromkeys(KEYS, Swarm()))
         await state.swarms.patch(KEYS[0], *noted("first"))
         account.accepted[KEYS[0]].append("first")
+        assert await state.flush() == []  # else a commit may be under way now, whose outcome nobody would know
         fault = l3.proxy.hold() if silent else l3.proxy.refuse()
         if not silent:
             l3.proxy.reset()
@@ -106,6 +107,7 @@ async def outage(settings: Settings, l3: Behind, *, silent: bool) -> tuple[Accou
         assert await state.flush(timeout=60) == []
         flushes = counters.flushes - before
         await check(state, account)
+        await check_marks(state)
     return account, flushes
 
 
@@ -126,6 +128,13 @@ async def check(state: OpenStore, account: Account) -> None:
         there = names_in(rows[key])
         assert set(names) <= set(there)
         assert not account.refused & set(there)
+
+
+async def check_marks(state: OpenStore) -> None:
+    """What was refused has no number in the journal: each would be a gap in its marks, which every flush writes."""
+    await state.swarms.patch(KEYS[0], *noted("last"), durability=Durability.COMMITTED)
+    records = await flows_of(state)._given.journals.records()
+    assert [len(list(each.decided.ranges())) for each in records] == [1]
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["refusing", "silent"])

@@ -41,7 +41,7 @@ async def accept(state: OpenStore, keys: list[str]) -> list[holdfast.Receipt]:
     return [receipt for each in await asyncio.gather(*map(some, range(TOGETHER))) for receipt in each]
 
 
-@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.prove, id="prove_writes_poisoned")])
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.prove, id="prove_bulk_poisoned")])
 async def test_one_poisonous_row(settings: Settings, count: int) -> None:
     """W10: of many rows L3 refuses one: all others are in L3, it is one letter, and nothing is repeated for it."""
     await refuse_poison(settings)
