@@ -74,6 +74,8 @@ async def test_mutant_one_that_is_settled_takes_the_doubt_from_all(monkeypatch: 
         queue = buffer.queues[key]
         decided(buffer, key, writes)
         queue.doubted.clear()
+        for write in queue.writes:
+            write.stamp = None
 
     monkeypatch.setattr(Buffer, "decided", certain)
     assert await seen_between_two_halves(monkeypatch) == 3
