@@ -38,7 +38,7 @@ class PendingReader:
         """The value of a key; see `Reader.read`."""
         if key not in self._queues:
             read = await self._reader.read(key, consistency, max_stale)
-            if self._write_behind.lives.is_sure or key not in self._queues:
+            if self._is_certain(key):
                 return self._over(key, read)
         return (await self._read_certain([key], consistency, max_stale))[key]
 
@@ -49,8 +49,7 @@ class PendingReader:
         queued = [key for key in keys if key in self._queues]
         plain = [key for key in keys if key not in self._queues] if queued else keys
         found = dict(await self._reader.read_many(plain, consistency, max_stale)) if plain else {}
-        if not self._write_behind.lives.is_sure:
-            queued += [key for key in plain if key in self._queues]
+        queued += [key for key in plain if not self._is_certain(key)]
         found = {key: self._over(key, resolved) for key, resolved in found.items()}
         if queued:
             found |= await self._read_certain(queued, consistency, max_stale)
@@ -88,6 +87,11 @@ class PendingReader:
             if not left:
                 return found
         raise TierUnavailable(f"{left[0]}: writes of this server are decided all the time; read again")
+
+    def _is_certain(self, key: Key) -> bool:
+        """Whether what is laid over a key is in no row; a write may have been accepted while the key was read."""
+        queue = self._queues.get(key)
+        return queue is None or (self._write_behind.lives.is_sure and not queue.doubt)
 
     async def _until_certain(self, keys: Iterable[Key]) -> None:
         """Wait until it is known whether the last commit of each key is in effect."""
