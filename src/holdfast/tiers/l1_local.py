@@ -131,7 +131,7 @@ def _counting_peek(
                 touch(identifier)
                 hits += 1
                 if laid and (over := laid.get(identifier)) is not None:
-                    return over[1] if over[0] is value else None
+                    return over[1] if over[0] is value and over[1] is not MISSING else None
                 return value
         misses += 1
         return None
