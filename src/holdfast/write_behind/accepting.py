@@ -35,7 +35,7 @@ from holdfast.write_behind.applying import apply_noting
 from holdfast.write_behind.buffer import Buffer
 from holdfast.write_behind.entries import Entry, encode_entry
 from holdfast.write_behind.lives import Life, Lives
-from holdfast.write_behind.operations import Operation
+from holdfast.write_behind.operations import Delete, Operation
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.receipts import PendingWrite
 from holdfast.write_behind.routes import Inapplicable
@@ -215,7 +215,7 @@ class WriteBehind:
     async def _held(self, key: Key) -> Base | None:
         """What L1 holds: trusted, or the last that was heard, for the operations will be applied to the row of then."""
         shelf = self._shelves[key.kind]
-        if key.id not in shelf.entries or key.kind in self._untrusted:
+        if key.id not in shelf.entries or key.kind in self._untrusted or not self.lives.is_sure:
             return None
         if shelf.peek(key.id) is None:
             await self._ready(key.kind)
@@ -236,12 +236,13 @@ class WriteBehind:
         if current is None:
             raise NotFound(f"{key} does not exist; give patch a default to create it")
         made, expects = _applied(key, current, operations)
+        is_new = self._is_new(key)
         entry = Entry(
             seq=life.journal.number(),
             key=key,
             operations=tuple(operations),
-            birth=base.birth,
-            base_version=base.version,
+            birth=0 if is_new else base.birth,
+            base_version=0 if is_new else base.version,
             default=default,
             expects=expects,
             schema=self._kinds[key.kind].document.SCHEMA,
@@ -265,6 +266,14 @@ class WriteBehind:
         self._counters.accepted += 1
         return write
 
+    def _is_new(self, key: Key) -> bool:
+        """Whether the document that reads see has no row yet: undecided writes made it, perhaps after a deletion."""
+        queue = self.buffer.queues.get(key)
+        if queue is None:
+            return False
+        last = queue.writes[-1].entry
+        return not (last.birth or last.base_version) or any(ends_row(operation) for operation in last.operations)
+
     async def _survived(self, life: Life, write: PendingWrite, durability: Durability) -> PendingWrite:
         crowded = self.buffer.is_crowded(self._clock.monotonic())
         if crowded or (durability is Durability.JOURNALED and write.unsecured):
@@ -275,6 +284,11 @@ class WriteBehind:
             self.lives.hurry([write.key])
         life.journal.hurry()
         return await write.reached(durability, self._commit_seconds)
+
+
+def ends_row(operation: Operation) -> bool:
+    """Whether it deletes the document."""
+    return isinstance(operation, Delete) and not operation.place.path
 
 
 def _applied(key: Key, current: Any, operations: Sequence[Operation]) -> tuple[Any, tuple[bytes | None, ...]]:

@@ -172,9 +172,11 @@ class Flusher:
     def _stamp(self, batch: Batch, settled: Mapping[Key, Settled]) -> None:
         """From now on the rows may be seen as they will be: what is laid over must not be applied twice (rule W7)."""
         for key, writes in batch.items():
+            each = settled[key]
             for write in writes:
-                write.stamp = settled[key].version
-                write.tentative = settled[key].refused.get(write.entry.seq)
+                write.stamp = each.version
+                if write.entry.seq not in each.covered:  # else the transaction of unknown outcome has decided it
+                    write.tentative = each.refused.get(write.entry.seq)
             self._overlay.changed(key)
 
     def _unstamp(self, batch: Batch) -> None:
