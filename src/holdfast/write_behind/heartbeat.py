@@ -1,11 +1,17 @@
-"""Shows in L3 that the server of a journal lives."""
+"""Shows in L3 that the server of a journal lives, and this server that the journal is still its own.
+
+Nobody takes a journal over before its beat has stood still for the takeover time. So whoever counted it up knows that
+until so long after it began to, what is not decided here is decided by nobody else.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from holdfast.clock import Clock
 from holdfast.errors import TierError
 from holdfast.protocols import JournalBase
 
@@ -17,7 +23,10 @@ class Heartbeat:
     """Counts up the beat of one journal.
 
     Args:
-        on_replaced: told, once, that another server has the journal.
+        on_replaced: told that another server has the journal.
+
+    Attributes:
+        sure_until: nobody has taken the journal over before then, monotonic seconds.
     """
 
     def __init__(
@@ -27,13 +36,16 @@ class Heartbeat:
         epoch: int,
         *,
         takeover_seconds: float,
+        clock: Clock,
         sleep: Callable[[float], Awaitable[object]],
         on_replaced: Callable[[], None],
     ) -> None:
         self._base = base
         self._journal = journal
         self._epoch = epoch
-        self._pause_seconds = takeover_seconds / BEATS
+        self.sure_until = -math.inf
+        self._takeover_seconds = takeover_seconds
+        self._clock = clock
         self._sleep = sleep
         self._on_replaced = on_replaced
         self._task: asyncio.Task[None] | None = None
@@ -50,12 +62,28 @@ class Heartbeat:
             task.cancel()
             await asyncio.wait([task])
 
+    def beaten(self, began: float) -> None:
+        """L3 has heard from this server, which began to tell it then."""
+        self.sure_until = max(self.sure_until, began + self._takeover_seconds)
+
+    async def beat(self) -> bool:
+        """Count the beat up; False: another server has the journal.
+
+        Raises:
+            TierError: L3 did not answer.
+        """
+        began = self._clock.monotonic()
+        if await self._base.beat(self._journal, self._epoch):
+            self.beaten(began)
+            return True
+        self._on_replaced()
+        return False
+
     async def _run(self) -> None:
         while True:
-            await self._sleep(self._pause_seconds)
+            await self._sleep(self._takeover_seconds / BEATS)
             try:
-                if not await self._base.beat(self._journal, self._epoch):
-                    self._on_replaced()
+                if not await self.beat():
                     return
             except TierError:
                 pass  # nobody can take over either while L3 is away; the next beat shows that this server lives

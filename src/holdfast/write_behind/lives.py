@@ -143,6 +143,20 @@ class Lives:
                 change.result()
         return self.current
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether nobody else can have decided what is undecided here (rule W9); if not, `make_sure`."""
+        return self.current is None or self._clock.monotonic() < self.current.heartbeat.sure_until
+
+    async def make_sure(self) -> None:
+        """Ask L3 whether the journal is still this server's; if not, what becomes of its writes is found out.
+
+        Raises:
+            TierError: L3 did not answer.
+        """
+        while not self.is_sure and self.current is not None:
+            await self.current.heartbeat.beat()
+
     def hurry(self, keys: Iterable[Key]) -> None:
         """Bring these keys' writes to L3 at once."""
         self._buffer.hurry(keys)
@@ -157,6 +171,7 @@ class Lives:
         """Another server has this life's journal."""
         if self.current is life:
             self.current = None
+            self._set_doubt()  # now: what is read next may have been written by the other one
             self._change(self._renew(life))
 
     async def stop(self) -> None:
@@ -191,19 +206,18 @@ class Lives:
             )
 
     async def _begin(self) -> None:
-        life = self._make_life(self._new_id())
+        life, began = self._make_life(self._new_id()), self._clock.monotonic()
         await self._base.register(life.name, self._server)
+        life.heartbeat.beaten(began)
         self.current = life
         life.start()
 
     async def _renew(self, life: Life) -> None:
         """Find out what became of the writes of a life that was replaced, and go on with the others; see `renewal`."""
         logger.warning("write-behind: journal %s was taken over by another server", life.name)
-        keys = list(self._buffer.queues)
-        for key in keys:
-            self._buffer.queues[key].doubt = True
-            self._overlay.changed(key)
         await life.stop()
+        self._set_doubt()  # a flush that was under way may have ended it
+        keys = list(self._buffer.queues)
         record = await renewal.drained(self._base, life.name, self._pause)
         rows = await self._rows(keys)
         new = self._make_life(self._new_id())
@@ -224,6 +238,12 @@ class Lives:
         self.current = new
         new.start()
         logger.warning("write-behind: %d writes go on in journal %s", len(again), new.name)
+
+    def _set_doubt(self) -> None:
+        """Whether the undecided writes are in effect is not known here."""
+        for key, queue in self._buffer.queues.items():
+            queue.doubt = True
+            self._overlay.changed(key)
 
     async def _registered(self, journal: str) -> bool:
         try:

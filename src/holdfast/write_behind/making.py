@@ -105,6 +105,7 @@ def make(ground: Ground) -> tuple[WriteBehind, Takeover]:
             journal,
             FIRST_EPOCH,
             takeover_seconds=settings.write_behind_takeover_seconds,
+            clock=clock,
             sleep=ground.sleep,
             on_replaced=replaced,
         )

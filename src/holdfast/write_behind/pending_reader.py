@@ -13,8 +13,8 @@ from holdfast.protocols import Row
 from holdfast.reading import Reads
 from holdfast.write_behind.accepting import WriteBehind
 
-ATTEMPTS: Final = 3
-"""Of a read whose key is decided meanwhile; the last one asks L3."""
+ATTEMPTS: Final = 8
+"""Of a read whose key is decided meanwhile."""
 DOUBT_SECONDS: Final = 5.0
 """How long a read waits to learn whether a commit is in effect."""
 
@@ -37,7 +37,9 @@ class PendingReader:
     async def read(self, key: Key, consistency: Consistency, max_stale: float | None = None) -> Resolved:
         """The value of a key; see `Reader.read`."""
         if key not in self._queues:
-            return self._over(key, await self._reader.read(key, consistency, max_stale))
+            read = await self._reader.read(key, consistency, max_stale)
+            if self._is_certain(key):
+                return self._over(key, read)
         return (await self._read_certain([key], consistency, max_stale))[key]
 
     async def read_many(
@@ -47,6 +49,7 @@ class PendingReader:
         queued = [key for key in keys if key in self._queues]
         plain = [key for key in keys if key not in self._queues] if queued else keys
         found = dict(await self._reader.read_many(plain, consistency, max_stale)) if plain else {}
+        queued += [key for key in plain if not self._is_certain(key)]
         found = {key: self._over(key, resolved) for key, resolved in found.items()}
         if queued:
             found |= await self._read_certain(queued, consistency, max_stale)
@@ -62,25 +65,33 @@ class PendingReader:
     ) -> dict[Key, Resolved]:
         """Read keys that have undecided writes; those that are decided meanwhile are read again.
 
-        What was read before the commit lacks what is no longer laid over it.
+        What was read before the commit lacks what is no longer laid over it. And if another server has taken this one
+        for dead, what was read may have what is laid over it.
         """
         found: dict[Key, Resolved] = {}
         left = list(keys)
-        for attempt in range(1, ATTEMPTS + 1):
+        for _ in range(ATTEMPTS):
             await self._until_certain(left)
             before = {key: (queue, queue.decisions) for key in left if (queue := self._queues.get(key)) is not None}
-            level = Consistency.STRONG if attempt == ATTEMPTS else consistency
-            read = await self._reader.read_many(left, level, max_stale)
+            read = await self._reader.read_many(left, consistency, max_stale)
+            if not all(resolved.stale for resolved in read.values()):
+                await self._write_behind.lives.make_sure()
             left = []
             for key, resolved in read.items():
                 queue, decisions = before.get(key, (None, 0))
-                if queue is not None and (queue.decisions != decisions or queue.doubt) and attempt < ATTEMPTS:
+                held = self._queues.get(key)
+                if (queue is not None and queue.decisions != decisions) or (held is not None and held.doubt):
                     left.append(key)
                 else:
                     found[key] = self._over(key, resolved)
             if not left:
-                break
-        return found
+                return found
+        raise TierUnavailable(f"{left[0]}: writes of this server are decided all the time; read again")
+
+    def _is_certain(self, key: Key) -> bool:
+        """Whether what is laid over a key is in no row; a write may have been accepted while the key was read."""
+        queue = self._queues.get(key)
+        return queue is None or (self._write_behind.lives.is_sure and not queue.doubt)
 
     async def _until_certain(self, keys: Iterable[Key]) -> None:
         """Wait until it is known whether the last commit of each key is in effect."""
