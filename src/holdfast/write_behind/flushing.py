@@ -187,7 +187,7 @@ class Flushing:
         """Write what was decided; returns what is to be decided anew, since a row turned up (rule W8)."""
         for key in [key for key, each in settled.items() if each.deleted and key in rows]:
             settled[key].version, _ = await transaction.delete(key)
-        # A row that was deleted here is locked, so no other one can turn up; decided anew, its deletion would be refused.
+        # Where a row was deleted here no other one can turn up; decided anew, its deletion would be refused.
         held = [write for write in writes if write.expected is None or settled[write.key].deleted]
         absent = [write for write in writes if write.expected is not None and not settled[write.key].deleted]
         versions = dict(await transaction.save(held)) if held else {}
