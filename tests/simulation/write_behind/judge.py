@@ -17,6 +17,7 @@ from holdfast.testing.memory_marks import Marks
 from holdfast.write_behind.applying import apply, apply_all
 from holdfast.write_behind.entries import Entry
 from holdfast.write_behind.operations import Set
+from holdfast.write_behind.routes import Inapplicable
 from holdfast.write_behind.typed_values import fingerprint
 from simulation.write_behind.ledger import KEYS, Ledger, cuts
 
@@ -109,7 +110,10 @@ class Judge:
                 said = "applied" if why else "refused"
                 faults.append(f"{said}, by the rules {why}: {name} {entry} on {document}")
             if name in self.applied:
-                document = _applied(entry, document)
+                try:
+                    document = _applied(entry, document)
+                except Inapplicable as fault:
+                    return [*faults, f"applied, and cannot be: {name} {entry} on {document}: {fault}"]
         if _read(after) != document.value:
             entries = [self.entries[name] for name in names]
             faults.append(f"{entries} make of {before} {document.value}, and there is {after}")
@@ -143,7 +147,7 @@ def why_refused(entry: Entry, document: Document) -> str | None:
     elif entry.base_version:
         if value is None or birth > entry.base_version:
             return "gone"
-    elif value is None and entry.default is None and not isinstance(entry.operations[0], Set):
+    elif value is None and entry.default is None and not _begins(entry):
         return "gone"
     if value is None:
         value = _default(entry)
@@ -154,6 +158,11 @@ def why_refused(entry: Entry, document: Document) -> str | None:
                 return "conflict"
         value = apply(value, operation)
     return None
+
+
+def _begins(entry: Entry) -> bool:
+    first = entry.operations[0]
+    return isinstance(first, Set) and not first.place.path
 
 
 def _applied(entry: Entry, document: Document) -> Document:

@@ -14,7 +14,7 @@ from holdfast.kinds import BUILT_IN
 from holdfast.protocols import Change, Isolation
 from holdfast.testing import JournalHub, MemoryFeed, MemoryJournalBase, MemoryStorage
 from holdfast.testing.door import connect_flows
-from holdfast.testing.simulated_process import SimulatedProcess, outside
+from holdfast.testing.simulated_process import SimulatedProcess, begun_outside, outside
 from holdfast.testing.simulation import World
 from holdfast.testing.slow_feed import SlowFeed
 from holdfast.testing.slow_journal_base import SlowJournalBase
@@ -117,6 +117,7 @@ class Server:
         self.flows: Flows
         self.is_dead = False
         self.troubled_at = -inf
+        self._cutting: asyncio.Task[None] | None = None
         self.closing = asyncio.Event()
         self.process = SimulatedProcess()
         self._scene = scene
@@ -157,6 +158,10 @@ class Server:
         self.is_dead = True
         self._scene.records.died(self.name, self._window_seconds())
         self._scene.l3.listeners.pop(self.hearing, None)
+        self._cutting = begun_outside(self._cut())
+        await asyncio.shield(self._cutting)  # to its end, whoever is cancelled
+
+    async def _cut(self) -> None:
         await self.l2_link.cut()
         await self.l3_link.cut()
         self.base.cut()
@@ -175,6 +180,8 @@ class Server:
 
     async def drain(self) -> None:
         """Wait for what is on its way from it."""
+        if self._cutting is not None:
+            await self._cutting
         await self.l2_link.drain()
         await self.l3_link.drain()
         await self.l3.drain()
