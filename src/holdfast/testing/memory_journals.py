@@ -82,6 +82,10 @@ class JournalHub:
                 self._journals[name] = found
         return found
 
+    def lasts(self) -> dict[str, int]:
+        """Of each journal the highest number."""
+        return {name: journal.last for name, journal in self._journals.items()}
+
     def lose(self, journal: str, *, back_to: int) -> None:
         """Forget all that was appended above a number, as a failover may to a replica that was behind."""
         found = self.journal(journal)

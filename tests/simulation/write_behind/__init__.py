@@ -1,0 +1,1 @@
+"""Worlds of write-behind: servers that accept, journal and flush, and die at any step."""
