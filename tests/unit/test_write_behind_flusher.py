@@ -10,7 +10,7 @@ import pytest
 from fix_undecided import B1, B2, KINDS, LIMITS, pending
 from holdfast import Append, Bot, Set
 from holdfast.entry import Durability
-from holdfast.errors import Refused, RowRefused, TierUnavailable
+from holdfast.errors import Refused, RowRefused, SerializationFailure, TierUnavailable
 from holdfast.keys import Key
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.testing import MemoryJournalBase, MemoryStorage
@@ -49,6 +49,7 @@ class Stage:
         self.counters = WriteBehindCounters()
         self.replaced = 0
         self.decided: list[int] = []
+        self.refused: list[Refused] = []
         self.flusher = Flusher(
             Flushing(self.base, KINDS, LIMITS),
             self.buffer,
@@ -60,6 +61,7 @@ class Stage:
             counters=self.counters,
             caches=Caches(),
             on_decided=lambda writes: self.decided.extend(write.entry.seq for write in writes),
+            on_refused=lambda refused, _journal, _seq: self.refused.append(refused),
             on_replaced=self._count,
         )
         self._seq = 0
@@ -76,7 +78,7 @@ class Stage:
         self._seq += 1
         write = pending(self._seq, *operations, key=key, at=self.world.monotonic())
         self.buffer.add(write)
-        self.buffer.hurry([key])
+        self.buffer.hurry([key], self.world.monotonic())
         self.flusher.wake()
         return write
 
@@ -189,5 +191,8 @@ async def test_halving_finds_each_write_that_is_refused_and_keeps_the_order() ->
     async def give_up(seq: int, reason: str) -> None:
         given_up.append(seq)
 
-    await bisected({B1: [1, 2, 3, 4, 5], B2: [6, 7, 8], Key("bot", "b3"): [9]}, flush, give_up)
+    def no_lock(key: Key, fault: SerializationFailure) -> None:
+        raise AssertionError(f"{key} is not locked")
+
+    await bisected({B1: [1, 2, 3, 4, 5], B2: [6, 7, 8], Key("bot", "b3"): [9]}, flush, give_up, no_lock)
     assert (flushed, given_up) == ([1, 2, 4, 5, 6, 7, 9], [3, 8])

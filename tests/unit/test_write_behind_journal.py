@@ -57,9 +57,10 @@ class Stage:
 
     def add(self, count: int = 1) -> list[PendingWrite]:
         """So many more writes."""
-        writes = [pending(self.writer.number()) for _ in range(count)]
-        for write in writes:
-            self.writer.add(write)
+        writes = []
+        for _ in range(count):
+            writes.append(pending(self.writer.number))
+            self.writer.add(writes[-1])
         return writes
 
     async def seqs(self) -> list[int]:

@@ -176,7 +176,7 @@ def not_sealed(patch: pytest.MonkeyPatch) -> None:
 def renewal_enters_everything_again(patch: pytest.MonkeyPatch) -> None:
     """A server that was replaced writes again what the other one has decided."""
 
-    def settle(writes: Iterable[PendingWrite], record: Any, rows: Any) -> list[PendingWrite]:
+    def settle(_journal: str, writes: Iterable[PendingWrite], *_: Any) -> list[PendingWrite]:
         return list(writes)
 
     patch.setattr(renewal, "settle", settle)
@@ -187,8 +187,8 @@ def renewal_enters_nothing_again(patch: pytest.MonkeyPatch) -> None:
     """A server that was replaced gives up what its journal never had."""
     healthy = renewal.settle
 
-    def settle(writes: Iterable[PendingWrite], record: Any, rows: Any) -> list[PendingWrite]:
-        for write in healthy(writes, record, rows):
+    def settle(journal: str, writes: Iterable[PendingWrite], *facts: Any) -> list[PendingWrite]:
+        for write in healthy(journal, writes, *facts):
             write.committed(1)
         return []
 
