@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fix_races import until
 from holdfast import Consistency, Durability, Increment, Settings, Swarm
 from holdfast.clock import Clock
+from holdfast.errors import TierUnavailable
 from holdfast.flows import Flows
 from holdfast.kinds import BUILT_IN
-from holdfast.protocols import JournalBase, JournalState, JournalStreams
+from holdfast.protocols import Appended, JournalBase, JournalState, JournalStreams
 from holdfast.scopes.scope import Scope
 from holdfast.store import StateStore
 from holdfast.testing import EventHub, JournalHub, MemoryCache, MemoryEvents, MemoryJournalBase, MemoryJournals
 from holdfast.testing.door import connect_flows
+from holdfast.testing.memory_journal_base import MemoryFlush
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.write_behind.lives import Life
 
@@ -29,7 +32,7 @@ class Servers:
     """Makes servers that share their tiers.
 
     Attributes:
-        l3: theirs; `base`: what it knows of journals; `hub`: the L2 that keeps them.
+        l3: theirs; `base`: what it knows of journals; `hub`: the L2 that keeps them; `clock`.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -38,7 +41,7 @@ class Servers:
         self.hub = JournalHub()
         self._l2 = MemoryCache(clock)
         self._events = EventHub(clock)
-        self._clock = clock
+        self.clock = clock
 
     def server(
         self, *, journals: JournalBase | None = None, streams: JournalStreams | None = None, **settings: Any
@@ -50,7 +53,7 @@ class Servers:
             events=MemoryEvents(self._events),
             journals=journals or self.base,
             streams=streams or MemoryJournals(self.hub),
-            clock=self._clock,
+            clock=self.clock,
             settings=Settings(journal_replicas=0, verify_share=0.0, **settings),
         )
 
@@ -65,6 +68,39 @@ class Servers:
             return await self.state(journal) is JournalState.DRAINED
 
         await until(drained)
+
+
+class GatedJournals(MemoryJournals):
+    """Appends when its gate is open.
+
+    Attributes:
+        fault: raised instead.
+    """
+
+    def __init__(self, hub: JournalHub) -> None:
+        super().__init__(hub)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fault: Exception | None = None
+
+    async def append(
+        self, journal: str, entries: Sequence[tuple[int, bytes]], *, expected: int, keep_from: int
+    ) -> Appended:
+        await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+        return await super().append(journal, entries, expected=expected, keep_from=keep_from)
+
+
+class GatedBase(MemoryJournalBase):
+    """Takes no flushes while it is `away`; all else goes on."""
+
+    away = False
+
+    async def open_flush(self, journal: str, epoch: int) -> MemoryFlush:
+        if self.away:
+            raise TierUnavailable("L3: away")
+        return await super().open_flush(journal, epoch)
 
 
 def life_of(flows: Flows) -> Life:
