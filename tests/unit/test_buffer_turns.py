@@ -15,8 +15,8 @@ from holdfast.write_behind.buffer import KEY_WRITES_MAX, Buffer, BufferRules
 
 QUIET, BUSY = Key("swarm", "quiet"), Key("swarm", "busy")
 RULES = BufferRules()
-KEYS_MAX, BYTES_MAX = 500, 1 << 30
-HURRIED = 600
+KEYS_MAX, BYTES_MAX = 5, 1 << 30
+HURRIED = 6
 FLUSH_SECONDS = 0.05
 
 
