@@ -165,7 +165,7 @@ class Process:
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
-        assert "Traceback" not in self.log, self.log
+        assert "Traceback" not in self.log, self.log[-4000:]
 
     async def ended(self) -> int:
         """Wait for its end; returns its exit code."""

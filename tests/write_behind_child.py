@@ -191,7 +191,7 @@ def journals_nothing() -> None:
 def enters_all_again() -> None:
     """Mutant: whoever was replaced enters again whatever it had not heard to be decided."""
 
-    def settle(writes: Iterable[PendingWrite], *_: object) -> list[PendingWrite]:
+    def settle(_: str, writes: Iterable[PendingWrite], *__: object) -> list[PendingWrite]:
         return list(writes)
 
     renewal.settle = settle  # type: ignore[assignment]

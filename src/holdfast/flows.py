@@ -50,7 +50,7 @@ from holdfast.tiers.l1_caches import build_caches, staleness_bounds
 from holdfast.transactions import Transactions
 from holdfast.voiding import Invalidator
 from holdfast.watching import Watching
-from holdfast.write_behind.making import Ground, make
+from holdfast.write_behind.making import Ground, Making
 from holdfast.writing import Writer
 
 DRAIN_SECONDS: Final = 10.0
@@ -187,7 +187,9 @@ class Flows:
             sleep=given.sleep,
             history=self._history,
         )
-        self.write_behind, self.takeover, self.dead_writes = make(self._ground())
+        making = Making(self._ground())
+        self.write_behind, self.takeover = making.write_behind(), making.takeover()
+        self.dead_writes = making.dead_writes(self.write_behind)
         self.transactions = Transactions(
             kinds=given.kinds,
             l3=given.l3,

@@ -98,6 +98,7 @@ class Flusher:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._pause_seconds = 0.0
+        self._keys_max = KEYS_MAX
         self.fault: Exception | None = None
 
     def wake(self) -> None:
@@ -119,7 +120,7 @@ class Flusher:
     async def _run(self) -> None:
         while True:
             await self._until_due()
-            batch = self._buffer.take(self._clock.monotonic(), KEYS_MAX, BYTES_MAX)
+            batch = self._buffer.take(self._clock.monotonic(), self._keys_max, BYTES_MAX)
             try:
                 await self._work(batch)
             except NotOwner:
@@ -129,6 +130,7 @@ class Flusher:
                 await self._fail(fault)
             else:
                 self._pause_seconds, self.fault = 0.0, None
+                self._keys_max = min(KEYS_MAX, self._keys_max * 2)
 
     async def _until_due(self) -> None:
         while (left := self._buffer.next_due() - self._clock.monotonic()) > 0:
@@ -236,6 +238,7 @@ class Flusher:
                 {"message": "holdfast: a flush of write-behind failed", "exception": fault}
             )
         self.fault = fault
+        self._keys_max = max(1, self._keys_max // 2)  # L3 may have ended it for the time it took
         # Decorrelated jitter: servers that failed together do not come back together.
         self._pause_seconds = min(
             BACKOFF_MAX_SECONDS, self._random.uniform(BACKOFF_SECONDS, max(BACKOFF_SECONDS, self._pause_seconds * 3))

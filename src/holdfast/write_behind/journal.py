@@ -142,7 +142,7 @@ class JournalWriter:
         if not self._is_checked:
             await self._check()
         if self._away:  # those that waited may have been committed meanwhile: whether L2 is back, only it can tell
-            await self._streams.append(self.journal, [], expected=self._last, keep_from=self._last)
+            await self._streams.append(self.journal, [], expected=self._last, keep_from=next(iter(self._kept), 1))
             self._away = False
         while self._has_waiting() or self._is_behind():
             began = self._clock.monotonic()

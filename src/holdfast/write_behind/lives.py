@@ -254,7 +254,7 @@ class Lives:
         while not await self._registered(new.name):
             await self._pause()
         # From here on nothing is awaited: nobody sees a write of the old journal that is in none.
-        writes = sorted(self._buffer, key=lambda write: write.entry.seq)
+        writes: list[PendingWrite] = sorted(self._buffer, key=lambda write: write.entry.seq)
         again = renewal.settle(life.name, writes, record, rows, self._on_refused)
         left = set(map(id, again))
         for key in keys:
@@ -262,9 +262,11 @@ class Lives:
             self._buffer.certain(key)
             self._overlay.changed(key)
         self._doubt(keys)
-        for write in again:
-            entry = msgspec.structs.replace(write.entry, seq=new.journal.number)
-            write.enter_again(entry, encode_entry(entry, self._kinds))
+        # All are made before any is changed: a write with its new number must not be judged by the old marks.
+        entries = [msgspec.structs.replace(write.entry, seq=seq) for seq, write in enumerate(again, new.journal.number)]
+        made = [(entry, encode_entry(entry, self._kinds)) for entry in entries]
+        for write, (entry, data) in zip(again, made, strict=True):
+            write.enter_again(entry, data)
             new.journal.add(write)
         self._moved[life.name] = (new.name, again[-1].entry.seq if again else 0)
         while len(self._moved) > MOVES_MAX:

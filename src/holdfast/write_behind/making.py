@@ -70,108 +70,131 @@ def buffer_rules(settings: Settings) -> BufferRules:
     )
 
 
-def make(ground: Ground) -> tuple[WriteBehind, Takeover, DeadWrites]:
-    """What accepts this server's writes, what takes over from dead servers, and what knows the given-up writes."""
-    settings, clock, limits = ground.settings, ground.clock, ground.writer.limits
-    buffer = Buffer(buffer_rules(settings))
-    overlay = Overlay(buffer, {kind: shelf.laid for kind, shelf in ground.shelves.items()})
-    flushing, publisher = Flushing(ground.base, ground.kinds, limits), FlushPublisher(ground.writer)
-    on_refused = announcing(ground.announce, WRITE_REFUSED)
+class Making:
+    """Makes the parts of one server's write-behind, which share a buffer and an overlay."""
 
-    def make_life(journal: str) -> Life:
-        """What works on a journal; each part may find out that it was replaced, and the first is listened to."""
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._limits = ground.writer.limits
+        self._buffer = Buffer(buffer_rules(ground.settings))
+        self._overlay = Overlay(self._buffer, {kind: shelf.laid for kind, shelf in ground.shelves.items()})
+        self._flushing = Flushing(ground.base, ground.kinds, self._limits)
+        self._publisher = FlushPublisher(ground.writer)
+        self._on_refused = announcing(ground.announce, WRITE_REFUSED)
+        self._lives = self._make_lives()
 
-        def replaced() -> None:
-            lives.replaced(life)
-
-        writer = JournalWriter(
-            ground.streams,
-            journal,
-            replicas_min=1 if settings.journal_replicas is None else settings.journal_replicas,
-            clock=clock,
-            sleep=ground.sleep,
-            on_unsecured=lives.hurry_unsecured,
-            on_sealed=replaced,
+    def write_behind(self) -> WriteBehind:
+        """What accepts this server's writes."""
+        ground = self._ground
+        return WriteBehind(
+            lives=self._lives,
+            buffer=self._buffer,
+            overlay=self._overlay,
+            kinds=ground.kinds,
+            shelves=ground.shelves,
+            untrusted=ground.untrusted,
+            ready=ground.ready,
+            clock=ground.clock,
+            wall=ground.wall,
+            counters=ground.counters,
+            commit_seconds=ground.settings.write_behind_commit_seconds,
         )
-        flusher = Flusher(
-            flushing,
-            buffer,
-            overlay,
-            journal=journal,
-            clock=clock,
+
+    def takeover(self) -> Takeover:
+        """What takes over from dead servers."""
+        ground = self._ground
+        return Takeover(
+            ground.base,
+            ground.streams,
+            self._flushing,
+            kinds=ground.kinds,
+            limits=self._limits,
+            server=ground.server,
+            takeover_seconds=ground.settings.write_behind_takeover_seconds,
+            clock=ground.clock,
             sleep=ground.sleep,
             random_=ground.random_,
             counters=ground.counters,
-            caches=publisher,
-            on_decided=writer.decided,
-            on_refused=on_refused,
-            on_replaced=replaced,
+            own=lambda: self._lives.journal,
+            tell=self._publisher.tell,
+            on_refused=self._on_refused,
+        )
+
+    def dead_writes(self, write_behind: WriteBehind) -> DeadWrites:
+        """What knows the writes that were given up."""
+        ground = self._ground
+        return DeadWrites(
+            ground.base,
+            ground.l3,
+            ground.kinds,
+            self._limits,
+            settle=write_behind.settle,
+            tell=self._publisher.tell,
+            doubt=self._publisher.doubt,
+        )
+
+    def _make_lives(self) -> Lives:
+        ground = self._ground
+        return Lives(
+            base=ground.base,
+            streams=ground.streams,
+            l3=ground.l3,
+            kinds=ground.kinds,
+            buffer=self._buffer,
+            overlay=self._overlay,
+            make_life=self._make_life,
+            new_id=ground.new_id,
+            server=ground.server,
+            clock=ground.clock,
+            sleep=ground.sleep,
+            doubt=self._publisher.doubt,
+            on_refused=self._on_refused,
+            commit_seconds=ground.settings.write_behind_commit_seconds,
+            close_seconds=ground.settings.write_behind_close_seconds,
+        )
+
+    def _make_life(self, journal: str) -> Life:
+        """What works on a journal; each part may find out that it was replaced, and the first is listened to."""
+        ground = self._ground
+
+        def replaced() -> None:
+            self._lives.replaced(life)
+
+        replicas = ground.settings.journal_replicas
+        writer = JournalWriter(
+            ground.streams,
+            journal,
+            replicas_min=1 if replicas is None else replicas,
+            clock=ground.clock,
+            sleep=ground.sleep,
+            on_unsecured=self._lives.hurry_unsecured,
+            on_sealed=replaced,
         )
         heartbeat = Heartbeat(
             ground.base,
             journal,
             FIRST_EPOCH,
-            takeover_seconds=settings.write_behind_takeover_seconds,
-            clock=clock,
+            takeover_seconds=ground.settings.write_behind_takeover_seconds,
+            clock=ground.clock,
             sleep=ground.sleep,
             on_replaced=replaced,
         )
-        life = Life(writer, flusher, heartbeat)
+        life = Life(writer, self._make_flusher(journal, writer, replaced), heartbeat)
         return life
 
-    lives = Lives(
-        base=ground.base,
-        streams=ground.streams,
-        l3=ground.l3,
-        kinds=ground.kinds,
-        buffer=buffer,
-        overlay=overlay,
-        make_life=make_life,
-        new_id=ground.new_id,
-        server=ground.server,
-        clock=clock,
-        sleep=ground.sleep,
-        doubt=publisher.doubt,
-        on_refused=on_refused,
-        commit_seconds=settings.write_behind_commit_seconds,
-        close_seconds=settings.write_behind_close_seconds,
-    )
-    write_behind = WriteBehind(
-        lives=lives,
-        buffer=buffer,
-        overlay=overlay,
-        kinds=ground.kinds,
-        shelves=ground.shelves,
-        untrusted=ground.untrusted,
-        ready=ground.ready,
-        clock=clock,
-        wall=ground.wall,
-        counters=ground.counters,
-        commit_seconds=settings.write_behind_commit_seconds,
-    )
-    takeover = Takeover(
-        ground.base,
-        ground.streams,
-        flushing,
-        kinds=ground.kinds,
-        limits=limits,
-        server=ground.server,
-        takeover_seconds=settings.write_behind_takeover_seconds,
-        clock=clock,
-        sleep=ground.sleep,
-        random_=ground.random_,
-        counters=ground.counters,
-        own=lambda: lives.journal,
-        tell=publisher.tell,
-        on_refused=on_refused,
-    )
-    dead_writes = DeadWrites(
-        ground.base,
-        ground.l3,
-        ground.kinds,
-        limits,
-        settle=write_behind.settle,
-        tell=publisher.tell,
-        doubt=publisher.doubt,
-    )
-    return write_behind, takeover, dead_writes
+    def _make_flusher(self, journal: str, writer: JournalWriter, replaced: Callable[[], None]) -> Flusher:
+        ground = self._ground
+        return Flusher(
+            self._flushing,
+            self._buffer,
+            self._overlay,
+            journal=journal,
+            clock=ground.clock,
+            sleep=ground.sleep,
+            random_=ground.random_,
+            counters=ground.counters,
+            caches=self._publisher,
+            on_decided=writer.decided,
+            on_refused=self._on_refused,
+            on_replaced=replaced,
+        )

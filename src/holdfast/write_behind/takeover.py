@@ -148,8 +148,8 @@ class Takeover:
             elif record.state is JournalState.RELEASED or self._stands_still(record, now):
                 try:
                     await self._take_over(record)
-                except TierError as fault:  # one that cannot be read must not keep the others waiting
-                    logger.warning("write-behind: the journal %s waits for its takeover: %s", record.journal, fault)
+                except Exception as fault:  # noqa: BLE001 - one that cannot be read must not keep the others waiting
+                    logger.warning("write-behind: the journal %s waits for its takeover: %r", record.journal, fault)
 
     def _noted(self, record: JournalRecord, now: float, waited: float) -> Seen:
         """While L3 did not answer nobody could beat: when it is back, the old beats may be told before new ones."""
