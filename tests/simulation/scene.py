@@ -13,7 +13,7 @@ from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN, Caching, Kind
 from holdfast.protocols import Change
-from holdfast.testing import MemoryCache, MemoryFeed, MemoryStorage
+from holdfast.testing import MemoryCache, MemoryFeed, MemoryJournalBase, MemoryStorage
 from holdfast.testing.door import connect_flows
 from holdfast.testing.simulation import World
 from holdfast.testing.slow_cache import SlowCache, SlowFences
@@ -122,6 +122,7 @@ class Server:
         late = {"most_seconds": most, "late_share": theme.late}
         self.l2 = SlowCache(scene.l2, scene.make_l2, world, late_seconds=2.5 * FENCE_SECONDS, **late)
         self.fences = SlowFences(scene.l2, world, late_seconds=2.0, **late)
+        self._journals = MemoryJournalBase(scene.l3, world)  # nothing is written behind in these worlds
 
     async def start(self, stack: AsyncExitStack, settings: Settings) -> None:
         """Connect."""
@@ -132,6 +133,7 @@ class Server:
                 l3=self.l3,
                 feed=self.feed,
                 relay=(self.relay_feed, self.fences),
+                journals=self._journals,
                 clock=self._world,
                 settings=settings,
                 window_seconds=WINDOW_SECONDS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from holdfast.protocols import Isolation
 from holdfast.testing.memory_journal_base import MemoryFlush
 from holdfast.testing.simulation import World, simulate
 from holdfast.write_behind.buffer import Buffer
+from holdfast.write_behind.flusher import LOCKED_SECONDS
 from holdfast.write_behind.flushing import Batch, Flushing
 
 STRONG = Consistency.STRONG
@@ -111,3 +112,44 @@ def patiently(load: Any) -> Any:
         return await load(flush, keys)
 
     return loaded
+
+
+async def tries_in_a_hurry(world: World, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often a locked row is tried in ten seconds in which somebody hurries it all the time; virtual."""
+    servers, flush, tries = Servers(world), Flushing.flush, list[Batch]()
+
+    async def noting(flushing: Flushing, journal: str, epoch: int, batch: Batch, **given: Any) -> Any:
+        tries.append(batch)
+        return await flush(flushing, journal, epoch, batch, **given)
+
+    monkeypatch.setattr(Flushing, "flush", noting)
+    async with servers.server() as flows:
+        await begin(flows.store, LOCKED.id)
+        async with await servers.l3.open_transaction(Isolation.READ_COMMITTED) as holder:
+            await holder.lock(LOCKED)
+            await flows.store.swarms.patch(LOCKED.id, ONE, durability=ACCEPTED)
+            for _ in range(100):
+                flows.write_behind.lives.hurry([LOCKED])
+                await asyncio.sleep(0.1)
+        return len(tries)
+
+
+def test_nobody_hurries_a_locked_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried in its time, so that what waits for it does not keep the others waiting."""
+    tries = simulate(0, lambda world: tries_in_a_hurry(world, monkeypatch))
+    assert 2 <= tries <= 10.0 / LOCKED_SECONDS + 1
+
+
+def test_mutant_whoever_hurries_it_has_it_tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over and over."""
+    hurry = Buffer.hurry
+
+    def at_once(buffer: Buffer, keys: Iterable[Key], now: float) -> None:
+        keys = list(keys)
+        for key in keys:
+            if key in buffer.queues:
+                buffer.queues[key].locked = buffer.queues[key].hurried = False
+        hurry(buffer, keys, now)
+
+    monkeypatch.setattr(Buffer, "hurry", at_once)
+    assert simulate(0, lambda world: tries_in_a_hurry(world, monkeypatch)) > 20
