@@ -88,3 +88,32 @@ def test_mutant_all_writes_of_a_key_are_taken(monkeypatch: pytest.MonkeyPatch) -
     """However many there are."""
     monkeypatch.setattr(buffer, "KEY_WRITES_MAX", 10 * KEY_WRITES_MAX)
     assert parts_of_a_busy_key() == [KEY_WRITES_MAX * 5 // 2]
+
+
+def due_after_a_failure() -> float:
+    """When a key is due whose flush failed after a second, and to which more is written then."""
+    held = Buffer(RULES)
+    held.add(Sized(BUSY, 0.0))
+    held.hurry([BUSY], 0.0)
+    held.give_back(held.take(0.0, KEYS_MAX, BYTES_MAX), 1.0)
+    held.add(Sized(BUSY, 1.5))
+    return held.next_due()
+
+
+def test_what_failed_is_not_put_off_by_what_is_written() -> None:
+    """Somebody may wait for it."""
+    assert due_after_a_failure() == 1.0
+
+
+def test_mutant_a_failure_makes_a_key_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write of it puts it off, up to the greatest age."""
+    give_back = Buffer.give_back
+
+    def unhurried(held: Buffer, keys: Iterable[Key], now: float) -> None:
+        keys = list(keys)
+        give_back(held, keys, now)
+        for key in keys:
+            held.queues[key].hurried = False
+
+    monkeypatch.setattr(Buffer, "give_back", unhurried)
+    assert due_after_a_failure() == 1.5 + RULES.quiet_seconds
