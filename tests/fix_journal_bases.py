@@ -63,6 +63,13 @@ class NeverIdle(MemoryJournalBase):
         super().__init__(storage, clock, **limits | {"idle_seconds": 3600.0})
 
 
+class WaitsForRows(MemoryJournalBase):
+    """Mutant: a flush waits for a row as long as it takes."""
+
+    def __init__(self, storage: MemoryStorage, clock: SystemClock, **limits: Any) -> None:
+        super().__init__(storage, clock, **limits, row_seconds=3600.0)
+
+
 class DecidesApart(MemoryJournalBase):
     """Mutant: what a flush decides is noted at once, in a transaction of its own."""
 

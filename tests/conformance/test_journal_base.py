@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fix_journal_bases import AnyEpoch, DecidesApart, MemoryBases, NeverIdle, NoLock, PostgresBases
+from fix_journal_bases import AnyEpoch, DecidesApart, MemoryBases, NeverIdle, NoLock, PostgresBases, WaitsForRows
 from holdfast.testing import MemoryJournalBase
 from holdfast.testing.conformance import JournalBaseSuite, checks
 
@@ -31,6 +31,7 @@ async def test_in_memory(check: Callable[[Any], Any]) -> None:
         (DecidesApart, JournalBaseSuite.check_rows_and_what_is_decided_commit_together),
         (DecidesApart, JournalBaseSuite.check_rows_and_marks_are_of_one_moment),
         (NeverIdle, JournalBaseSuite.check_an_idle_flush_is_ended),
+        (WaitsForRows, JournalBaseSuite.check_a_locked_row_is_not_waited_for_long),
     ],
     ids=lambda each: each.__name__,
 )

@@ -119,10 +119,10 @@ class Server:
             unknown_share=theme.lost * 0.1,
             late_seconds=1.5,
         )
-        self._scene_l3 = scene.l3
         late = {"most_seconds": most, "late_share": theme.late}
         self.l2 = SlowCache(scene.l2, scene.make_l2, world, late_seconds=2.5 * FENCE_SECONDS, **late)
         self.fences = SlowFences(scene.l2, world, late_seconds=2.0, **late)
+        self._journals = MemoryJournalBase(scene.l3, world)  # nothing is written behind in these worlds
 
     async def start(self, stack: AsyncExitStack, settings: Settings) -> None:
         """Connect."""
@@ -133,7 +133,7 @@ class Server:
                 l3=self.l3,
                 feed=self.feed,
                 relay=(self.relay_feed, self.fences),
-                journals=MemoryJournalBase(self._scene_l3, self._world),
+                journals=self._journals,
                 clock=self._world,
                 settings=settings,
                 window_seconds=WINDOW_SECONDS,

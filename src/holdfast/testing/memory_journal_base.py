@@ -34,7 +34,7 @@ class MemoryJournalBase:
 
     Args:
         idle_seconds: after which L3 ends a flush that does nothing, by the timers of the event loop.
-        lock_seconds: how long `take` waits for a flush, by the same.
+        lock_seconds: how long `take` waits for a flush, by the same; `row_seconds`: a flush for each row.
         letters_max: of more letters the oldest are dropped.
     """
 
@@ -45,12 +45,14 @@ class MemoryJournalBase:
         *,
         idle_seconds: float = 5.0,
         lock_seconds: float = 1.0,
+        row_seconds: float = 0.25,
         letters_max: int = LETTERS_MAX,
     ) -> None:
         self._storage = storage
         self._clock = clock
         self._idle_seconds = idle_seconds
         self._lock_seconds = lock_seconds
+        self._row_seconds = row_seconds
         self._letters_max = letters_max
 
     async def register(self, journal: str, server: str) -> None:
@@ -107,6 +109,7 @@ class MemoryJournalBase:
         try:
             await transaction.lock(_row(journal))
             record = self._owned(journal, epoch)
+            transaction.lock_seconds = self._row_seconds
         except BaseException:
             await transaction.rollback()
             raise

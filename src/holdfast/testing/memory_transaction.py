@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
@@ -62,6 +63,7 @@ class MemoryTransaction:
         xid: its id; None before it wrote or locked something.
         locked: the keys whose locks it has.
         waits_for: the key whose lock it waits for.
+        lock_seconds: how long it waits for a lock, by the timers of the event loop; None: as long as it takes.
     """
 
     __slots__ = (
@@ -78,6 +80,7 @@ class MemoryTransaction:
         "_rows",
         "_rules",
         "connection",
+        "lock_seconds",
         "locked",
         "waits_for",
         "xid",
@@ -96,6 +99,7 @@ class MemoryTransaction:
         self.xid: int | None = None
         self.locked: list[Key] = []
         self.waits_for: Key | None = None
+        self.lock_seconds: float | None = None
         self._log = log
         self._locks = locks
         self._life = locks.life
@@ -137,7 +141,8 @@ class MemoryTransaction:
         """Lock a key, after all who asked earlier, and return its row; an absent row can be locked too.
 
         Raises:
-            SerializationFailure: a deadlock, or a newer row than the isolation lets it see. It was rolled back.
+            SerializationFailure: a deadlock, a lock that was waited for too long, or a newer row than the isolation
+                lets it see. It was rolled back.
             TierUnavailable: the connection was lost.
         """
         self._check_open()
@@ -146,7 +151,10 @@ class MemoryTransaction:
             self.xid = self._log.start()
         if not self._locks.try_take(key, self):
             try:
-                await self._locks.wait(key, self)
+                async with asyncio.timeout(self.lock_seconds):
+                    await self._locks.wait(key, self)
+            except TimeoutError as fault:
+                raise self._in_the_way(key, "is locked by another transaction for too long") from fault
             except TierError as fault:
                 self._abandon(type(fault), str(fault))
                 raise
@@ -309,8 +317,8 @@ class MemoryTransaction:
             if visible.get(key) is not self._log.rows.get(key):
                 raise self._in_the_way(key)
 
-    def _in_the_way(self, key: Key) -> SerializationFailure:
-        told = f"{key} was changed by another transaction meanwhile"
+    def _in_the_way(self, key: Key, how: str = "was changed by another transaction meanwhile") -> SerializationFailure:
+        told = f"{key} {how}"
         self._abandon(SerializationFailure, told)
         return SerializationFailure(f"L3 in memory: {told}")
 

@@ -174,9 +174,11 @@ class Buffer:
         return taken
 
     def give_back(self, keys: Iterable[Key], now: float) -> None:
-        """What was taken is not decided; it is due now."""
+        """What was taken is not decided; it is due now, whatever is written meanwhile."""
         for key in keys:
-            self._untake(key, self.queues[key], now)
+            queue = self.queues[key]
+            queue.hurried = True
+            self._untake(key, queue, now)
 
     def postpone(self, key: Key, moment: float) -> None:
         """What was taken of a key is not decided, for its row is locked; it is due at a moment."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from holdfast.errors import Conflict, NotOwner, RowRefused, TierError
+from holdfast.errors import Conflict, NotOwner, RowRefused, SerializationFailure, TierError
 from holdfast.keys import Key
-from holdfast.protocols import FlushTransaction
+from holdfast.protocols import FlushTransaction, Isolation
 from holdfast.seq_set import SeqSet
 from holdfast.testing.conformance.journal_harness import (
     BODY,
@@ -142,6 +142,20 @@ class FlushChecks(JournalChecks):
         assert await self.bodies(KEY) == [None]
         record = await self.record()
         assert (record.epoch, record.decided) == (2, SeqSet())
+
+    async def check_a_locked_row_is_not_waited_for_long(self) -> None:
+        """Who meets a row that another transaction keeps has lost, keeps nothing locked, and may try again."""
+        await self.storage.save([write()])
+        holder = await self.storage.open_transaction(Isolation.READ_COMMITTED)
+        await holder.load([KEY], lock=True)
+        flush = await self.begin()
+        await raises(SerializationFailure, flush.load([KEY]))
+        await raises(TierError, flush.commit())
+        await flush.rollback()
+        await holder.rollback()
+        flush = await self.base.open_flush(JOURNAL, 1)
+        assert set(await flush.load([KEY])) == {KEY}
+        await flush.rollback()
 
     async def check_rows_are_loaded_and_locked(self) -> None:
         """Nobody changes a row between the flush's reading and its commit."""
