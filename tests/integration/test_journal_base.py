@@ -189,8 +189,8 @@ async def test_a_session_that_works_is_not_ended(settings: Settings, sql: Sql) -
         assert await decided(other) == ONE
 
 
-async def test_a_lock_is_waited_for_as_long_as_a_flush_may_be_idle(settings: Settings, sql: Sql) -> None:
-    """A flush that meets a row which somebody keeps locked gives way, so that its journal can be taken."""
+async def test_a_locked_row_is_not_waited_for_long(settings: Settings, sql: Sql) -> None:
+    """A flush that meets one which somebody keeps locked gives way, so that others go first and its journal can be taken."""
     async with journals_of(settings, idle_ms=1000) as journals, sql.transaction():
         await sql.execute("""INSERT INTO holdfast."User" (id, document) VALUES ('b1', '{}')""")
         flush = await journals.open_flush("j", 1)
