@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -190,7 +191,7 @@ async def test_a_session_that_works_is_not_ended(settings: Settings, sql: Sql) -
 
 
 async def test_a_locked_row_is_not_waited_for_long(settings: Settings, sql: Sql) -> None:
-    """A flush that meets one which somebody keeps locked gives way, so that others go first and its journal can be taken."""
+    """A flush that meets one which somebody keeps gives way: others go first, and its journal can be taken."""
     async with journals_of(settings, idle_ms=1000) as journals, sql.transaction():
         await sql.execute("""INSERT INTO holdfast."User" (id, document) VALUES ('b1', '{}')""")
         flush = await journals.open_flush("j", 1)
@@ -200,6 +201,20 @@ async def test_a_locked_row_is_not_waited_for_long(settings: Settings, sql: Sql)
             await flush.commit()
         await flush.rollback()
         assert await journals.take("j", 1, "other")
+
+
+async def test_a_commit_that_the_server_answers_with_a_rollback_is_none(settings: Settings) -> None:
+    """PostgreSQL ends a transaction that failed so, and without an error."""
+    async with journals_of(settings) as journals:
+        flush = await journals.open_flush("j", 1)
+        await flush.save([write()])
+        await flush.decide(ONE, NONE, [])
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await flush._connection.execute("SELECT 1 / 0")
+        with pytest.raises(TierError, match="rolled back"):
+            await flush.commit()
+        await flush.rollback()
+        assert await journals.rows_and_marks([], ["j"]) == ({}, {"j": NONE})
 
 
 async def test_a_lost_reply_to_commit_is_an_unknown_outcome(behind_proxy: Behind, settings: Settings) -> None:

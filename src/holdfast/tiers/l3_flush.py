@@ -120,7 +120,7 @@ class PostgresFlush:
             raise TierError("L3: the flush has failed or ended before: nothing of it takes effect now")
         try:
             with self._acting("committing a flush", commits=True):
-                await connection.execute("COMMIT")
+                _check_committed(await connection.execute("COMMIT"))
         except BaseException:
             connection.terminate()
             raise
@@ -151,6 +151,12 @@ class PostgresFlush:
         except BaseException:
             self._failed = True
             raise
+
+
+def _check_committed(done: str) -> None:
+    """The server ends a transaction that has failed with a rollback, whatever it is asked, and without an error."""
+    if done != "COMMIT":
+        raise TierError(f"L3: a flush was rolled back instead of committed: the server said {done}")
 
 
 @contextlib.contextmanager
