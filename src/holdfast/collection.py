@@ -262,7 +262,7 @@ class Collection(Generic[D]):
             InvalidDocument: `change` returned what cannot be stored, or no document. And whatever `change`
                 raises.
         """
-        key = Key(self.kind.name, check_id(identifier))
+        key = self._key(identifier)
         # Writers of this process take turns; only those of other processes can still make an attempt fail.
         async with self.turns.turn(key):
             return await self._update(key, change, default)
@@ -337,14 +337,13 @@ class Collection(Generic[D]):
         async def read() -> Resolved:
             return await self._reader.read(key, Consistency.BOUNDED)
 
-        before = self._before_write
         receipt = await self.write_behind.patch(
             key,
             ready,
             default=default,
             durability=durability,
             read=read,
-            settle_seen=None if before is None else partial(before, [key]),
+            settle_seen=partial(self._before_write, [key]) if self._before_write is not None else None,
         )
         self._seen(key)
         return receipt
