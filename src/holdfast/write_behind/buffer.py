@@ -167,7 +167,9 @@ class Buffer:
                 break
             _, _, key, queue = heapq.heappop(self._heap)
             taken[key] = queue.writes[:KEY_WRITES_MAX]
-            queue.taken, queue.due_at, queue.hurried = len(taken[key]), math.inf, False
+            # What there is beyond is due as well, once these are decided.
+            queue.taken, queue.hurried = len(taken[key]), len(queue.writes) > KEY_WRITES_MAX
+            queue.due_at = now if queue.hurried else math.inf
             room -= sum(write.size for write in taken[key])
             if queue.locked:
                 break
