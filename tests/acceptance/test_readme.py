@@ -44,13 +44,29 @@ def test_an_own_kind(servers: Running, postgres_url: str) -> None:
     assert run(program, servers, postgres_url).strip() == "stored"
 
 
+def test_live_state_by_operations(servers: Running, postgres_url: str) -> None:
+    """The patch is accepted, journaled or committed, and committed in the end."""
+    program = f"""
+import asyncio, holdfast
+from holdfast import Swarm
+from holdfast.documents import BlackboardItem
+{BLOCKS[3]}
+async def main():
+    async with holdfast.connect() as state:
+        await step(state, BlackboardItem(id="n1", value=1))
+        print((await state.swarms.get("s1")).stats.total_tool_calls)
+asyncio.run(main())
+"""
+    assert run(program, servers, postgres_url).splitlines()[-1] == "1"
+
+
 def test_the_scope_the_watch_and_the_events(servers: Running, postgres_url: str) -> None:
     """They run as they stand, after the transaction's block."""
     program = f"""
 import asyncio, msgspec, holdfast
 from holdfast import Bot, Swarm
 {BLOCKS[2]}
-{BLOCKS[3]}
+{BLOCKS[4]}
 async def main():
     async with holdfast.connect() as state, holdfast.connect() as other:
         await state.bots.put("ada", Bot(name="Ada"))

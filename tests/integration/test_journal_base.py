@@ -362,13 +362,13 @@ async def test_a_month_without_partition(journals: PostgresJournals, sql: Sql) -
 
 async def test_marks_touch_no_index(journals: PostgresJournals, sql: Sql) -> None:
     """Flushes and beats update their rows in place: neither index nor table grows with them."""
-    for number in range(1, 301):
+    for number in range(1, 601):
         flush = await journals.open_flush("j", 1)
         await flush.decide(SeqSet.of([number]), NONE, [])
         await flush.commit()
         assert await journals.beat("j", 1)
     pages = "SELECT max(pg_relation_size(oid) / 8192) FROM pg_class WHERE relname ~ '^journal(s|_beats)(_pkey)?$'"
-    assert await sql.fetchval(pages) <= 2
+    assert await sql.fetchval(pages) <= 8  # of what is written anew each time there would be over 11
 
 
 async def test_letters_that_are_dropped_are_told(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,6 +18,7 @@ from holdfast.testing.door import connect_flows
 from simulation.mutants import MUTANTS
 from simulation.test_scopes import CAUGHT as CAUGHT_BY_SCOPES
 from simulation.test_worlds import CAUGHT_IN
+from simulation.test_write_behind import CAUGHT_IN as CAUGHT_BY_WRITES
 from unit import (
     test_fence_map,
     test_memory_feed,
@@ -94,4 +95,5 @@ async def test_the_test_passes_and_its_mutant_is_caught(name: str, monkeypatch: 
 
 def test_no_mutant_is_left_out() -> None:
     """Worlds or a test of its own catch each."""
-    assert CAUGHT_BY.keys() | CAUGHT_IN.keys() | {*CAUGHT_BY_SCOPES, *test_scopes.CAUGHT_HERE} == MUTANTS.keys()
+    by_worlds = CAUGHT_IN.keys() | CAUGHT_BY_WRITES.keys()
+    assert CAUGHT_BY.keys() | by_worlds | {*CAUGHT_BY_SCOPES, *test_scopes.CAUGHT_HERE} == MUTANTS.keys()

@@ -186,9 +186,9 @@ class Takeover:
             self._left[journal] = self._clock.monotonic() + LEFT_TIMES * self._takeover_seconds
             await self._base.enter_state(journal, epoch, JournalState.RELEASED)
             return
+        self._counters.taken_over += count
         await self._base.enter_state(journal, epoch, JournalState.DRAINED)
         await self._streams.drop(journal)  # its name stays sealed for a day
-        self._counters.taken_over += count
         logger.warning("write-behind: the journal %s of %s is drained: %d entries", journal, record.server, count)
 
     async def _drain(self, journal: str, epoch: int, decided: SeqSet) -> int:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from holdfast.keys import Key
-from holdfast.protocols import Appended, JournalRecord, Letter, Row
+from holdfast.protocols import Appended, Letter, Row
 from holdfast.seq_set import SeqSet
-from holdfast.testing.memory_journal_base import MemoryFlush, MemoryJournalBase
+from holdfast.testing.memory_journal_base import MemoryFlush
 from holdfast.testing.slow_journals import SlowJournals
 from holdfast.write_behind import deciding, renewal
 from holdfast.write_behind.buffer import Buffer
@@ -123,20 +123,6 @@ def refusals_of_unknown_outcome_are_forgotten(patch: pytest.MonkeyPatch) -> None
     patch.setattr(Flusher, "_stamp", stamp)
 
 
-@mutant("W10")
-def told_before_the_commit(patch: pytest.MonkeyPatch) -> None:
-    """Callers are told that their writes are in effect when these are about to be."""
-    healthy = Flusher._stamp
-
-    def stamp(self: Flusher, batch: Any, settled: Mapping[Key, Settled]) -> None:
-        healthy(self, batch, settled)
-        for key, writes in batch.items():
-            for write in writes:
-                write.committed(settled[key].version)
-
-    patch.setattr(Flusher, "_stamp", stamp)
-
-
 @mutant("W8")
 def out_of_order(patch: pytest.MonkeyPatch) -> None:
     """The writes of a key are decided the last one first."""
@@ -146,30 +132,6 @@ def out_of_order(patch: pytest.MonkeyPatch) -> None:
         return {key: writes[::-1] for key, writes in healthy(self, now, keys_max, bytes_max).items()}
 
     patch.setattr(Buffer, "take", take)
-
-
-@mutant("W9")
-def epochs_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    """A server that was replaced goes on deciding."""
-
-    def owned(self: MemoryJournalBase, journal: str, epoch: int) -> JournalRecord:
-        record = self._record(journal)
-        assert record is not None
-        return record
-
-    patch.setattr(MemoryJournalBase, "_owned", owned)
-
-
-@mutant("W9")
-def not_sealed(patch: pytest.MonkeyPatch) -> None:
-    """A journal is drained while its server may still append."""
-    healthy = SlowJournals.read
-    patch.setattr(SlowJournals, "seal", SlowJournals.last)
-    patch.setattr(
-        SlowJournals,
-        "read",
-        lambda self, journal, *, after, limit, sealed=False: healthy(self, journal, after=after, limit=limit),
-    )
 
 
 @mutant("W9")
