@@ -187,8 +187,8 @@ class Takeover:
             await self._base.enter_state(journal, epoch, JournalState.RELEASED)
             return
         self._counters.taken_over += count
-        await self._base.enter_state(journal, epoch, JournalState.DRAINED)
-        await self._streams.drop(journal)  # its name stays sealed for a day
+        if await self._base.enter_state(journal, epoch, JournalState.DRAINED):  # else another server reads it still
+            await self._streams.drop(journal)  # its name stays sealed for a day
         logger.warning("write-behind: the journal %s of %s is drained: %d entries", journal, record.server, count)
 
     async def _drain(self, journal: str, epoch: int, decided: SeqSet) -> int:
