@@ -191,9 +191,10 @@ class Flusher:
         for key, writes in batch.items():
             each = settled[key]
             for write in writes:
-                write.stamp = each.version
                 if write.entry.seq not in each.covered:  # else it was decided by the attempt before, which said how
                     write.tentative = each.refused.get(write.entry.seq)
+                # One that will be refused is in no row: it is shown until that is decided.
+                write.stamp = each.version if write.tentative is None else None
             self._overlay.changed(key)
 
     def _unstamp(self, batch: Batch) -> None:
