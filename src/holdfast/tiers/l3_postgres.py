@@ -29,7 +29,6 @@ class PostgresStorage:
 
     def __init__(self, pool: ConnectionPool, kinds: Mapping[str, Kind[Any]]) -> None:
         self.pool = pool
-        self._pool = pool
         self._kinds = kinds
         self._statements = statements_of(kinds)
         self._rows = RowWriter(kinds, self._statements)
@@ -61,7 +60,7 @@ class PostgresStorage:
             names, statement = self._names, self._load_many
             arguments = [by_kind.get(kind, []) for kind in names]
         with mapped(f"reading {len(keys)} keys"):
-            async with self._pool.connection() as connection:
+            async with self.pool.connection() as connection:
                 records = await connection.fetch(statement, *arguments)
                 if not records or records[0][0] != -1:
                     await self._ask_identity(connection)
@@ -81,7 +80,7 @@ class PostgresStorage:
             # The first write of a month that no server prepared: the whole was rolled back, so it can be done
             # again.
             with mapped(f"making this month's partition of {missing.table}"):
-                async with self._pool.connection() as connection:
+                async with self.pool.connection() as connection:
                     await connection.execute(l3_statements.ENSURE_MONTH, missing.table)
             return await self._save(writes)
 
@@ -91,9 +90,9 @@ class PostgresStorage:
             # One statement commits by itself. Several conditional rows need a transaction, to undo the ones
             # that held.
             with mapped(_words(writes), writes=True):
-                async with self._pool.connection() as connection:
+                async with self.pool.connection() as connection:
                     return await self._rows.save(connection, batches)
-        async with self._pool.connection() as connection:
+        async with self.pool.connection() as connection:
             transaction = connection.transaction()
             with mapped(_words(writes)):
                 await transaction.start()
@@ -110,19 +109,19 @@ class PostgresStorage:
     async def delete(self, key: Key, *, expected: int | None = None) -> tuple[int, bool]:
         """Delete a row; see `Storage.delete`."""
         with mapped(f"deleting {key}", writes=True):
-            async with self._pool.connection() as connection:
+            async with self.pool.connection() as connection:
                 return await self._rows.delete(connection, key, expected)
 
     async def open_transaction(self, isolation: Isolation) -> PostgresTransaction:
         """Begin a transaction; see `Storage.open_transaction`."""
-        transaction = PostgresTransaction(self._pool, self._rows, self._statements)
+        transaction = PostgresTransaction(self.pool, self._rows, self._statements)
         await transaction.begin(isolation)
         return transaction
 
     async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
         """Rows in order of ids; see `Storage.scan`."""
         with mapped(f"scanning kind {kind}"):
-            async with self._pool.connection() as connection:
+            async with self.pool.connection() as connection:
                 records = await connection.fetch(self._statements[kind].scan, after or "", limit)
         return [
             (Key(kind, identifier), Row(version, birth, schema, document))
@@ -131,7 +130,7 @@ class PostgresStorage:
 
     async def invalidate(self, target: Target, *, reason: str, actor: str) -> Invalidation:
         """Make void what caches hold of a target; see `Storage.invalidate`."""
-        async with self._pool.connection() as connection:
+        async with self.pool.connection() as connection:
             with mapped(f"invalidating {target}", writes=True):
                 done = await l3_voids.invalidate(connection, target, reason, actor)
                 records = await connection.fetch(l3_statements.COHERENCE)
@@ -142,18 +141,18 @@ class PostgresStorage:
     async def count(self, target: Target) -> int:
         """How many rows a target names; see `Storage.count`."""
         with mapped(f"counting {target}"):
-            async with self._pool.connection() as connection:
+            async with self.pool.connection() as connection:
                 return await l3_voids.count(connection, target)
 
     async def invalidations(self, limit: int) -> Sequence[Invalidation]:
         """The newest records; see `Storage.invalidations`."""
         with mapped("reading the records of invalidations"):
-            async with self._pool.connection() as connection:
+            async with self.pool.connection() as connection:
                 return await l3_voids.invalidations(connection, limit)
 
     async def close(self) -> None:
         """Close the connections; may be called twice."""
-        await self._pool.close()
+        await self.pool.close()
 
     async def _ask_identity(self, connection: Any) -> None:
         """Ask a new connection which L3 it leads to. A crash empties the row; whoever comes first draws a new one."""

@@ -8,7 +8,8 @@ was replaced is refused (rule W9).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from holdfast.documents import Limits
@@ -87,39 +88,39 @@ class Flushing:
             OutcomeUnknown: the commit may be in effect; the next call knows.
             TierError: nothing is decided.
         """
-        transaction = await self._base.open_flush(journal, epoch)
-        try:
+        async with self._deciding(journal, epoch) as transaction:
             settled, letters = await self._decided(transaction, batch)
             before_commit(settled)
             decided = SeqSet.of(entry.seq for entries in batch.values() for entry in entries)
             refused = SeqSet.of(seq for each in settled.values() for seq in each.refused)
             await transaction.decide(decided, refused, letters)
-            await transaction.commit()
-        except BaseException:
-            await asyncio.shield(asyncio.ensure_future(transaction.rollback()))
-            raise
         return settled
 
     async def refuse(self, journal: str, epoch: int, entries: Sequence[Entry], reason: str) -> dict[int, Refused]:
         """Give entries up, and keep them as letters; raises like `flush`."""
-        letters = [Letter(entry.key, entry.seq, encode_entry(entry, self._kinds), reason) for entry in entries]
-        await self._bury(journal, epoch, letters)
-        return {entry.seq: Refused(entry.key, RefusalReason.POISON.value, reason) for entry in entries}
+        await self.bury(journal, epoch, [self._letter(entry, reason) for entry in entries])
+        return _poisoned(entries, reason)
 
-    async def bury(self, journal: str, epoch: int, letter: Letter) -> None:
-        """Give up an entry that cannot be read; raises like `flush`."""
-        await self._bury(journal, epoch, [letter])
-
-    async def _bury(self, journal: str, epoch: int, letters: Sequence[Letter]) -> None:
-        transaction = await self._base.open_flush(journal, epoch)
-        try:
+    async def bury(self, journal: str, epoch: int, letters: Sequence[Letter]) -> None:
+        """Give up the entries of letters, which may be such as cannot be read; raises like `flush`."""
+        async with self._deciding(journal, epoch) as transaction:
             new = [letter for letter in letters if letter.seq not in transaction.decided]
             seqs = SeqSet.of(letter.seq for letter in new)
             await transaction.decide(seqs, seqs, new)
+
+    @asynccontextmanager
+    async def _deciding(self, journal: str, epoch: int) -> AsyncIterator[FlushTransaction]:
+        """A transaction that is committed at the end, and rolled back whatever becomes of the caller."""
+        transaction = await self._base.open_flush(journal, epoch)
+        try:
+            yield transaction
             await transaction.commit()
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(transaction.rollback()))
             raise
+
+    def _letter(self, entry: Entry, reason: str) -> Letter:
+        return Letter(entry.key, entry.seq, encode_entry(entry, self._kinds), reason)
 
     async def _decided(self, transaction: FlushTransaction, batch: Batch) -> tuple[dict[Key, Settled], list[Letter]]:
         settled: dict[Key, Settled] = {}
@@ -156,28 +157,20 @@ class Flushing:
         try:
             decision = decide(kind, row, new, kind.on_conflict, self._limits)
         except HoldfastError as fault:  # the row cannot be read: the entries may be applied when it is mended
-            return self._given_up(settled, new, f"{RefusalReason.POISON.value}: {fault}")
+            reason = f"{RefusalReason.POISON.value}: {fault}"
+            settled.refused = _poisoned(new, reason)
+            return settled, [self._letter(entry, reason) for entry in new], None
         settled.document, settled.tags = decision.document, decision.tags
         settled.changed, settled.deleted = decision.changed, decision.deleted
         settled.refused = {
             seq: Refused(key, refusal.reason.value, refusal.detail) for seq, refusal in decision.refused.items()
         }
         letters = [
-            Letter(key, entry.seq, encode_entry(entry, self._kinds), f"{refusal.reason.value}: {refusal.detail}")
+            self._letter(entry, f"{refusal.reason.value}: {refusal.detail}")
             for entry in new
             if (refusal := decision.refused.get(entry.seq)) is not None and refusal.letter
         ]
         return settled, letters, write_of(key, kind, row, decision)
-
-    def _given_up(
-        self, settled: Settled, entries: Sequence[Entry], reason: str
-    ) -> tuple[Settled, list[Letter], Write | None]:
-        settled.refused = {entry.seq: Refused(entry.key, RefusalReason.POISON.value, reason) for entry in entries}
-        return (
-            settled,
-            [Letter(entry.key, entry.seq, encode_entry(entry, self._kinds), reason) for entry in entries],
-            None,
-        )
 
     async def _write(
         self,
@@ -206,6 +199,10 @@ class Flushing:
                 if write.expected == 0:
                     settled[write.key].birth = version
         return again
+
+
+def _poisoned(entries: Iterable[Entry], reason: str) -> dict[int, Refused]:
+    return {entry.seq: Refused(entry.key, RefusalReason.POISON.value, reason) for entry in entries}
 
 
 def write_of(key: Key, kind: Kind[Any], row: Row | None, decision: Decision[Any]) -> Write | None:

@@ -208,7 +208,7 @@ class Takeover:
             try:
                 entry = decode_entry(data, seq, self._kinds, self._limits)
             except CorruptDocument as fault:
-                await self._flushing.bury(journal, epoch, Letter(NOBODY, seq, data, str(fault)))
+                await self._flushing.bury(journal, epoch, [Letter(NOBODY, seq, data, str(fault))])
                 self._refused(journal, {seq: Refused(NOBODY, RefusalReason.POISON.value, str(fault))})
             else:
                 batch.setdefault(entry.key, []).append(entry)
