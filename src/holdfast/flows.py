@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from holdfast.clock import Clock
@@ -44,6 +45,7 @@ from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.scopes import Scopes
 from holdfast.scopes.elsewhere import Elsewhere
+from holdfast.scopes.session import Session
 from holdfast.settings import Settings
 from holdfast.store import Parts, StateStore
 from holdfast.tiers.l1_caches import build_caches, staleness_bounds
@@ -297,19 +299,14 @@ class Flows:
             resolver=self.resolver,
             writer=self.writer,
             transactions=self.transactions,
-            feed=self.feed,
-            lease=self.lease,
-            applier=self.applier,
-            clock=self._given.clock,
-            own=self.write_behind.lives,
-            elsewhere=Elsewhere(
-                self._given.journals,
-                self._given.streams,
-                kinds=self._given.kinds,
-                limits=self.writer.limits,
-                decode=self.resolver.decode,
+            new_session=partial(
+                Session,
+                feed=self.feed,
+                lease=self.lease,
+                applier=self.applier,
                 clock=self._given.clock,
-                sleep=self._given.sleep,
+                own=self.write_behind.lives,
+                elsewhere=self._elsewhere(),
             ),
         )
         self.parts = Parts(
@@ -323,6 +320,18 @@ class Flows:
             dead_writes=self.dead_writes,
         )
         self.store = StateStore(self.parts)
+
+    def _elsewhere(self) -> Elsewhere:
+        given = self._given
+        return Elsewhere(
+            given.journals,
+            given.streams,
+            kinds=given.kinds,
+            limits=self.writer.limits,
+            decode=self.resolver.decode,
+            clock=given.clock,
+            sleep=given.sleep,
+        )
 
     async def start(self) -> None:
         """Begin to follow the change feed, to stand by as the relay, and to verify.

@@ -40,11 +40,11 @@ class Caller:
 
     async def hear(self, server: int) -> None:
         """Let a server learn what was committed."""
-        assert await self._stores[server].scopes._feed.refresh()
+        assert await self._stores[server].bots.watching.feed.refresh()
 
     def deafen(self, server: int) -> None:
         """Let a server learn nothing any more."""
-        source = self._stores[server].scopes._feed._source
+        source = self._stores[server].bots.watching.feed._source
         assert isinstance(source, MemoryFeed)
         source.fail = True
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from holdfast.clock import Clock
 from holdfast.collection import Collection, chosen
 from holdfast.documents import Document
-from holdfast.invalidation.applying import ChangeApplier
-from holdfast.invalidation.change_feed import ChangeFeed
-from holdfast.invalidation.lease import FeedLease
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
-from holdfast.scopes.elsewhere import Elsewhere
 from holdfast.scopes.scoped import ScopedReader, ScopedTransactions, ScopedWriter, scoped_peek
-from holdfast.scopes.session import OwnWrites, Session
+from holdfast.scopes.session import Session
 from holdfast.tiers.l1_local import Shelf
 from holdfast.transactions import Transactions
 from holdfast.writing import Writer
@@ -26,7 +21,11 @@ D = TypeVar("D", bound=Document)
 
 
 class Scopes:
-    """Begins scopes; one per server."""
+    """Begins scopes; one per server.
+
+    Args:
+        new_session: what a scope knows, from its beginning.
+    """
 
     def __init__(
         self,
@@ -37,25 +36,15 @@ class Scopes:
         resolver: Resolver,
         writer: Writer,
         transactions: Transactions,
-        feed: ChangeFeed,
-        lease: FeedLease,
-        applier: ChangeApplier,
-        clock: Clock,
-        own: OwnWrites,
-        elsewhere: Elsewhere,
+        new_session: Callable[[], Session],
     ) -> None:
-        self._own = own
-        self._elsewhere = elsewhere
         self.collections = collections
         self.transactions = transactions
         self._shelves = shelves
         self._reader = reader
         self._resolver = resolver
         self._writer = writer
-        self._feed = feed
-        self._lease = lease
-        self._applier = applier
-        self._clock = clock
+        self._new_session = new_session
 
     def open(self, token: str | None = None) -> Scope:
         """A scope, to be entered: ``async with state.scope(token) as scope:``.
@@ -69,15 +58,7 @@ class Scopes:
                 may not exist any more.
             TierUnavailable: on entering; whether that is so cannot be found out.
         """
-        session = Session(
-            feed=self._feed,
-            lease=self._lease,
-            applier=self._applier,
-            clock=self._clock,
-            own=self._own,
-            elsewhere=self._elsewhere,
-        )
-        return Scope(self, session, token)
+        return Scope(self, self._new_session(), token)
 
     def scoped(self, collection: Collection[D], session: Session) -> Collection[D]:
         """A collection as a scope sees it."""
