@@ -22,12 +22,12 @@ from glide import (
     ServerCredentials,
 )
 
+from holdfast.adapters import open_tiers
 from holdfast.clock import SystemClock
 from holdfast.embedded import EmbeddedOptions, default_home, ensure_running, stop
 from holdfast.errors import HoldfastError
 from holdfast.flows import Flows
 from holdfast.kinds import register
-from holdfast.node import open_tiers
 from holdfast.settings import Settings
 from holdfast.testing.door import connect_flows
 from holdfast.tiers.l2_connect import RedisAddress

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from benchmarks.context import Context
 from benchmarks.measuring import Figure
+from holdfast.adapters import change_source, connector
 from holdfast.clock import SystemClock
 from holdfast.documents import Bot
 from holdfast.flows import Flows
 from holdfast.invalidation.change_feed import ChangeFeed
-from holdfast.node import change_source, connector
 from holdfast.protocols import Poll
 from holdfast.testing.door import connect_flows
 from holdfast.tiers.l3_feed import PostgresFeed

@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from holdfast import Settings
+from holdfast.adapters import event_transport
 from holdfast.clock import SystemClock
-from holdfast.node import event_transport
 from holdfast.testing import EventHub, ManualClock, MemoryEvents
 from holdfast.testing.conformance.event_transport import BACKLOG_MAX
 from holdfast.tiers.l2_events import STREAMS, RedisEvents

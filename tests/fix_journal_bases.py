@@ -9,10 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from holdfast.adapters import connection_pool
 from holdfast.clock import SystemClock
 from holdfast.keys import Key
 from holdfast.kinds import register
-from holdfast.node import connection_pool
 from holdfast.protocols import Isolation, JournalRecord
 from holdfast.settings import Settings
 from holdfast.testing import MemoryJournalBase, MemoryStorage

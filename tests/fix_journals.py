@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from holdfast import Settings
+from holdfast.adapters import redis_connection
 from holdfast.clock import SystemClock
-from holdfast.node import redis_connection
 from holdfast.testing import JournalHub, MemoryJournals
 from holdfast.tiers.l2_journal import RedisJournals
 from holdfast.tiers.l2_journal_entries import names_of

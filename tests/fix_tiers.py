@@ -14,12 +14,13 @@ import asyncpg
 import pytest
 
 from fix_l2 import RedisHarness
+from holdfast.adapters import change_source, connection_pool, redis_connection
 from holdfast.clock import SystemClock
 from holdfast.embedded import Running
 from holdfast.embedded.layout import SOCKET_NAME
 from holdfast.flows import Flows
 from holdfast.kinds import BUILT_IN, Kind, register
-from holdfast.node import OpenStore, change_source, connection_pool, redis_connection
+from holdfast.node import OpenStore
 from holdfast.protocols import ChangeSource, FenceSink, SharedCache, Storage
 from holdfast.settings import Settings
 from holdfast.testing.door import connect_flows

@@ -20,15 +20,7 @@ from typing import Any, Unpack
 
 import msgspec
 
-from holdfast.adapters import (
-    change_source,
-    connection_pool,
-    connector,
-    event_transport,
-    open_tiers,
-    prepare,
-    redis_connection,
-)
+from holdfast.adapters import open_tiers
 from holdfast.arguments import SettingArguments
 from holdfast.clock import SystemClock
 from holdfast.errors import Closed, HoldfastError, SettingsError
@@ -39,22 +31,6 @@ from holdfast.kinds import Kind, register
 from holdfast.settings import Settings, load_settings
 from holdfast.store import StateStore
 from holdfast.tiers.l1_caches import build_caches
-
-__all__ = [
-    "Connecting",
-    "Node",
-    "OpenStore",
-    "change_source",
-    "connect",
-    "connection_pool",
-    "connector",
-    "event_transport",
-    "open_tiers",
-    "prepare",
-    "process_name",
-    "redis_connection",
-    "with_servers",
-]
 
 
 class Node:

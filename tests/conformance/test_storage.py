@@ -16,9 +16,9 @@ import pytest
 import holdfast
 from fix_races import until
 from holdfast import AppendOnly, Kind, RunContextSnapshot, SerializationFailure
+from holdfast.adapters import connection_pool
 from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN, register
-from holdfast.node import connection_pool
 from holdfast.protocols import Write
 from holdfast.settings import Settings
 from holdfast.testing import MemoryStorage

@@ -23,6 +23,7 @@ import pytest
 from faults.stage import IDS, Mutation, Stage, healthy, number_of, on_stage, upsert
 from fix_races import until, until_l2_is_trusted, watermarks
 from holdfast import Bot, OutcomeUnknown, Settings, TierError
+from holdfast.adapters import open_tiers
 from holdfast.clock import SystemClock
 from holdfast.embedded.privileges import DATA, data_area
 from holdfast.embedded.servers import ignore
@@ -30,7 +31,6 @@ from holdfast.flows import Flows
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.fence_map import FenceMap
 from holdfast.kinds import register
-from holdfast.node import open_tiers
 from holdfast.protocols import Coherence, Snapshot, Watermark
 from holdfast.testing.door import connect_flows
 from holdfast.testing.fault_proxy import FaultProxy, StartProxy

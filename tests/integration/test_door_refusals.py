@@ -12,8 +12,8 @@ import holdfast
 from fix_bots import ADA
 from fix_races import KEY
 from holdfast import Bot, Consistency, InvalidDocument, InvalidKey, SettingsError, WrongEventLoop
+from holdfast.adapters import connection_pool
 from holdfast.errors import Overloaded
-from holdfast.node import connection_pool
 from holdfast.settings import Settings
 from holdfast.tiers.l3_postgres import PostgresStorage
 

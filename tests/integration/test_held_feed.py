@@ -18,8 +18,9 @@ from fix_feed import connected
 from fix_races import until, until_l2_is_trusted
 from fix_tiers import Behind, flows_of, flows_over
 from holdfast import Bot, Caching, Document, Kind, StaleUnavailable, Tier, TierError, TierUnavailable
+from holdfast.adapters import change_source
 from holdfast.flows import Flows
-from holdfast.node import OpenStore, change_source
+from holdfast.node import OpenStore
 from holdfast.settings import Settings
 from holdfast.testing.faults import Direction
 from holdfast.tiers.l2_fences import RedisFences

@@ -16,6 +16,7 @@ import pytest
 from fix_feed import connected
 from fix_races import until
 from fix_tiers import Behind
+from holdfast.adapters import connection_pool
 from holdfast.errors import (
     Conflict,
     NotOwner,
@@ -28,7 +29,6 @@ from holdfast.errors import (
 )
 from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN, register
-from holdfast.node import connection_pool
 from holdfast.protocols import FlushTransaction, Letter, Write
 from holdfast.seq_set import SeqSet
 from holdfast.settings import Settings

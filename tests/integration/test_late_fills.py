@@ -26,10 +26,10 @@ from fix_races import (
     until_l2_is_trusted,
 )
 from fix_tiers import flows_over
+from holdfast.adapters import redis_connection
 from holdfast.clock import SystemClock
 from holdfast.documents import Bot
 from holdfast.flows import Flows
-from holdfast.node import redis_connection
 from holdfast.settings import Settings
 from holdfast.testing import PausingCache, PausingStorage
 from holdfast.tiers.codec import Codec

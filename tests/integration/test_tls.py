@@ -17,9 +17,9 @@ import trustme
 import holdfast
 from fix_races import KEY
 from holdfast import Bot, Settings, TierUnavailable
+from holdfast.adapters import connection_pool, prepare, redis_connection
 from holdfast.clock import SystemClock
 from holdfast.embedded import Running
-from holdfast.node import connection_pool, prepare, redis_connection
 from holdfast.protocols import Absent, Failed
 from holdfast.testing.conformance.l2_harness import VIEW
 from holdfast.tiers.codec import Codec

@@ -16,9 +16,9 @@ from fix_races import KEY, until
 from fix_tiers import Behind, behind, flows_over, proxy_of
 from fix_transactions import AFTER, BEFORE, NEW, NOTES, OLD, change_all, held, prepare
 from holdfast import OutcomeUnknown, Tier
+from holdfast.adapters import change_source, connection_pool
 from holdfast.flows import Flows
 from holdfast.kinds import register
-from holdfast.node import change_source, connection_pool
 from holdfast.settings import Settings
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l3_postgres import PostgresStorage

@@ -16,10 +16,11 @@ from fix_races import until, until_l2_is_trusted
 from fix_tiers import flows_of
 from fix_voids import NEW, OLD, forget_l1, swarm
 from holdfast import Bot, Kind, Settings, SettingsError, Tier
+from holdfast.adapters import connection_pool
 from holdfast.documents import Document, Swarm, encode
 from holdfast.flows import Flows
 from holdfast.kinds import BUILT_IN, register
-from holdfast.node import OpenStore, connection_pool
+from holdfast.node import OpenStore
 from holdfast.protocols import Target
 from holdfast.tags import TAGS_MAX
 from holdfast.tiers import l3_migrations
