@@ -15,7 +15,7 @@ from holdfast.seq_set import SeqSet
 from holdfast.testing import MemoryJournalBase, MemoryStorage
 from holdfast.testing.simulation import World, simulate
 from holdfast.testing.slow_journal_base import SlowJournalBase
-from holdfast.testing.slow_storage import SlowStorage
+from holdfast.testing.slow_link import SlowLink
 
 KEY = Key("bot", "count")
 ENTRIES = SeqSet([(1, 31)])
@@ -70,17 +70,14 @@ async def scenario(world: World, of: type[MemoryJournalBase]) -> tuple[int, SeqS
     storage = MemoryStorage()
     inner = of(storage, world)
     await inner.register("j", "0")
-    networks = [
-        SlowStorage(storage, world, most_seconds=0.05, lost_share=0.1, unknown_share=0.3, late_seconds=2.0)
-        for _ in range(SERVERS)
-    ]
+    links = [SlowLink(world, most_seconds=0.5, lost_share=0.2, late_seconds=2.0) for _ in range(SERVERS)]
     serving: Sequence[asyncio.Task[None]] = [
-        asyncio.get_running_loop().create_task(serve(SlowJournalBase(inner, network), str(number), world))
-        for number, network in enumerate(networks)
+        asyncio.get_running_loop().create_task(serve(SlowJournalBase(inner, link), str(number), world))
+        for number, link in enumerate(links)
     ]
     await asyncio.gather(*serving)
-    for network in networks:
-        await network.drain()
+    for link in links:
+        await link.drain()
     rows, marks = await inner.rows_and_marks([KEY], ["j"])
     return int(rows[KEY].body), marks["j"]
 

@@ -66,11 +66,11 @@ class SlowStorage:
 
     async def load(self, keys: Sequence[Key], known: Mapping[Key, int] = {}) -> Loaded:
         """Read rows; see `Storage.load`."""
-        return await self.read(lambda: self._inner.load(keys, known))
+        return await self._read(lambda: self._inner.load(keys, known))
 
     async def scan(self, kind: str, *, after: str | None, limit: int) -> Sequence[tuple[Key, Row]]:
         """Rows in order of ids; see `Storage.scan`."""
-        return await self.read(lambda: self._inner.scan(kind, after=after, limit=limit))
+        return await self._read(lambda: self._inner.scan(kind, after=after, limit=limit))
 
     async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
         """Write all or none; see `Storage.save`."""
@@ -90,11 +90,11 @@ class SlowStorage:
 
     async def count(self, target: Target) -> int:
         """How many rows a target names; see `Storage.count`."""
-        return await self.read(lambda: self._inner.count(target))
+        return await self._read(lambda: self._inner.count(target))
 
     async def invalidations(self, limit: int) -> Sequence[Invalidation]:
         """The newest records; see `Storage.invalidations`."""
-        return await self.read(lambda: self._inner.invalidations(limit))
+        return await self._read(lambda: self._inner.invalidations(limit))
 
     async def drain(self) -> None:
         """Wait for what takes effect late."""
@@ -113,13 +113,6 @@ class SlowStorage:
             await self._world.pause(self._most_seconds)
             if call > self._told:
                 self._told, self._coherence = call, told
-
-    async def read(self, act: Callable[[], Awaitable[Result]]) -> Result:
-        """A call that only reads; it may get lost on its way."""
-        if not self.calm and self._world.chance(self._lost_share):
-            await self._world.pause(self._most_seconds)
-            raise TierUnavailable("the request was lost on the way to L3")
-        return await self.step(act)
 
     async def write(
         self, act: Callable[[], Awaitable[Result]], give_up: Callable[[], Awaitable[object]] | None = None
@@ -145,6 +138,12 @@ class SlowStorage:
             await give_up()
         await self._world.pause(self._most_seconds)
         raise OutcomeUnknown("the reply was lost on the way from L3")
+
+    async def _read(self, act: Callable[[], Awaitable[Result]]) -> Result:
+        if not self.calm and self._world.chance(self._lost_share):
+            await self._world.pause(self._most_seconds)
+            raise TierUnavailable("the request was lost on the way to L3")
+        return await self.step(act)
 
     async def _act_late(self, act: Callable[[], Awaitable[object]]) -> None:
         started = self._inner.started

@@ -13,11 +13,11 @@ from holdfast.flows import Flows
 from holdfast.kinds import BUILT_IN
 from holdfast.protocols import Change, Isolation
 from holdfast.testing import JournalHub, MemoryFeed, MemoryJournalBase, MemoryStorage
-from holdfast.testing.distant_journal_base import DistantJournalBase
 from holdfast.testing.door import connect_flows
 from holdfast.testing.simulated_process import SimulatedProcess, begun_outside, outside
 from holdfast.testing.simulation import World
 from holdfast.testing.slow_feed import SlowFeed
+from holdfast.testing.slow_journal_base import SlowJournalBase
 from holdfast.testing.slow_journals import Replication, SlowJournals
 from holdfast.testing.slow_link import SlowLink
 from holdfast.testing.slow_storage import SlowStorage, SlowTransaction
@@ -137,7 +137,7 @@ class Server:
             late_seconds=1.0,
         )
         base = MemoryJournalBase(scene.l3, world, idle_seconds=TAKEOVER_SECONDS / 2, lock_seconds=0.5)
-        self.base = DistantJournalBase(base, self.l3_link)
+        self.base = SlowJournalBase(base, self.l3_link)
         self.streams = SlowJournals(scene.hub, scene.replication, self.l2_link)
 
     @property
