@@ -19,8 +19,9 @@ import pytest
 import holdfast
 from faults.test_failovers import first_pair, follows, is_level, serves
 from fix_races import until
+from fix_secured import has_another_connection, number_of
 from fix_tiers import flows_of
-from holdfast import Delivery, Event, HoldfastError, Settings, TierError, TierUnavailable
+from holdfast import Delivery, Event, Settings, TierError, TierUnavailable
 from holdfast.events import partition_of
 from holdfast.node import OpenStore
 from holdfast.settings import PREFIX
@@ -381,20 +382,6 @@ async def lose_the_connection(controls: ServerControls, prefix: str, *, named: A
         await until(arrived)
         assert cuts[0] >= 2
     return got
-
-
-async def number_of(client: Any, route: Any) -> int:
-    """The number of a client's connection to a node."""
-    (number,) = await l2_secured._ask(client, [["CLIENT", "ID"]], route)
-    return int(number)
-
-
-async def has_another_connection(client: Any, route: Any, number: int) -> bool:
-    """Whether a client has connected anew."""
-    try:
-        return await number_of(client, route) != number
-    except HoldfastError:
-        return False
 
 
 async def test_a_wait_on_another_connection_does_not_count(controls: ServerControls, prefix: str) -> None:

@@ -12,8 +12,9 @@ import pytest
 from fix_cluster import HALF, Cluster
 from fix_journals import journals
 from fix_races import mutate, until
+from fix_secured import has_another_connection, number_of
 from fix_single import Single
-from holdfast import HoldfastError, OutcomeUnknown, Overloaded, Settings
+from holdfast import OutcomeUnknown, Overloaded, Settings
 from holdfast.protocols import JournalBehind
 from holdfast.tiers import l2_journal, l2_secured
 from holdfast.tiers.l2_journal import RedisJournals
@@ -218,20 +219,6 @@ async def lose_the_connection(streams: RedisJournals, other: RedisJournals) -> i
     assert await append(streams, 1, expected=0) == 1
     assert len(await streams.read(JOURNAL, after=0, limit=9)) == 1
     return looks[0]
-
-
-async def number_of(client: Any, route: Any) -> int:
-    """The number of a client's connection to a node."""
-    (number,) = await l2_secured._ask(client, [["CLIENT", "ID"]], route)
-    return int(number)
-
-
-async def has_another_connection(client: Any, route: Any, number: int) -> bool:
-    """Whether a client has connected anew."""
-    try:
-        return await number_of(client, route) != number
-    except HoldfastError:
-        return False
 
 
 async def test_an_append_is_repeated_after_its_connection_was_lost(

@@ -12,6 +12,7 @@ import pytest
 
 from holdfast.testing.simulation import World, simulate
 from simulation.mutants import MUTANTS
+from simulation.seeds import first_faulty_of
 from simulation.worlds import run_world
 
 SHORT_SEEDS = range(500)
@@ -41,12 +42,7 @@ LONG_SEEDS = range(1_000, 11_000)
 BROKEN_ONCE = (1105, 10884)
 
 
-def first_faulty(seeds: range, theme: str | None = None) -> tuple[int, list[str]] | None:
-    """The first seed whose world breaks a promise, and how."""
-    for seed in seeds:
-        if faults := simulate(seed, partial(run_world, theme=theme)):
-            return seed, faults
-    return None
+first_faulty = partial(first_faulty_of, run_world)
 
 
 @pytest.mark.timeout(300)

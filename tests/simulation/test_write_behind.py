@@ -11,6 +11,7 @@ import pytest
 
 from holdfast.testing.simulation import simulate
 from simulation.mutants import MUTANTS
+from simulation.seeds import first_faulty_of
 from simulation.write_behind.worlds import run_world
 
 SHORT_SEEDS = range(150)
@@ -42,12 +43,7 @@ write that was about to be refused was hidden before that was committed."""
 LONG_SEEDS = range(10_000, 20_000)
 
 
-def first_faulty(seeds: range, theme: str | None = None) -> tuple[int, list[str]] | None:
-    """The first seed whose world breaks a promise, and how."""
-    for seed in seeds:
-        if faults := simulate(seed, partial(run_world, theme=theme)):
-            return seed, faults
-    return None
+first_faulty = partial(first_faulty_of, run_world)
 
 
 @pytest.mark.timeout(300)

@@ -19,7 +19,7 @@ from holdfast.write_behind.entries import Entry
 from holdfast.write_behind.operations import Set
 from holdfast.write_behind.routes import Inapplicable
 from holdfast.write_behind.typed_values import fingerprint
-from simulation.write_behind.ledger import KEYS, Ledger, cuts
+from simulation.write_behind.ledger import KEYS, Ledger, cuts, with_token
 
 Name = tuple[str, int]
 """Of an entry: its journal and its number."""
@@ -132,7 +132,7 @@ class Judge:
             added = tokens[len(before.tokens) :] if before is not None else tokens
             lawful = len(added) == 1 and added[0] in self.updates
             self.updates -= set(added)
-            lawful = lawful and before is not None and after == _with_token(before, added[0])
+            lawful = lawful and before is not None and after == with_token(before, added[0])
         if not lawful:
             self.faults.append(f"{key}: nobody wrote {after} over {before}")
 
@@ -174,16 +174,6 @@ def _applied(entry: Entry, document: Document) -> Document:
 
 def _default(entry: Entry) -> Ledger | None:
     return cast("Ledger | None", entry.default)
-
-
-def _with_token(document: Ledger, token: str) -> Ledger:
-    return Ledger(
-        author=document.author,
-        tokens=[*document.tokens, token],
-        count=document.count + 1,
-        note=document.note,
-        facts=document.facts,
-    )
 
 
 def _read(row: Row | None) -> Ledger | None:

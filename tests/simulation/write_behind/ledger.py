@@ -59,3 +59,14 @@ def faults_in(document: Ledger) -> str | None:
     if lone := set(document.facts) - set(tokens):
         return f"facts without their tokens: {lone}"
     return None
+
+
+def with_token(document: Ledger, token: str) -> Ledger:
+    """What an update makes of a document: one write more."""
+    return Ledger(
+        author=document.author,
+        tokens=[*document.tokens, token],
+        count=document.count + 1,
+        note=document.note,
+        facts=document.facts,
+    )

@@ -8,7 +8,7 @@ from holdfast.keys import Key
 from holdfast.transactions import Transaction
 from holdfast.write_behind.operations import Operation
 from holdfast.write_behind.receipts import PendingWrite
-from simulation.write_behind.ledger import KEYS, LEDGER, Ledger
+from simulation.write_behind.ledger import KEYS, LEDGER, Ledger, with_token
 from simulation.write_behind.scene import Scene, Server
 
 STEPS = 12
@@ -111,10 +111,4 @@ class Writer:
     def _with_a_token(self, document: Ledger) -> Ledger:
         token = self._scene.token()
         self._scene.judge.updates.add(token)
-        return Ledger(
-            author=document.author,
-            tokens=[*document.tokens, token],
-            count=document.count + 1,
-            note=document.note,
-            facts=document.facts,
-        )
+        return with_token(document, token)
