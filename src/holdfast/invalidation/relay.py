@@ -18,6 +18,7 @@ from uuid import UUID
 
 import msgspec
 
+from holdfast.background import Background
 from holdfast.clock import Clock
 from holdfast.errors import HoldfastError, TierError, TierUnavailable
 from holdfast.keys import Key
@@ -87,7 +88,7 @@ class Relay:
         self._silent: dict[str, tuple[float, Exception]] = {}  # nodes left alone: until when, and why
         self._tidied_at = clock.monotonic()
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Background(self._run, "relay")
         self.leading = False
         self._fault: Exception | None = None
         self.fenced = 0
@@ -101,15 +102,11 @@ class Relay:
 
     def start(self) -> None:
         """Stand by, or lead, in the background."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="holdfast relay")
+        self._loop.start()
 
     async def stop(self) -> None:
         """End, and let another server lead; may be called twice."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await self._loop.stop()
         self.leading = False
         await self._source.close()
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
+from holdfast.background import Background
 from holdfast.clock import Clock
 from holdfast.errors import NotOwner, OutcomeUnknown, Refused, SerializationFailure, TierError
 from holdfast.keys import Key
@@ -96,7 +97,7 @@ class Flusher:
         self._on_refused = on_refused
         self._on_replaced = on_replaced
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Background(self._run, "flusher")
         self._pause_seconds = 0.0
         self._keys_max = KEYS_MAX
         self.fault: Exception | None = None
@@ -107,15 +108,11 @@ class Flusher:
 
     def start(self) -> None:
         """Begin to flush in the background."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="holdfast flusher")
+        self._loop.start()
 
     async def stop(self) -> None:
         """End, rolling back what is under way; may be called twice."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await self._loop.stop()
 
     async def _run(self) -> None:
         while True:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from holdfast.background import Background
 from holdfast.clock import Clock
 from holdfast.errors import TierError
 from holdfast.protocols import JournalBase
@@ -48,19 +49,15 @@ class Heartbeat:
         self._clock = clock
         self._sleep = sleep
         self._on_replaced = on_replaced
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Background(self._run, "journal heartbeat")
 
     def start(self) -> None:
         """Begin to beat in the background."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="holdfast journal heartbeat")
+        self._loop.start()
 
     async def stop(self) -> None:
         """End; may be called twice."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await self._loop.stop()
 
     def beaten(self, began: float) -> None:
         """L3 has heard from this server, which began to tell it then."""

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+from holdfast.background import Background
 from holdfast.clock import Clock
 from holdfast.entry import Durability
 from holdfast.errors import TierError
@@ -67,7 +68,7 @@ class JournalWriter:
         self._waiting: deque[PendingWrite] = deque()
         self._kept: dict[int, PendingWrite] = {}  # appended and undecided, in order
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Background(self._run, "journal")
         self._away = False
         self._is_checked = False
 
@@ -101,15 +102,11 @@ class JournalWriter:
 
     def start(self) -> None:
         """Begin to append in the background."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="holdfast journal")
+        self._loop.start()
 
     async def stop(self) -> None:
         """End; may be called twice."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await self._loop.stop()
 
     async def drain(self) -> None:
         """Append what waits, if L2 takes it; then nothing is under way."""

@@ -14,6 +14,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from holdfast.background import Background
 from holdfast.clock import Clock
 from holdfast.documents import Limits
 from holdfast.errors import (
@@ -99,19 +100,15 @@ class Takeover:
         self._on_refused = on_refused
         self._seen: dict[str, Seen] = {}
         self._left: dict[str, float] = {}  # journals that cannot be read here, and until when they are left alone
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Background(self._run, "takeover")
 
     def start(self) -> None:
         """Begin to look in the background; at once, for a server that ended may have left entries."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="holdfast takeover")
+        self._loop.start()
 
     async def stop(self) -> None:
         """End; a takeover under way is left to the next server. May be called twice."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await self._loop.stop()
 
     async def _run(self) -> None:
         while True:
