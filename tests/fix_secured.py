@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, TierUnavailable
 from holdfast.tiers import l2_secured
+from holdfast.tiers.l2_secured import SecuredCalls
 
 
 async def number_of(client: Any, route: Any) -> int:
@@ -20,3 +21,12 @@ async def has_another_connection(client: Any, route: Any, number: int) -> bool:
         return await number_of(client, route) != number
     except HoldfastError:
         return False
+
+
+async def is_connected(secured: SecuredCalls) -> bool:
+    """Whether its client is: on a busy machine the first call may be refused before it is, and nobody waits longer."""
+    try:
+        await secured._connection.client()
+    except TierUnavailable:
+        return False
+    return True

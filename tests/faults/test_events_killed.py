@@ -19,7 +19,7 @@ import pytest
 import holdfast
 from faults.test_failovers import first_pair, follows, is_level, serves
 from fix_races import until
-from fix_secured import has_another_connection, number_of
+from fix_secured import has_another_connection, is_connected, number_of
 from fix_tiers import flows_of
 from holdfast import Delivery, Event, Settings, TierError, TierUnavailable
 from holdfast.events import partition_of
@@ -311,6 +311,7 @@ async def fail_over_behind(
     await until(partial(is_level, primary, replica))
     key = key_in(slots)
     async with holdfast.connect(settings) as state:
+        await until(partial(is_connected, secured_calls(state)))
         mutation(state)
         link = proxy.hold("to_client", where=lambda connection: b"REPLCONF" in connection.first_bytes)
         publishing = asyncio.ensure_future(state.publish("work/x", "held", delivery=Delivery.RELIABLE, key=key))

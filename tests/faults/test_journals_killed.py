@@ -18,6 +18,7 @@ from glide import ClusterBatch, ClusterBatchOptions, SlotKeyRoute, SlotType
 from faults.test_failovers import Node, first_pair, follows, is_level, nodes_of, serves
 from fix_journals import journals
 from fix_races import mutate, until
+from fix_secured import is_connected
 from holdfast import Settings, TierError
 from holdfast.protocols import Appended, JournalBehind
 from holdfast.testing.fault_proxy import FaultProxy, StartProxy
@@ -168,10 +169,13 @@ async def test_what_no_replica_has_is_not_acknowledged(
     primary, replica, slots, proxy = await through_a_proxy(server_controls, fault_proxy)
     async with AsyncExitStack() as stack:
         streams = journals(settings, stack)
+        await until(partial(is_connected, streams._secured))
         named = {way: named_in(slots, way.__name__) for way in (*MUTANTS, honest)}
         assert [(await append(streams, name, 1)).replicas for name in named.values()] == [1] * len(named)
         for wished in (0, 2):  # there is one, and one has to have it
-            assert (await append(journals(settings, stack, replicas=wished), named[honest], 1)).replicas == 1
+            others = journals(settings, stack, replicas=wished)
+            await until(partial(is_connected, others._secured))
+            assert (await append(others, named[honest], 1)).replicas == 1
         link = proxy.hold("to_client", where=lambda connection: b"REPLCONF" in connection.first_bytes)
         acknowledged = {}
         for way in MUTANTS:
