@@ -278,7 +278,7 @@ class Queries:
 async def queries(state: OpenStore, monkeypatch: pytest.MonkeyPatch) -> Queries:
     """Every statement of the server's connections; counted by the driver, not by us."""
     log = Queries([])
-    pool = flows_of(state).writer._l3._pool  # type: ignore[attr-defined]
+    pool = flows_of(state).writer._l3.pool  # type: ignore[attr-defined]
     opener = pool._opener
 
     async def opened() -> asyncpg.Connection:

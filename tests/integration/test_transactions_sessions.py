@@ -40,8 +40,8 @@ async def narrow(settings: Settings) -> AsyncIterator[OpenStore]:
 
 def pool_of(store: OpenStore) -> ConnectionPool:
     l3: Any = flows_of(store).resolver._l3
-    assert isinstance(l3._pool, ConnectionPool)
-    return l3._pool
+    assert isinstance(l3.pool, ConnectionPool)
+    return l3.pool
 
 
 async def session(store: OpenStore) -> dict[str, Any]:
