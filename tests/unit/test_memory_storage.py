@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 
@@ -86,10 +87,10 @@ async def test_a_servers_transaction_is_cut_off_with_it() -> None:
         await storage.open_transaction(Isolation.READ_COMMITTED)
     with pytest.raises(OutcomeUnknown):
         await transaction.commit()
-    await transaction.rollback()
     storage.away = False
     assert outbox(storage) == []
-    await put(storage)
+    async with asyncio.timeout(1):  # nobody need roll back for the locks of who is cut off
+        await put(storage)
 
 
 async def test_a_servers_transaction_tells_what_it_changed() -> None:

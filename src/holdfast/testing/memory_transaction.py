@@ -268,6 +268,7 @@ class MemoryTransaction:
         try:
             self._check_open()
         except TierUnavailable as fault:
+            self.lose()  # with whom it was to be committed: it must not keep its locks
             raise OutcomeUnknown(f"L3 in memory: committing: {fault}") from fault
         if self._isolation is Isolation.SERIALIZABLE and self._rows:
             self._check_reads()
