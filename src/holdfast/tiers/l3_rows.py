@@ -6,7 +6,6 @@ writers of overlapping sets from deadlocking.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -18,6 +17,7 @@ import msgspec
 from holdfast.errors import AppendOnly, Conflict
 from holdfast.keys import Key
 from holdfast.kinds import Kind
+from holdfast.one_ahead import OneAhead
 from holdfast.protocols import Row, Write
 from holdfast.tiers.l3_statements import Statements
 
@@ -62,21 +62,11 @@ class RowWriter:
         if len(batches) == 1:
             return await self._save_batch(connection, batches[0], _columns(batches[0]))
         versions: dict[Key, int] = {}
-        sent: asyncio.Task[dict[Key, int]] | None = None
-        try:
+        async with OneAhead[dict[Key, int]]() as ahead:
             for batch in batches:
                 columns = _columns(batch)
-                if sent is not None:
-                    versions |= await sent
-                sent = asyncio.create_task(self._save_batch(connection, batch, columns))
-                await asyncio.sleep(0)  # it goes out now
-            return versions | (await sent if sent is not None else {})
-        except BaseException:
-            if sent is not None:
-                sent.cancel()
-                await asyncio.wait([sent])  # the connection does one thing at a time, and is to be rolled back
-                _ = sent.cancelled() or sent.exception()  # the first fault is the one to see
-            raise
+                versions |= await ahead.begin(self._save_batch(connection, batch, columns)) or {}
+            return versions | (await ahead.end() or {})
 
     async def delete(self, connection: Any, key: Key, expected: int | None) -> tuple[int, bool]:
         """Delete a row; see `Storage.delete`."""

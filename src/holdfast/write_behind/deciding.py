@@ -180,20 +180,27 @@ class _Rules(NamedTuple):
 
 
 def decide(
-    kind: Kind[D], row: Row | None, entries: Sequence[Entry], strategy: ConflictStrategy, limits: Limits
+    kind: Kind[D],
+    row: Row | None,
+    entries: Sequence[Entry],
+    strategy: ConflictStrategy,
+    limits: Limits,
+    *,
+    known: D | None = None,
 ) -> Decision[D]:
     """Decide the entries of one key.
 
     Args:
         row: the current one, locked; None: there is none.
         entries: at least one, all of one key, in the order of their numbers.
+        known: what the row holds, if that is known.
 
     Raises:
         CorruptDocument, SchemaTooNew: the row cannot be read; nothing is decided.
     """
     key = entries[0].key
     rules = _Rules(kind, kind.document, key, strategy, limits)
-    before = None if row is None else decode(kind.document, row.body, what=str(key))
+    before = known if known is not None or row is None else decode(kind.document, row.body, what=str(key))
     begin = _Life(before, ANY_VERSION if row is None else row.birth)
     course = rules.run(begin, entries, storing=False)
     try:

@@ -8,23 +8,28 @@ was replaced is refused (rule W9).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any, Final
 
 from holdfast.documents import Limits
 from holdfast.errors import Conflict, HoldfastError, Overloaded, Refused
 from holdfast.keys import Key
 from holdfast.kinds import Kind
+from holdfast.one_ahead import OneAhead
 from holdfast.protocols import FlushTransaction, JournalBase, Letter, Row, Write
 from holdfast.seq_set import SeqSet
 from holdfast.write_behind.deciding import Decision, RefusalReason, decide
 from holdfast.write_behind.entries import Entry, encode_entry
+from holdfast.write_behind.own_rows import OwnRows
 
 ROUNDS_MAX: Final = 16
 """Times that rows which were absent may turn up while they are being inserted."""
 ENTRIES_AT_A_TIME: Final = 16
 """Decided without giving others a turn of the event loop, but for those of one key: about a millisecond."""
+KEYS_AT_A_TIME: Final = 128
+"""In one statement: while L3 writes them, the next ones are decided."""
 
 
 class Settled:
@@ -67,6 +72,7 @@ class Flushing:
         self._base = base
         self._kinds = kinds
         self._limits = limits
+        self._own_rows = OwnRows()
 
     async def flush(
         self,
@@ -125,23 +131,37 @@ class Flushing:
     async def _decided(self, transaction: FlushTransaction, batch: Batch) -> tuple[dict[Key, Settled], list[Letter]]:
         settled: dict[Key, Settled] = {}
         letters: dict[Key, list[Letter]] = {}
-        open_ = dict(batch)
+        open_ = dict(sorted(batch.items()))  # absent rows are inserted, and so locked, in the order of all writers
         for _ in range(ROUNDS_MAX):
             rows = await transaction.load(list(open_))
-            writes: list[Write] = []
-            turn = 0
-            for key, entries in open_.items():
-                turn += len(entries)
-                if turn > ENTRIES_AT_A_TIME:
-                    await asyncio.sleep(0)
-                    turn = len(entries)
-                settled[key], letters[key], write = self._settle(key, rows.get(key), entries, transaction.decided)
-                if write is not None:
-                    writes.append(write)
-            open_ = await self._write(transaction, rows, writes, settled, batch)
+            again: dict[Key, Sequence[Entry]] = {}
+            async with OneAhead[dict[Key, Sequence[Entry]]]() as ahead:
+                for keys in _parts(open_, KEYS_AT_A_TIME):
+                    part, writes = await self._settle_all(transaction, rows, {key: open_[key] for key in keys}, letters)
+                    settled |= part
+                    again |= await ahead.begin(self._write(transaction, rows, writes, part, batch)) or {}
+                again |= await ahead.end() or {}
+            open_ = again
             if not open_:
                 return settled, [letter for each in letters.values() for letter in each]
         raise Overloaded("L3: rows that were absent keep turning up while they are being inserted")
+
+    async def _settle_all(
+        self, transaction: FlushTransaction, rows: Mapping[Key, Row], batch: Batch, letters: dict[Key, list[Letter]]
+    ) -> tuple[dict[Key, Settled], list[Write]]:
+        """Decide what becomes of some keys; what is to be written of them."""
+        settled: dict[Key, Settled] = {}
+        writes: list[Write] = []
+        turn = 0
+        for key, entries in batch.items():
+            turn += len(entries)
+            if turn > ENTRIES_AT_A_TIME:
+                await asyncio.sleep(0)
+                turn = len(entries)
+            settled[key], letters[key], write = self._settle(key, rows.get(key), entries, transaction.decided)
+            if write is not None:
+                writes.append(write)
+        return settled, writes
 
     def _settle(
         self, key: Key, row: Row | None, entries: Sequence[Entry], decided: SeqSet
@@ -155,11 +175,14 @@ class Flushing:
             return settled, [], None
         kind = self._kinds[key.kind]
         try:
-            decision = decide(kind, row, new, kind.on_conflict, self._limits)
+            known = None if row is None else self._own_rows.document(key, row)
+            decision = decide(kind, row, new, kind.on_conflict, self._limits, known=known)
         except HoldfastError as fault:  # the row cannot be read: the entries may be applied when it is mended
             reason = f"{RefusalReason.POISON.value}: {fault}"
             settled.refused = _poisoned(new, reason)
             return settled, [self._letter(entry, reason) for entry in new], None
+        if decision.body is not None:
+            self._own_rows.keep(key, decision.body, decision.document)
         settled.document, settled.tags = decision.document, decision.tags
         settled.changed, settled.deleted = decision.changed, decision.deleted
         settled.refused = {
@@ -199,6 +222,13 @@ class Flushing:
                 if write.expected == 0:
                     settled[write.key].birth = version
         return again
+
+
+def _parts(keys: Iterable[Key], size: int) -> Iterator[list[Key]]:
+    """Keys in lists of at most so many."""
+    left = iter(keys)
+    while part := list(islice(left, size)):
+        yield part
 
 
 def _poisoned(entries: Iterable[Entry], reason: str) -> dict[int, Refused]:
