@@ -171,8 +171,11 @@ class Server:
         """How long before its death a write may have been accepted and not be in the journal.
 
         An append under way, its answer, the time for others to gather, and the way of the next append; as long as L2
-        and L3 have answered all the time.
+        and L3 have answered all the time, and nobody has taken this server's journal over: until that one is drained
+        and the next begun, nothing can be appended.
         """
+        if self.flows.write_behind.lives._changing is not None:
+            return inf
         troubled_at = max(self.troubled_at, self._scene.troubled_at, self.l2_link.troubled_at, self.l3_link.troubled_at)
         since = self._scene.world.monotonic() - troubled_at - TROUBLE_SECONDS
         window = WINDOW_SECONDS + 8 * self.l2_link.most_seconds
