@@ -9,11 +9,12 @@ from typing import Any
 
 from glide import SlotKeyRoute, SlotType
 
+import holdfast
 from benchmarks.bare_table import BARE, BareTable
 from benchmarks.context import Context, open_context
 from benchmarks.documents import documents_of
 from benchmarks.measuring import Figure, Limit, Result, Side, compare, steady_collector
-from holdfast import Append, Durability, Increment
+from holdfast import Append, Durability, Increment, Set
 from holdfast.documents import ToolCallRecord
 from holdfast.kinds import SWARM
 
@@ -34,9 +35,10 @@ async def run(context: Context) -> list[Result | Figure]:
     accepted = await _accepted(context)
     flushed = await _flushed(context)
     written = await _bytes_written(context)
+    elsewhere = await _seen_elsewhere(context)
     async with open_context(replicas=1) as replicated:
         journaled = await _journaled(replicated)
-    return [*accepted, *flushed, written, *journaled]
+    return [*accepted, *flushed, written, elsewhere, *journaled]
 
 
 async def _accepted(context: Context) -> list[Figure]:
@@ -117,6 +119,26 @@ async def _bytes_written(context: Context) -> Figure:
         "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1::text::pg_lsn)::float8", before
     )
     return Figure(f"L3's WAL per byte changed, {RECORDS} patches a swarm", written / appended, 4, "bytes")
+
+
+async def _seen_elsewhere(context: Context) -> Figure:
+    """With a scope's token another server reads what was accepted and not flushed: from the token to the value."""
+    store, times = context.flows.store, []
+    names = list(documents_of(BYTES, SWARMS))
+    async with holdfast.connect(context.settings) as other:
+        for name in names:
+            async with store.scope() as scope:
+                await scope.swarms.patch(name, Set("goal", f"{name} elsewhere"), durability=ACCEPTED)
+                token = scope.token
+            begun = time.perf_counter()
+            async with other.scope(token) as there:
+                swarm = await there.swarms.get(name)
+            times.append((time.perf_counter() - begun) * 1000)
+            assert swarm is not None
+            assert swarm.goal == f"{name} elsewhere", "an accepted write was not seen"
+    assert await store.flush() == [], "a patch was lost"
+    times.sort()
+    return Figure("unflushed write read elsewhere by a scope's token, p95", times[len(times) * 95 // 100], 20, "ms")
 
 
 async def _journaled(context: Context) -> list[Result]:

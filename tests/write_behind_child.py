@@ -150,10 +150,18 @@ def say(word: str) -> None:
     sys.stdout.flush()
 
 
+def tell_where() -> None:
+    """Say on the error output where each task waits, for whoever wonders why nothing goes on."""
+    for task in asyncio.all_tasks():
+        task.print_stack(limit=12, file=sys.stderr)
+    sys.stderr.flush()
+
+
 async def serve(settings: Settings) -> None:
     """Be a server until the input ends, or SIGTERM comes."""
-    terminated = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+    terminated, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, terminated.set)
+    loop.add_signal_handler(signal.SIGUSR1, tell_where)
     async with holdfast.connect(settings) as state:
         say("ready")
         following = asyncio.ensure_future(follow(state))

@@ -6,6 +6,7 @@ What was acknowledged as JOURNALED or COMMITTED takes effect, each write once, w
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 import signal
 import sys
@@ -113,7 +114,25 @@ class Chaos:
         async def enough() -> bool:
             return sum(map(lines_in, self.files.values())) >= before + count
 
-        await until(enough)
+        try:
+            await until(enough)
+        except TimeoutError:
+            pytest.fail(f"no writes are acknowledged any more\n{await self._where()}")
+
+    async def _where(self) -> str:
+        """Where the writers, and this process, wait."""
+        for writer in self._writers:
+            writer.send(signal.SIGUSR1)
+
+        async def told() -> bool:
+            return all("Stack for" in writer.log for writer in self._writers)
+
+        with suppress(TimeoutError):
+            await until(told)
+        own = io.StringIO()
+        for task in asyncio.all_tasks():
+            task.print_stack(limit=12, file=own)
+        return "\n".join([*(writer.log for writer in self._writers), own.getvalue()])
 
 
 FAULTS = ("kill_a_writer", "freeze_a_writer", "kill_l3", "freeze_l3", "kill_a_node", "freeze_a_node")

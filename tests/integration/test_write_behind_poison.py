@@ -13,8 +13,8 @@ from fix_write_behind import die, names_in, noted, patient, stored, until_draine
 from holdfast import Durability, Refused, Settings, Swarm
 from holdfast.documents import Limits
 from holdfast.node import OpenStore
-from holdfast.write_behind import flusher
 from holdfast.write_behind.entries import decode_entry
+from holdfast.write_behind.pace import KEYS_MAX
 
 POISON = "poison"
 TOGETHER = 100
@@ -61,7 +61,7 @@ async def test_one_poisonous_row(settings: Settings, count: int) -> None:
         counters = flows.counters.write_behind
         assert (counters.refused, counters.dead_letters, counters.retries) == (1, 1, 0)
         # The batch with it is halved until it is alone; each other half is one transaction.
-        assert counters.flushes <= count / flusher.KEYS_MAX + flusher.KEYS_MAX.bit_length()
+        assert counters.flushes <= count / KEYS_MAX + KEYS_MAX.bit_length()
     connection = await asyncpg.connect(settings.postgres_url)
     try:
         assert await connection.fetchval('SELECT count(*) FROM holdfast."Chat"') == count - 1

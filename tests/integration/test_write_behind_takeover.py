@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-import pytest
 
 import holdfast
 from fix_tiers import flows_of
@@ -18,7 +17,7 @@ from holdfast.node import OpenStore
 from holdfast.protocols import JournalRecord
 from holdfast.seq_set import SeqSet
 from holdfast.tiers.l3_flush import PostgresFlush
-from holdfast.write_behind import takeover
+from holdfast.write_behind.pace import Pace
 
 Mutation = Callable[[Flows], None]
 
@@ -88,16 +87,14 @@ async def test_the_lowest_mark_for_a_journal_doubles(settings: Settings) -> None
     assert await out_of_order(settings, marked(up_to_a_gap)) == {"late": ["1", "3"], "early": ["2", "2"]}
 
 
-async def test_a_taker_that_stands_still_is_taken_over_from(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_taker_that_stands_still_is_taken_over_from(settings: Settings) -> None:
     """W9: a second taker goes on where the first one stopped; that one decides nothing more when it wakes up."""
-    monkeypatch.setattr(takeover, "ENTRIES_MAX", 5)
     keys = [f"k{number}" for number in range(12)]
     async with holdfast.connect(patient(settings)) as dying, holdfast.connect(patient(settings)) as first:
         for key in keys:
             await put_down(dying, key, "1", Durability.JOURNALED)
         asleep, awake = asyncio.Event(), asyncio.Event()
+        flows_of(first).takeover._pace = Pace(writes=5)
         flushing: Any = flows_of(first).takeover._flushing
         flush = flushing.flush
 
@@ -116,7 +113,7 @@ async def test_a_taker_that_stands_still_is_taken_over_from(
         await asleep.wait()
         async with holdfast.connect(patient(settings)) as second:
             await until_drained(flows_of(second), journal)
-            assert flows_of(second).counters.write_behind.taken_over == len(keys) - takeover.ENTRIES_MAX
+            assert flows_of(second).counters.write_behind.taken_over == len(keys) - 5
             awake.set()
             await until_looked_again(flows_of(first))
             rows = await stored(second, *keys)

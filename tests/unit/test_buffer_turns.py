@@ -10,12 +10,13 @@ from itertools import count
 import pytest
 
 from holdfast.keys import Key
-from holdfast.write_behind import buffer
-from holdfast.write_behind.buffer import KEY_WRITES_MAX, Buffer, BufferRules
+from holdfast.write_behind.buffer import Buffer, BufferRules
+from holdfast.write_behind.pace import KEY_WRITES_MAX, Pace
 
 QUIET, BUSY = Key("swarm", "quiet"), Key("swarm", "busy")
 RULES = BufferRules()
-KEYS_MAX, BYTES_MAX = 5, 1 << 30
+BYTES_MAX = 1 << 30
+FEW = Pace(keys=5)
 HURRIED = 6
 FLUSH_SECONDS = 0.05
 
@@ -38,7 +39,7 @@ def turn_of_a_quiet_key() -> float:
             key = Key("swarm", f"hurried {next(names)}")
             held.add(Sized(key, now))
             held.hurry([key], now)
-        taken = held.take(now, KEYS_MAX, BYTES_MAX)
+        taken = held.take(now, FEW, BYTES_MAX)
         if QUIET in taken:
             return now
         for key, writes in taken.items():
@@ -63,14 +64,14 @@ def test_mutant_those_who_hurry_come_first(monkeypatch: pytest.MonkeyPatch) -> N
     assert turn_of_a_quiet_key() == math.inf
 
 
-def parts_of_a_busy_key() -> list[int]:
+def parts_of_a_busy_key(pace: Pace) -> list[int]:
     """How many writes of a key are taken at a time, of 2.5 times as many as may be; all of them, in order."""
     held, parts, order = Buffer(RULES), [], []
     for number in range(KEY_WRITES_MAX * 5 // 2):
         held.add(Sized(BUSY, float(number)))
     held.hurry([BUSY], 0.0)
     while held.next_due() < math.inf:
-        writes = held.take(held.next_due(), KEYS_MAX, BYTES_MAX)[BUSY]
+        writes = held.take(held.next_due(), pace, BYTES_MAX)[BUSY]
         order += [write.accepted_at for write in writes]
         parts.append(len(writes))
         held.decided(BUSY, writes)
@@ -81,13 +82,12 @@ def parts_of_a_busy_key() -> list[int]:
 
 def test_of_one_key_only_so_many_writes_are_taken() -> None:
     """They are decided without a pause of the event loop."""
-    assert parts_of_a_busy_key() == [KEY_WRITES_MAX, KEY_WRITES_MAX, KEY_WRITES_MAX // 2]
+    assert parts_of_a_busy_key(Pace()) == [KEY_WRITES_MAX, KEY_WRITES_MAX, KEY_WRITES_MAX // 2]
 
 
-def test_mutant_all_writes_of_a_key_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutant_all_writes_of_a_key_are_taken() -> None:
     """However many there are."""
-    monkeypatch.setattr(buffer, "KEY_WRITES_MAX", 10 * KEY_WRITES_MAX)
-    assert parts_of_a_busy_key() == [KEY_WRITES_MAX * 5 // 2]
+    assert parts_of_a_busy_key(Pace(writes=10 * KEY_WRITES_MAX)) == [KEY_WRITES_MAX * 5 // 2]
 
 
 def due_after_a_failure() -> float:
@@ -95,7 +95,7 @@ def due_after_a_failure() -> float:
     held = Buffer(RULES)
     held.add(Sized(BUSY, 0.0))
     held.hurry([BUSY], 0.0)
-    held.give_back(held.take(0.0, KEYS_MAX, BYTES_MAX), 1.0)
+    held.give_back(held.take(0.0, Pace(), BYTES_MAX), 1.0)
     held.add(Sized(BUSY, 1.5))
     return held.next_due()
 

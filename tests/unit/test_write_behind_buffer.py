@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from fix_undecided import B1, B2, pending
 from holdfast.keys import Key
 from holdfast.write_behind.buffer import Buffer, BufferRules
+from holdfast.write_behind.pace import Pace
 
 RULES = BufferRules(quiet_seconds=2.0, age_seconds=5.0, writes_max=4, bytes_max=10_000, crowded_seconds=30.0)
-ALL = (500, 1 << 20)
+ALL = (Pace(), 1 << 20)
 
 
 def test_a_key_is_due_after_quiet_and_at_a_certain_age_at_the_latest() -> None:
@@ -82,8 +83,8 @@ def test_a_batch_has_so_many_keys_and_bytes() -> None:
     for seq, name in enumerate("abcd", 1):
         buffer.add(pending(seq, key=Key("bot", name)))
     size = pending(1, key=Key("bot", "a")).size
-    assert len(buffer.take(2.0, 3, 2 * size)) == 2
-    assert len(buffer.take(2.0, 1, 1)) == 1
+    assert len(buffer.take(2.0, Pace(keys=3), 2 * size)) == 2
+    assert len(buffer.take(2.0, Pace(keys=1), 1)) == 1
     assert len(buffer.take(2.0, *ALL)) == 1
 
 

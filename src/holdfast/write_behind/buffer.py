@@ -11,12 +11,10 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from holdfast.keys import Key
-
-KEY_WRITES_MAX: Final = 1000
-"""Of one key, taken at a time."""
+from holdfast.write_behind.pace import Pace
 
 
 class Write(Protocol):
@@ -158,17 +156,17 @@ class Buffer:
         self._drop_outdated()
         return self._heap[0][0] if self._heap else math.inf
 
-    def take(self, now: float, keys_max: int, bytes_max: int) -> dict[Key, list[Any]]:
+    def take(self, now: float, pace: Pace, bytes_max: int) -> dict[Key, list[Any]]:
         """The undecided writes of keys that are due, those due longest first; they must be given back or decided."""
         taken: dict[Key, list[Any]] = {}
         room = bytes_max
-        while len(taken) < keys_max and room > 0 and self.next_due() <= now:
+        while len(taken) < pace.keys and room > 0 and self.next_due() <= now:
             if taken and self._heap[0][3].locked:
                 break
             _, _, key, queue = heapq.heappop(self._heap)
-            taken[key] = queue.writes[:KEY_WRITES_MAX]
+            taken[key] = queue.writes[: pace.writes]
             # What there is beyond is due as well, once these are decided.
-            queue.taken, queue.hurried = len(taken[key]), len(queue.writes) > KEY_WRITES_MAX
+            queue.taken, queue.hurried = len(taken[key]), len(queue.writes) > pace.writes
             queue.due_at = now if queue.hurried else math.inf
             room -= sum(write.size for write in taken[key])
             if queue.locked:

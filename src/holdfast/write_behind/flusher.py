@@ -25,6 +25,7 @@ from holdfast.write_behind.buffer import Buffer
 from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.flushing import Flushing, Settled
 from holdfast.write_behind.overlay import Overlay
+from holdfast.write_behind.pace import Pace
 from holdfast.write_behind.receipts import PendingWrite
 from holdfast.write_behind.refusals import OnRefused
 
@@ -32,8 +33,6 @@ logger = logging.getLogger("holdfast")
 
 FIRST_EPOCH: Final = 1
 """Of a journal as long as its own server answers for it."""
-KEYS_MAX: Final = 500
-"""In one transaction; its rows are locked until it ends."""
 BYTES_MAX: Final = 8 * 1024 * 1024
 LOCKED_SECONDS: Final = 2.0
 """Before a key is tried again whose row another transaction keeps locked."""
@@ -99,7 +98,7 @@ class Flusher:
         self._wake = asyncio.Event()
         self._loop = Background(self._run, "flusher")
         self._pause_seconds = 0.0
-        self._keys_max = KEYS_MAX
+        self._pace = Pace()
         self.fault: Exception | None = None
 
     def wake(self) -> None:
@@ -117,7 +116,7 @@ class Flusher:
     async def _run(self) -> None:
         while True:
             await self._until_due()
-            batch = self._buffer.take(self._clock.monotonic(), self._keys_max, BYTES_MAX)
+            batch = self._buffer.take(self._clock.monotonic(), self._pace, BYTES_MAX)
             try:
                 await self._work(batch)
             except NotOwner:
@@ -127,7 +126,7 @@ class Flusher:
                 await self._fail(fault)
             else:
                 self._pause_seconds, self.fault = 0.0, None
-                self._keys_max = min(KEYS_MAX, self._keys_max * 2)
+                self._pace.faster()
 
     async def _until_due(self) -> None:
         while (left := self._buffer.next_due() - self._clock.monotonic()) > 0:
@@ -236,7 +235,7 @@ class Flusher:
                 {"message": "holdfast: a flush of write-behind failed", "exception": fault}
             )
         self.fault = fault
-        self._keys_max = max(1, self._keys_max // 2)  # L3 may have ended it for the time it took
+        self._pace.slower()
         # Decorrelated jitter: servers that failed together do not come back together.
         self._pause_seconds = min(
             BACKOFF_MAX_SECONDS, self._random.uniform(BACKOFF_SECONDS, max(BACKOFF_SECONDS, self._pause_seconds * 3))

@@ -35,12 +35,11 @@ from holdfast.write_behind.bisecting import bisected
 from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.entries import Entry, decode_entry
 from holdfast.write_behind.flushing import Flushing
+from holdfast.write_behind.pace import Pace
 from holdfast.write_behind.refusals import OnRefused
 
 logger = logging.getLogger("holdfast")
 
-ENTRIES_MAX: Final = 1000
-"""Read and decided at a time."""
 KEEP_SECONDS: Final = 7 * 86_400.0
 """How long a drained journal is known: a server that was suspended for so long finds out what became of its writes."""
 LEFT_TIMES: Final = 6
@@ -100,6 +99,7 @@ class Takeover:
         self._on_refused = on_refused
         self._seen: dict[str, Seen] = {}
         self._left: dict[str, float] = {}  # journals that cannot be read here, and until when they are left alone
+        self._pace = Pace()  # one entry may be of a key of its own
         self._loop = Background(self._run, "takeover")
 
     def start(self) -> None:
@@ -147,6 +147,7 @@ class Takeover:
                     await self._take_over(record)
                 except Exception as fault:  # noqa: BLE001 - one that cannot be read must not keep the others waiting
                     logger.warning("write-behind: the journal %s waits for its takeover: %r", record.journal, fault)
+                    self._pace.slower()
 
     def _noted(self, record: JournalRecord, now: float, waited: float) -> Seen:
         """While L3 did not answer nobody could beat: when it is back, the old beats may be told before new ones."""
@@ -191,10 +192,11 @@ class Takeover:
     async def _drain(self, journal: str, epoch: int, decided: SeqSet) -> int:
         """Decide all that is left of a sealed stream; returns how many entries that were."""
         after, count = decided.through, 0
-        while found := await self._streams.read(journal, after=after, limit=ENTRIES_MAX, sealed=True):
+        while found := await self._streams.read(journal, after=after, limit=self._pace.writes, sealed=True):
             left = [(seq, data) for seq, data in found if seq not in decided]
             await self._decide(journal, epoch, left)
             after, count = found[-1][0], count + len(left)
+            self._pace.faster()
             if not await self._base.beat(journal, epoch):
                 raise NotOwner(f"journal {journal}: another server took it over meanwhile")
         return count

@@ -20,6 +20,7 @@ from holdfast.write_behind.flusher import Flusher
 from holdfast.write_behind.flushing import Flushing, Settled
 from holdfast.write_behind.lives import Lives
 from holdfast.write_behind.operations import Operation
+from holdfast.write_behind.pace import Pace
 from holdfast.write_behind.receipts import PendingWrite
 from simulation.mutants.registry import mutant
 
@@ -128,8 +129,8 @@ def out_of_order(patch: pytest.MonkeyPatch) -> None:
     """The writes of a key are decided the last one first."""
     healthy = Buffer.take
 
-    def take(self: Buffer, now: float, keys_max: int, bytes_max: int) -> dict[Key, list[Any]]:
-        return {key: writes[::-1] for key, writes in healthy(self, now, keys_max, bytes_max).items()}
+    def take(self: Buffer, now: float, pace: Pace, bytes_max: int) -> dict[Key, list[Any]]:
+        return {key: writes[::-1] for key, writes in healthy(self, now, pace, bytes_max).items()}
 
     patch.setattr(Buffer, "take", take)
 
