@@ -23,7 +23,8 @@ class ContextChange(Part, frozen=True, kw_only=True, rename="camel"):
     Attributes:
         at: when, by the writer's clock.
         variables, intermediate, exports: what was set, by key.
-        removed_variables, removed_intermediate, removed_exports: keys that are no more.
+        removed_variables, removed_intermediate, removed_exports: keys that were removed, before anything was set: a key
+            may be in both.
         steps: records that are new, or replace the one of their `step_id`.
         current_step: the step that was entered; None: as before.
         snapshot: the changes up to here are to become a snapshot.
@@ -55,9 +56,9 @@ class Run(Document, frozen=True, kw_only=True, rename="camel"):
         children: how many runs were begun below it.
         sequence: of the newest snapshot; 0: only the base that was written when it began.
         base: sequence of the newest base that is known of.
-        newest: of the snapshot `sequence`, told apart from it, so that what is lost with it can be told.
+        newest: of the snapshot `sequence`, told apart from it, so that what is lost with it can be told; None only
+            before the first base is known of.
         base_bytes, delta_bytes: of the newest base, and of the deltas since.
-        steps: records of steps in all snapshots.
         changes: since the newest snapshot, in order.
         error: why it failed, in words.
     """
@@ -78,7 +79,6 @@ class Run(Document, frozen=True, kw_only=True, rename="camel"):
     newest: SnapshotSummary | None = None
     base_bytes: int = 0
     delta_bytes: int = 0
-    steps: int = 0
     changes: Sequence[ContextChange] = EMPTY_LIST
     started_at: dt.datetime | None = None
     ended_at: dt.datetime | None = None

@@ -81,8 +81,9 @@ class SnapshotSummary(Part, frozen=True, kw_only=True, rename="camel"):
 
     Attributes:
         sha256: its checksum, in hexadecimal digits.
-        steps: how many records of steps it brought.
-        variables: the keys of variables that it set or removed.
+        steps: ends of steps that were recorded up to it, counted from the run's begin: what is lost behind a snapshot
+            can be told from two of these numbers, though nothing between them can be read.
+        variables: the keys of variables that it set or removed; of a base none.
         at: when the last of it was changed.
     """
 
@@ -99,16 +100,18 @@ class RunContextSnapshot(Document, frozen=True, kw_only=True, rename="camel"):
     Attributes:
         sequence: counts the deltas of a run, from 1; a base has that of the delta it was made behind, 0 at the begin.
         is_base: it holds all; otherwise only what changed, and `removed_...` what is no more.
-        previous: the snapshot before a delta, and before a base the one of its sequence; None: there is none.
+        previous: what `Run.newest` was when it was made: of a delta the snapshot before, of a base the one whose state
+            it holds; None: there was none.
         previous_base: sequence of the base before this base; -1: none, or it is a delta.
         sha256: of all else, as it is stored, in hexadecimal digits.
         status: a `RunStatus`.
-        current_step: id of the step.
+        current_step: id of the step; None in a delta: as before.
         inputs: as the run was started with; a free mapping; of a base.
         variables: key to variable.
         intermediate: results that no later run needs; a free mapping.
         exports: key to declaration.
-        step_history: records of steps, in the order they were entered.
+        step_history: records of steps, in the order they were entered; in a delta those that are new or changed.
+        created_at: when the last that it holds was changed.
     """
 
     SCHEMA = 2

@@ -1,0 +1,82 @@
+"""How large a run may become (pure)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.documents import Limits, RunContextSnapshot, encode
+from holdfast.errors import InvalidKey, LimitExceeded, SettingsError
+from holdfast.keys import ID_BYTES_MAX, check_id
+
+RUN_ID_BYTES_MAX: Final = ID_BYTES_MAX - len("/00000000.base")
+"""So that each of its snapshots has an id too."""
+
+_LEVELS_ABOVE: Final = 2
+"""Levels of containers around a value in the run's row, more than in a snapshot."""
+
+
+class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of each run; what would pass one is refused with `LimitExceeded`, and nothing is changed.
+
+    Attributes:
+        variables_max: variables of a context; setting `run_variables_max`.
+        bytes_max: of all it holds as JSON; a base must fit in one document; setting `run_bytes_max`.
+        depth_max: runs above one another, the uppermost having depth 0; setting `run_depth_max`.
+        children_max: runs begun below one; setting `run_children_max`.
+        value_depth_max: levels of containers of a document; setting `document_depth_max`.
+    """
+
+    variables_max: int = 10_000
+    bytes_max: int = 768 * 1024
+    depth_max: int = 16
+    children_max: int = 10_000
+    value_depth_max: int = 64
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            least = 0 if name in ("depth_max", "children_max") else _LEVELS_ABOVE + 1
+            if getattr(self, name) < least:
+                setting = "document_depth_max" if name == "value_depth_max" else f"run_{name}"
+                raise SettingsError(f"{setting} is at least {least} for runs, not {getattr(self, name)}")
+
+    def check(self, run_id: str, limit: str, value: int) -> None:
+        """Refuse a value that is over the limit of this name.
+
+        Args:
+            limit: `variables`, `bytes`, `depth` or `children`.
+
+        Raises:
+            LimitExceeded: it is.
+        """
+        allowed = getattr(self, f"{limit}_max")
+        if value > allowed:
+            raise LimitExceeded(run_id, limit, value=value, allowed=allowed, setting=f"run_{limit}_max")
+
+    def measured(self, **part: Any) -> int:
+        """Bytes of part of a context as JSON.
+
+        Args:
+            part: fields of a snapshot.
+
+        Raises:
+            InvalidDocument: it cannot be stored; `path` says where in the context, and why.
+        """
+        within = Limits(bytes_max=1 << 40, depth_max=self.value_depth_max - _LEVELS_ABOVE)
+        return len(encode(RunContextSnapshot(run_id="", routine_id="", sequence=0, **part), within)) - _BLANK_BYTES
+
+
+_BLANK_BYTES: Final = len(encode(RunContextSnapshot(run_id="", routine_id="", sequence=0)))
+
+
+def check_run_id(run_id: object) -> str:
+    """Return the id unchanged if it can name a run.
+
+    Raises:
+        InvalidKey: it is no id, or over 498 bytes of UTF-8.
+    """
+    checked = check_id(run_id)
+    if len(checked.encode()) > RUN_ID_BYTES_MAX:
+        raise InvalidKey(f"run id {checked[:40]!r}... has over {RUN_ID_BYTES_MAX} bytes: its snapshots need the rest")
+    return checked
