@@ -317,7 +317,7 @@ class RunContext(MutableMapping[str, FreeValue]):
             self._draft.steps[step_id],
             status=StepStatus(status).value,
             ended_at=time,
-            result=freeze(result),
+            result=result,
             error=error,
         )
         self._tracked.write(ContextChange(at=time, steps=[record]))

@@ -35,11 +35,10 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
     value_depth_max: int = 64
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            least = 0 if name in ("depth_max", "children_max") else _LEVELS_ABOVE + 1
-            if getattr(self, name) < least:
-                setting = "document_depth_max" if name == "value_depth_max" else f"run_{name}"
-                raise SettingsError(f"{setting} is at least {least} for runs, not {getattr(self, name)}")
+        for name in ("variables", "bytes", "depth", "children"):
+            value, least = getattr(self, f"{name}_max"), int(name in ("variables", "bytes"))
+            if value < least:
+                raise SettingsError(f"run_{name}_max is at least {least}, not {value}")
 
     def check(self, run_id: str, limit: str, value: int) -> None:
         """Refuse a value that is over the limit of this name.
@@ -63,7 +62,7 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InvalidDocument: it cannot be stored; `path` says where in the context, and why.
         """
-        within = Limits(bytes_max=1 << 40, depth_max=self.value_depth_max - _LEVELS_ABOVE)
+        within = Limits(bytes_max=1 << 40, depth_max=max(self.value_depth_max - _LEVELS_ABOVE, 1))
         return len(encode(RunContextSnapshot(run_id="", routine_id="", sequence=0, **part), within)) - _BLANK_BYTES
 
 

@@ -126,7 +126,10 @@ class _Walk:
 
     def page(self, first: int) -> tuple[str, ...]:
         """The ids of deltas to ask for, from this number."""
-        return tuple(snapshot_id(self.run_id, n) for n in range(first, min(first + IDS_MAX - 1, self.end + 1)))
+        return self._ids(first, self.end)
+
+    def _ids(self, first: int, last: int) -> tuple[str, ...]:
+        return tuple(snapshot_id(self.run_id, number) for number in range(first, min(first + IDS_MAX - 1, last + 1)))
 
     def good(self, identifier: str, number: int, *, is_base: bool = False) -> RunContextSnapshot | None:
         """The snapshot of this id, if it is intact and in its own place; otherwise it is noted as damaged."""
@@ -176,9 +179,9 @@ class _Walk:
     def _lost(self, kept: SnapshotSummary) -> Generator[tuple[str, ...], Mapping[str, Found], Loss]:
         """What the snapshots behind `kept`, and the row's changes, held: by their own word or that of the next."""
         told: dict[int, SnapshotSummary] = {}
-        first = kept.sequence + 1
-        while first <= self.end:
-            asked = self.page(first)
+        first, last = kept.sequence + 1, min(self.end + 1, self.run.sequence)  # the next tells of the last that is lost
+        while first <= last:
+            asked = self._ids(first, last)
             self.found = yield asked
             for number, identifier in enumerate(asked, first):
                 delta = self.good(identifier, number)
