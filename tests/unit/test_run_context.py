@@ -19,12 +19,13 @@ from holdfast import (
     RunContext,
     VariableConflict,
 )
-from holdfast.documents import ContextChange, ExportDeclaration, FrozenDict, FrozenList, freeze, thaw
+from holdfast.documents import ContextChange, ExportDeclaration, FrozenDict, FrozenList, Run, freeze, thaw
 from holdfast.entry import MISSING
 from holdfast.run_context import context as contexts
 from holdfast.run_context.changes import ContextState, applied
 from holdfast.run_context.hybrid_clock import HybridClock, HybridTime, hybrid_time
 from holdfast.run_context.limits import RunLimits
+from holdfast.run_context.snapshots import base_of, size_of
 
 
 def begun(run_id: str = RUN_ID, **options: Any) -> RunContext:
@@ -428,6 +429,19 @@ def test_the_size_is_kept_and_not_counted_anew(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(RunLimits, "measured", measure)
     context["v7"] = 8
     assert len(measured) == 1
+
+
+def test_the_size_is_that_of_a_base() -> None:
+    """But for what stands around it: a context within its limit fits in a base."""
+    context = begun()
+    for number in range(300):
+        context[f"v{number}"] = {"a": number}
+        context.begin_step(f"s{number}")
+        context.intermediate[f"i{number}"] = "x"
+    context.mark_for_export("v1", "blackboard")
+    base = base_of(RUN_ID, Run(routine_id="q"), context.state, sequence=0, previous=None)
+    commas = 3 * 300
+    assert 0 < size_of(base) - context._tracked.bytes - commas < 400
 
 
 def test_a_run_id_leaves_room_for_its_snapshots() -> None:

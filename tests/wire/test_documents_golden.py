@@ -261,7 +261,8 @@ RUN = Run(
             steps=[STEP],
             current_step="s1",
             snapshot=True,
-        )
+        ),
+        ContextChange(variables={"page": ContextVariable(key="page", mutable=False)}),
     ],
     started_at=NOON,
     ended_at=NOON,
@@ -344,12 +345,13 @@ GOLDEN: dict[str, tuple[Document, str]] = {
             '"variables":["budget"],"at":"2025-06-05T12:00:00Z"},"baseBytes":100,"deltaBytes":200,'
             '"changes":[{"at":"2025-06-05T12:00:00Z","variables":{"budget":{"key":"budget","value":5,'
             '"source":"step","timestamp":"2025-06-05T12:00:00Z","clock":"0197.0000.n1",'
-            '"sensitivity":"internal","mutable":true}},"intermediate":{"page":2},'
-            '"exports":{"budget":{"key":"budget","destination":"parent_context","sensitivity":"internal"}},'
-            '"removedVariables":["old"],"removedIntermediate":["page0"],"removedExports":["old"],'
-            '"steps":[{"stepId":"s0","status":"completed","startedAt":"2025-06-05T12:00:00Z",'
-            '"endedAt":"2025-06-05T12:00:00Z","result":{"$tuple":[1,2]},"error":"none"}],"currentStep":"s1",'
-            '"snapshot":true}],"startedAt":"2025-06-05T12:00:00Z","endedAt":"2025-06-05T12:00:00Z",'
+            '"sensitivity":"internal"}},"intermediate":{"page":2},"exports":{"budget":{"key":"budget",'
+            '"destination":"parent_context","sensitivity":"internal"}},"removedVariables":["old"],'
+            '"removedIntermediate":["page0"],"removedExports":["old"],"steps":[{"stepId":"s0",'
+            '"status":"completed","startedAt":"2025-06-05T12:00:00Z","endedAt":"2025-06-05T12:00:00Z",'
+            '"result":{"$tuple":[1,2]},"error":"none"}],"currentStep":"s1","snapshot":true},'
+            '{"variables":{"page":{"key":"page","source":"step","clock":"","sensitivity":"internal",'
+            '"mutable":false}}}],"startedAt":"2025-06-05T12:00:00Z","endedAt":"2025-06-05T12:00:00Z",'
             '"error":"no route"}'
         ),
     ),

@@ -17,7 +17,7 @@ from holdfast.documents.run_snapshot import ContextVariable, ExportDeclaration, 
 from holdfast.documents.vocabulary import RunStatus
 
 
-class ContextChange(Part, frozen=True, kw_only=True, rename="camel"):
+class ContextChange(Part, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """What one write changed in a run's context.
 
     Attributes:
@@ -42,7 +42,7 @@ class ContextChange(Part, frozen=True, kw_only=True, rename="camel"):
     snapshot: bool = False
 
 
-class Run(Document, frozen=True, kw_only=True, rename="camel"):
+class Run(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """A run; its id is the row's.
 
     Attributes:

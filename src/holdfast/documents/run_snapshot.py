@@ -22,7 +22,7 @@ from holdfast.documents.vocabulary import (
 )
 
 
-class ContextVariable(Part, frozen=True, kw_only=True):
+class ContextVariable(Part, frozen=True, kw_only=True, omit_defaults=True):
     """A variable of a run.
 
     Attributes:
@@ -76,7 +76,7 @@ class StepRecord(Part, frozen=True, kw_only=True, rename="camel"):
     error: str | None = None
 
 
-class SnapshotSummary(Part, frozen=True, kw_only=True, rename="camel"):
+class SnapshotSummary(Part, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """What a snapshot was, told elsewhere.
 
     Attributes:
@@ -94,7 +94,7 @@ class SnapshotSummary(Part, frozen=True, kw_only=True, rename="camel"):
     at: dt.datetime | None = None
 
 
-class RunContextSnapshot(Document, frozen=True, kw_only=True, rename="camel"):
+class RunContextSnapshot(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """The context of a run at one moment, or what changed since the one before; snapshots are only ever added.
 
     Attributes:

@@ -54,7 +54,7 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
             raise LimitExceeded(run_id, limit, value=value, allowed=allowed, setting=f"run_{limit}_max")
 
     def measured(self, **part: Any) -> int:
-        """Bytes of part of a context as JSON.
+        """Bytes of part of a context as JSON, without what surrounds it.
 
         Args:
             part: fields of a snapshot.
@@ -63,9 +63,17 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
             InvalidDocument: it cannot be stored; `path` says where in the context, and why.
         """
         within = Limits(bytes_max=1 << 40, depth_max=max(self.value_depth_max - _LEVELS_ABOVE, 1))
-        return len(encode(RunContextSnapshot(run_id="", routine_id="", sequence=0, **part), within)) - _BLANK_BYTES
+        size = len(encode(RunContextSnapshot(run_id="", routine_id="", sequence=0, **part), within)) - _BLANK_BYTES
+        return size - sum(_AROUND_BYTES[name] for name, value in part.items() if value)
 
 
+_AROUND_BYTES: Final = {
+    "inputs": len(',"inputs":{}'),
+    "variables": len(',"variables":{}'),
+    "intermediate": len(',"intermediate":{}'),
+    "exports": len(',"exports":{}'),
+    "step_history": len(',"stepHistory":[]'),
+}
 _BLANK_BYTES: Final = len(encode(RunContextSnapshot(run_id="", routine_id="", sequence=0)))
 
 
