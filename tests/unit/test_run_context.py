@@ -19,7 +19,16 @@ from holdfast import (
     RunContext,
     VariableConflict,
 )
-from holdfast.documents import ContextChange, ExportDeclaration, FrozenDict, FrozenList, Run, freeze, thaw
+from holdfast.documents import (
+    ContextChange,
+    ContextVariable,
+    ExportDeclaration,
+    FrozenDict,
+    FrozenList,
+    Run,
+    freeze,
+    thaw,
+)
 from holdfast.entry import MISSING
 from holdfast.run_context import context as contexts
 from holdfast.run_context.changes import ContextState, applied
@@ -537,6 +546,28 @@ def test_resolving_is_all_or_nothing() -> None:
     with pytest.raises(ReadOnlyVariable, match="fixed"):
         context.resolve_variable_conflicts(both)
     assert dict(context) == {"fixed": 0}
+
+
+def test_resolving_over_a_limit_is_nothing() -> None:
+    """The first of them would have fitted."""
+    context = begun(limits=RunLimits(variables_max=1))
+    two = [conflict(ConflictStrategy.CHILD_WINS, variable_name=name) for name in "ab"]
+    with pytest.raises(LimitExceeded):
+        context.resolve_variable_conflicts(two)
+    assert (dict(context), context.take_changes()) == ({}, None)
+
+
+def test_a_resolved_variable_keeps_what_else_is_known_of_it() -> None:
+    """Its source and sensitivity, also by words that only a newer version knows; and no export of what is gone."""
+    known = ContextVariable(key="a", value=0, source="later source", sensitivity="later level")
+    context = RunContext(RUN_ID, "q", hybrid_clock(), state=ContextState(variables=FrozenDict(a=known)))
+    context.resolve_variable_conflicts([conflict(ConflictStrategy.CHILD_WINS)])
+    assert (context["a"], context.variable("a").source) == (2, "later source")
+    context["a"] = 3
+    assert context.variable("a").sensitivity == "later level"
+    context.mark_for_export("a", "blackboard")
+    context.resolve_variable_conflicts([conflict(ConflictStrategy.CHILD_WINS, child_value=MISSING)])
+    assert ("a" in context, dict(context.exports)) == (False, {})
 
 
 def test_true_is_not_one() -> None:

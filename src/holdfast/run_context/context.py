@@ -30,7 +30,7 @@ from holdfast.errors import ReadOnlyVariable
 from holdfast.run_context.changes import EMPTY_STATE, ContextState
 from holdfast.run_context.conflicts import Resolution, VariableConflict
 from holdfast.run_context.differences import identical
-from holdfast.run_context.hybrid_clock import HybridClock, HybridTime, hybrid_time
+from holdfast.run_context.hybrid_clock import HybridClock, hybrid_time
 from holdfast.run_context.inheriting import inherited, is_inherited
 from holdfast.run_context.intermediate import Intermediate
 from holdfast.run_context.limits import RunLimits, check_run_id
@@ -194,18 +194,8 @@ class RunContext(MutableMapping[str, FreeValue]):
             raise ValueError(f"{key}: what has the source parent is inherited; choose step, user or system")
         before = self._draft.variables.get(key)
         self._check_writable(key, before)
-        if sensitivity is None:
-            sensitivity = DataSensitivity.INTERNAL if before is None else before.sensitivity
-        time = self._later_than(before)
-        variable = ContextVariable(
-            key=key,
-            value=value,
-            source=VariableSource(source).value,
-            timestamp=time.as_datetime(),
-            clock=time.as_text(),
-            sensitivity=DataSensitivity(sensitivity).value,
-            mutable=mutable,
-        )
+        level = None if sensitivity is None else DataSensitivity(sensitivity).value
+        variable = self._written(key, value, VariableSource(source).value, level, mutable=mutable)
         self._tracked.write(ContextChange(at=variable.timestamp, variables={key: variable}))
 
     def create_child(
@@ -280,14 +270,17 @@ class RunContext(MutableMapping[str, FreeValue]):
         Raises:
             ReadOnlyVariable: one would write a variable that was set with ``mutable=False``; nothing was written.
         """
-        decided = [(conflict, conflict.resolution()) for conflict in conflicts]
-        for conflict, resolution in decided:
-            if not self._holds(conflict.variable_name, resolution.value):
-                self._check_writable(conflict.variable_name, self._draft.variables.get(conflict.variable_name))
-        for conflict, resolution in decided:
-            if not self._holds(conflict.variable_name, resolution.value):
-                self._settle(conflict, resolution.value)
-        return [resolution for _, resolution in decided]
+        resolutions = []
+        values: dict[str, FreeValue] = {}
+        for conflict in conflicts:
+            resolution = conflict.resolution()
+            resolutions.append(resolution)
+            values[conflict.variable_name] = resolution.value
+            for time in (conflict.parent_clock, conflict.child_clock):
+                if time is not None:
+                    self._clock.observe(time)
+        self._settle({key: value for key, value in values.items() if not self._holds(key, value)})
+        return resolutions
 
     def begin_step(self, step_id: str) -> None:
         """Enter a step; entering it again begins its record anew."""
@@ -341,26 +334,41 @@ class RunContext(MutableMapping[str, FreeValue]):
         if variable is not None and not variable.mutable and not is_inherited(variable):
             raise ReadOnlyVariable(self.run_id, key)
 
-    def _later_than(self, before: ContextVariable | None) -> HybridTime:
-        """A moment for a write, later than that of the write it replaces, wherever that was made."""
-        seen = None if before is None else hybrid_time(before.clock)
-        if seen is not None:
+    def _written(
+        self, key: str, value: FreeValue, source: str, sensitivity: str | None, *, mutable: bool = True
+    ) -> ContextVariable:
+        """A variable as it is when it is written now: later than the write it replaces, wherever that was made."""
+        before = self._draft.variables.get(key)
+        if before is not None and (seen := hybrid_time(before.clock)) is not None:
             self._clock.observe(seen)
-        return self._clock.now()
+        time = self._clock.now()
+        kept = DataSensitivity.INTERNAL.value if before is None else before.sensitivity
+        return ContextVariable(
+            key=key,
+            value=value,
+            source=source,
+            timestamp=time.as_datetime(),
+            clock=time.as_text(),
+            sensitivity=kept if sensitivity is None else sensitivity,
+            mutable=mutable,
+        )
 
     def _holds(self, key: str, value: FreeValue) -> bool:
         variable = self._draft.variables.get(key)
         return value is MISSING if variable is None else identical(variable.value, value)
 
-    def _settle(self, conflict: VariableConflict, value: FreeValue) -> None:
-        """Write what stands: a write of its own, later than both sides."""
-        key = conflict.variable_name
-        if value is MISSING:
-            del self[key]
-            return
-        for time in (conflict.parent_clock, conflict.child_clock):
-            if time is not None:
-                self._clock.observe(time)
-        before = self._draft.variables.get(key)
-        source = VariableSource.STEP if before is None or is_inherited(before) else before.source
-        self.set(key, value, source=source)
+    def _settle(self, values: Mapping[str, FreeValue]) -> None:
+        """Write what stands, all of it or nothing: writes of their own, later than both sides."""
+        before = self._draft.variables
+        for key in values:
+            self._check_writable(key, before.get(key))
+        gone = [key for key, value in values.items() if value is MISSING]
+        own = {key: before[key].source for key in values if key in before and not is_inherited(before[key])}
+        written = {
+            key: self._written(key, value, own.get(key, VariableSource.STEP.value), None)
+            for key, value in values.items()
+            if value is not MISSING
+        }
+        if values:
+            exported = [key for key in gone if key in self._draft.exports]
+            self._write(variables=written, removed_variables=gone, removed_exports=exported)
