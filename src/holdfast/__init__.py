@@ -7,9 +7,13 @@ from holdfast.changes import ChangeOperation, Watched
 from holdfast.collection import Collection
 from holdfast.documents import (
     Bot,
+    ContextVariable,
     Document,
+    ExportDeclaration,
     Routine,
+    Run,
     RunContextSnapshot,
+    StepRecord,
     Swarm,
     Team,
 )
@@ -18,6 +22,7 @@ from holdfast.errors import (
     AppendOnly,
     Closed,
     Conflict,
+    ContextCorrupt,
     CorruptDocument,
     DocumentTooDeep,
     DocumentTooLarge,
@@ -29,10 +34,12 @@ from holdfast.errors import (
     InvalidOperation,
     InvalidToken,
     InvalidTopic,
+    LimitExceeded,
     NotFound,
     NotOwner,
     OutcomeUnknown,
     Overloaded,
+    ReadOnlyVariable,
     Refused,
     RowRefused,
     SchemaTooNew,
@@ -52,7 +59,8 @@ from holdfast.invalidation.rules import RULES, Dependents, Impact, Rule
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
 from holdfast.protocols import Invalidation, Isolation, Replayed
-from holdfast.run_context.conflicts import ConflictStrategy
+from holdfast.run_context.conflicts import ConflictStrategy, Resolution, VariableConflict
+from holdfast.run_context.context import RunContext
 from holdfast.scopes import Scope
 from holdfast.settings import Settings
 from holdfast.store import StateStore
@@ -74,6 +82,8 @@ __all__ = [
     "Conflict",
     "ConflictStrategy",
     "Consistency",
+    "ContextCorrupt",
+    "ContextVariable",
     "CorruptDocument",
     "Delete",
     "Delivery",
@@ -84,6 +94,7 @@ __all__ = [
     "Durability",
     "Entry",
     "Event",
+    "ExportDeclaration",
     "HoldfastError",
     "Impact",
     "IncarnationChanged",
@@ -97,6 +108,7 @@ __all__ = [
     "Invalidation",
     "Isolation",
     "Kind",
+    "LimitExceeded",
     "Merge",
     "Metadata",
     "NotFound",
@@ -104,12 +116,16 @@ __all__ = [
     "OutcomeUnknown",
     "Overloaded",
     "Priority",
+    "ReadOnlyVariable",
     "Receipt",
     "Refused",
     "Replayed",
+    "Resolution",
     "Routine",
     "RowRefused",
     "Rule",
+    "Run",
+    "RunContext",
     "RunContextSnapshot",
     "SchemaTooNew",
     "Scope",
@@ -120,6 +136,7 @@ __all__ = [
     "SettingsError",
     "StaleUnavailable",
     "StateStore",
+    "StepRecord",
     "StorageNotReady",
     "Swarm",
     "Team",
@@ -130,6 +147,7 @@ __all__ = [
     "Undecided",
     "UnknownKind",
     "Unwritten",
+    "VariableConflict",
     "Watch",
     "Watched",
     "WrongEventLoop",

@@ -145,6 +145,57 @@ class NotOwner(HoldfastError):
     """Another server has taken over what this one wrote for; what it still tries to decide has no effect."""
 
 
+class ReadOnlyVariable(HoldfastError, TypeError):
+    """A run's own variable was declared not mutable, and cannot be written or deleted.
+
+    Attributes:
+        run_id: of the run.
+        variable: its name.
+    """
+
+    def __init__(self, run_id: str, variable: str) -> None:
+        """Say which run and variable."""
+        self.run_id = run_id
+        self.variable = variable
+        super().__init__(f"run {run_id}: the variable {variable!r} was set with mutable=False, and stays as it is")
+
+
+class LimitExceeded(HoldfastError):
+    """A run would pass one of its limits; nothing was changed.
+
+    Attributes:
+        run_id: of the run.
+        limit: what is limited, in a word.
+        value: what it would have become, and `allowed` the most it may be.
+        setting: which raises it.
+    """
+
+    def __init__(self, run_id: str, limit: str, *, value: int, allowed: int, setting: str) -> None:
+        """Say which run, which limit, and which setting raises it."""
+        self.run_id = run_id
+        self.limit = limit
+        self.value = value
+        self.allowed = allowed
+        self.setting = setting
+        super().__init__(f"run {run_id}: {value} {limit} would be over the limit of {allowed}; setting {setting}")
+
+
+class ContextCorrupt(HoldfastError):
+    """No base of a run's context can be read any more: it cannot be restored, and is never taken to be empty.
+
+    Attributes:
+        run_id: of the run.
+        snapshots: ids of those that were tried.
+    """
+
+    def __init__(self, run_id: str, snapshots: tuple[str, ...]) -> None:
+        """Say which run, and what was tried."""
+        self.run_id = run_id
+        self.snapshots = snapshots
+        tried = ", ".join(snapshots[:8]) + (", ..." if len(snapshots) > 8 else "")
+        super().__init__(f"run {run_id}: no base of its context verifies (tried: {tried or 'there is none'})")
+
+
 class AppendOnly(HoldfastError):
     """The kind only takes new ids: its documents are history and cannot be changed or deleted."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from holdfast.documents import RunContextSnapshot, Swarm
+from holdfast.documents import Run, RunContextSnapshot, Swarm
 from holdfast.errors import InvalidKey
 from holdfast.keys import ID_BYTES_MAX, KIND_NAME_BYTES_MAX, check_text
 
@@ -64,6 +64,12 @@ def swarm_tags(swarm: Swarm) -> list[str]:
         bots.append(swarm.swarm_leader)
     tags = _references("bot:", bots)
     return tags if swarm.team_id is None else tags + _references("team:", [swarm.team_id])
+
+
+def run_tags(run: Run) -> list[str]:
+    """The routine that is run, and the swarm it works for."""
+    tags = _references("routine:", [run.routine_id])
+    return tags if run.swarm_id is None else tags + _references("swarm:", [run.swarm_id])
 
 
 def snapshot_tags(snapshot: RunContextSnapshot) -> list[str]:

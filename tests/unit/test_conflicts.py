@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from holdfast.documents import FrozenDict, freeze
 from holdfast.entry import MISSING
-from holdfast.run_context.conflicts import ConflictStrategy, HybridTime, Side, merged_objects, resolve
+from holdfast.run_context.conflicts import ConflictStrategy, Side, merged_objects, resolve
+from holdfast.run_context.hybrid_clock import HybridTime
 
 PARENT, CHILD = Side("parent"), Side("child")
 MERGE = ConflictStrategy.MERGE_OBJECTS

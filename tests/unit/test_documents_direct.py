@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.documents import Document, Limits, Part, Swarm, decode, encode
+from fix_runs import changes
+from holdfast.documents import ContextChange, ContextVariable, Document, Limits, Part, Run, Swarm, decode, encode
 from holdfast.documents.direct import direct_json
 from holdfast.documents.encoding import DEFAULT_LIMITS, _encode_stored
 from holdfast.errors import DocumentTooDeep, InvalidDocument
@@ -84,6 +85,29 @@ def test_both_ways_give_the_same_bytes(any_journey: Journey) -> None:
     short = direct_json(any_journey, 64)
     assert short is None or short == _encode_stored(any_journey, DEFAULT_LIMITS)
     assert decode(Journey, encode(any_journey)) == any_journey
+
+
+@given(st.lists(changes(), max_size=4), st.booleans())
+def test_what_omits_its_defaults_does_so_both_ways(several: list[ContextChange], critical: bool) -> None:  # noqa: FBT001
+    """The parts of a run: by either way, and again after the way through the bytes."""
+    run = Run(routine_id="q", changes=several, critical=critical)
+    body = encode(run)
+    assert body == _encode_stored(run, DEFAULT_LIMITS) == encode(decode(Run, body))
+    assert decode(Run, body) == run
+    assert direct_json(Run(routine_id="q", changes=[ContextChange(snapshot=True)]), 64) is not None
+
+
+def test_defaults_that_are_omitted() -> None:
+    """An empty list or dict, True and False; and None, as everywhere. Other values are stored."""
+    stored = b'{"__version":1,"routineId":"q","depth":0,"status":"running","epoch":1,"handedOver":0,"children":0,'
+    assert encode(Run(routine_id="q")).startswith(stored)
+    assert b"critical" not in encode(Run(routine_id="q"))
+    assert b'"critical":true' in encode(Run(routine_id="q", critical=True))
+    change = ContextChange(removed_variables=["a"], variables={"b": ContextVariable(key="b", mutable=False)})
+    body = encode(Run(routine_id="q", changes=[change]))
+    assert body.count(b'"removedVariables":["a"]') == body.count(b'"mutable":false') == 1
+    assert b"[]" not in body
+    assert b"{}" not in body
 
 
 @given(legs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,15 +15,18 @@ from holdfast.cli.demo.files import InputFileError
 from holdfast.errors import (
     AppendOnly,
     Conflict,
+    ContextCorrupt,
     CorruptDocument,
     DocumentTooDeep,
     DocumentTooLarge,
     HoldfastError,
     InvalidDocument,
     InvalidKey,
+    LimitExceeded,
     NotFound,
     OutcomeUnknown,
     Overloaded,
+    ReadOnlyVariable,
     Refused,
     SchemaTooNew,
     StorageNotReady,
@@ -108,19 +112,22 @@ def test_a_conflict_says_what_was_expected_and_what_was_found(expected: int, act
     assert str(fault) == f"bot:b1: {words}; read it again and decide anew"
 
 
+MADE: dict[type[HoldfastError], Callable[[Any], HoldfastError]] = {
+    InvalidDocument: lambda error: error("blackboard[3]", "is NaN"),
+    SchemaTooNew: lambda error: error("bot:b1", found=4, known=3),
+    Conflict: lambda error: error(Key("bot", "b1"), expected=7, actual=None),
+    Refused: lambda error: error(Key("bot", "b1"), "gone", "the row is no longer there"),
+    Undecided: lambda error: error("what happened"),
+    ReadOnlyVariable: lambda error: error("run1", "budget"),
+    LimitExceeded: lambda error: error("run1", "variables", value=11, allowed=10, setting="run_variables_max"),
+    ContextCorrupt: lambda error: error("run1", ("run1/00000000.base",)),
+}
+
+
 def made(error: type[HoldfastError]) -> HoldfastError:
     """One of each; a class whose arguments are not known here fails."""
-    if issubclass(error, InvalidDocument):
-        return error("blackboard[3]", "is NaN")
-    if issubclass(error, SchemaTooNew):
-        return error("bot:b1", found=4, known=3)
-    if issubclass(error, Conflict):
-        return error(Key("bot", "b1"), expected=7, actual=None)
-    if issubclass(error, Refused):
-        return error(Key("bot", "b1"), "gone", "the row is no longer there")
-    if issubclass(error, Undecided):
-        return error("what happened")
-    return error("what happened", 3)
+    make = next((make for family, make in MADE.items() if issubclass(error, family)), None)
+    return error("what happened", 3) if make is None else make(error)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -157,3 +164,16 @@ def assert_same(fault: HoldfastError, again: Callable[[HoldfastError], HoldfastE
     assert type(other) is type(fault)
     assert (str(other), other.args, vars(other)) == (str(fault), fault.args, vars(fault))
     assert other.__notes__ == ["seen in a test"]
+
+
+def test_a_limit_names_the_setting_that_raises_it() -> None:
+    """With the run, and both numbers."""
+    fault = LimitExceeded("run1", "variables", value=11, allowed=10, setting="run_variables_max")
+    assert str(fault) == "run run1: 11 variables would be over the limit of 10; setting run_variables_max"
+
+
+def test_a_corrupt_context_says_what_was_tried() -> None:
+    """The first eight of many; and that there was nothing to try."""
+    assert str(ContextCorrupt("r", ("r/1", "r/0"))) == "run r: no base of its context verifies (tried: r/1, r/0)"
+    assert str(ContextCorrupt("r", ("b",) * 9)).endswith("b, b, ...)")
+    assert str(ContextCorrupt("r", ())).endswith("(tried: there is none)")

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast import Bot, Kind, RunContextSnapshot, SettingsError, Swarm
+from holdfast import Bot, Kind, Run, RunContextSnapshot, SettingsError, Swarm
 from holdfast.documents import BotParticipant
 from holdfast.errors import InvalidDocument, InvalidKey
 from holdfast.keys import Key
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM
-from holdfast.tags import EVERY_TAG, TAG_BYTES_MAX, TAGS_MAX, check_tag, checked_tags, in_cache
+from holdfast.tags import EVERY_TAG, TAG_BYTES_MAX, TAGS_MAX, check_tag, checked_tags, in_cache, run_tags
 from holdfast.tiers.l3_rows import array_text
 
 KEY = Key("plan", "p1")
@@ -70,6 +70,12 @@ def test_a_snapshot_has_the_tag_of_its_routine() -> None:
     snapshot = RunContextSnapshot(run_id="r1", routine_id="x", sequence=1)
     assert RUN_SNAPSHOT.tags_of(Key("run_snapshot", "r1/1"), snapshot) == ("routine:x",)
     assert [kind.tags for kind in (BOT, TEAM, ROUTINE)] == [None] * 3
+
+
+def test_a_run_has_the_tags_of_its_routine_and_its_swarm() -> None:
+    """Of the swarm only if it works for one."""
+    assert run_tags(Run(routine_id="x", swarm_id="s1")) == ["routine:x", "swarm:s1"]
+    assert run_tags(Run(routine_id="x")) == ["routine:x"]
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=600), max_size=5))

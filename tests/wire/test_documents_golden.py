@@ -16,6 +16,7 @@ from holdfast.documents import (
     Bot,
     BotParticipant,
     ConfigResource,
+    ContextChange,
     ContextVariable,
     Document,
     ExportDeclaration,
@@ -28,7 +29,9 @@ from holdfast.documents import (
     Routine,
     RoutineMetadata,
     RoutineStep,
+    Run,
     RunContextSnapshot,
+    SnapshotSummary,
     StepRecord,
     Swarm,
     SwarmExecution,
@@ -190,6 +193,9 @@ ROUTINE = Routine(
     ),
 )
 
+STEP = StepRecord(step_id="s0", status="completed", started_at=NOON, ended_at=NOON, result=(1, 2), error="none")
+SUMMARY = SnapshotSummary(sequence=2, sha256="cd34", steps=5, variables=["budget"], at=NOON)
+
 SNAPSHOT = RunContextSnapshot(
     run_id="run1",
     routine_id="search",
@@ -206,6 +212,7 @@ SNAPSHOT = RunContextSnapshot(
             timestamp=NOON,
             sensitivity="confidential",
             mutable=False,
+            clock="0197.0000.n1",
         )
     },
     intermediate={"page": 2},
@@ -214,10 +221,52 @@ SNAPSHOT = RunContextSnapshot(
             key="budget", destination="blackboard", sensitivity="internal", transformation="round"
         )
     },
-    step_history=[
-        StepRecord(step_id="s0", status="completed", started_at=NOON, ended_at=NOON, result=(1, 2), error="none")
-    ],
+    step_history=[STEP],
     created_at=NOON,
+    is_base=False,
+    previous=SUMMARY,
+    previous_base=0,
+    sha256="ab12",
+    removed_variables=["old"],
+    removed_intermediate=["page0"],
+    removed_exports=["old"],
+)
+
+RUN = Run(
+    routine_id="search",
+    swarm_id="swarm1",
+    parent_run_id="run0",
+    depth=1,
+    status="paused",
+    critical=True,
+    owner="server1",
+    journal="j1",
+    epoch=2,
+    handed_over=7,
+    children=3,
+    sequence=3,
+    base=1,
+    newest=SUMMARY,
+    base_bytes=100,
+    delta_bytes=200,
+    changes=[
+        ContextChange(
+            at=NOON,
+            variables={"budget": ContextVariable(key="budget", value=5, timestamp=NOON, clock="0197.0000.n1")},
+            intermediate={"page": 2},
+            exports={"budget": ExportDeclaration(key="budget")},
+            removed_variables=["old"],
+            removed_intermediate=["page0"],
+            removed_exports=["old"],
+            steps=[STEP],
+            current_step="s1",
+            snapshot=True,
+        ),
+        ContextChange(variables={"page": ContextVariable(key="page", mutable=False)}),
+    ],
+    started_at=NOON,
+    ended_at=NOON,
+    error="no route",
 )
 
 GOLDEN: dict[str, tuple[Document, str]] = {
@@ -287,17 +336,39 @@ GOLDEN: dict[str, tuple[Document, str]] = {
             '"category":"research","isPublic":true}}'
         ),
     ),
+    "run": (
+        RUN,
+        (
+            '{"__version":1,"routineId":"search","swarmId":"swarm1","parentRunId":"run0","depth":1,'
+            '"status":"paused","critical":true,"owner":"server1","journal":"j1","epoch":2,"handedOver":7,'
+            '"children":3,"sequence":3,"base":1,"newest":{"sequence":2,"sha256":"cd34","steps":5,'
+            '"variables":["budget"],"at":"2025-06-05T12:00:00Z"},"baseBytes":100,"deltaBytes":200,'
+            '"changes":[{"at":"2025-06-05T12:00:00Z","variables":{"budget":{"key":"budget","value":5,'
+            '"source":"step","timestamp":"2025-06-05T12:00:00Z","clock":"0197.0000.n1",'
+            '"sensitivity":"internal"}},"intermediate":{"page":2},"exports":{"budget":{"key":"budget",'
+            '"destination":"parent_context","sensitivity":"internal"}},"removedVariables":["old"],'
+            '"removedIntermediate":["page0"],"removedExports":["old"],"steps":[{"stepId":"s0",'
+            '"status":"completed","startedAt":"2025-06-05T12:00:00Z","endedAt":"2025-06-05T12:00:00Z",'
+            '"result":{"$tuple":[1,2]},"error":"none"}],"currentStep":"s1","snapshot":true},'
+            '{"variables":{"page":{"key":"page","source":"step","clock":"","sensitivity":"internal",'
+            '"mutable":false}}}],"startedAt":"2025-06-05T12:00:00Z","endedAt":"2025-06-05T12:00:00Z",'
+            '"error":"no route"}'
+        ),
+    ),
     "run_snapshot": (
         SNAPSHOT,
         (
-            '{"__version":1,"runId":"run1","routineId":"search","sequence":3,"parentRunId":"run0",'
-            '"status":"paused","currentStep":"s1","inputs":{"query":"bicycle"},'
-            '"variables":{"budget":{"key":"budget","value":{"$decimal":"99.90"},"source":"user",'
-            '"timestamp":"2025-06-05T12:00:00Z","sensitivity":"confidential","mutable":false}},'
-            '"intermediate":{"page":2},"exports":{"budget":{"key":"budget","destination":"blackboard",'
-            '"sensitivity":"internal","transformation":"round"}},"stepHistory":[{"stepId":"s0",'
-            '"status":"completed","startedAt":"2025-06-05T12:00:00Z","endedAt":"2025-06-05T12:00:00Z",'
-            '"result":{"$tuple":[1,2]},"error":"none"}],"createdAt":"2025-06-05T12:00:00Z"}'
+            '{"__version":2,"runId":"run1","routineId":"search","sequence":3,"parentRunId":"run0",'
+            '"isBase":false,"previous":{"sequence":2,"sha256":"cd34","steps":5,"variables":["budget"],'
+            '"at":"2025-06-05T12:00:00Z"},"previousBase":0,"sha256":"ab12","status":"paused",'
+            '"currentStep":"s1","inputs":{"query":"bicycle"},"variables":{"budget":{"key":"budget",'
+            '"value":{"$decimal":"99.90"},"source":"user","timestamp":"2025-06-05T12:00:00Z",'
+            '"clock":"0197.0000.n1","sensitivity":"confidential","mutable":false}},"intermediate":{"page":2},'
+            '"exports":{"budget":{"key":"budget","destination":"blackboard","sensitivity":"internal",'
+            '"transformation":"round"}},"stepHistory":[{"stepId":"s0","status":"completed",'
+            '"startedAt":"2025-06-05T12:00:00Z","endedAt":"2025-06-05T12:00:00Z","result":{"$tuple":[1,2]},'
+            '"error":"none"}],"removedVariables":["old"],"removedIntermediate":["page0"],'
+            '"removedExports":["old"],"createdAt":"2025-06-05T12:00:00Z"}'
         ),
     ),
 }
@@ -311,7 +382,7 @@ def test_a_document_is_stored_in_these_bytes(name: str) -> None:
     assert decode(type(document), stored.encode()) == document
 
 
-@pytest.mark.parametrize("document", [SWARM, BOT, TEAM, ROUTINE, SNAPSHOT], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("document", [SWARM, BOT, TEAM, ROUTINE, RUN, SNAPSHOT], ids=lambda each: type(each).__name__)
 def test_the_golden_documents_leave_no_field_out(document: Document) -> None:
     """Each field differs from its default, so that its stored name stands in the bytes above."""
     required: dict[str, Any] = {"run_id": "", "routine_id": "", "sequence": 0}
@@ -319,3 +390,25 @@ def test_the_golden_documents_leave_no_field_out(document: Document) -> None:
     for name in document.__struct_fields__:
         if name != "extra":
             assert getattr(document, name) != getattr(blank, name), name
+
+
+SCHEMA_1 = {
+    "run_snapshot": (
+        '{"__version":1,"runId":"run1","routineId":"search","sequence":3,"parentRunId":"run0",'
+        '"status":"paused","currentStep":"s1","inputs":{"query":"bicycle"},'
+        '"variables":{"budget":{"key":"budget","value":{"$decimal":"99.90"},"source":"user",'
+        '"timestamp":"2025-06-05T12:00:00Z","sensitivity":"confidential","mutable":false}},'
+        '"intermediate":{"page":2},"exports":{"budget":{"key":"budget","destination":"blackboard",'
+        '"sensitivity":"internal","transformation":"round"}},"stepHistory":[{"stepId":"s0",'
+        '"status":"completed","startedAt":"2025-06-05T12:00:00Z","endedAt":"2025-06-05T12:00:00Z",'
+        '"result":{"$tuple":[1,2]},"error":"none"}],"createdAt":"2025-06-05T12:00:00Z"}'
+    ),
+}
+"""What schema 1 stored, which is read for ever."""
+
+
+def test_a_snapshot_of_schema_1_is_a_base() -> None:
+    """It knew no others; and it has no checksum, so no chain begins with it unseen."""
+    snapshot = decode(RunContextSnapshot, SCHEMA_1["run_snapshot"].encode())
+    assert (snapshot.is_base, snapshot.sequence, snapshot.sha256) == (True, 3, "")
+    assert (snapshot.variables["budget"].value, snapshot.step_history[0]) == (Decimal("99.90"), STEP)

@@ -18,7 +18,14 @@ from holdfast.documents.routine import (
     RoutineMetadata,
     RoutineStep,
 )
-from holdfast.documents.run_snapshot import ContextVariable, ExportDeclaration, RunContextSnapshot, StepRecord
+from holdfast.documents.run import ContextChange, Run
+from holdfast.documents.run_snapshot import (
+    ContextVariable,
+    ExportDeclaration,
+    RunContextSnapshot,
+    SnapshotSummary,
+    StepRecord,
+)
 from holdfast.documents.swarm import (
     BlackboardItem,
     BotParticipant,
@@ -56,6 +63,7 @@ __all__ = [
     "Bot",
     "BotParticipant",
     "ConfigResource",
+    "ContextChange",
     "ContextVariable",
     "DataSensitivity",
     "Document",
@@ -78,8 +86,10 @@ __all__ = [
     "Routine",
     "RoutineMetadata",
     "RoutineStep",
+    "Run",
     "RunContextSnapshot",
     "RunStatus",
+    "SnapshotSummary",
     "StepRecord",
     "StepStatus",
     "StepType",

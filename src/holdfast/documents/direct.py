@@ -23,12 +23,13 @@ import msgspec
 from holdfast.documents.containers import Items, Table
 from holdfast.documents.faults import FaultError
 from holdfast.documents.frozen import EMPTY_DICT, EMPTY_LIST, FreeValue, FrozenDict, FrozenList
-from holdfast.documents.plans import EXTRA, VERSION
+from holdfast.documents.plans import EXTRA, NEVER, VERSION
 from holdfast.documents.shapes import Free, Leaf, Shape
 from holdfast.documents.structs import Nested, plan_of
 from holdfast.documents.tagging import is_plain, is_tag_like
 
 _CONTAINERS: dict[Any, type] = {FrozenDict: dict, FrozenList: list}
+_EMPTY: dict[int, Any] = {id(EMPTY_LIST): [], id(EMPTY_DICT): {}}
 Fits = Callable[[Any, Any, int], bool]
 _UNSUPPORTED = TypeError("a field that only the long way can store")
 
@@ -61,17 +62,19 @@ def _twin_of(struct: type[msgspec.Struct]) -> type[msgspec.Struct] | None:
 
 def _twin(struct: type[msgspec.Struct], outer: tuple[type, ...]) -> type[msgspec.Struct]:
     """A struct with the stored fields of a class; TypeError if it has a field of an unusual sort."""
-    if plan_of(struct).tag or struct in outer:
+    plan = plan_of(struct)
+    if plan.tag or struct in outer:
         raise _UNSUPPORTED
     infos = [info for info in msgspec.structs.fields(struct) if info.encode_name != EXTRA]
     names = {info.name: info.encode_name for info in infos}
+    omits = dict(zip(plan.names, plan.omitted, strict=True))
     fields: list[Any] = []
     if hasattr(struct, "SCHEMA"):
         names["SCHEMA"] = VERSION
         fields.append(("SCHEMA", int))
     for info in infos:
-        kind = _twin_type(info.type, (*outer, struct))
-        fields.append((info.name, kind, None) if info.default is None else (info.name, kind))
+        kind, omitted = _twin_type(info.type, (*outer, struct)), omits[info.encode_name]
+        fields.append((info.name, kind) if omitted is NEVER else (info.name, kind, _EMPTY.get(id(omitted), omitted)))
     return msgspec.defstruct(f"{struct.__name__}Twin", fields, rename=names, omit_defaults=True, kw_only=True, gc=False)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from holdfast.documents.annotations import PartShape, checked, shape_of
+from holdfast.documents.frozen import EMPTY_DICT, EMPTY_LIST
 from holdfast.documents.shapes import Leaf, Shape
 
 EXTRA = "$extra"
@@ -34,7 +35,8 @@ class Plan:
 
     Attributes:
         names: the stored names of all fields, in the order of `msgspec.structs.astuple`.
-        omitted: for each, the value that is not stored: None where that is the default, else `NEVER`.
+        omitted: for each, the value that is not stored: None where that is the default; with ``omit_defaults=True``
+            also an empty list or dict, True or False where that is; else `NEVER`.
         attributes: stored name, or position in the check, to the field's name in Python and its shape.
         check: an array-like twin of the class that msgspec compares an instance's values with.
         shaped: the fields with a shape, but not `extra`.
@@ -85,7 +87,7 @@ def build_plan(struct: type[msgspec.Struct], part: PartShape) -> Plan:
     shaped = tuple(field for field in fields if field.name != EXTRA)
     return Plan(
         names=tuple(names),
-        omitted=tuple(None if info.default is None else NEVER for info in infos),
+        omitted=tuple(_omitted(info.default, sparse=config.omit_defaults) for info in infos),
         attributes=dict(enumerate(places)) | dict(zip(names, places, strict=True)),
         check=_check(struct, infos),
         shaped=shaped,
@@ -95,6 +97,11 @@ def build_plan(struct: type[msgspec.Struct], part: PartShape) -> Plan:
         is_open=EXTRA in names,
         tag=tag,
     )
+
+
+def _omitted(default: object, *, sparse: bool) -> object:
+    alone = default is EMPTY_LIST or default is EMPTY_DICT or isinstance(default, bool)  # found by identity
+    return default if default is None or (sparse and alone) else NEVER
 
 
 def _shape(struct: type, info: msgspec.structs.FieldInfo, part: PartShape) -> Shape | None:

@@ -1,4 +1,9 @@
-"""The snapshot of a run's context: history, from which a run is resumed."""
+"""The snapshots of a run's context: history, from which a run is resumed.
+
+A snapshot is a *base*, which holds the whole context, or a *delta*, which holds what changed since the snapshot before.
+Each carries a checksum of its own and says what the one before was, so that one that is damaged, missing or swapped is
+noticed, and what is lost with it can be told.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from holdfast.documents.vocabulary import (
 )
 
 
-class ContextVariable(Part, frozen=True, kw_only=True):
+class ContextVariable(Part, frozen=True, kw_only=True, omit_defaults=True):
     """A variable of a run.
 
     Attributes:
@@ -25,6 +30,7 @@ class ContextVariable(Part, frozen=True, kw_only=True):
         value: a free value.
         source: a `VariableSource`.
         timestamp: of its last change.
+        clock: of its last change: a hybrid logical clock as text, in whose order writes are ordered; empty: none.
         sensitivity: a `DataSensitivity`.
         mutable: False for what a child inherited.
     """
@@ -33,6 +39,7 @@ class ContextVariable(Part, frozen=True, kw_only=True):
     value: Any = None
     source: str = VariableSource.STEP.value
     timestamp: dt.datetime | None = None
+    clock: str = ""
     sensitivity: str = DataSensitivity.INTERNAL.value
     mutable: bool = True
 
@@ -69,23 +76,54 @@ class StepRecord(Part, frozen=True, kw_only=True, rename="camel"):
     error: str | None = None
 
 
-class RunContextSnapshot(Document, frozen=True, kw_only=True, rename="camel"):
-    """The context of a run at one moment; snapshots are only ever added.
+class SnapshotSummary(Part, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What a snapshot was, told elsewhere.
 
     Attributes:
-        sequence: counts the snapshots of a run, from 1.
+        sha256: its checksum, in hexadecimal digits.
+        steps: ends of steps that were recorded up to it, counted from the run's begin: what is lost behind a snapshot
+            can be told from two of these numbers, though nothing between them can be read.
+        variables: the keys of variables that it set or removed; of a base none.
+        at: when the last of it was changed.
+    """
+
+    sequence: int
+    sha256: str
+    steps: int = 0
+    variables: Sequence[str] = EMPTY_LIST
+    at: dt.datetime | None = None
+
+
+class RunContextSnapshot(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The context of a run at one moment, or what changed since the one before; snapshots are only ever added.
+
+    Attributes:
+        sequence: counts the deltas of a run, from 1; a base has that of the delta it was made behind, 0 at the begin.
+        is_base: it holds all; otherwise only what changed, and `removed_...` what is no more.
+        previous: what `Run.newest` was when it was made: of a delta the snapshot before, of a base the one whose state
+            it holds; None: there was none.
+        previous_base: sequence of the base before this base; -1: none, or it is a delta.
+        sha256: of all else, as it is stored, in hexadecimal digits.
         status: a `RunStatus`.
-        current_step: id of the step.
-        inputs: as the run was started with; a free mapping.
+        current_step: id of the step; None in a delta: as before.
+        inputs: as the run was started with; a free mapping; of a base.
         variables: key to variable.
         intermediate: results that no later run needs; a free mapping.
         exports: key to declaration.
+        step_history: records of steps, in the order they were entered; in a delta those that are new or changed.
+        created_at: when the last that it holds was changed.
     """
+
+    SCHEMA = 2
 
     run_id: str
     routine_id: str
     sequence: int
     parent_run_id: str | None = None
+    is_base: bool = True
+    previous: SnapshotSummary | None = None
+    previous_base: int = -1
+    sha256: str = ""
     status: str = RunStatus.RUNNING.value
     current_step: str | None = None
     inputs: Mapping[str, Any] = EMPTY_DICT
@@ -93,4 +131,12 @@ class RunContextSnapshot(Document, frozen=True, kw_only=True, rename="camel"):
     intermediate: Mapping[str, Any] = EMPTY_DICT
     exports: Mapping[str, ExportDeclaration] = EMPTY_DICT
     step_history: Sequence[StepRecord] = EMPTY_LIST
+    removed_variables: Sequence[str] = EMPTY_LIST
+    removed_intermediate: Sequence[str] = EMPTY_LIST
+    removed_exports: Sequence[str] = EMPTY_LIST
     created_at: dt.datetime | None = None
+
+    @classmethod
+    def upgrade(cls, fields: dict[str, Any], schema: int) -> dict[str, Any]:
+        """Schema 1 knew bases only."""
+        return {**fields, "isBase": True} if schema == 1 else fields

@@ -119,7 +119,7 @@ def store_struct(struct: msgspec.Struct, room: int) -> dict[str, Any]:
         raise
     if plan.tag:
         stored = dict([plan.tag]) | stored
-    if plan.is_open and (unknown := stored.pop(EXTRA)):
+    if plan.is_open and (unknown := stored.pop(EXTRA, None)):
         stored.update(_store_unknown(unknown, type(struct), plan, room - 1))
     return stored
 

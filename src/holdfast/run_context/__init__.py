@@ -1,1 +1,1 @@
-"""The contexts of runs: so far, how two values of one variable become one."""
+"""The contexts of runs: what a run knows, how it changes, and how it is kept and restored."""

@@ -6,14 +6,15 @@ one that was accepted before and comes to be written now the child.
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
-from typing import NamedTuple
 
 import msgspec
 
-from holdfast.documents import FreeValue, FrozenDict
+from holdfast.documents import FreeValue, FrozenDict, freeze
 from holdfast.documents.frozen import seal_dict
 from holdfast.entry import MISSING
+from holdfast.run_context.hybrid_clock import HybridTime
 
 
 class ConflictStrategy(enum.Enum):
@@ -29,20 +30,6 @@ class ConflictStrategy(enum.Enum):
     """The value with the later hybrid logical clock stands; without two clocks the parent's, since L3 ordered it."""
     MANUAL_REVIEW = "manual_review"
     """The parent's value stands until a person has decided."""
-
-
-class HybridTime(NamedTuple):
-    """A moment of a hybrid logical clock; they are ordered as tuples are, and no two writes share one.
-
-    Attributes:
-        ms: since 1970, as the furthest clock that was heard of had it.
-        counter: of the writes in that millisecond.
-        node: whose write it was, to tell apart what is otherwise equal.
-    """
-
-    ms: int
-    counter: int
-    node: str
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -64,12 +51,51 @@ class Resolution(msgspec.Struct, frozen=True):
         value: the one that stands; where it is one side's, the very object.
         reason: in words.
         needs_review: a person is to look at it.
+        variable_name: of the variable that the conflict was about; None: it was about none.
     """
 
     value: FreeValue
     strategy: ConflictStrategy
     reason: str
     needs_review: bool = False
+    variable_name: str | None = None
+
+
+class VariableConflict(msgspec.Struct, frozen=True, kw_only=True):
+    """A variable that a parent and its child have both changed.
+
+    Attributes:
+        parent_value, child_value: what it is on either side; `MISSING`: it has none there.
+        parent_timestamp, child_timestamp: of its last change there.
+        parent_clock, child_clock: of its last change there; with both, the timestamps do not count.
+        ancestor: what both began from, if it is known; only `MERGE_OBJECTS` asks.
+    """
+
+    variable_name: str
+    parent_value: FreeValue
+    child_value: FreeValue
+    parent_timestamp: dt.datetime | None = None
+    child_timestamp: dt.datetime | None = None
+    strategy: ConflictStrategy = ConflictStrategy.PARENT_WINS
+    parent_clock: HybridTime | None = None
+    child_clock: HybridTime | None = None
+    ancestor: FreeValue = MISSING
+
+    def resolution(self) -> Resolution:
+        """Which value stands, and why."""
+        parent, child = self._times()
+        sides = Side(freeze(self.parent_value), parent), Side(freeze(self.child_value), child)
+        found = resolve(self.strategy, *sides, freeze(self.ancestor))
+        return msgspec.structs.replace(found, variable_name=self.variable_name)
+
+    def _times(self) -> tuple[HybridTime | None, HybridTime | None]:
+        if self.parent_clock is not None and self.child_clock is not None:
+            return self.parent_clock, self.child_clock
+        return _at(self.parent_timestamp), _at(self.child_timestamp)
+
+
+def _at(timestamp: dt.datetime | None) -> HybridTime | None:
+    return None if timestamp is None else HybridTime(int(timestamp.timestamp() * 1000), 0, "")
 
 
 def resolve(strategy: ConflictStrategy, parent: Side, child: Side, ancestor: FreeValue = MISSING) -> Resolution:

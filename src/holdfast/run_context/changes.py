@@ -1,0 +1,155 @@
+"""The context of a run as a value, and how changes make another of it (pure).
+
+A `ContextState` never changes, so contexts, snapshots and readers share it. Whoever applies many changes, or owns the
+context, does so in a `Draft`: a change costs there what it holds, whatever else the context holds.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.documents import (
+    ContextChange,
+    ContextVariable,
+    ExportDeclaration,
+    RunStatus,
+    StepRecord,
+    StepStatus,
+)
+from holdfast.documents.frozen import EMPTY_DICT, seal_dict, seal_list
+
+_ENDED: Final = frozenset({StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED})
+
+
+class ContextState(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a run's context holds at one moment; immutable to the leaf.
+
+    Attributes:
+        steps: id to record, in the order the steps were first entered.
+        at: of the last change.
+    """
+
+    inputs: Mapping[str, Any] = EMPTY_DICT
+    variables: Mapping[str, ContextVariable] = EMPTY_DICT
+    intermediate: Mapping[str, Any] = EMPTY_DICT
+    exports: Mapping[str, ExportDeclaration] = EMPTY_DICT
+    steps: Mapping[str, StepRecord] = EMPTY_DICT
+    current_step: str | None = None
+    status: str = RunStatus.RUNNING.value
+    at: dt.datetime | None = None
+
+
+EMPTY_STATE: Final = ContextState()
+
+
+class Draft:
+    """A context while it is being changed, in place; its values are frozen."""
+
+    __slots__ = ("at", "current_step", "exports", "inputs", "intermediate", "status", "steps", "variables")
+
+    def __init__(self, state: ContextState = EMPTY_STATE) -> None:
+        self.inputs = state.inputs
+        self.variables = dict(state.variables)
+        self.intermediate = dict(state.intermediate)
+        self.exports = dict(state.exports)
+        self.steps = dict(state.steps)
+        self.current_step = state.current_step
+        self.status = state.status
+        self.at = state.at
+
+    def apply(self, change: ContextChange) -> None:
+        """Make a change: first what it removes, then what it sets."""
+        sections: tuple[dict[str, Any], ...] = (self.variables, self.intermediate, self.exports)
+        for mapping, (removed, values) in zip(sections, _sections(change), strict=True):
+            for key in removed:
+                mapping.pop(key, None)
+            mapping.update(values)
+        self.steps.update((record.step_id, record) for record in change.steps)
+        self.current_step = self.current_step if change.current_step is None else change.current_step
+        self.at = self.at if change.at is None else change.at
+
+    def state(self) -> ContextState:
+        """What the context is now; costs as much as it holds."""
+        return ContextState(
+            inputs=self.inputs,
+            variables=seal_dict(self.variables),
+            intermediate=seal_dict(self.intermediate),
+            exports=seal_dict(self.exports),
+            steps=seal_dict(self.steps),
+            current_step=self.current_step,
+            status=self.status,
+            at=self.at,
+        )
+
+
+class Collected:
+    """Changes that become one, which does what they did one after the other.
+
+    A key that was removed and set again is in both: so it comes behind the others, as it did.
+    """
+
+    __slots__ = ("_draft", "_removed", "_snapshot")
+
+    def __init__(self) -> None:
+        self._draft = Draft()
+        self._removed: tuple[dict[str, None], ...] = ({}, {}, {})
+        self._snapshot = False
+
+    def add(self, change: ContextChange) -> None:
+        """Add the next change; costs what it holds."""
+        self._draft.apply(change)
+        for removed, (keys, _) in zip(self._removed, _sections(change), strict=True):
+            removed.update(dict.fromkeys(keys))
+        self._snapshot = self._snapshot or change.snapshot
+
+    def change(self) -> ContextChange:
+        """The one change."""
+        draft = self._draft
+        variables, intermediate, exports = (seal_list(list(keys)) for keys in self._removed)
+        return ContextChange(
+            at=draft.at,
+            variables=seal_dict(draft.variables),
+            intermediate=seal_dict(draft.intermediate),
+            exports=seal_dict(draft.exports),
+            removed_variables=variables,
+            removed_intermediate=intermediate,
+            removed_exports=exports,
+            steps=seal_list(list(draft.steps.values())),
+            current_step=draft.current_step,
+            snapshot=self._snapshot,
+        )
+
+
+def combined(changes: Iterable[ContextChange]) -> ContextChange:
+    """One change that does what these do one after the other."""
+    collected = Collected()
+    for change in changes:
+        collected.add(change)
+    return collected.change()
+
+
+def applied(state: ContextState, change: ContextChange) -> ContextState:
+    """The state after a change."""
+    draft = Draft(state)
+    draft.apply(change)
+    return draft.state()
+
+
+def has_ended(record: StepRecord) -> bool:
+    """Whether a step has come to its end, good or bad."""
+    return record.status in _ENDED
+
+
+def ends_in(records: Iterable[StepRecord]) -> int:
+    """How many ends of steps are recorded here."""
+    return sum(map(has_ended, records))
+
+
+def _sections(change: ContextChange) -> Iterator[tuple[Sequence[str], Mapping[str, Any]]]:
+    yield change.removed_variables, change.variables
+    yield change.removed_intermediate, change.intermediate
+    yield change.removed_exports, change.exports

@@ -1,0 +1,374 @@
+"""The context of a run while it runs: the seed's `RunContext` (no I/O; time is passed in).
+
+Reading and writing are those of a mapping of values. Every value is frozen when it comes in, so no two contexts can
+share what one of them could change. What was written since is collected for `take_changes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from holdfast.documents import (
+    ContextChange,
+    ContextVariable,
+    DataSensitivity,
+    ExportDeclaration,
+    ExportDestination,
+    FreeValue,
+    StepRecord,
+    StepStatus,
+    VariableSource,
+    freeze,
+)
+from holdfast.documents.frozen import EMPTY_DICT, seal_dict
+from holdfast.entry import MISSING
+from holdfast.errors import ReadOnlyVariable
+from holdfast.run_context.changes import EMPTY_STATE, ContextState
+from holdfast.run_context.conflicts import Resolution, VariableConflict
+from holdfast.run_context.differences import identical
+from holdfast.run_context.hybrid_clock import HybridClock, hybrid_time
+from holdfast.run_context.inheriting import inherited, is_inherited
+from holdfast.run_context.intermediate import Intermediate
+from holdfast.run_context.limits import RunLimits, check_run_id
+from holdfast.run_context.tracked import TrackedState
+
+_DEFAULT_LIMITS = RunLimits()
+
+
+class RunContext(MutableMapping[str, FreeValue]):
+    """What a run knows: inputs, variables, intermediate results, exports and steps.
+
+    As a mapping it is name to value of its variables.
+
+    Attributes:
+        run_id, routine_id: of the run.
+        parent_run_id: of the run above; None: it is the uppermost, of `depth` 0.
+        status: a `RunStatus`; told by the run's row, not by changes.
+        children: how many runs were begun below it.
+        intermediate: results that no later run needs, name to value; a mapping to write to.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        routine_id: str,
+        clock: HybridClock,
+        *,
+        state: ContextState = EMPTY_STATE,
+        parent_run_id: str | None = None,
+        depth: int = 0,
+        children: int = 0,
+        limits: RunLimits = _DEFAULT_LIMITS,
+    ) -> None:
+        """Go on with a state; also with one that is over a limit: then it cannot grow.
+
+        Raises:
+            InvalidKey: the id.
+        """
+        self.run_id = check_run_id(run_id)
+        self.routine_id = routine_id
+        self.parent_run_id = parent_run_id
+        self.depth = depth
+        self.children = children
+        self.status = state.status
+        self._clock = clock
+        self._limits = limits
+        self._tracked = TrackedState(run_id, state, limits)
+        self._draft = self._tracked.draft
+        self.intermediate: MutableMapping[str, FreeValue] = Intermediate(self._tracked, clock)
+
+    @classmethod
+    def begin(
+        cls,
+        run_id: str,
+        routine_id: str,
+        clock: HybridClock,
+        inputs: Mapping[str, FreeValue],
+        *,
+        variables: Mapping[str, ContextVariable] = EMPTY_DICT,
+        parent_run_id: str | None = None,
+        depth: int = 0,
+        limits: RunLimits = _DEFAULT_LIMITS,
+    ) -> RunContext:
+        """The context of a new run; what it begins with counts as no change.
+
+        Raises:
+            InvalidKey: the id.
+            InvalidDocument: an input cannot be stored.
+            LimitExceeded: it lies too deep, or begins with too much.
+        """
+        limits.check(run_id, "depth", depth)
+        state = ContextState(inputs=freeze(dict(inputs)), variables=variables, at=clock.now().as_datetime())
+        begun = cls(run_id, routine_id, clock, state=state, parent_run_id=parent_run_id, depth=depth, limits=limits)
+        begun._tracked.check()
+        return begun
+
+    @property
+    def inputs(self) -> Mapping[str, FreeValue]:
+        """What the run was started with; cannot change."""
+        return self._draft.inputs
+
+    @property
+    def variables(self) -> Mapping[str, ContextVariable]:
+        """Name to variable, as they are now; to be read."""
+        return MappingProxyType(self._draft.variables)
+
+    @property
+    def exports(self) -> Mapping[str, ExportDeclaration]:
+        """Name to declaration, as they are now; to be read."""
+        return MappingProxyType(self._draft.exports)
+
+    @property
+    def steps(self) -> Mapping[str, StepRecord]:
+        """Id to record, in the order the steps were first entered; to be read."""
+        return MappingProxyType(self._draft.steps)
+
+    @property
+    def current_step(self) -> str | None:
+        """Id of the step that was entered last."""
+        return self._draft.current_step
+
+    @property
+    def state(self) -> ContextState:
+        """All of it at this moment, to be shared; made anew after a change, at the cost of what the context holds."""
+        return self._tracked.state(self.status)
+
+    def __getitem__(self, key: str) -> FreeValue:
+        return self._draft.variables[key].value
+
+    def __setitem__(self, key: str, value: FreeValue) -> None:
+        self.set(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self._check_writable(key, self._draft.variables[key])
+        exported = [key] if key in self._draft.exports else []
+        self._write(removed_variables=[key], removed_exports=exported)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._draft.variables)
+
+    def __len__(self) -> int:
+        return len(self._draft.variables)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._draft.variables
+
+    def __repr__(self) -> str:
+        # Values may be secret.
+        return f"{type(self).__name__}({self.run_id!r}, {len(self)} variables, {self.status})"
+
+    def variable(self, key: str) -> ContextVariable:
+        """The variable of this name, with all that is known of it.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._draft.variables[key]
+
+    def set(
+        self,
+        key: str,
+        value: FreeValue,
+        *,
+        source: str = VariableSource.STEP,
+        sensitivity: str | None = None,
+        mutable: bool = True,
+    ) -> None:
+        """Write a variable; one that was inherited becomes this run's own.
+
+        Args:
+            source: a `VariableSource`; `parent` is for what is inherited.
+            sensitivity: a `DataSensitivity`; None: as before, of a new one `internal`.
+            mutable: False: it can be neither written nor deleted any more.
+
+        Raises:
+            ReadOnlyVariable: it was set with ``mutable=False``.
+            InvalidDocument: the value cannot be stored.
+            LimitExceeded: too many variables, or bytes.
+        """
+        if VariableSource(source) is VariableSource.PARENT:
+            raise ValueError(f"{key}: what has the source parent is inherited; choose step, user or system")
+        before = self._draft.variables.get(key)
+        self._check_writable(key, before)
+        level = None if sensitivity is None else DataSensitivity(sensitivity).value
+        variable = self._written(key, value, VariableSource(source).value, level, mutable=mutable)
+        self._tracked.write(ContextChange(at=variable.timestamp, variables={key: variable}))
+
+    def create_child(
+        self, inputs: Mapping[str, FreeValue], *, routine_id: str | None = None, run_id: str | None = None
+    ) -> RunContext:
+        """A context for a run below this one, with read-only copies of this one's variables.
+
+        Args:
+            routine_id: that it runs; None: this run's.
+            run_id: None: this run's id, a dot and the number of the child.
+
+        Raises:
+            InvalidDocument: an input cannot be stored.
+            LimitExceeded: this run has too many children or lies too deep, or the child would begin with too much.
+        """
+        number = self.children + 1
+        child_id = f"{self.run_id}.{number}" if run_id is None else run_id
+        self._limits.check(self.run_id, "children", number)
+        child = RunContext.begin(
+            child_id,
+            self.routine_id if routine_id is None else routine_id,
+            self._clock,
+            inputs,
+            variables=seal_dict({key: inherited(each) for key, each in self._draft.variables.items()}),
+            parent_run_id=self.run_id,
+            depth=self.depth + 1,
+            limits=self._limits,
+        )
+        self.children = number
+        return child
+
+    def inherit_from_parent(self, parent: RunContext) -> None:
+        """Take over the parent's variables as they are now, as read-only copies; this run's own stay as they are.
+
+        Raises:
+            LimitExceeded: there would be too many variables, or bytes; nothing was inherited.
+        """
+        own = self._draft.variables
+        copies = {
+            key: inherited(variable)
+            for key, variable in parent.variables.items()
+            if key not in own or is_inherited(own[key])
+        }
+        new = {key: copy for key, copy in copies.items() if not identical(own.get(key), copy)}
+        if new:
+            self._write(variables=new)
+
+    def mark_for_export(self, key: str, destination: str, *, transformation: str | None = None) -> None:
+        """Declare that a variable leaves the run when it completes.
+
+        Args:
+            destination: an `ExportDestination`.
+            transformation: what happens to the value on the way, in a word.
+
+        Raises:
+            KeyError: there is no such variable.
+        """
+        declaration = ExportDeclaration(
+            key=key,
+            destination=ExportDestination(destination).value,
+            sensitivity=self.variable(key).sensitivity,
+            transformation=transformation,
+        )
+        self._write(exports={key: declaration})
+
+    def resolve_variable_conflicts(self, conflicts: Iterable[VariableConflict]) -> list[Resolution]:
+        """Decide each conflict, and write here the values that stand and are not here yet.
+
+        Returns:
+            What became of each, in order.
+
+        Raises:
+            ReadOnlyVariable: one would write a variable that was set with ``mutable=False``; nothing was written.
+        """
+        resolutions = []
+        values: dict[str, FreeValue] = {}
+        for conflict in conflicts:
+            resolution = conflict.resolution()
+            resolutions.append(resolution)
+            values[conflict.variable_name] = resolution.value
+            for time in (conflict.parent_clock, conflict.child_clock):
+                if time is not None:
+                    self._clock.observe(time)
+        self._settle({key: value for key, value in values.items() if not self._holds(key, value)})
+        return resolutions
+
+    def begin_step(self, step_id: str) -> None:
+        """Enter a step; entering it again begins its record anew."""
+        time = self._clock.now().as_datetime()
+        record = StepRecord(step_id=step_id, status=StepStatus.RUNNING.value, started_at=time)
+        self._tracked.write(ContextChange(at=time, steps=[record], current_step=step_id))
+
+    def end_step(
+        self,
+        step_id: str,
+        status: str = StepStatus.COMPLETED,
+        *,
+        result: FreeValue = None,
+        error: str | None = None,
+    ) -> None:
+        """Record what became of a step that was entered.
+
+        Args:
+            status: a `StepStatus`.
+            error: why it failed, in words.
+
+        Raises:
+            KeyError: it was not entered.
+        """
+        time = self._clock.now().as_datetime()
+        record = msgspec.structs.replace(
+            self._draft.steps[step_id],
+            status=StepStatus(status).value,
+            ended_at=time,
+            result=result,
+            error=error,
+        )
+        self._tracked.write(ContextChange(at=time, steps=[record]))
+
+    def take_changes(self, *, snapshot: bool = False) -> ContextChange | None:
+        """What was written since the last time, to be stored; None: nothing.
+
+        Args:
+            snapshot: it is to become a snapshot with all before it; then there is a change in any case.
+        """
+        return self._tracked.take(snapshot=snapshot)
+
+    def put_back(self, change: ContextChange) -> None:
+        """Give back a change that was taken and could not be stored; the next that is taken does what it does first."""
+        self._tracked.put_back(change)
+
+    def _write(self, **change: Any) -> None:
+        self._tracked.write(ContextChange(at=self._clock.now().as_datetime(), **change))
+
+    def _check_writable(self, key: str, variable: ContextVariable | None) -> None:
+        if variable is not None and not variable.mutable and not is_inherited(variable):
+            raise ReadOnlyVariable(self.run_id, key)
+
+    def _written(
+        self, key: str, value: FreeValue, source: str, sensitivity: str | None, *, mutable: bool = True
+    ) -> ContextVariable:
+        """A variable as it is when it is written now: later than the write it replaces, wherever that was made."""
+        before = self._draft.variables.get(key)
+        if before is not None and (seen := hybrid_time(before.clock)) is not None:
+            self._clock.observe(seen)
+        time = self._clock.now()
+        kept = DataSensitivity.INTERNAL.value if before is None else before.sensitivity
+        return ContextVariable(
+            key=key,
+            value=value,
+            source=source,
+            timestamp=time.as_datetime(),
+            clock=time.as_text(),
+            sensitivity=kept if sensitivity is None else sensitivity,
+            mutable=mutable,
+        )
+
+    def _holds(self, key: str, value: FreeValue) -> bool:
+        variable = self._draft.variables.get(key)
+        return value is MISSING if variable is None else identical(variable.value, value)
+
+    def _settle(self, values: Mapping[str, FreeValue]) -> None:
+        """Write what stands, all of it or nothing: writes of their own, later than both sides."""
+        before = self._draft.variables
+        for key in values:
+            self._check_writable(key, before.get(key))
+        gone = [key for key, value in values.items() if value is MISSING]
+        own = {key: before[key].source for key in values if key in before and not is_inherited(before[key])}
+        written = {
+            key: self._written(key, value, own.get(key, VariableSource.STEP.value), None)
+            for key, value in values.items()
+            if value is not MISSING
+        }
+        if values:
+            exported = [key for key in gone if key in self._draft.exports]
+            self._write(variables=written, removed_variables=gone, removed_exports=exported)

@@ -1,0 +1,19 @@
+"""What a child run gets of its parent's variables (pure)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from holdfast.documents import ContextVariable, VariableSource
+
+
+def inherited(variable: ContextVariable) -> ContextVariable:
+    """A variable as a child gets it: to be read, from the moment it had in the parent."""
+    if is_inherited(variable):
+        return variable
+    return msgspec.structs.replace(variable, source=VariableSource.PARENT.value, mutable=False)
+
+
+def is_inherited(variable: ContextVariable) -> bool:
+    """Whether a run has a variable from its parent and has not written it."""
+    return variable.source == VariableSource.PARENT and not variable.mutable

@@ -1,0 +1,217 @@
+"""From snapshots to the context they hold, and to what is lost where they are damaged (pure: it asks for them).
+
+It takes the newest base that verifies, and the deltas behind it while they verify and each names the one before. What
+comes behind the first that does not is lost: changes may build on one another, so none is taken out of their order.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Generator, Iterable, Mapping
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from holdfast.documents import ContextChange, Run, RunContextSnapshot, SnapshotSummary
+from holdfast.errors import ContextCorrupt
+from holdfast.run_context.changes import ContextState, Draft, combined, ends_in
+from holdfast.run_context.snapshots import (
+    base_id,
+    change_of,
+    is_intact,
+    is_same,
+    snapshot_id,
+    state_of,
+    summary_of,
+)
+
+IDS_MAX: Final = 200
+"""Snapshots that are asked for at once."""
+
+
+class Unreadable(enum.Enum):
+    """Its one member stands for a row that is there and is no snapshot (`CorruptDocument`).
+
+    One of a newer schema is none of these: it is not corrupt, and whoever reads lets `SchemaTooNew` pass.
+    """
+
+    UNREADABLE = "unreadable"
+
+
+UNREADABLE: Final = Unreadable.UNREADABLE
+Found: TypeAlias = RunContextSnapshot | Literal[Unreadable.UNREADABLE]
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """What a context has lost; false if that is nothing.
+
+    Attributes:
+        steps: ends of steps that were recorded and are lost.
+        variables: names of variables of which a change is lost.
+        seconds: from the last change that is there to the last that was made.
+        snapshots: snapshots behind the last good one, and `changes`: changes of the row that built on them.
+        unknown: of these snapshots, those of which nobody tells any more what they held; 0: `variables` is complete.
+            Each snapshot is told of by the next, so this takes two in a row that are damaged.
+    """
+
+    steps: int = 0
+    variables: tuple[str, ...] = ()
+    seconds: float = 0.0
+    snapshots: int = 0
+    changes: int = 0
+    unknown: int = 0
+
+    def __bool__(self) -> bool:
+        return self.snapshots > 0
+
+
+NOTHING_LOST: Final = Loss()
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """A context as its snapshots hold it.
+
+    Attributes:
+        sequence: of the last snapshot in it, and `newest` what that was: the `previous` of a base that begins anew.
+        base: number of the base that was taken.
+        damaged: ids of the snapshots that were tried and are missing, unreadable or not what was stored.
+    """
+
+    state: ContextState
+    sequence: int
+    newest: SnapshotSummary
+    base: int
+    lost: Loss = NOTHING_LOST
+    damaged: tuple[str, ...] = ()
+
+
+Restoring: TypeAlias = Generator[tuple[str, ...], Mapping[str, Found], Restored]
+"""Yields ids of snapshots, is sent those that are there, by id, and returns what came of it."""
+
+
+def restoring(run_id: str, run: Run, bases: Iterable[int], *, at: int | None = None) -> Restoring:
+    """Restore a run's context.
+
+    Args:
+        run: its row.
+        bases: numbers of all bases that are stored.
+        at: as of the snapshot of this number; None: as of now, the changes in the row included.
+
+    Raises:
+        ContextCorrupt: no base verifies.
+    """
+    end = run.sequence if at is None else min(at, run.sequence)
+    walk = _Walk(run_id, run, end, with_tail=at is None)
+    for number in sorted({number for number in bases if 0 <= number <= end}, reverse=True):
+        # The deltas are asked for together with the base: as a rule it is good.
+        walk.found = yield (base_id(run_id, number), *walk.page(number + 1))
+        base = walk.good(base_id(run_id, number), number, is_base=True)
+        if base is not None:
+            return (yield from walk.onward(base))
+    raise ContextCorrupt(run_id, tuple(walk.damaged))
+
+
+class _Walk:
+    """One restoring: what was found last, and what was bad."""
+
+    __slots__ = ("damaged", "end", "found", "run", "run_id", "with_tail")
+
+    def __init__(self, run_id: str, run: Run, end: int, *, with_tail: bool) -> None:
+        self.run_id = run_id
+        self.run = run
+        self.end = end
+        self.with_tail = with_tail
+        self.found: Mapping[str, Found] = {}
+        self.damaged: dict[str, None] = {}
+
+    def page(self, first: int) -> tuple[str, ...]:
+        """The ids of deltas to ask for, from this number."""
+        return self._ids(first, self.end)
+
+    def _ids(self, first: int, last: int) -> tuple[str, ...]:
+        return tuple(snapshot_id(self.run_id, number) for number in range(first, min(first + IDS_MAX - 1, last + 1)))
+
+    def good(self, identifier: str, number: int, *, is_base: bool = False) -> RunContextSnapshot | None:
+        """The snapshot of this id, if it is intact and in its own place; otherwise it is noted as damaged."""
+        snapshot = self.found.get(identifier)
+        if isinstance(snapshot, RunContextSnapshot):
+            place = (snapshot.run_id, snapshot.sequence, snapshot.is_base)
+            if place == (self.run_id, number, is_base) and is_intact(snapshot) and self._is_newest(snapshot):
+                return snapshot
+        self.damaged[identifier] = None
+        return None
+
+    def _is_newest(self, snapshot: RunContextSnapshot) -> bool:
+        """Whether a snapshot is the one that the row names, if it has its number."""
+        newest = self.run.newest
+        return newest is None or snapshot.sequence != newest.sequence or is_same(summary_of(snapshot), newest)
+
+    def onward(self, base: RunContextSnapshot) -> Restoring:
+        """From a good base through the deltas, to the end or to the first bad one."""
+        draft, newest = Draft(state_of(base)), summary_of(base)
+        asked_up_to = base.sequence + len(self.page(base.sequence + 1))
+        for number in range(base.sequence + 1, self.end + 1):
+            if number > asked_up_to:
+                asked = self.page(number)
+                self.found = yield asked
+                asked_up_to += len(asked)
+            delta = self._next(number, newest)
+            if delta is None:
+                break
+            draft.apply(change_of(delta))
+            draft.status = delta.status
+            newest = summary_of(delta)
+        lost = NOTHING_LOST if newest.sequence == self.end else (yield from self._lost(newest))
+        if self.with_tail:
+            draft.status = self.run.status
+            for change in () if lost else self.run.changes:
+                draft.apply(change)
+        return Restored(draft.state(), newest.sequence, newest, base.sequence, lost, tuple(self.damaged))
+
+    def _next(self, number: int, newest: SnapshotSummary) -> RunContextSnapshot | None:
+        identifier = snapshot_id(self.run_id, number)
+        delta = self.good(identifier, number)
+        if delta is not None and is_same(delta.previous, newest):
+            return delta
+        self.damaged[identifier] = None
+        return None
+
+    def _lost(self, kept: SnapshotSummary) -> Generator[tuple[str, ...], Mapping[str, Found], Loss]:
+        """What the snapshots behind `kept`, and the row's changes, held: by their own word or that of the next."""
+        told: dict[int, SnapshotSummary] = {}
+        first, last = kept.sequence + 1, min(self.end + 1, self.run.sequence)  # the next tells of the last that is lost
+        while first <= last:
+            asked = self._ids(first, last)
+            self.found = yield asked
+            for number, identifier in enumerate(asked, first):
+                delta = self.good(identifier, number)
+                if delta is not None:
+                    told[number] = summary_of(delta)
+                    if delta.previous is not None:
+                        told.setdefault(delta.previous.sequence, delta.previous)
+            first += len(asked)
+        if self.run.newest is not None:
+            told.setdefault(self.run.newest.sequence, self.run.newest)
+        behind = [told[number] for number in range(kept.sequence + 1, self.end + 1) if number in told]
+        return self._loss(kept, behind)
+
+    def _loss(self, kept: SnapshotSummary, behind: list[SnapshotSummary]) -> Loss:
+        tail = combined(self.run.changes) if self.with_tail else ContextChange()
+        last = behind[-1] if behind else kept
+        names = [name for summary in behind for name in summary.variables]
+        end = tail.at or last.at
+        seconds = (end - kept.at).total_seconds() if end is not None and kept.at is not None else 0.0
+        snapshots = self.end - kept.sequence
+        return Loss(
+            steps=last.steps - kept.steps + ends_in(tail.steps),
+            variables=tuple(dict.fromkeys((*names, *tail.removed_variables, *tail.variables))),
+            seconds=max(seconds, 0.0),
+            snapshots=snapshots,
+            changes=len(self.run.changes) if self.with_tail else 0,
+            unknown=snapshots - len(behind),
+        )
+
+
+def _follows(delta: RunContextSnapshot, before: list[tuple[int, str]]) -> bool:
+    named = delta.previous
+    return named is not None and (named.sequence, named.sha256) in before

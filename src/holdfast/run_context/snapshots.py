@@ -1,0 +1,196 @@
+"""Snapshots of a run's context: their ids, checksums and links, and the way to and from a state (pure).
+
+A checksum is taken over the stored JSON with its keys sorted, not over the document: a server that does not know a
+field, or a time zone, finds it right all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.documents import ContextChange, Limits, Run, RunContextSnapshot, SnapshotSummary, encode
+from holdfast.documents.frozen import EMPTY_LIST, seal_dict, seal_list
+from holdfast.errors import InvalidDocument
+from holdfast.run_context.changes import ContextState, combined, ends_in
+
+BASE_AFTER_DELTAS: Final = 50
+"""Deltas behind the newest base, from which on another base may be due."""
+
+BASE_AFTER_BYTES_RATIO: Final = 2
+"""The deltas must have so many times the bytes of the base: so bases at most add half to what deltas write."""
+
+UNLIMITED: Final = Limits(bytes_max=1 << 40, depth_max=128)
+"""Of what is looked at here; whoever stores it has limits of his own."""
+
+
+def snapshot_id(run_id: str, sequence: int) -> str:
+    """The id of a delta."""
+    return f"{run_id}/{sequence:08d}"
+
+
+def base_id(run_id: str, sequence: int) -> str:
+    """The id of a base."""
+    return f"{snapshot_id(run_id, sequence)}.base"
+
+
+def id_of(snapshot: RunContextSnapshot) -> str:
+    """The id under which a snapshot is stored."""
+    name = base_id if snapshot.is_base else snapshot_id
+    return name(snapshot.run_id, snapshot.sequence)
+
+
+def delta_of(run_id: str, run: Run) -> RunContextSnapshot:
+    """The changes in a run's row as its next delta, sealed."""
+    change = combined(run.changes)
+    return sealed(
+        RunContextSnapshot(
+            run_id=run_id,
+            routine_id=run.routine_id,
+            sequence=run.sequence + 1,
+            parent_run_id=run.parent_run_id,
+            is_base=False,
+            previous=run.newest,
+            status=run.status,
+            current_step=change.current_step,
+            variables=change.variables,
+            intermediate=change.intermediate,
+            exports=change.exports,
+            step_history=change.steps,
+            removed_variables=change.removed_variables,
+            removed_intermediate=change.removed_intermediate,
+            removed_exports=change.removed_exports,
+            created_at=change.at or (run.newest.at if run.newest else None),
+        )
+    )
+
+
+def change_of(delta: RunContextSnapshot) -> ContextChange:
+    """What a delta changes."""
+    return ContextChange(
+        at=delta.created_at,
+        variables=delta.variables,
+        intermediate=delta.intermediate,
+        exports=delta.exports,
+        removed_variables=delta.removed_variables,
+        removed_intermediate=delta.removed_intermediate,
+        removed_exports=delta.removed_exports,
+        steps=delta.step_history,
+        current_step=delta.current_step,
+    )
+
+
+def base_of(
+    run_id: str, run: Run, state: ContextState, *, sequence: int, previous: SnapshotSummary | None
+) -> RunContextSnapshot:
+    """A state as a base, sealed.
+
+    Args:
+        sequence: 0 at the begin; that of the delta behind which the context was this; or above all, after a loss.
+        previous: of the snapshot behind which the context was this; None at the begin.
+    """
+    return sealed(
+        RunContextSnapshot(
+            run_id=run_id,
+            routine_id=run.routine_id,
+            sequence=sequence,
+            parent_run_id=run.parent_run_id,
+            previous=previous,
+            previous_base=-1 if previous is None else run.base,
+            status=state.status,
+            current_step=state.current_step,
+            inputs=state.inputs,
+            variables=state.variables,
+            intermediate=state.intermediate,
+            exports=state.exports,
+            step_history=seal_list(list(state.steps.values())),
+            created_at=state.at,
+        )
+    )
+
+
+def state_of(base: RunContextSnapshot) -> ContextState:
+    """The state that a base holds."""
+    return ContextState(
+        inputs=base.inputs,
+        variables=base.variables,
+        intermediate=base.intermediate,
+        exports=base.exports,
+        steps=seal_dict({record.step_id: record for record in base.step_history}),
+        current_step=base.current_step,
+        status=base.status,
+        at=base.created_at,
+    )
+
+
+def rebased(run: Run, base: RunContextSnapshot) -> Run:
+    """The run's row when a base begins its chain: at the begin, or anew after a loss."""
+    return msgspec.structs.replace(
+        run,
+        sequence=base.sequence,
+        base=base.sequence,
+        newest=summary_of(base),
+        base_bytes=size_of(base),
+        delta_bytes=0,
+        changes=EMPTY_LIST,
+    )
+
+
+def base_is_due(run: Run, deltas_min: int = BASE_AFTER_DELTAS) -> bool:
+    """Whether a base would make it shorter to restore the run, and is paid for by what was written since the last."""
+    enough = run.sequence - run.base >= deltas_min
+    return enough and run.delta_bytes >= BASE_AFTER_BYTES_RATIO * run.base_bytes
+
+
+def summary_of(snapshot: RunContextSnapshot) -> SnapshotSummary:
+    """What the next delta names as the snapshot before: of a base behind a delta that delta, as it holds the same."""
+    before = snapshot.previous
+    if snapshot.is_base and before is not None and before.sequence == snapshot.sequence:
+        return before
+    steps = 0 if before is None else before.steps
+    keys = () if snapshot.is_base else dict.fromkeys((*snapshot.removed_variables, *snapshot.variables))
+    return SnapshotSummary(
+        sequence=snapshot.sequence,
+        sha256=snapshot.sha256,
+        steps=steps if snapshot.is_base else steps + ends_in(snapshot.step_history),
+        variables=seal_list(list(keys)),
+        at=snapshot.created_at,
+    )
+
+
+def is_same(one: SnapshotSummary | None, other: SnapshotSummary | None) -> bool:
+    """Whether two summaries are of one snapshot."""
+    if one is None or other is None:
+        return False
+    return (one.sequence, one.sha256) == (other.sequence, other.sha256)
+
+
+def checksum_of(body: bytes) -> str:
+    """The checksum of a snapshot's JSON, in hexadecimal digits."""
+    stored: dict[str, Any] = msgspec.json.decode(body)
+    stored.pop("sha256", None)
+    return hashlib.sha256(msgspec.json.encode(stored, order="sorted")).hexdigest()
+
+
+def sealed(snapshot: RunContextSnapshot) -> RunContextSnapshot:
+    """The snapshot with its checksum.
+
+    Raises:
+        InvalidDocument: it holds what cannot be stored; `path` says where.
+    """
+    return msgspec.structs.replace(snapshot, sha256=checksum_of(encode(snapshot, UNLIMITED)))
+
+
+def is_intact(snapshot: RunContextSnapshot) -> bool:
+    """Whether a snapshot is what was sealed."""
+    try:
+        return snapshot.sha256 == checksum_of(encode(snapshot, UNLIMITED))
+    except InvalidDocument:  # a flipped bit may make text that is read and never written
+        return False
+
+
+def size_of(snapshot: RunContextSnapshot) -> int:
+    """Bytes of its JSON."""
+    return len(encode(snapshot, UNLIMITED))

@@ -1,0 +1,116 @@
+"""A context's state while its owner changes it: within its limits, and with what is to be stored of it (no I/O)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from holdfast.documents import ContextChange
+from holdfast.documents.frozen import seal_dict
+from holdfast.run_context.changes import Collected, ContextState, Draft, combined
+from holdfast.run_context.limits import RunLimits
+
+_Sizes = dict[tuple[str, str], int]
+
+
+class TrackedState:
+    """A draft that knows its size, and what changed since it was last asked.
+
+    Attributes:
+        draft: as it is now; to be read.
+        bytes: of all it holds, as JSON.
+    """
+
+    __slots__ = ("_collected", "_limits", "_run_id", "_sizes", "_state", "bytes", "draft")
+
+    def __init__(self, run_id: str, state: ContextState, limits: RunLimits) -> None:
+        """Go on with a state; also with one that is over a limit: it cannot grow, but it is not lost."""
+        self.draft = Draft(state)
+        self._run_id = run_id
+        self._limits = limits
+        self._collected: Collected | None = None
+        self._state: ContextState | None = state
+        everything = {name: getattr(state, name) for name in _SECTIONS}
+        self._sizes = self._measured(ContextChange(**everything, steps=list(state.steps.values())))
+        self.bytes = sum(self._sizes.values()) + limits.measured(inputs=state.inputs)
+
+    def check(self) -> None:
+        """Refuse a state that is over a limit.
+
+        Raises:
+            LimitExceeded: it is.
+        """
+        self._limits.check(self._run_id, "variables", len(self.draft.variables))
+        self._limits.check(self._run_id, "bytes", self.bytes)
+
+    def state(self, status: str) -> ContextState:
+        """All of it, to be shared; made anew after a change, at the cost of what it holds."""
+        self.draft.status = status
+        if self._state is None or self._state.status != status:
+            self._state = self.draft.state()
+        return self._state
+
+    def write(self, change: ContextChange) -> None:
+        """Make a change; costs what it holds.
+
+        Raises:
+            InvalidDocument: it holds what cannot be stored; `path` says where.
+            LimitExceeded: the context would be over a limit, and larger than it is.
+        """
+        sizes = self._measured(change)
+        gone = [place for place in _removed(change) if place in self._sizes]
+        left = sum(map(self._sizes.__getitem__, dict.fromkeys((*gone, *(sizes.keys() & self._sizes.keys())))))
+        size = self.bytes - left + sum(sizes.values())
+        if size > self.bytes:
+            self._limits.check(self._run_id, "bytes", size)
+        new = sum(key not in self.draft.variables for key in change.variables)
+        if new:
+            self._limits.check(self._run_id, "variables", len(self.draft.variables) + new)
+        for place in gone:
+            self._sizes.pop(place, None)
+        self._sizes.update(sizes)
+        self.bytes = size
+        self.draft.apply(change)
+        self._collect(change)
+        self._state = None
+
+    def take(self, *, snapshot: bool) -> ContextChange | None:
+        """What changed since the last time; None: nothing. With `snapshot`, a change that asks for one in any case."""
+        if self._collected is None and not snapshot:
+            return None
+        change = combined(()) if self._collected is None else self._collected.change()
+        self._collected = None
+        return msgspec.structs.replace(change, snapshot=True) if snapshot else change
+
+    def put_back(self, change: ContextChange) -> None:
+        """Collect a change again that was taken and could not be stored, before what was written since."""
+        since, self._collected = self._collected, None
+        self._collect(change)
+        if since is not None:
+            self._collect(since.change())
+
+    def _collect(self, change: ContextChange) -> None:
+        if self._collected is None:
+            self._collected = Collected()
+        self._collected.add(change)
+
+    def _measured(self, change: ContextChange) -> _Sizes:
+        measured = self._limits.measured
+        sizes = {
+            (name, key): measured(**{name: seal_dict({key: value})})
+            for name in _SECTIONS
+            for key, value in getattr(change, name).items()
+        }
+        steps: _Sizes = {("steps", each.step_id): measured(step_history=[each]) for each in change.steps}
+        return sizes | steps
+
+
+_SECTIONS = ("variables", "intermediate", "exports")
+
+
+def _removed(change: ContextChange) -> Iterator[tuple[str, str]]:
+    for name in _SECTIONS:
+        removed: Any = getattr(change, f"removed_{name}")
+        yield from ((name, key) for key in removed)

@@ -1,0 +1,590 @@
+"""The context of a run: reading, writing, inheriting, exporting, and what is to be stored of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fix_runs import RUN_ID, Wall, free_values, hybrid_clock, in_order, keys
+from holdfast import (
+    ConflictStrategy,
+    InvalidDocument,
+    InvalidKey,
+    LimitExceeded,
+    ReadOnlyVariable,
+    RunContext,
+    VariableConflict,
+)
+from holdfast.documents import (
+    ContextChange,
+    ContextVariable,
+    ExportDeclaration,
+    FrozenDict,
+    FrozenList,
+    Run,
+    freeze,
+    thaw,
+)
+from holdfast.entry import MISSING
+from holdfast.run_context import context as contexts
+from holdfast.run_context.changes import ContextState, applied
+from holdfast.run_context.hybrid_clock import HybridClock, HybridTime, hybrid_time
+from holdfast.run_context.limits import RunLimits
+from holdfast.run_context.snapshots import base_of, size_of
+
+
+def begun(run_id: str = RUN_ID, **options: Any) -> RunContext:
+    """A context that holds nothing but an input."""
+    return RunContext.begin(run_id, "search", hybrid_clock(), {"query": ["bicycle"]}, **options)
+
+
+def taken(context: RunContext) -> ContextChange:
+    """What was written since the last time."""
+    change = context.take_changes()
+    assert change is not None
+    return change
+
+
+def test_it_is_a_mapping_of_values() -> None:
+    """Name to value, as a dict would be; values come back frozen."""
+    context = begun()
+    context["a"], context["b"] = [1, {"c": 2}], None
+    assert (context["a"], len(context), list(context), "b" in context) == ([1, {"c": 2}], 2, ["a", "b"], True)
+    assert (type(context["a"]), type(context["a"][1])) == (FrozenList, FrozenDict)
+    context.update(b=3)
+    assert dict(context) == {"a": [1, {"c": 2}], "b": 3}
+    del context["a"]
+    assert context.pop("b") == 3
+    assert not context
+    for missing in (lambda: context["a"], lambda: context.variable("a"), lambda: context.pop("a")):
+        with pytest.raises(KeyError):
+            missing()
+
+
+def test_a_variable_tells_of_its_last_write() -> None:
+    """Source, time, clock, sensitivity; the sensitivity stays when only the value is written anew."""
+    context = begun()
+    context.set("key", "hush", source="user", sensitivity="secret")
+    first = context.variable("key")
+    assert (first.source, first.sensitivity, first.mutable) == ("user", "secret", True)
+    assert first.timestamp is not None
+    context["key"] = "still"
+    second = context.variable("key")
+    assert (second.source, second.sensitivity) == ("step", "secret")
+    assert second.clock > first.clock
+    assert (time := hybrid_time(second.clock)) is not None
+    assert second.timestamp == time.as_datetime()
+
+
+def test_values_are_in_no_text_of_the_context() -> None:
+    """They may be secret, and texts go to logs."""
+    context = begun()
+    context["password"] = "hush"
+    context.intermediate["token"] = "hush"
+    assert "hush" not in repr(context) + repr(context.intermediate)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"), [({"source": "elf"}, "elf"), ({"sensitivity": "odd"}, "odd"), ({"source": "parent"}, "parent")]
+)
+def test_a_word_that_is_none_is_refused(options: dict[str, str], word: str) -> None:
+    """Nothing was written; the source parent belongs to what is inherited."""
+    context = begun()
+    with pytest.raises(ValueError, match=word):
+        context.set("a", 1, **options)  # type: ignore[arg-type]
+    assert (dict(context), context.take_changes()) == ({}, None)
+
+
+def test_what_is_not_mutable_stays() -> None:
+    """A typed error names run and variable."""
+    context = begun()
+    context.set("a", 1, mutable=False)
+    attempts: list[Callable[[], object]] = [lambda: context.set("a", 2), lambda: context.pop("a"), context.clear]
+    for attempt in attempts:
+        with pytest.raises(ReadOnlyVariable) as caught:
+            attempt()
+        assert (caught.value.run_id, caught.value.variable) == (RUN_ID, "a")
+    assert context["a"] == 1
+
+
+def test_inputs_cannot_change() -> None:
+    """Neither through the context nor through what it was given."""
+    given_inputs = {"query": ["bicycle"]}
+    context = RunContext.begin("r", "q", hybrid_clock(), given_inputs)
+    given_inputs["query"].append("pump")
+    assert context.inputs == {"query": ["bicycle"]}
+    with pytest.raises(TypeError):
+        context.inputs["query"] = 1  # type: ignore[index]
+
+
+def test_a_child_inherits_read_only_copies() -> None:
+    """From the parent, of the parent's time; writing one makes it the child's own."""
+    parent = begun()
+    parent.set("budget", 5, source="user", sensitivity="confidential")
+    child = parent.create_child({"page": 1}, routine_id="fetch")
+    assert (child.run_id, child.parent_run_id, child.routine_id, child.depth) == ("run1.1", RUN_ID, "fetch", 1)
+    copy, original = child.variable("budget"), parent.variable("budget")
+    assert (copy.source, copy.mutable, copy.sensitivity) == ("parent", False, "confidential")
+    assert (copy.value, copy.timestamp, copy.clock) == (original.value, original.timestamp, original.clock)
+    child["budget"] = 6
+    own = child.variable("budget")
+    assert (own.source, own.mutable, own.value, parent["budget"]) == ("step", True, 6, 5)
+    assert own.clock > original.clock
+    assert (child.inputs, dict(parent.create_child({}))) == ({"page": 1}, {"budget": 5})
+
+
+def test_what_a_child_begins_with_is_no_change() -> None:
+    """It is in its first base; the parent has none either."""
+    parent = begun()
+    parent["a"] = 1
+    parent.take_changes()
+    child = parent.create_child({})
+    assert (child.take_changes(), parent.take_changes(), parent.children) == (None, None, 1)
+
+
+def test_inheriting_later_takes_what_is_new() -> None:
+    """The child's own variables stay; what did not change is no change."""
+    parent = begun()
+    parent["a"], parent["b"] = 1, 1
+    child = parent.create_child({})
+    child["b"] = "own"
+    child.take_changes()
+    child.inherit_from_parent(parent)
+    assert child.take_changes() is None
+    parent["a"], parent["b"], parent["c"] = 2, 2, 2
+    child.inherit_from_parent(parent)
+    assert dict(child) == {"a": 2, "b": "own", "c": 2}
+    assert list(taken(child).variables) == ["a", "c"]
+    assert child.variable("c").source == "parent"
+
+
+def test_a_grandchild_cannot_pass_for_an_owner() -> None:
+    """What a parent set with mutable=False is read-only below, and can be made a child's own."""
+    parent = begun()
+    parent.set("rule", 1, mutable=False)
+    grandchild = parent.create_child({}).create_child({})
+    assert (grandchild.variable("rule").source, grandchild.run_id, grandchild.depth) == ("parent", "run1.1.1", 2)
+    grandchild["rule"] = 2
+    assert parent["rule"] == 1
+
+
+moves = st.tuples(st.sampled_from(["set", "delete", "inherit", "intermediate", "thaw"]), keys, free_values)
+
+
+@settings(max_examples=200)
+@given(st.lists(moves, max_size=6), st.lists(st.tuples(st.integers(0, 2), moves), max_size=12))
+def test_no_value_of_a_child_is_reached_from_parent_or_sibling(
+    before: list[tuple[str, str, Any]], after: list[tuple[int, tuple[str, str, Any]]]
+) -> None:
+    """Whatever one of them does, the others read what they read before."""
+    parent = begun()
+    for move in before:
+        act(parent, parent, move)
+    family = [parent, parent.create_child({}), parent.create_child({})]
+    for who, move in after:
+        others = [each for each in family if each is not family[who]]
+        seen = [(thaw(dict(each)), thaw(dict(each.intermediate)), each.state) for each in others]
+        act(family[who], parent, move)
+        assert seen == [(dict(each), dict(each.intermediate), each.state) for each in others]
+
+
+def act(context: RunContext, parent: RunContext, move: tuple[str, str, Any]) -> None:
+    """One thing that a run may do, and then change the very objects it gave and got."""
+    how, key, value = move
+    target: MutableMapping[str, Any] = context.intermediate if how == "intermediate" else context
+    if how == "delete":
+        target.pop(key, None)
+    elif how == "inherit":
+        context.inherit_from_parent(parent)
+    else:
+        target[key] = value = thaw(value)
+        spoil(value)
+    for each in context.values():
+        spoil(each)
+
+
+def spoil(value: Any) -> None:
+    """Change a value in place, as deep as it lets itself be changed."""
+    if isinstance(value, list):
+        for each in value:
+            spoil(each)
+        attempt(lambda: value.append("spoilt"))
+    elif isinstance(value, dict):
+        for each in value.values():
+            spoil(each)
+        attempt(lambda: value.update(spoilt=1))
+
+
+def attempt(change: Callable[[], object]) -> None:
+    try:
+        change()
+    except TypeError as error:
+        assert "cannot change" in str(error)  # noqa: PT017 - what was given is changed, what was got refuses
+
+
+@pytest.mark.parametrize("mutant", ["freeze", "observe", "inherited"])
+def test_what_keeps_contexts_apart(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutants: inputs as they were given, clocks that do not look at what they replace, copies that are owned."""
+    if mutant == "freeze":
+        monkeypatch.setattr(contexts, "freeze", lambda value: value)
+    elif mutant == "observe":
+        monkeypatch.setattr(HybridClock, "observe", lambda *_: True)
+    else:
+        monkeypatch.setattr(contexts, "inherited", lambda variable: variable)
+    failing = {
+        "freeze": test_inputs_cannot_change,
+        "observe": test_a_write_is_later_than_what_it_replaces,
+        "inherited": test_a_child_inherits_read_only_copies,
+    }
+    with pytest.raises((AssertionError, InvalidDocument)):  # what is not frozen cannot even be stored
+        failing[mutant]()
+
+
+def test_what_cannot_be_frozen_is_refused() -> None:
+    """An object with a state of its own would be shared; the path says where it is."""
+    context = begun()
+    with pytest.raises(InvalidDocument) as caught:
+        context["a"] = {"b": [object()]}
+    assert caught.value.path == "variables.a.value.b[0]"
+    with pytest.raises(InvalidDocument, match="NUL"):
+        context.intermediate["x"] = "\0"
+    with pytest.raises(InvalidDocument):
+        context[1] = 2  # type: ignore[index]
+    with pytest.raises(InvalidDocument):
+        context.create_child({"a": object()})
+    assert (dict(context), dict(context.intermediate), context.take_changes(), context.children) == ({}, {}, None, 0)
+
+
+def test_exports_are_declared() -> None:
+    """With the variable's sensitivity; a variable that is gone is exported no more."""
+    context = begun()
+    context.set("result", 1, sensitivity="confidential")
+    context.mark_for_export("result", "blackboard", transformation="round")
+    declared = ExportDeclaration(
+        key="result", destination="blackboard", sensitivity="confidential", transformation="round"
+    )
+    assert context.exports == {"result": declared}
+    with pytest.raises(KeyError):
+        context.mark_for_export("other", "blackboard")
+    with pytest.raises(ValueError, match="moon"):
+        context.mark_for_export("result", "moon")
+    del context["result"]
+    assert context.exports == {}
+    assert list(taken(context).removed_exports) == ["result"]
+
+
+def test_what_is_shown_cannot_be_written() -> None:
+    """Variables, exports and steps are written by their methods alone."""
+    context = begun()
+    for shown in (context.variables, context.exports, context.steps):
+        with pytest.raises(TypeError):
+            shown["a"] = 1  # type: ignore[index]
+
+
+def test_steps_are_entered_and_ended() -> None:
+    """In order; one that is entered again begins anew."""
+    context = begun()
+    context.begin_step("s1")
+    assert (context.current_step, context.steps["s1"].status) == ("s1", "running")
+    context.end_step("s1", result={"hits": [1]})
+    context.begin_step("s2")
+    context.end_step("s2", "failed", error="no route")
+    ended = context.steps["s1"]
+    assert (ended.status, ended.result, ended.started_at is not None, ended.ended_at is not None) == (
+        "completed",
+        {"hits": [1]},
+        True,
+        True,
+    )
+    assert type(ended.result) is FrozenDict
+    assert (context.steps["s2"].error, list(context.steps), context.current_step) == ("no route", ["s1", "s2"], "s2")
+    context.begin_step("s1")
+    assert (context.steps["s1"].result, context.current_step, list(context.steps)) == (None, "s1", ["s1", "s2"])
+    with pytest.raises(KeyError):
+        context.end_step("s3")
+
+
+def test_changes_are_taken_once() -> None:
+    """None if there is none; a snapshot may be asked for with or without."""
+    context = begun()
+    assert context.take_changes() is None
+    context["a"] = 1
+    context.intermediate["b"] = 2
+    change = taken(context)
+    assert (list(change.variables), change.intermediate, change.snapshot) == (["a"], {"b": 2}, False)
+    assert context.take_changes() is None
+    asked = context.take_changes(snapshot=True)
+    assert asked is not None
+    assert (asked.snapshot, asked.variables) == (True, {})
+
+
+def test_changes_that_could_not_be_stored_come_again() -> None:
+    """Before what was written since."""
+    context = begun()
+    context["a"], context["b"] = 1, 1
+    change = context.take_changes(snapshot=True)
+    assert change is not None
+    context["a"] = 2
+    del context["b"]
+    context.put_back(change)
+    again = taken(context)
+    assert (again.variables["a"].value, list(again.removed_variables), again.snapshot) == (2, ["b"], True)
+    assert "b" not in again.variables
+    context.put_back(again)
+    assert taken(context) == again
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(moves, st.booleans()), max_size=15))
+def test_the_changes_taken_make_the_state(course: list[tuple[tuple[str, str, Any], bool]]) -> None:
+    """Whenever they are taken: applied to the state of the begin, they are the context; also its size is known."""
+    context = begun()
+    kept = context.state
+    for move, take in course:
+        act(context, context, move)
+        if take and (change := context.take_changes()) is not None:
+            kept = applied(kept, change)
+    if (change := context.take_changes()) is not None:
+        kept = applied(kept, change)
+    assert in_order(kept) == in_order(context.state)
+    again = RunContext(RUN_ID, "search", hybrid_clock(), state=context.state)
+    assert again._tracked.bytes == context._tracked.bytes
+
+
+def test_a_state_is_shared_until_the_next_change() -> None:
+    """Readers get one object, which does not follow the context."""
+    context = begun()
+    context["a"] = [1]
+    state = context.state
+    assert context.state is state
+    context["a"] = [2]
+    context.status = "paused"
+    assert (state.variables["a"].value, state.status) == ([1], "running")
+    assert (context.state.variables["a"].value, context.state.status) == ([2], "paused")
+
+
+def test_a_write_is_later_than_what_it_replaces() -> None:
+    """Also if that was written by a server whose clock is ahead."""
+    ahead = RunContext.begin("r", "q", HybridClock(Wall(1_000.0), "ahead"), {})
+    ahead["a"] = 1
+    behind = RunContext("r", "q", HybridClock(Wall(990.0), "behind"), state=ahead.state)
+    behind["a"] = 2
+    assert behind.variable("a").clock > ahead.variable("a").clock
+
+
+@pytest.mark.parametrize(
+    ("limit", "setting", "attempt_one"),
+    [
+        ("variables", "run_variables_max", lambda context: context.set("c", 1)),
+        ("bytes", "run_bytes_max", lambda context: context.set("a", "x" * 2_000)),
+        ("bytes", "run_bytes_max", lambda context: context.intermediate.update(a="x" * 2_000)),
+        ("bytes", "run_bytes_max", lambda context: context.end_step("s", result="x" * 2_000)),
+        ("bytes", "run_bytes_max", lambda context: context.create_child({"a": "x" * 2_000})),
+        ("children", "run_children_max", lambda context: [context.create_child({}) for _ in range(3)]),
+        ("depth", "run_depth_max", lambda context: context.create_child({}).create_child({})),
+    ],
+)
+def test_limits_are_named_where_they_refuse(
+    limit: str, setting: str, attempt_one: Callable[[RunContext], object]
+) -> None:
+    """With the run, the value, what is allowed and the setting; the context is as before."""
+    context = begun(limits=RunLimits(variables_max=2, bytes_max=2_000, depth_max=1, children_max=2))
+    context["a"], context["b"] = 1, 2
+    context.begin_step("s")
+    before = context.state
+    context.take_changes()
+    with pytest.raises(LimitExceeded, match=setting) as caught:
+        attempt_one(context)
+    assert (caught.value.limit, caught.value.setting) == (limit, setting)
+    assert caught.value.value > caught.value.allowed
+    assert caught.value.run_id.startswith(RUN_ID)
+    assert context.state == before
+    assert context.take_changes() is None
+
+
+def test_a_context_over_a_limit_can_shrink_and_not_grow() -> None:
+    """A limit that was lowered does not keep a run from being resumed."""
+    context = begun()
+    context["a"], context["b"] = "x" * 500, "x" * 500
+    small = RunLimits(variables_max=1, bytes_max=200)
+    resumed = RunContext(RUN_ID, "q", hybrid_clock(), state=context.state, limits=small)
+    resumed["a"] = "x" * 400
+    with pytest.raises(LimitExceeded):
+        resumed["a"] = "x" * 501
+    with pytest.raises(LimitExceeded):
+        resumed["c"] = ""
+    del resumed["a"], resumed["b"]
+    resumed["c"] = ""
+    with pytest.raises(LimitExceeded):
+        RunContext.begin(RUN_ID, "q", hybrid_clock(), {}, variables=context.variables, limits=small)
+
+
+def test_the_size_is_kept_and_not_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write measures what it writes, however much the context holds."""
+    measured: list[int] = []
+    honest = RunLimits.measured
+
+    def measure(self: RunLimits, **part: Any) -> int:
+        measured.append(len(part))
+        return honest(self, **part)
+
+    context = begun()
+    for number in range(300):
+        context[f"v{number}"] = number
+    monkeypatch.setattr(RunLimits, "measured", measure)
+    context["v7"] = 8
+    assert len(measured) == 1
+
+
+def test_the_size_is_that_of_a_base() -> None:
+    """But for what stands around it: a context within its limit fits in a base."""
+    context = begun()
+    for number in range(300):
+        context[f"v{number}"] = {"a": number}
+        context.begin_step(f"s{number}")
+        context.intermediate[f"i{number}"] = "x"
+    context.mark_for_export("v1", "blackboard")
+    base = base_of(RUN_ID, Run(routine_id="q"), context.state, sequence=0, previous=None)
+    commas = 3 * 300
+    assert 0 < size_of(base) - context._tracked.bytes - commas < 400
+
+
+def test_a_run_id_leaves_room_for_its_snapshots() -> None:
+    """Their ids are ids too."""
+    assert begun("r" * 498).run_id == "r" * 498
+    for wrong in ("r" * 499, "", "a\0"):
+        with pytest.raises(InvalidKey):
+            begun(wrong)
+
+
+def conflict(strategy: ConflictStrategy, **options: Any) -> VariableConflict:
+    """The parent has 1, the child 2."""
+    return VariableConflict(
+        **{"variable_name": "a", "parent_value": 1, "child_value": 2, "strategy": strategy, **options}
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "value", "needs_review"),
+    [
+        (conflict(ConflictStrategy.PARENT_WINS), 1, False),
+        (conflict(ConflictStrategy.CHILD_WINS), 2, False),
+        (conflict(ConflictStrategy.MANUAL_REVIEW), 1, True),
+        (
+            conflict(
+                ConflictStrategy.KEEP_LATEST, parent_clock=HybridTime(1, 0, "p"), child_clock=HybridTime(2, 0, "c")
+            ),
+            2,
+            False,
+        ),
+        (
+            conflict(ConflictStrategy.KEEP_LATEST, parent_timestamp=hybrid_clock().now().as_datetime()),
+            1,
+            False,
+        ),
+        (
+            conflict(ConflictStrategy.MERGE_OBJECTS, parent_value={"x": 1}, child_value={"y": 2}),
+            {"x": 1, "y": 2},
+            False,
+        ),
+        (conflict(ConflictStrategy.CHILD_WINS, child_value=MISSING), MISSING, False),
+    ],
+)
+def test_a_conflict_is_resolved_in_either_context(
+    made: VariableConflict,
+    value: Any,
+    needs_review: bool,  # noqa: FBT001
+) -> None:
+    """What stands is written where it is not yet; the resolution says what and why."""
+    for mine in (made.parent_value, made.child_value):
+        context = begun()
+        if mine is not MISSING:
+            context["a"] = mine
+        before = context.variables.get("a")
+        context.take_changes()
+        (resolution,) = context.resolve_variable_conflicts([made])
+        assert (resolution.variable_name, resolution.value, resolution.needs_review) == ("a", value, needs_review)
+        assert resolution.reason
+        assert context.get("a", MISSING) == value
+        changed = context.take_changes() is not None
+        assert changed == (mine != value)
+        assert changed == (context.variables.get("a") != before)
+
+
+def test_the_later_timestamp_stands_where_no_clock_does() -> None:
+    """As the seed's conflicts have it."""
+    clock = HybridClock(wall := Wall(10.0), "n")
+    early = clock.now().as_datetime()
+    wall.seconds = 11.0
+    late = clock.now().as_datetime()
+    latest = ConflictStrategy.KEEP_LATEST
+    assert conflict(latest, parent_timestamp=early, child_timestamp=late).resolution().value == 2
+    assert conflict(latest, parent_timestamp=late, child_timestamp=early).resolution().value == 1
+
+
+def test_a_resolution_is_later_than_both_sides() -> None:
+    """So it stands wherever the two meet again."""
+    context = begun()
+    ms = int(Wall().seconds * 1000) + 5_000
+    sides = {"parent_clock": HybridTime(ms, 0, "p"), "child_clock": HybridTime(ms, 7, "c")}
+    context.resolve_variable_conflicts([conflict(ConflictStrategy.CHILD_WINS, **sides)])
+    assert context.variable("a").clock > sides["child_clock"].as_text()
+
+
+def test_resolving_is_all_or_nothing() -> None:
+    """One that would write what is not mutable refuses the others as well."""
+    context = begun()
+    context.set("fixed", 0, mutable=False)
+    both = [
+        conflict(ConflictStrategy.CHILD_WINS),
+        conflict(ConflictStrategy.CHILD_WINS, variable_name="fixed"),
+    ]
+    with pytest.raises(ReadOnlyVariable, match="fixed"):
+        context.resolve_variable_conflicts(both)
+    assert dict(context) == {"fixed": 0}
+
+
+def test_resolving_over_a_limit_is_nothing() -> None:
+    """The first of them would have fitted."""
+    context = begun(limits=RunLimits(variables_max=1))
+    two = [conflict(ConflictStrategy.CHILD_WINS, variable_name=name) for name in "ab"]
+    with pytest.raises(LimitExceeded):
+        context.resolve_variable_conflicts(two)
+    assert (dict(context), context.take_changes()) == ({}, None)
+
+
+def test_a_resolved_variable_keeps_what_else_is_known_of_it() -> None:
+    """Its source and sensitivity, also by words that only a newer version knows; and no export of what is gone."""
+    known = ContextVariable(key="a", value=0, source="later source", sensitivity="later level")
+    context = RunContext(RUN_ID, "q", hybrid_clock(), state=ContextState(variables=FrozenDict(a=known)))
+    context.resolve_variable_conflicts([conflict(ConflictStrategy.CHILD_WINS)])
+    assert (context["a"], context.variable("a").source) == (2, "later source")
+    context["a"] = 3
+    assert context.variable("a").sensitivity == "later level"
+    context.mark_for_export("a", "blackboard")
+    context.resolve_variable_conflicts([conflict(ConflictStrategy.CHILD_WINS, child_value=MISSING)])
+    assert ("a" in context, dict(context.exports)) == (False, {})
+
+
+def test_true_is_not_one() -> None:
+    """A value of another type is another value."""
+    context = begun()
+    context["a"] = 1
+    context.resolve_variable_conflicts([conflict(ConflictStrategy.CHILD_WINS, child_value=True)])
+    assert context["a"] is True
+
+
+def test_a_context_goes_on_with_a_state() -> None:
+    """As a resumed run does."""
+    context = begun()
+    context["a"] = freeze({"b": 1})
+    context.begin_step("s")
+    resumed = RunContext(RUN_ID, "search", hybrid_clock("n2"), state=context.state, children=3)
+    assert resumed.state == context.state
+    assert (resumed.inputs, resumed.current_step, resumed.take_changes()) == (context.inputs, "s", None)
+    assert resumed.create_child({}).run_id == "run1.4"
+    assert ContextState().inputs == {}

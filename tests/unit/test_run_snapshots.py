@@ -1,0 +1,173 @@
+"""Snapshots of runs: checksums, ids, when changes become one, and what the row says of it."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fix_runs import NOON, RUN_ID, KeptRun, changes, in_order, stored_bytes
+from holdfast.documents import ContextChange, ContextVariable, Run, RunContextSnapshot, StepRecord, decode, encode
+from holdfast.errors import CorruptDocument
+from holdfast.keys import Key
+from holdfast.run_context.changes import EMPTY_STATE, ContextState, applied
+from holdfast.run_context.snapshots import (
+    base_id,
+    base_is_due,
+    base_of,
+    change_of,
+    checksum_of,
+    delta_of,
+    id_of,
+    is_intact,
+    sealed,
+    snapshot_id,
+    state_of,
+    summary_of,
+)
+from holdfast.run_context.spilling import CHANGES_MAX, spill_run
+
+KEY = Key("run", RUN_ID)
+ENDED = ContextChange(at=NOON, steps=[StepRecord(step_id="s", status="completed")])
+
+
+def written(value: object) -> ContextChange:
+    return ContextChange(at=NOON, variables={"a": ContextVariable(key="a", value=value)})
+
+
+def test_ids_are_in_the_order_of_numbers() -> None:
+    """A base stands behind the delta of its number."""
+    assert (snapshot_id("r/x", 7), base_id("r/x", 7)) == ("r/x/00000007", "r/x/00000007.base")
+    assert snapshot_id("r", 99) < base_id("r", 99) < snapshot_id("r", 100)
+
+
+@given(st.lists(changes(), max_size=5))
+def test_a_delta_and_a_base_hold_what_was_put_in(several: list[ContextChange]) -> None:
+    """From and to state, and intact after the way through their bytes."""
+    delta = delta_of(RUN_ID, Run(routine_id="q", changes=several))
+    read = decode(RunContextSnapshot, stored_bytes(delta))
+    state = applied(EMPTY_STATE, change_of(read))
+    base = base_of(RUN_ID, Run(routine_id="q"), state, sequence=3, previous=None)
+    assert is_intact(read)
+    assert in_order(state_of(decode(RunContextSnapshot, stored_bytes(base)))) == in_order(state)
+    assert (id_of(delta), id_of(base)) == ("run1/00000001", "run1/00000003.base")
+
+
+@settings(max_examples=300)
+@given(st.lists(changes(), min_size=1, max_size=3), st.randoms(use_true_random=False))
+def test_no_flipped_bit_passes_for_what_was_sealed(several: list[ContextChange], rnd: random.Random) -> None:
+    """It is no JSON any more, or no snapshot, or not intact; or the flip changed nothing that is said."""
+    snapshot = delta_of(RUN_ID, Run(routine_id="q", changes=several))
+    body = bytearray(stored_bytes(snapshot))
+    body[rnd.randrange(len(body))] ^= 1 << rnd.randrange(8)
+    try:
+        found = decode(RunContextSnapshot, bytes(body))
+    except CorruptDocument:
+        return
+    except msgspec.MsgspecError as error:  # pragma: no cover - would be a fault of decode
+        pytest.fail(str(error))
+    if found != snapshot:
+        assert not is_intact(found)
+
+
+def test_a_text_that_can_be_read_and_not_written_is_no_error() -> None:
+    """A flip can make half a surrogate pair, or a NUL, of an escape."""
+    snapshot = sealed(RunContextSnapshot(run_id="r", routine_id="q", sequence=1, inputs={"a": "\\u0041"}))
+    body = stored_bytes(snapshot).replace(b"\\\\u0041", b"\\u0000")
+    assert not is_intact(decode(RunContextSnapshot, body))
+
+
+def test_a_snapshot_without_a_checksum_is_not_intact() -> None:
+    """What schema 1 left does not pass for a part of a chain."""
+    assert not is_intact(RunContextSnapshot(run_id="r", routine_id="q", sequence=1))
+
+
+def test_another_order_of_keys_and_unknown_fields_do_not_matter() -> None:
+    """A server of another version reads fields as extra, and puts them elsewhere."""
+    body = stored_bytes(RunContextSnapshot(run_id="r", routine_id="q", sequence=1))
+    newer = b'{"__version":2,"later":{"a":1},' + body[len(b'{"__version":2,') :]
+    checksum = checksum_of(newer)
+    found = decode(RunContextSnapshot, newer.replace(b'"sha256":""', b'"sha256":"%s"' % checksum.encode()))
+    assert found.extra
+    assert is_intact(found)
+    assert not is_intact(msgspec.structs.replace(found, extra={"later": {"a": 2}}))
+
+
+def test_the_checksum_is_of_what_is_stored() -> None:
+    """Not of what a machine makes of it: one that lacks a time zone reads another value, and tells by the bytes."""
+    moment = b'{"$datetime":["2025-06-01T00:00:00+02:00","No/Where",0]}'
+    stored = b'{"__version":2,"runId":"r","routineId":"q","sequence":1,"inputs":{"at":%s}}' % moment
+    assert b"No/Where" not in stored_bytes(decode(RunContextSnapshot, stored))
+    assert checksum_of(stored) == checksum_of(stored.replace(b"}}}", b'}},"sha256":"00"}'))
+    assert checksum_of(stored) != checksum_of(stored.replace(b"No/Where", b"No/There"))
+
+
+def test_changes_stay_until_one_asks() -> None:
+    """Then all of them move, and the row says what the snapshot was."""
+    run = Run(routine_id="q", sequence=4, delta_bytes=10, changes=[written(1), written(2)])
+    assert spill_run(KEY, run) is None
+    asked = msgspec.structs.replace(run, changes=[*run.changes, ContextChange(snapshot=True), written(3)])
+    spilled = spill_run(KEY, asked)
+    assert spilled is not None
+    ((kind, identifier, delta),) = spilled.history
+    assert isinstance(delta, RunContextSnapshot)
+    assert (kind, identifier, delta.variables["a"].value) == ("run_snapshot", "run1/00000005", 3)
+    row = spilled.document
+    assert (row.sequence, list(row.changes), row.newest) == (5, [], summary_of(delta))
+    assert row.delta_bytes == 10 + len(stored_bytes(delta))
+    assert spill_run(KEY, row) is None
+
+
+def test_many_changes_move_by_themselves() -> None:
+    """By number, and by bytes: so a row of L3 stays small."""
+    few = Run(routine_id="q", changes=[written(1)] * CHANGES_MAX)
+    assert spill_run(KEY, few) is None
+    assert spill_run(KEY, msgspec.structs.replace(few, changes=[*few.changes, written(1)])) is not None
+    assert spill_run(KEY, Run(routine_id="q", changes=[written("x" * 60_000)])) is None
+    assert spill_run(KEY, Run(routine_id="q", changes=[written("x" * 70_000)])) is not None
+
+
+@pytest.mark.parametrize("critical", [False, True])
+def test_each_end_of_a_step_of_a_critical_run_becomes_a_snapshot(critical: bool) -> None:  # noqa: FBT001
+    """Whoever decides the write sees to it; entering a step does not."""
+    entered = ContextChange(steps=[StepRecord(step_id="s", status="running")])
+    assert spill_run(KEY, Run(routine_id="q", critical=True, changes=[entered])) is None
+    assert (spill_run(KEY, Run(routine_id="q", critical=critical, changes=[entered, ENDED])) is not None) == critical
+
+
+def test_spilling_is_the_same_on_every_server() -> None:
+    """The same row gives the same bytes, after its way through L3 too."""
+    run = Run(routine_id="q", changes=[written({"b": 1, "a": (1, 2)}), ContextChange(snapshot=True)])
+    again = decode(Run, encode(run))
+    one, other = spill_run(KEY, run), spill_run(KEY, again)
+    assert one is not None
+    assert other is not None
+    assert one.document == other.document
+    assert [encode(document) for *_, document in one.history] == [encode(document) for *_, document in other.history]
+
+
+@given(st.lists(changes(), max_size=12), st.booleans())
+def test_what_was_spilled_and_restored_is_the_context(several: list[ContextChange], critical: bool) -> None:  # noqa: FBT001
+    """Wherever the changes were cut into snapshots, and at each number as it was then."""
+    kept = KeptRun(ContextState(inputs={"q": 1}), critical=critical)
+    for change in several:
+        kept.decide(change)
+        if len(several) % 2:
+            kept.add_base()
+    found = kept.restored()
+    assert in_order(found.state) == in_order(kept.state)
+    assert (found.sequence, found.lost, found.damaged) == (kept.run.sequence, type(found.lost)(), ())
+    for number, state in enumerate(kept.states):
+        assert kept.restored(at=number, bases=[0]).state == state
+
+
+def test_a_base_is_due_when_it_is_worth_its_bytes() -> None:
+    """Enough deltas since the last, with twice its bytes."""
+    run = Run(routine_id="q", sequence=60, base=10, base_bytes=100, delta_bytes=200)
+    assert base_is_due(run)
+    assert not base_is_due(msgspec.structs.replace(run, sequence=59))
+    assert not base_is_due(msgspec.structs.replace(run, delta_bytes=199))
+    assert base_is_due(msgspec.structs.replace(run, sequence=13), 3)
