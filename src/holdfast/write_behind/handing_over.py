@@ -8,7 +8,7 @@ takes its journal over, finds it decided. What it writes later is for the new ow
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from holdfast.documents import Limits
@@ -105,9 +105,9 @@ class HandingOver:
         for _ in range(ATTEMPTS_MAX):
             try:
                 is_sealed = await self._is_sealed(record.journal)
-                async for entries in self._pages(key, record, sealed=is_sealed):
-                    await self._decide(record, entries)
-                    last = max(last, entries[-1].seq)
+                async for page in self._pages(key, record.journal, sealed=is_sealed):
+                    last = max(last, page[-1][0])
+                    await self._decide(record, key, page)
                 # Only the node that is the primary still can say so: what was read came from one that was, before and
                 # after. One that was cut off, and does not know, lacks what was acknowledged since.
                 if await self._is_sealed(record.journal) == is_sealed:
@@ -138,26 +138,36 @@ class HandingOver:
             return True
         return False
 
-    async def _pages(self, key: Key, record: JournalRecord, *, sealed: bool) -> AsyncIterator[list[Entry]]:
-        """The entries for a key behind those that are all decided, page by page."""
-        after = record.decided.through
-        while page := await self._streams.read(record.journal, after=after, limit=PAGE, sealed=sealed):
+    async def _pages(self, key: Key, journal: str, *, sealed: bool) -> AsyncIterator[list[tuple[int, bytes]]]:
+        """Numbers and bytes of the entries for a key that are still in a stream, some at a time; most are decided."""
+        after = 0
+        while page := await self._streams.read(journal, after=after, limit=PAGE, sealed=sealed):
             after = page[-1][0]
-            if entries := [each for seq, data in page if (each := self._entry(key, seq, data)) is not None]:
+            if entries := [(seq, data) for seq, data in page if self._is_for(key, seq, data)]:
                 yield entries
 
-    def _entry(self, key: Key, seq: int, data: bytes) -> Entry | None:
-        """An entry, if it is one for this key. What cannot be read is left to the journal's owner, and then refused."""
+    def _is_for(self, key: Key, seq: int, data: bytes) -> bool:
+        """What cannot be read is left to the journal's owner, and refused when it comes."""
         try:
-            return decode_entry(data, seq, self._kinds, self._limits) if self._is_for(key, seq, data) else None
+            return key_of(data, seq, self._limits) == key
+        except CorruptDocument as fault:
+            logger.warning("handing %s over: an entry is left out: %s", key, fault)
+            return False
+
+    def _entry(self, key: Key, seq: int, data: bytes) -> Entry | None:
+        try:
+            return decode_entry(data, seq, self._kinds, self._limits)
         except CorruptDocument as fault:
             logger.warning("handing %s over: an entry is left out: %s", key, fault)
             return None
 
-    def _is_for(self, key: Key, seq: int, data: bytes) -> bool:
-        return key_of(data, seq, self._limits) == key
+    async def _decide(self, record: JournalRecord, key: Key, page: Sequence[tuple[int, bytes]]) -> None:
+        """Decide what of some entries was not decided when the record was read."""
+        left = [self._entry(key, seq, data) for seq, data in page if seq not in record.decided]
+        entries = [entry for entry in left if entry is not None]
+        if not entries:
+            return
 
-    async def _decide(self, record: JournalRecord, entries: list[Entry]) -> None:
         async def flush(part: dict[Key, list[Entry]]) -> None:
             settled = await self._flushing.flush(record.journal, record.epoch, part)
             self._tell(written(settled))
@@ -167,7 +177,7 @@ class HandingOver:
         async def give_up(entry: Entry, reason: str) -> None:
             self._refused(record.journal, await self._flushing.refuse(record.journal, record.epoch, [entry], reason))
 
-        await bisected({entries[0].key: entries}, flush, give_up, _raise)
+        await bisected({key: entries}, flush, give_up, _raise)
 
     def _refused(self, journal: str, refused: Mapping[int, Refused]) -> None:
         for seq, why in refused.items():

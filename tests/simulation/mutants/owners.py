@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -40,8 +41,8 @@ def first_entry_only(patch: pytest.MonkeyPatch) -> None:
     """Of what is read at a time one entry is decided."""
     healthy = HandingOver._decide
 
-    async def decide(self: HandingOver, record: Any, entries: list[Any]) -> None:
-        await healthy(self, record, entries[:1])
+    async def decide(self: HandingOver, record: Any, key: Key, page: Sequence[tuple[int, bytes]]) -> None:
+        await healthy(self, record, key, page[:1])
 
     patch.setattr(HandingOver, "_decide", decide)
 
