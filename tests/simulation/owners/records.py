@@ -38,7 +38,7 @@ class Written:
 
 
 class Taken(NamedTuple):
-    """A takeover that raised a document from an epoch; `began` before anything was decided for it."""
+    """A takeover of a document from an epoch; `began` before anything was decided for it."""
 
     key: Key
     epoch: int

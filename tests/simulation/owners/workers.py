@@ -8,7 +8,7 @@ import msgspec
 
 from holdfast import Append, Consistency, Durability
 from holdfast.collection import Collection
-from holdfast.errors import Conflict, HoldfastError, NotFound, OutcomeUnknown, TierUnavailable, Undecided
+from holdfast.errors import HoldfastError, Undecided
 from holdfast.keys import Key
 from holdfast.write_behind.receipts import PendingWrite
 from simulation.owners.held import HELD, KEYS, Held
@@ -84,14 +84,9 @@ class Worker:
         def raised(held: Held) -> Held:
             if held.epoch != before.epoch:
                 raise Lost(f"{key} is at {held.epoch}")
+            # It is still at that epoch when all is decided, so what was acknowledged before is in it, whoever raises it.
+            self._records.taken.append(Taken(key, before.epoch, began))
             return msgspec.structs.replace(held, epoch=held.epoch + 1, owner=self._server.name)
 
-        self._records.taken.append(taken := Taken(key, before.epoch, began))
-        try:
-            await self._documents.update(key.id, raised)
-        except OutcomeUnknown:
-            raise  # it may be in effect: the record stands, which only makes the judge milder
-        except (Lost, NotFound, Conflict, TierUnavailable):
-            self._records.taken.remove(taken)
-            raise
+        await self._documents.update(key.id, raised)
         self._owned[key] = before.epoch + 1
