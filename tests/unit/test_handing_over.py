@@ -146,7 +146,8 @@ async def test_a_journal_that_another_server_takes_over_meanwhile() -> None:
         told = [before]
 
         async def late() -> Sequence[JournalRecord]:
-            return told.pop() if told else await records()
+            found: Sequence[JournalRecord] = told.pop() if told else await records()
+            return found
 
         base.records = late
         assert await two.decide() == 1

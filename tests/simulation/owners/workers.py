@@ -84,7 +84,7 @@ class Worker:
         def raised(held: Held) -> Held:
             if held.epoch != before.epoch:
                 raise Lost(f"{key} is at {held.epoch}")
-            # It is still at that epoch when all is decided, so what was acknowledged before is in it, whoever raises it.
+            # Still at that epoch when all is decided: what was acknowledged before is in it, whoever raises it then.
             self._records.taken.append(Taken(key, before.epoch, began))
             return msgspec.structs.replace(held, epoch=held.epoch + 1, owner=self._server.name)
 
