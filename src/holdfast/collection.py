@@ -325,8 +325,9 @@ class Collection(Generic[D]):
         return self.watching.open(Key(self.kind.name, "" if identifier is None else check_id(identifier)), after)
 
     async def _accept(
-        self, key: Key, operations: Sequence[Operation], default: D | None, durability: Durability
+        self, key: Key, operations: Sequence[Operation], default: D | None, durability: Durability, owner: int = 0
     ) -> Receipt:
+        """Take a patch in; `owner`: see `WriteBehind.patch`."""
         self._resolver.check_open()
         if self.kind.append_only:
             raise AppendOnly(f"{key}: documents of kind {self.kind.name} are history and cannot be changed")
@@ -344,6 +345,7 @@ class Collection(Generic[D]):
             durability=durability,
             read=read,
             settle_seen=partial(self._before_write, [key]) if self._before_write is not None else None,
+            owner=owner,
         )
         self._seen(key)
         return receipt

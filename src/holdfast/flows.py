@@ -192,6 +192,7 @@ class Flows:
         making = Making(self._ground())
         self.write_behind, self.takeover = making.write_behind(), making.takeover()
         self.dead_writes = making.dead_writes(self.write_behind)
+        self.handing_over = making.handing_over()
         self.transactions = Transactions(
             kinds=given.kinds,
             l3=given.l3,

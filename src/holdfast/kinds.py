@@ -12,6 +12,7 @@ from holdfast.entry import Durability
 from holdfast.errors import InvalidDocument, InvalidKey, SettingsError
 from holdfast.keys import Key, check_kind_name
 from holdfast.run_context.conflicts import ConflictStrategy
+from holdfast.run_context.spilling import Spilled
 from holdfast.tags import EVERY_TAG, checked_tags, in_cache, snapshot_tags, swarm_tags
 
 D = TypeVar("D", bound=Document)
@@ -81,6 +82,11 @@ class Kind(Generic[D]):
         durability: what a `patch` has survived when it returns, unless the call says otherwise.
         on_conflict: decides when a `Set` that was accepted comes to L3 and finds another value than it replaced. There
             the committed value is the parent's, the `Set`'s is the child's.
+        owned_by: the epoch a document is owned under, raised by whoever takes it over; a pure function. A write that
+            was made under another one is refused (rule S3), and the writes that a server has left in its journal can be
+            decided for a key before somebody else takes it over.
+        spill: what of a document that is about to be stored becomes history in the same transaction; None: nothing. A
+            pure function. What `put`, `update` and transactions store is not given to it.
     """
 
     name: str
@@ -92,6 +98,8 @@ class Kind(Generic[D]):
     configuration: bool = False
     durability: Durability = Durability.COMMITTED
     on_conflict: ConflictStrategy = ConflictStrategy.PARENT_WINS
+    owned_by: Callable[[D], int] | None = None
+    spill: Callable[[Key, D], Spilled[D] | None] | None = None
 
     def __post_init__(self) -> None:
         """Check what would fail late.
@@ -109,6 +117,8 @@ class Kind(Generic[D]):
             raise SettingsError(f"kind {self.name}: table is text, and caching a Caching")
         if not (self.tags is None or callable(self.tags)):
             raise SettingsError(f"kind {self.name}: tags is a function of a document, or None")
+        if not all(each is None or callable(each) for each in (self.owned_by, self.spill)):
+            raise SettingsError(f"kind {self.name}: owned_by and spill are functions of a document, or None")
         object.__setattr__(self, "table", self.table or self.name)
         if not 0 < len(self.table.encode(errors="replace")) <= TABLE_NAME_BYTES_MAX or not _NAMEABLE.match(self.table):
             raise SettingsError(

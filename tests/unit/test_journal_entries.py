@@ -19,7 +19,7 @@ from holdfast.kinds import Kind
 from holdfast.write_behind import entries
 from holdfast.write_behind.applying import apply_noting
 from holdfast.write_behind.checking import checked
-from holdfast.write_behind.entries import HEADER_BYTES, Entry, decode_entry, encode_entry
+from holdfast.write_behind.entries import HEADER_BYTES, Entry, decode_entry, encode_entry, key_of
 from holdfast.write_behind.operations import Append, Delete, Increment, Merge, Operation, Set
 from holdfast.write_behind.routes import Inapplicable
 
@@ -63,6 +63,7 @@ def read(data: bytes, seq: int = 7, limits: Limits = LIMITS) -> Entry:
     birth=versions,
     base_version=versions,
     accepted_at_ms=versions,
+    owner=versions,
 )
 def test_what_was_encoded_is_decoded(
     board: Board, given_: tuple[Operation, ...], default: Board | None, seq: int, **facts: Any
@@ -205,3 +206,18 @@ def test_values_keep_the_types_of_their_places() -> None:
     first = decode_entry(encode_entry(written, KINDS), 1, KINDS, LIMITS).operations[0]
     assert isinstance(first, Set)
     assert first.value == FrozenDict({"$ref": (1, b"2")})
+
+
+def test_an_entry_of_before_owners_is_read() -> None:
+    """It was written in nobody's name."""
+    fields = msgspec.msgpack.decode(DATA[HEADER_BYTES:])
+    older = sealed(msgspec.msgpack.encode(fields[:-1]))
+    assert (fields[-1], len(fields), read(older)) == (0, 9, SAMPLE)
+
+
+def test_the_key_of_an_entry_is_told_without_reading_the_rest() -> None:
+    """What is damaged is not believed, nor what holds no entry."""
+    assert key_of(DATA, 7, LIMITS) == KEY
+    for damaged in (DATA[:-1] + bytes([DATA[-1] ^ 1]), sealed(b"\xc0")):
+        with pytest.raises(CorruptDocument):
+            key_of(damaged, 7, LIMITS)

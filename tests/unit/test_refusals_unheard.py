@@ -81,11 +81,12 @@ async def test_an_unheard_refusal_stays_one(
 
 @pytest.mark.parametrize("write", WRITES)
 async def test_mutant_what_an_attempt_decided_is_forgotten(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
-    """If the next attempt writes over what the one before had decided, a refused write is told as committed."""
+    """If the next attempt asks neither the one before nor the marks, a refusal is told as a commit."""
     stamp = Flusher._stamp
 
     def forgetting(flusher: Flusher, batch: Batch, settled: Mapping[Key, Settled]) -> None:
-        for writes in batch.values():
+        for key, writes in batch.items():
+            settled[key].withheld = frozenset()
             for each in writes:
                 each.tentative = None
         stamp(flusher, batch, settled)

@@ -241,10 +241,11 @@ class FlushTransaction(Protocol):
     """One transaction of L3 that decides entries of a journal.
 
     Attributes:
-        decided: what was decided before it.
+        decided: what was decided before it, and `refused` what of that was refused.
     """
 
     decided: SeqSet
+    refused: SeqSet
 
     async def load(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
         """Read rows and lock them, in key order."""

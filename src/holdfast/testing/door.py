@@ -57,6 +57,7 @@ async def connect_flows(
     window_seconds: float = WINDOW_SECONDS,
     untrusted: Mapping[str, str] = MappingProxyType({}),
     rules: Iterable[Rule] = (),
+    server: str = "a server",
 ) -> AsyncIterator[Flows]:
     """A server's inside over the given tiers, for tests that look at caches and counters.
 
@@ -68,6 +69,7 @@ async def connect_flows(
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
         window_seconds: how long it remembers a change, to judge L2 by.
+        server: its name.
     """
     registered = register(kinds)
     clock = clock or ManualClock()
@@ -93,6 +95,7 @@ async def connect_flows(
             window_seconds=window_seconds,
             untrusted=untrusted,
             rules=check_rules(rules, registered),
+            server=server,
         )
     )
     try:

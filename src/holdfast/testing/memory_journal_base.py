@@ -186,7 +186,7 @@ class MemoryFlush:
     def __init__(
         self, transaction: MemoryTransaction, record: JournalRecord, clock: Clock, idle_seconds: float, letters_max: int
     ) -> None:
-        self.decided = record.decided
+        self.decided, self.refused = record.decided, record.refused
         self._transaction = transaction
         self._journal = record.journal
         self._clock = clock

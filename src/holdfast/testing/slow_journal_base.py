@@ -108,7 +108,7 @@ class SlowFlush:
     """`FlushTransaction` as one process sees it."""
 
     def __init__(self, inner: MemoryFlush, base: SlowJournalBase, link: SlowLink) -> None:
-        self.decided = inner.decided
+        self.decided, self.refused = inner.decided, inner.refused
         self._inner = inner
         self._base = base
         self._link = link

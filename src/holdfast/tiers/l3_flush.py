@@ -31,7 +31,7 @@ class PostgresFlush:
 
     Args:
         lent: gives the connection back.
-        decided: what was decided before it.
+        decided: what was decided before it, and `refused` what of that was refused.
         letters_max: of more letters the oldest are dropped.
     """
 
@@ -44,9 +44,10 @@ class PostgresFlush:
         *,
         journal: str,
         decided: SeqSet,
+        refused: SeqSet,
         letters_max: int,
     ) -> None:
-        self.decided = decided
+        self.decided, self.refused = decided, refused
         self._connection = connection
         self._lent = lent
         self._rows = rows

@@ -36,7 +36,8 @@ WHERE journal = $1 AND epoch = $2 RETURNING true"""
 FORGET: Final = f"""{_PATIENCE}
 DELETE FROM holdfast.journals USING patience WHERE journal = $1 AND epoch = $2 RETURNING true"""
 
-OWN: Final = "SELECT decided::text FROM holdfast.journals WHERE journal = $1 AND epoch = $2 FOR NO KEY UPDATE"
+OWN: Final = """
+SELECT decided::text, refused::text FROM holdfast.journals WHERE journal = $1 AND epoch = $2 FOR NO KEY UPDATE"""
 """Whoever waited for the lock is judged by the row as it is then."""
 
 ROWS: Final = "SET LOCAL lock_timeout = 250"

@@ -93,10 +93,10 @@ class PostgresJournals:
             with mapped(f"opening a flush of journal {journal}"):
                 async with self._flush_in_the_way(connection, journal):
                     await connection.execute(self._begin)
-                    decided = await connection.fetchval(sql.OWN, journal, epoch)
-                    if decided is not None:
+                    marks = await connection.fetchrow(sql.OWN, journal, epoch)
+                    if marks is not None:
                         await connection.execute(sql.ROWS)
-            if decided is None:
+            if marks is None:
                 raise NotOwner(f"journal {journal} is not at epoch {epoch}: another server has it, or it was forgotten")
             return PostgresFlush(
                 connection,
@@ -104,7 +104,8 @@ class PostgresJournals:
                 self._rows,
                 self._statements,
                 journal=journal,
-                decided=SeqSet.parse(decided),
+                decided=SeqSet.parse(marks[0]),
+                refused=SeqSet.parse(marks[1]),
                 letters_max=self._letters_max,
             )
 

@@ -21,6 +21,7 @@ from holdfast.errors import (
     Closed,
     InvalidOperation,
     NotFound,
+    NotOwner,
     Overloaded,
     Refused,
     TierUnavailable,
@@ -140,6 +141,7 @@ class WriteBehind:
         durability: Durability,
         read: Callable[[], Awaitable[Resolved]],
         settle_seen: Callable[[], Awaitable[None]] | None = None,
+        owner: int = 0,
     ) -> PendingWrite:
         """Accept checked operations on a row, and wait until they have survived that much.
 
@@ -147,10 +149,13 @@ class WriteBehind:
             default: what they are applied to if there is no row.
             read: the row with undecided writes over it, if L1 does not hold it.
             settle_seen: lets writes of other servers that the caller has seen be decided first.
+            owner: the epoch under which the caller owns the document, who is refused when it is another; 0: whoever
+                owns it.
 
         Raises:
             NotFound: there is no row, and no default.
             InvalidOperation: the value that is there does not allow one of them.
+            NotOwner: the document is known here to be owned under a later epoch; nothing was accepted.
             Overloaded: the buffer is full, or L3 is away for too long; nothing was accepted.
             Refused, Undecided: see `Receipt.reached`.
             TierError: the row could not be read, or the journal not be begun; nothing was accepted.
@@ -164,7 +169,7 @@ class WriteBehind:
                 continue
             if self.lives.current is life:  # else it was replaced meanwhile
                 break
-        write = self._accept(life, key, operations, default, base)
+        write = self._accept(life, key, operations, default, base, owner=owner)
         return await self._survived(life, write, durability)
 
     async def settle(self, keys: Iterable[Key]) -> None:
@@ -233,7 +238,7 @@ class WriteBehind:
         if is_heard and not self.lives.is_sure:  # L3 can say what became of the writes that lie over it
             return None
         entry = shelf.entry(key.id)
-        if entry is None:
+        if entry is None or not self.overlay.knows(key, entry.version):
             return None
         return Base(entry.value, entry.version, entry.birth, self.overlay.over(key, entry.value, entry.version))
 
@@ -242,12 +247,13 @@ class WriteBehind:
         return Base(None, resolved.version, resolved.birth, resolved.value)
 
     def _accept(
-        self, life: Life, key: Key, operations: Sequence[Operation], default: Document | None, base: Base
+        self, life: Life, key: Key, operations: Sequence[Operation], default: Document | None, base: Base, *, owner: int
     ) -> PendingWrite:
         """Take a write in, lay it over, and queue it for the journal, in one go."""
         current = default if base.current is MISSING else base.current
         if current is None and not begins_row(operations):
             raise NotFound(f"{key} does not exist; give patch a default to create it")
+        self._check_owner(key, current, owner)
         made, expects = _applied(key, current, operations)
         is_new = self._is_new(key)
         entry = Entry(
@@ -260,6 +266,7 @@ class WriteBehind:
             expects=expects,
             schema=self._kinds[key.kind].document.SCHEMA,
             accepted_at_ms=round(self._wall() * 1000),
+            owner=owner,
         )
         data = encode_entry(entry, self._kinds)
         if self.buffer.is_full(len(data)):
@@ -267,7 +274,7 @@ class WriteBehind:
             raise Overloaded(
                 f"{key}: {len(self.buffer)} writes ({self.buffer.size} bytes) wait for L3 already; nothing was accepted"
             )
-        write = PendingWrite(entry, data, self._clock.monotonic())
+        write = PendingWrite(entry, data, self._clock.monotonic(), base.version)
         is_first = len(self.buffer.add(write).writes) == 1
         if base.value is None:
             self.overlay.changed(key)
@@ -278,6 +285,12 @@ class WriteBehind:
             life.flusher.wake()
         self._counters.accepted += 1
         return write
+
+    def _check_owner(self, key: Key, current: Document | None, owner: int) -> None:
+        """Epochs only rise: an earlier one than the caller's is what this server has not heard the end of."""
+        owned_by = self._kinds[key.kind].owned_by
+        if owner and owned_by is not None and current is not None and (epoch := owned_by(current)) > owner:
+            raise NotOwner(f"{key} is owned under epoch {epoch} now, not {owner}: another server has taken it over")
 
     def _is_new(self, key: Key) -> bool:
         """Whether the document that reads see has no row yet: undecided writes made it, perhaps after a deletion."""

@@ -21,7 +21,7 @@ from holdfast.kinds import Kind
 from holdfast.protocols import DeadWrite, Isolation, JournalBase, Storage, StorageTransaction
 from holdfast.write_behind.deciding import Decision, decide
 from holdfast.write_behind.entries import Entry, decode_entry
-from holdfast.write_behind.flushing import write_of
+from holdfast.write_behind.flushing import writes_of
 from holdfast.write_behind.outlines import outline
 
 ATTEMPTS_MAX: Final = 16
@@ -133,14 +133,14 @@ class DeadWrites:
         """Write what an entry makes of the row, which is locked; returns its version, or what a deletion drew."""
         key, kind = entry.key, self._kinds[entry.key.kind]
         row = (await transaction.load([key], lock=True)).get(key)
-        decision: Decision[Any] = decide(kind, row, [entry], kind.on_conflict, self._limits)
+        decision: Decision[Any] = decide(kind, row, [entry], kind.on_conflict, self._limits, kinds=self._kinds)
         if (refusal := decision.refused.get(entry.seq)) is not None:
             raise Refused(key, refusal.reason.value, refusal.detail)
         version = 0 if row is None else row.version
         if decision.deleted:
             version, _ = await transaction.delete(key)
-        if (write := write_of(key, kind, row, decision)) is not None:
-            version = (await transaction.save([write]))[key]
+        if writes := writes_of(key, kind, row, decision):
+            version = (await transaction.save(writes)).get(key, version)
         return version
 
     async def _commit(self, transaction: StorageTransaction, key: Key) -> None:
@@ -162,5 +162,5 @@ def given_up(dead: DeadWrite, limits: Limits) -> GivenUpWrite:
 
 
 def _afresh(entry: Entry) -> Entry:
-    """The same operations on whatever row there is now, whatever the writer had seen."""
-    return msgspec.structs.replace(entry, birth=0, base_version=0, expects=(None,) * len(entry.operations))
+    """The same operations on whatever row there is now, whatever the writer had seen, and whoever owns it."""
+    return msgspec.structs.replace(entry, birth=0, base_version=0, expects=(None,) * len(entry.operations), owner=0)

@@ -1,24 +1,26 @@
 """What becomes of the entries of one key: each is applied to the current row, or refused (pure).
 
 They are decided one after the other, each by what those before it have made, so that it is the same however many are
-decided at once: rules V3, W6, W8 and W10. Only whether the result can be stored is asked of the last one first; if it
-cannot, of each.
+decided at once: rules V3, W6, W8, W10 and S3. Only whether the result can be stored is asked of the last one first; if
+it cannot, of each. So is what of it becomes history: at the end, or where it has to be, between them.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from holdfast.documents import Document, Limits, decode, encode
 from holdfast.entry import MISSING
 from holdfast.errors import DocumentTooDeep, DocumentTooLarge
+from holdfast.intake import checked_write
 from holdfast.keys import Key
 from holdfast.kinds import Kind
-from holdfast.protocols import ANY_VERSION, Row
+from holdfast.protocols import ANY_VERSION, Row, Write
 from holdfast.run_context.conflicts import ConflictStrategy, Resolution, Side, resolve
 from holdfast.write_behind.applying import apply
 from holdfast.write_behind.entries import Entry
@@ -28,6 +30,8 @@ from holdfast.write_behind.routes import Inapplicable, value_at
 from holdfast.write_behind.typed_values import fingerprint, fingerprint_of
 
 D = TypeVar("D", bound=Document)
+
+NO_KINDS: Final[Mapping[str, Kind[Any]]] = MappingProxyType({})
 
 
 class RefusalReason(enum.Enum):
@@ -42,7 +46,7 @@ class RefusalReason(enum.Enum):
     POISON = "poison"
     """The document does not allow it, or could not be stored with it."""
     NOT_OWNER = "not_owner"
-    """Another server had taken over what it was written for."""
+    """Another server had taken over what it was written for, or decided it otherwise when it did."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -66,6 +70,7 @@ class Decision(msgspec.Struct, Generic[D], frozen=True):
         deleted: the row of before is to be deleted; with a document, before that is inserted as a new row.
         changed: there is anything to write.
         body: the document's JSON, and `tags` its tags, if it is to be written.
+        history: rows to be inserted with it.
         applied: the numbers of the entries that took effect.
         refused: those of the others, with the reason.
         conflicts: each `Set` that found another value than it had replaced, and what became of it.
@@ -79,6 +84,7 @@ class Decision(msgspec.Struct, Generic[D], frozen=True):
     applied: tuple[int, ...]
     refused: Mapping[int, Refusal]
     conflicts: tuple[Resolution, ...]
+    history: tuple[Write, ...] = ()
 
 
 class _Refused(Exception):
@@ -99,13 +105,27 @@ class _Life(NamedTuple):
     cut: bool = False
 
 
+class _Stored(NamedTuple):
+    """What is to be stored: a document in JSON, None: nothing; and rows of history."""
+
+    document: Any = None
+    body: bytes | None = None
+    tags: tuple[str, ...] = ()
+    history: tuple[Write, ...] = ()
+
+
+_NOTHING: Final = _Stored()
+
+
 class _Course(NamedTuple):
-    """What came of the entries in turn."""
+    """What came of the entries in turn; `stored` as the last one left it, if each is stored."""
 
     life: _Life
     applied: list[int]
     refused: dict[int, Refusal]
     conflicts: list[Resolution]
+    history: list[Write]
+    stored: _Stored = _NOTHING
 
 
 class _Rules(NamedTuple):
@@ -116,32 +136,42 @@ class _Rules(NamedTuple):
     key: Key
     strategy: ConflictStrategy
     limits: Limits
+    kinds: Mapping[str, Kind[Any]]
 
     def run(self, life: _Life, entries: Sequence[Entry], *, storing: bool) -> _Course:
-        """Apply entries in turn; `storing`: none that makes a document which cannot be stored."""
-        course = _Course(life, [], {}, [])
+        """Apply entries in turn; `storing`: none that makes a document which cannot be stored, history apart."""
+        course = _Course(life, [], {}, [], [])
         for entry in entries:
             try:
-                life = self._applied(course.life, entry, course.conflicts)
-                if storing:
-                    self.stored(life.document)
+                life, stored = self._applied(course.life, entry, course.conflicts), course.stored
+                if storing and life.document is not course.life.document:
+                    stored = self.stored(life.document)
+                    life = life._replace(document=stored.document)
+                    course.history.extend(stored.history)
             except _Refused as refused:
                 course.refused[entry.seq] = refused.refusal
             else:
                 course.applied.append(entry.seq)
-                course = course._replace(life=life)
+                course = course._replace(life=life, stored=stored)
         return course
 
-    def stored(self, document: Any) -> tuple[bytes | None, tuple[str, ...]]:
-        """The document's JSON and tags; _Refused if it cannot be stored."""
+    def stored(self, document: Any) -> _Stored:
+        """A document as it is stored, and what of it becomes history; _Refused if it cannot be."""
         if document is None:
-            return None, ()
+            return _NOTHING
         try:
-            return encode(document, self.limits), self.kind.tags_of(self.key, document)
+            spilled = None if self.kind.spill is None else self.kind.spill(self.key, document)
+            row, history = (document, ()) if spilled is None else spilled
+            return _Stored(
+                row,
+                encode(row, self.limits),
+                self.kind.tags_of(self.key, row),
+                tuple(checked_write(self.kinds[name], id_, each, 0, self.limits) for name, id_, each in history),
+            )
         except (DocumentTooLarge, DocumentTooDeep) as fault:
             raise _Refused(RefusalReason.LIMIT, str(fault), letter=True) from fault
-        except Exception as fault:  # the kind's tags are a user's function, which may fail by any error
-            raise _Refused(RefusalReason.POISON, str(fault), letter=True) from fault
+        except Exception as fault:  # the kind's functions are a user's, which may fail by any error
+            raise _Refused(RefusalReason.POISON, str(fault) or type(fault).__name__, letter=True) from fault
 
     def _applied(self, life: _Life, entry: Entry, conflicts: list[Resolution]) -> _Life:
         """What an entry makes of the document: all of its operations, or none."""
@@ -150,6 +180,7 @@ class _Rules(NamedTuple):
         document, birth, cut = life
         if document is None:
             document = entry.default
+        self._check_owner(entry, document)
         try:
             for operation, expects in zip(entry.operations, entry.expects, strict=True):
                 settled = self._settled(document, operation, expects, conflicts)
@@ -159,6 +190,18 @@ class _Rules(NamedTuple):
         except Inapplicable as fault:
             raise _Refused(RefusalReason.POISON, str(fault), letter=True) from fault
         return _Life(document, birth, cut)
+
+    def _check_owner(self, entry: Entry, document: Any) -> None:
+        """Refuse what was written in the name of somebody who does not own the document (rule S3)."""
+        if not entry.owner or document is None:
+            return
+        try:
+            epoch = None if self.kind.owned_by is None else self.kind.owned_by(document)
+        except Exception as fault:  # a user's function
+            raise _Refused(RefusalReason.POISON, str(fault) or type(fault).__name__, letter=True) from fault
+        if epoch != entry.owner:
+            detail = f"it was written under epoch {entry.owner}, and the document is owned under {epoch}"
+            raise _Refused(RefusalReason.NOT_OWNER, detail)
 
     def _settled(
         self, document: Any, operation: Operation, expects: bytes | None, conflicts: list[Resolution]
@@ -187,6 +230,7 @@ def decide(
     limits: Limits,
     *,
     known: D | None = None,
+    kinds: Mapping[str, Kind[Any]] = NO_KINDS,
 ) -> Decision[D]:
     """Decide the entries of one key.
 
@@ -194,38 +238,36 @@ def decide(
         row: the current one, locked; None: there is none.
         entries: at least one, all of one key, in the order of their numbers.
         known: what the row holds, if that is known.
+        kinds: those of the history that the kind spills into.
 
     Raises:
         CorruptDocument, SchemaTooNew: the row cannot be read; nothing is decided.
     """
     key = entries[0].key
-    rules = _Rules(kind, kind.document, key, strategy, limits)
+    rules = _Rules(kind, kind.document, key, strategy, limits, kinds)
     before = known if known is not None or row is None else decode(kind.document, row.body, what=str(key))
     begin = _Life(before, ANY_VERSION if row is None else row.birth)
     course = rules.run(begin, entries, storing=False)
     try:
-        body, tags = _written(rules, course, begin)
+        stored = _NOTHING if course.life.document is before else rules.stored(course.life.document)
+        history = stored.history
     except _Refused:
         course = rules.run(begin, entries, storing=True)
-        body, tags = _written(rules, course, begin)
-    document, _, cut = course.life
-    deleted = cut and row is not None
-    changed = deleted or (body is not None and (row is None or body != row.body))
+        stored, history = course.stored, tuple(course.history)
+    deleted = course.life.cut and row is not None
+    is_new_body = stored.body is not None and (row is None or stored.body != row.body)
+    changed = deleted or is_new_body or bool(history)
     return Decision(
-        document=document,
+        document=stored.document if stored.body is not None else course.life.document,
         deleted=deleted,
         changed=changed,
-        body=body if changed else None,
-        tags=tags if changed else (),
+        body=stored.body if changed else None,
+        tags=stored.tags if changed else (),
         applied=tuple(course.applied),
         refused=course.refused,
         conflicts=tuple(course.conflicts),
+        history=history,
     )
-
-
-def _written(rules: _Rules, course: _Course, begin: _Life) -> tuple[bytes | None, tuple[str, ...]]:
-    """What is to be stored: nothing, if the document is the one of before."""
-    return (None, ()) if course.life.document is begin.document else rules.stored(course.life.document)
 
 
 def _gone(entry: Entry, life: _Life) -> str | None:

@@ -54,7 +54,7 @@ class CacheTeller(Protocol):
         ...
 
     def doubt(self, keys: Iterable[Key]) -> None:
-        """These rows may have changed."""
+        """These rows may have changed; no version is known."""
         ...
 
 
@@ -168,6 +168,9 @@ class Flusher:
             raise
         self._counters.flushed(len(batch), self._clock.monotonic() - at)
         self._caches.publish({key: each for key, each in settled.items() if each.changed}, begun)
+        # What was decided before is laid over no longer: a cache may still hold the row of before that.
+        if before := [key for key, each in settled.items() if each.covered and not each.changed]:
+            self._caches.doubt(before)
         for key, each in settled.items():
             self._settle(key, batch[key], each)
 
@@ -177,6 +180,8 @@ class Flusher:
         except OutcomeUnknown:
             write.tentative = Refused(write.key, RefusalReason.POISON.value, reason)
             raise
+        if write.entry.seq not in refused:
+            return  # whoever took over has applied it meanwhile: it is given back, and found to be covered
         self._counters.dead_letters += len(refused)
         settled = Settled()
         settled.refused = refused
@@ -187,8 +192,7 @@ class Flusher:
         for key, writes in batch.items():
             each = settled[key]
             for write in writes:
-                if write.entry.seq not in each.covered:  # else it was decided by the attempt before, which said how
-                    write.tentative = each.refused.get(write.entry.seq)
+                write.tentative = _refusal(write, each)
                 # One that will be refused is in no row: it is shown until that is decided.
                 write.stamp = each.version if write.tentative is None else None
             self._overlay.changed(key)
@@ -210,6 +214,7 @@ class Flusher:
     def _settle(self, key: Key, writes: list[PendingWrite], settled: Settled) -> None:
         """Let go of decided writes, in one go: nobody sees their row without them, nor them twice."""
         self._buffer.decided(key, writes)
+        self._overlay.found(key, settled.version, settled.before)
         self._overlay.changed(key)
         for write in writes:
             write.stamp = None
@@ -241,3 +246,18 @@ class Flusher:
             BACKOFF_MAX_SECONDS, self._random.uniform(BACKOFF_SECONDS, max(BACKOFF_SECONDS, self._pause_seconds * 3))
         )
         await self._sleep(self._pause_seconds)
+
+
+def _refusal(write: PendingWrite, settled: Settled) -> Refused | None:
+    """Why a write is not in effect; None: it is.
+
+    One that was decided before was so by the attempt before, which said how, or by whoever took its document over; the
+    marks tell whether it was refused, and in that case not why.
+    """
+    seq = write.entry.seq
+    if seq not in settled.covered:
+        return settled.refused.get(seq)
+    if seq not in settled.withheld:
+        return None
+    detail = "the server that took over refused it, when it decided what had been written before"
+    return write.tentative or Refused(write.key, RefusalReason.NOT_OWNER.value, detail)

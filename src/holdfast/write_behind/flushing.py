@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Final
 
 from holdfast.documents import Limits
-from holdfast.errors import Conflict, HoldfastError, Overloaded, Refused
+from holdfast.errors import AppendOnly, Conflict, HoldfastError, Overloaded, Refused, RowRefused
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.one_ahead import OneAhead
@@ -40,12 +40,26 @@ class Settled:
         birth: of the row.
         document: what the row holds; None: it was not read as one.
         changed: the transaction wrote the row; `deleted`: it deleted the one that was there.
-        covered: entries that were decided before.
+        covered: entries that were decided before, `withheld` those of them that were refused.
         refused: by number, why.
         tags: of the document.
+        before: all of the journal that was decided before.
+        history: rows that were inserted with it, and their versions.
     """
 
-    __slots__ = ("birth", "changed", "covered", "deleted", "document", "refused", "tags", "version")
+    __slots__ = (
+        "before",
+        "birth",
+        "changed",
+        "covered",
+        "deleted",
+        "document",
+        "history",
+        "refused",
+        "tags",
+        "version",
+        "withheld",
+    )
 
     def __init__(self) -> None:
         self.version = 0
@@ -54,8 +68,17 @@ class Settled:
         self.changed = False
         self.deleted = False
         self.covered: frozenset[int] = frozenset()
+        self.withheld: frozenset[int] = frozenset()
+        self.before = SeqSet()
+        self.history: dict[Key, int] = {}
         self.refused: dict[int, Refused] = {}
         self.tags: tuple[str, ...] = ()
+
+
+def written(settled: Mapping[Key, Settled]) -> dict[Key, int]:
+    """The versions of the rows that a transaction wrote, or found written by one that decided the same before."""
+    rows = {key: each.version for key, each in settled.items() if each.changed or each.covered}
+    return rows | {key: version for each in settled.values() for key, version in each.history.items()}
 
 
 Batch = Mapping[Key, Sequence[Entry]]
@@ -103,16 +126,24 @@ class Flushing:
         return settled
 
     async def refuse(self, journal: str, epoch: int, entries: Sequence[Entry], reason: str) -> dict[int, Refused]:
-        """Give entries up, and keep them as letters; raises like `flush`."""
-        await self.bury(journal, epoch, [self._letter(entry, reason) for entry in entries])
-        return _poisoned(entries, reason)
+        """Give entries up, and keep them as letters; raises like `flush`.
 
-    async def bury(self, journal: str, epoch: int, letters: Sequence[Letter]) -> None:
-        """Give up the entries of letters, which may be such as cannot be read; raises like `flush`."""
+        Returns why, of those that were not applied by another server meanwhile.
+        """
+        applied = await self.bury(journal, epoch, [self._letter(entry, reason) for entry in entries])
+        return _poisoned([entry for entry in entries if entry.seq not in applied], reason)
+
+    async def bury(self, journal: str, epoch: int, letters: Sequence[Letter]) -> frozenset[int]:
+        """Give up the entries of letters, which may be such as cannot be read; raises like `flush`.
+
+        Returns the numbers of those that were applied before.
+        """
         async with self._deciding(journal, epoch) as transaction:
             new = [letter for letter in letters if letter.seq not in transaction.decided]
             seqs = SeqSet.of(letter.seq for letter in new)
             await transaction.decide(seqs, seqs, new)
+            old = {letter.seq for letter in letters} - {letter.seq for letter in new}
+            return frozenset(seq for seq in old if seq not in transaction.refused)
 
     @asynccontextmanager
     async def _deciding(self, journal: str, epoch: int) -> AsyncIterator[FlushTransaction]:
@@ -158,29 +189,31 @@ class Flushing:
             if turn > ENTRIES_AT_A_TIME:
                 await asyncio.sleep(0)
                 turn = len(entries)
-            settled[key], letters[key], write = self._settle(key, rows.get(key), entries, transaction.decided)
-            if write is not None:
-                writes.append(write)
+            each, letters[key], made = self._settle(key, rows.get(key), entries, transaction.decided)
+            each.withheld = frozenset(seq for seq in each.covered if seq in transaction.refused)
+            settled[key] = each
+            writes += made
         return settled, writes
 
     def _settle(
         self, key: Key, row: Row | None, entries: Sequence[Entry], decided: SeqSet
-    ) -> tuple[Settled, list[Letter], Write | None]:
+    ) -> tuple[Settled, list[Letter], list[Write]]:
         settled = Settled()
+        settled.before = decided
         new = [entry for entry in entries if entry.seq not in decided]
         settled.covered = frozenset(entry.seq for entry in entries if entry.seq in decided)
         if row is not None:
             settled.version, settled.birth = row.version, row.birth
         if not new:
-            return settled, [], None
+            return settled, [], []
         kind = self._kinds[key.kind]
         try:
             known = None if row is None else self._own_rows.document(key, row)
-            decision = decide(kind, row, new, kind.on_conflict, self._limits, known=known)
+            decision = decide(kind, row, new, kind.on_conflict, self._limits, known=known, kinds=self._kinds)
         except HoldfastError as fault:  # the row cannot be read: the entries may be applied when it is mended
             reason = f"{RefusalReason.POISON.value}: {fault}"
             settled.refused = _poisoned(new, reason)
-            return settled, [self._letter(entry, reason) for entry in new], None
+            return settled, [self._letter(entry, reason) for entry in new], []
         if decision.body is not None:
             self._own_rows.keep(key, decision.body, decision.document)
         settled.document, settled.tags = decision.document, decision.tags
@@ -193,7 +226,8 @@ class Flushing:
             for entry in new
             if (refusal := decision.refused.get(entry.seq)) is not None and refusal.letter
         ]
-        return settled, letters, write_of(key, kind, row, decision)
+        settled.history = {write.key: 0 for write in decision.history}
+        return settled, letters, writes_of(key, kind, row, decision)
 
     async def _write(
         self,
@@ -208,7 +242,7 @@ class Flushing:
             settled[key].version, _ = await transaction.delete(key)
         # A row that this transaction has just deleted is locked still: nobody can have inserted it meanwhile.
         held = [write for write in writes if write.key in rows]
-        absent = [write for write in writes if write.key not in rows]
+        absent = [write for write in writes if write.key in settled and write.key not in rows]
         versions = dict(await transaction.save(held)) if held else {}
         again: dict[Key, Sequence[Entry]] = {}
         if absent:
@@ -217,11 +251,29 @@ class Flushing:
             except Conflict:
                 again = {write.key: batch[write.key] for write in absent}
         for write in writes:
-            if (version := versions.get(write.key)) is not None:
+            if write.key in settled and (version := versions.get(write.key)) is not None:
                 settled[write.key].version = version
                 if write.expected == 0:
                     settled[write.key].birth = version
+        await self._write_history(transaction, writes, {key: settled[key] for key in settled if key not in again})
         return again
+
+    async def _write_history(
+        self, transaction: FlushTransaction, writes: Sequence[Write], settled: Mapping[Key, Settled]
+    ) -> None:
+        """Insert what moves into history with rows that were written; of others it is made anew with them."""
+        wanted = {key for each in settled.values() for key in each.history}
+        history = [write for write in writes if write.key in wanted]
+        if not history:
+            return
+        if len(history) != len(wanted):
+            raise RowRefused("L3: two documents become history under one id")
+        try:
+            versions = await transaction.save(history)
+        except (AppendOnly, Conflict) as taken:
+            raise RowRefused(f"L3: what becomes history has an id that is taken: {taken}") from taken
+        for each in settled.values():
+            each.history = {key: versions[key] for key in each.history}
 
 
 def _parts(keys: Iterable[Key], size: int) -> Iterator[list[Key]]:
@@ -235,9 +287,9 @@ def _poisoned(entries: Iterable[Entry], reason: str) -> dict[int, Refused]:
     return {entry.seq: Refused(entry.key, RefusalReason.POISON.value, reason) for entry in entries}
 
 
-def write_of(key: Key, kind: Kind[Any], row: Row | None, decision: Decision[Any]) -> Write | None:
-    """What a decision puts; a row that is deleted first is inserted anew."""
+def writes_of(key: Key, kind: Kind[Any], row: Row | None, decision: Decision[Any]) -> list[Write]:
+    """What a decision puts: the row, of which one that is deleted first is inserted anew, and history."""
     if decision.body is None:
-        return None
+        return [*decision.history]
     expected = 0 if row is None or decision.deleted else None
-    return Write(key, kind.document.SCHEMA, decision.body, expected, decision.tags)
+    return [Write(key, kind.document.SCHEMA, decision.body, expected, decision.tags), *decision.history]

@@ -174,6 +174,27 @@ class Lives:
         while not self.is_sure and self.current is not None:
             await self.current.heartbeat.beat()
 
+    async def find_out(self, keys: Sequence[Key]) -> None:
+        """Ask L3 which undecided writes of some keys are decided: whoever takes a document over decides what it finds.
+
+        Those are in doubt from then on, until the next flush, which is told what became of them.
+
+        Raises:
+            TierError: L3 did not answer.
+        """
+        life = self.current
+        if life is None:
+            return  # it was replaced, and all of them are in doubt
+        rows, marks = await self._base.rows_and_marks(keys, [life.name])
+        if self.current is not life or life.name not in marks:
+            return
+        for key in keys:
+            row = rows.get(key)
+            if found := self._overlay.found(key, 0 if row is None else row.version, marks[life.name]):
+                self._buffer.queues[key].set_doubt(found)
+                self._overlay.changed(key)
+        self.hurry(key for key in keys if key in self._buffer.queues and self._buffer.queues[key].doubt)
+
     def hurry(self, keys: Iterable[Key]) -> None:
         """Bring these keys' writes to L3 at once."""
         self._buffer.hurry(keys, self._clock.monotonic())
@@ -266,7 +287,8 @@ class Lives:
         entries = [msgspec.structs.replace(write.entry, seq=seq) for seq, write in enumerate(again, new.journal.number)]
         made = [(entry, encode_entry(entry, self._kinds)) for entry in entries]
         for write, (entry, data) in zip(again, made, strict=True):
-            write.enter_again(entry, data)
+            row = rows.get(write.key)
+            write.enter_again(entry, data, 0 if row is None else row.version)
             new.journal.add(write)
         self._moved[life.name] = (new.name, again[-1].entry.seq if again else 0)
         while len(self._moved) > MOVES_MAX:

@@ -19,6 +19,7 @@ from holdfast.write_behind.buffer import Buffer, BufferRules
 from holdfast.write_behind.dead_writes import DeadWrites
 from holdfast.write_behind.flusher import FIRST_EPOCH, Flusher
 from holdfast.write_behind.flushing import Flushing
+from holdfast.write_behind.handing_over import HandingOver
 from holdfast.write_behind.heartbeat import Heartbeat
 from holdfast.write_behind.journal import JournalWriter
 from holdfast.write_behind.lives import Life, Lives
@@ -77,7 +78,9 @@ class Making:
         self._ground = ground
         self._limits = ground.writer.limits
         self._buffer = Buffer(buffer_rules(ground.settings))
-        self._overlay = Overlay(self._buffer, {kind: shelf.laid for kind, shelf in ground.shelves.items()})
+        laid = {kind: shelf.laid for kind, shelf in ground.shelves.items()}
+        owned = frozenset(name for name, kind in ground.kinds.items() if kind.owned_by is not None)
+        self._overlay = Overlay(self._buffer, laid, owned)
         self._flushing = Flushing(ground.base, ground.kinds, self._limits)
         self._publisher = FlushPublisher(ground.writer)
         self._on_refused = announcing(ground.announce, WRITE_REFUSED)
@@ -116,6 +119,20 @@ class Making:
             random_=ground.random_,
             counters=ground.counters,
             own=lambda: self._lives.journal,
+            tell=self._publisher.tell,
+            on_refused=self._on_refused,
+        )
+
+    def handing_over(self) -> HandingOver:
+        """What decides a document's writes before it is taken over."""
+        ground = self._ground
+        return HandingOver(
+            ground.base,
+            ground.streams,
+            self._flushing,
+            kinds=ground.kinds,
+            limits=self._limits,
+            sleep=ground.sleep,
             tell=self._publisher.tell,
             on_refused=self._on_refused,
         )

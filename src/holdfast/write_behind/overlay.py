@@ -3,15 +3,19 @@
 L1 holds committed values only. Beside it lies, for each key with undecided writes, what they make of the value that L1
 holds. Which writes are laid over a value its version tells: one whose transaction is being committed is stamped with
 the version that its row will have, and is laid only over lower ones.
+
+Where writes may be decided by whoever takes their document over (rule S3), that one writes the row while this server
+still lays them over. So each write knows up to which version no row holds it; of later rows L3 has to be asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from holdfast.entry import MISSING
 from holdfast.keys import Key
+from holdfast.seq_set import SeqSet
 from holdfast.tiers.l1_local import Laid
 from holdfast.write_behind.applying import apply_all
 from holdfast.write_behind.buffer import Buffer
@@ -28,11 +32,13 @@ class Overlay:
 
     Args:
         laid: of each kind, by id, a committed value and what the writes make of it; L1's shelves look there.
+        owned: kinds whose documents are taken over.
     """
 
-    def __init__(self, buffer: Buffer, laid: Mapping[str, dict[str, Laid]]) -> None:
+    def __init__(self, buffer: Buffer, laid: Mapping[str, dict[str, Laid]], owned: Container[str] = ()) -> None:
         self._buffer = buffer
         self._laid = laid
+        self._owned = owned
 
     def over(self, key: Key, value: Any, version: int) -> Any:
         """What undecided writes make of a committed value; the very value if there are none.
@@ -52,6 +58,31 @@ class Overlay:
                     made = laid_over(made, write.entry)
             laid[key.id] = (value, made)
         return made
+
+    def knows(self, key: Key, version: int) -> bool:
+        """Whether it is known which of the undecided writes a row of that version holds."""
+        queue = self._buffer.queues.get(key)
+        return (
+            queue is None
+            or key.kind not in self._owned
+            or all(
+                version <= write.absent_through or (write.stamp is not None and version >= write.stamp)
+                for write in queue.writes
+            )
+        )
+
+    def found(self, key: Key, version: int, decided: SeqSet) -> list[PendingWrite]:
+        """What was decided when the row was at a version is known; returns the undecided writes that are among it."""
+        queue = self._buffer.queues.get(key)
+        if queue is None or key.kind not in self._owned:
+            return []
+        elsewhere = []
+        for write in queue.writes:
+            if write.entry.seq in decided:
+                elsewhere.append(write)
+            else:
+                write.absent_through = max(write.absent_through, version)
+        return elsewhere
 
     def added(self, write: PendingWrite, value: Any, made: Any) -> None:
         """A write was accepted that makes of a committed value, under those before it, another one."""

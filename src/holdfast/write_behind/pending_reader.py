@@ -38,7 +38,7 @@ class PendingReader:
         """The value of a key; see `Reader.read`."""
         if key not in self._queues:
             read = await self._reader.read(key, consistency, max_stale)
-            if self._is_certain(key):
+            if self._is_certain(key, read.version):
                 return self._over(key, read)
         return (await self._read_certain([key], consistency, max_stale))[key]
 
@@ -49,7 +49,7 @@ class PendingReader:
         queued = [key for key in keys if key in self._queues]
         plain = [key for key in keys if key not in self._queues] if queued else keys
         found = dict(await self._reader.read_many(plain, consistency, max_stale)) if plain else {}
-        queued += [key for key in plain if not self._is_certain(key)]
+        queued += [key for key in plain if key in found and not self._is_certain(key, found[key].version)]
         found = {key: self._over(key, resolved) for key, resolved in found.items()}
         if queued:
             found |= await self._read_certain(queued, consistency, max_stale)
@@ -66,7 +66,7 @@ class PendingReader:
         """Read keys that have undecided writes; those that are decided meanwhile are read again.
 
         What was read before the commit lacks what is no longer laid over it. And if another server has taken this one
-        for dead, what was read may have what is laid over it.
+        for dead, or has taken over the document alone, what was read may have what is laid over it.
         """
         found: dict[Key, Resolved] = {}
         left = list(keys)
@@ -76,11 +76,14 @@ class PendingReader:
             read = await self._reader.read_many(left, consistency, max_stale)
             if not all(resolved.stale for resolved in read.values()):
                 await self._write_behind.lives.make_sure()
+            if unknown := [key for key, resolved in read.items() if not self._overlay.knows(key, resolved.version)]:
+                await self._write_behind.lives.find_out(unknown)
             left = []
             for key, resolved in read.items():
                 queue, decisions = before.get(key, (None, 0))
                 held = self._queues.get(key)
-                if (queue is not None and queue.decisions != decisions) or (held is not None and held.doubt):
+                is_certain = (held is None or not held.doubt) and self._overlay.knows(key, resolved.version)
+                if (queue is not None and queue.decisions != decisions) or not is_certain:
                     left.append(key)
                 else:
                     found[key] = self._over(key, resolved)
@@ -88,10 +91,12 @@ class PendingReader:
                 return found
         raise TierUnavailable(f"{left[0]}: writes of this server are decided all the time; read again")
 
-    def _is_certain(self, key: Key) -> bool:
-        """Whether what is laid over a key is in no row; a write may have been accepted while the key was read."""
+    def _is_certain(self, key: Key, version: int) -> bool:
+        """Whether what is laid over a row is not in it; a write may have been accepted while the key was read."""
         queue = self._queues.get(key)
-        return queue is None or (self._write_behind.lives.is_sure and not queue.doubt)
+        if queue is None:
+            return True
+        return self._write_behind.lives.is_sure and not queue.doubt and self._overlay.knows(key, version)
 
     async def _until_certain(self, keys: Iterable[Key]) -> None:
         """Wait until it is known whether the last commit of each key is in effect."""

@@ -22,10 +22,9 @@ class FlushPublisher:
 
     def publish(self, settled: Mapping[Key, Settled], begun: Begun) -> None:
         """These rows are in effect."""
-        self._writer.publish(
-            begun,
-            [Filled(key, each.document, each.version, each.tags, each.birth) for key, each in settled.items()],
-        )
+        rows = [Filled(key, each.document, each.version, each.tags, each.birth) for key, each in settled.items()]
+        history = [Filled(key, None, version) for each in settled.values() for key, version in each.history.items()]
+        self._writer.publish(begun, rows + history)
 
     def doubt(self, keys: Iterable[Key]) -> None:
         """These rows may have changed."""

@@ -19,19 +19,32 @@ class PendingWrite(Receipt):
         entry: what it does. After its server was replaced, it may be entered again under another number.
         data: the entry as the journal has it.
         accepted_at: monotonic seconds.
+        absent_through: no row up to this version holds it.
         stamp: while its transaction is being committed, the version that its row will have; overlays lower ones only.
         tentative: what the transaction of unknown outcome would have decided: None: applied.
         appended: L2 has taken its entry, though perhaps not safely enough for JOURNALED.
         unsecured: it cannot become JOURNALED; whoever asks for that waits for COMMITTED.
     """
 
-    __slots__ = ("_end", "_waiting", "accepted_at", "appended", "data", "entry", "stamp", "tentative", "unsecured")
+    __slots__ = (
+        "_end",
+        "_waiting",
+        "absent_through",
+        "accepted_at",
+        "appended",
+        "data",
+        "entry",
+        "stamp",
+        "tentative",
+        "unsecured",
+    )
 
-    def __init__(self, entry: Entry, data: bytes, accepted_at: float) -> None:
+    def __init__(self, entry: Entry, data: bytes, accepted_at: float, absent_through: int = 0) -> None:
         super().__init__(0, Durability.ACCEPTED)
         self.entry = entry
         self.data = data
         self.accepted_at = accepted_at
+        self.absent_through = absent_through
         self.stamp: int | None = None
         self.tentative: Refused | None = None
         self.appended = False
@@ -54,9 +67,9 @@ class PendingWrite(Receipt):
         """Whether L2 has its entry, as far as is known."""
         return self.durability.covers(Durability.JOURNALED) or self.appended
 
-    def enter_again(self, entry: Entry, data: bytes) -> None:
-        """It is in no journal now, and goes into another one as this entry."""
-        self.entry, self.data = entry, data
+    def enter_again(self, entry: Entry, data: bytes, absent_through: int = 0) -> None:
+        """It is in no journal and no row now, and goes into another journal as this entry."""
+        self.entry, self.data, self.absent_through = entry, data, max(self.absent_through, absent_through)
         self.appended, self.unsecured, self.stamp, self.tentative = False, False, None, None
 
     @property

@@ -34,7 +34,7 @@ from holdfast.seq_set import SeqSet
 from holdfast.write_behind.bisecting import bisected
 from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.entries import Entry, decode_entry
-from holdfast.write_behind.flushing import Flushing
+from holdfast.write_behind.flushing import Flushing, written
 from holdfast.write_behind.pace import Pace
 from holdfast.write_behind.refusals import OnRefused
 
@@ -214,7 +214,7 @@ class Takeover:
 
         async def flush(part: dict[Key, list[Entry]]) -> None:
             settled = await self._flushing.flush(journal, epoch, part)
-            self._tell({key: each.version for key, each in settled.items() if each.changed})
+            self._tell(written(settled))
             for each in settled.values():
                 self._refused(journal, each.refused)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from holdfast import Settings
 from holdfast.collection import Collection
 from holdfast.flows import Flows
-from holdfast.kinds import BUILT_IN
+from holdfast.kinds import BUILT_IN, Kind
 from holdfast.protocols import Change, Isolation
 from holdfast.testing import JournalHub, MemoryFeed, MemoryJournalBase, MemoryStorage
 from holdfast.testing.door import connect_flows
@@ -55,12 +55,14 @@ class Scene:
         troubled_at: when something last went wrong that concerns all, monotonic seconds.
     """
 
+    kinds: ClassVar[Sequence[Kind[Any]]] = (LEDGER,)
+
     def __init__(self, world: World, theme: Theme) -> None:
         self.world = world
         self.theme = theme
         self.judge = Judge()
         self.records = Records(self.judge, world)
-        self.l3 = MemoryStorage([*BUILT_IN, LEDGER], seed=1, on_commit=self._committed)
+        self.l3 = MemoryStorage([*BUILT_IN, *self.kinds], seed=1, on_commit=self._committed)
         self.hub = JournalHub(replicas=theme.replicas)
         self.replication = Replication(self.hub, world)
         self.servers: list[Server] = []
@@ -191,7 +193,8 @@ class Server:
 
     async def _live(self) -> None:
         async with connect_flows(
-            kinds=[LEDGER],
+            kinds=self._scene.kinds,
+            server=self.name,
             l3=self.l3,
             feed=self.feed,
             journals=self.base,

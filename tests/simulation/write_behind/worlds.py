@@ -10,6 +10,8 @@ each; and when all is quiet, nothing is left to decide.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Protocol
 
 from holdfast.errors import TierError
 from holdfast.protocols import JournalState
@@ -25,6 +27,14 @@ WORLD_SECONDS = 200.0
 RECOVERY_SECONDS = 40.0
 
 
+class Runs(Protocol):
+    """What a task of a server does."""
+
+    async def run(self) -> None:
+        """Do it to its end."""
+        ...
+
+
 async def run_world(world: World, theme: str | None = None) -> list[str]:
     """Let everybody live in a world; the faults found.
 
@@ -37,10 +47,15 @@ async def run_world(world: World, theme: str | None = None) -> list[str]:
 
 
 class Life:
-    """Of one world."""
+    """Of one world.
 
-    def __init__(self, scene: Scene) -> None:
+    Args:
+        make_writer: makes what a task of a server does.
+    """
+
+    def __init__(self, scene: Scene, make_writer: Callable[[Scene, Server], Runs] = Writer) -> None:
         self._scene = scene
+        self._make_writer = make_writer
         self._tasks: list[tuple[Server, asyncio.Task[None]]] = []
         self._beginnings: list[asyncio.Task[None]] = []
 
@@ -81,7 +96,7 @@ class Life:
         server = await self._scene.begin_server()
         if not server.is_dead:
             for _ in range(WRITERS):
-                self._tasks.append((server, server.process.start(Writer(self._scene, server).run())))
+                self._tasks.append((server, server.process.start(self._make_writer(self._scene, server).run())))
 
     async def _come_to_rest(self) -> None:
         """When nothing fails any more, everything is decided before long."""

@@ -59,7 +59,7 @@ class FlushChecks(JournalChecks):
         assert await self.bodies(KEY) == [BODY]
 
     async def check_what_is_decided_adds_up(self) -> None:
-        """Over flushes, and within one; each flush knows what was decided before it."""
+        """Over flushes, and within one; each flush knows what was decided before it, and what of that was refused."""
         await self.decide(1, 2, 5)
         flush = await self.base.open_flush(JOURNAL, 1)
         assert flush.decided == SeqSet.of([1, 2, 5])
@@ -70,6 +70,9 @@ class FlushChecks(JournalChecks):
         assert record.decided == SeqSet.of([1, 2, 3, 4, 5, 9])
         assert record.refused == SeqSet.of([3, 9])
         assert record.decided.through == 5
+        after = await self.base.open_flush(JOURNAL, 1)
+        assert (after.decided, after.refused) == (record.decided, record.refused)
+        await after.rollback()
 
     async def check_thousands_of_ranges(self) -> None:
         """What is decided out of order is kept exactly, up to the highest numbers."""
