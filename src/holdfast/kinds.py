@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from holdfast.documents import Bot, Document, Routine, RunContextSnapshot, Swarm, Team
+from holdfast.documents import Bot, Document, Routine, Run, RunContextSnapshot, Swarm, Team
 from holdfast.entry import Durability
 from holdfast.errors import InvalidDocument, InvalidKey, SettingsError
 from holdfast.keys import Key, check_kind_name
@@ -178,7 +178,8 @@ RUN_SNAPSHOT: Final = Kind(
     append_only=True,
     tags=snapshot_tags,
 )
-BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT)
+RUN: Final = Kind("run", Run, "Run", Caching(cache="run", l2_ttl_seconds=15 * 60.0), durability=Durability.JOURNALED)
+BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT, RUN)
 
 
 def register(own: Iterable[Kind[Any]]) -> dict[str, Kind[Any]]:
