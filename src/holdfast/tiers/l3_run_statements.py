@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from holdfast.protocols.runs import RunFilter
 
-# As the index `run_open` has it: only then PostgreSQL uses that.
-_OPEN: Final = "status NOT IN ('completed', 'failed', 'cancelled')"
+# Of the column `fields`, as the migration has it. The state as the index `run_open` has it: only then that is used.
+_SWARM, _PARENT, _ROUTINE, _STATUS = (f"fields[{place}] =" for place in range(1, 5))
+_OPEN: Final = "fields[4] NOT IN ('completed', 'failed', 'cancelled')"
 _ORPHANED: Final = f"""{_OPEN} AND NOT EXISTS (
-    SELECT FROM holdfast.journals j WHERE j.journal = holdfast.field(r.document, 'journal') AND j.state = 'live')"""
+    SELECT FROM holdfast.journals j WHERE j.journal = holdfast.run_journal(r.document) AND j.state = 'live')"""
 
 SNAPSHOTS: Final = r"""
 SELECT id, octet_length(document::text), created_at FROM holdfast."RunContextSnapshot"
@@ -32,10 +33,10 @@ def listing(which: RunFilter, *, after: int | None, limit: int) -> tuple[str, Se
     One for each set of conditions: a plan that is to serve all of them could use no index.
     """
     wanted: dict[str, Any] = {
-        "swarm_id =": which.swarm_id,
-        "status =": which.status,
-        "parent_run_id =": which.parent_run_id,
-        "routine_id =": which.routine_id,
+        _SWARM: which.swarm_id,
+        _PARENT: which.parent_run_id,
+        _ROUTINE: which.routine_id,
+        _STATUS: which.status,
         "birth <": after,
     }
     given = {condition: value for condition, value in wanted.items() if value is not None}

@@ -2,29 +2,43 @@
 
 SELECT holdfast.manage_kind('run', 'Run', false);
 
--- A field of a document as text, for the columns below. A NUL in any value would make PostgreSQL refuse to look into the
--- document at all, so another character stands for it while it looks: a row must not be refused for its columns. No id
--- is longer than what is kept, and an index takes no text of any length.
-CREATE FUNCTION holdfast.field(document json, name text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN pg_catalog.left(CASE WHEN pg_catalog.strpos(document::text, '\u0000') OPERATOR(pg_catalog.=) 0 THEN document
-        ELSE pg_catalog.replace(document::text, '\u0000', '\u0001')::json END OPERATOR(pg_catalog.->>) name, 512);
+-- What runs are looked up by: swarm, parent, routine and status. All from one parse, since a row may have 64 KB. A NUL in
+-- any value would make PostgreSQL refuse to look into the document at all, so another character stands for it while it
+-- looks: a row must not be refused for its index. No id is longer than what is kept, and an index takes no text of any
+-- length.
+CREATE FUNCTION holdfast.run_fields(document json) RETURNS text[] LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    looked_into json := document;
+    fields text[];
+BEGIN
+    IF pg_catalog.strpos(document::pg_catalog.text, '\u0000') OPERATOR(pg_catalog.>) 0 THEN
+        looked_into := pg_catalog.replace(document::pg_catalog.text, '\u0000', '\u0001');
+    END IF;
+    IF pg_catalog.json_typeof(looked_into) OPERATOR(pg_catalog.=) 'object' THEN
+        SELECT ARRAY[pg_catalog.left("swarmId", 512), pg_catalog.left("parentRunId", 512),
+                     pg_catalog.left("routineId", 512), pg_catalog.left(coalesce(status, 'running'), 512)]
+        INTO fields FROM pg_catalog.json_to_record(looked_into)
+            AS run ("swarmId" text, "parentRunId" text, "routineId" text, status text);
+    END IF;
+    RETURN fields;
+END $$;
 
--- What runs are looked up by. Columns, and not expressions in indexes: the row is written with every flush of its run,
--- and where no column of an index has changed PostgreSQL leaves all indexes alone.
+-- A column, and not expressions in the indexes: the row is written with every flush of its run, and where no column of an
+-- index has changed PostgreSQL leaves all of them alone, if the page has room.
 ALTER TABLE holdfast."Run"
-    ADD swarm_id text COLLATE "C" GENERATED ALWAYS AS (holdfast.field(document, 'swarmId')) STORED,
-    ADD parent_run_id text COLLATE "C" GENERATED ALWAYS AS (holdfast.field(document, 'parentRunId')) STORED,
-    ADD routine_id text COLLATE "C" GENERATED ALWAYS AS (holdfast.field(document, 'routineId')) STORED,
-    ADD status text COLLATE "C" GENERATED ALWAYS AS (coalesce(holdfast.field(document, 'status'), 'running')) STORED,
-    SET (fillfactor = 70);
+    ADD fields text[] COLLATE "C" GENERATED ALWAYS AS (holdfast.run_fields(document)) STORED, SET (fillfactor = 70);
 
 -- Each in the order in which runs are listed: the birth version is unique and never changes.
-CREATE INDEX run_swarm ON holdfast."Run" (swarm_id, birth) WHERE swarm_id IS NOT NULL;
-CREATE INDEX run_parent ON holdfast."Run" (parent_run_id, birth) WHERE parent_run_id IS NOT NULL;
-CREATE INDEX run_routine ON holdfast."Run" (routine_id, birth);
-CREATE INDEX run_status ON holdfast."Run" (status, birth);
+CREATE INDEX run_swarm ON holdfast."Run" ((fields[1]), birth) WHERE fields[1] IS NOT NULL;
+CREATE INDEX run_parent ON holdfast."Run" ((fields[2]), birth) WHERE fields[2] IS NOT NULL;
+CREATE INDEX run_routine ON holdfast."Run" ((fields[3]), birth);
+CREATE INDEX run_status ON holdfast."Run" ((fields[4]), birth);
 CREATE INDEX run_birth ON holdfast."Run" (birth);
-CREATE INDEX run_open ON holdfast."Run" (birth) WHERE status NOT IN ('completed', 'failed', 'cancelled');
+CREATE INDEX run_open ON holdfast."Run" (birth) WHERE fields[4] NOT IN ('completed', 'failed', 'cancelled');
+
+-- What is compared with a run's journal.
+CREATE FUNCTION holdfast.run_journal(document json) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN pg_catalog.replace(document::text, '\u0000', '\u0001')::json OPERATOR(pg_catalog.->>) 'journal';
 
 -- As in 0002, but for what `erase_history` deletes: for the time of its one statement a setting names the table. Nobody
 -- comes by it by mistake, and who deletes by hand needs the right to.
@@ -120,7 +134,7 @@ BEGIN
     END IF;
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE MODE', part);
     EXECUTE format('SELECT r.id FROM holdfast."Run" AS r
-        WHERE r.status NOT IN (''completed'', ''failed'', ''cancelled'') AND EXISTS (
+        WHERE r.fields[4] NOT IN (''completed'', ''failed'', ''cancelled'') AND EXISTS (
             SELECT FROM %s AS s WHERE s.id >= r.id || ''/0'' AND s.id < r.id || ''/:'')
         ORDER BY r.birth LIMIT 1', part) INTO needed;
     IF needed IS NOT NULL THEN
@@ -165,7 +179,7 @@ DECLARE
     keeper CONSTANT regrole := holdfast.keeper();
 BEGIN
     EXECUTE format('GRANT SELECT ON holdfast."Run" TO %s', keeper);
-    FOREACH made IN ARRAY ARRAY['field(json, text)', 'erase_history(text, text[])', 'drop_snapshots(regclass)',
+    FOREACH made IN ARRAY ARRAY['run_fields(json)', 'run_journal(json)', 'erase_history(text, text[])', 'drop_snapshots(regclass)',
                                'prune_snapshots(text, integer, integer)', 'history_months(text)',
                                'old_snapshots(integer)', 'make_months(integer)'] LOOP
         EXECUTE format('ALTER FUNCTION holdfast.%s OWNER TO %s', made, keeper);
