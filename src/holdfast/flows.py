@@ -119,8 +119,6 @@ class Flows:
         self._make_writing()
         self._make_events()
         self._make_verifier()
-        kept = given.settings.run_snapshot_months
-        self.partitions = Partitions(given.runs, kept, counters=self.counters.partitions, sleep=given.sleep)
         self._open_door()
 
     def _make_memory(self) -> None:
@@ -144,6 +142,7 @@ class Flows:
             history=self._history,
         )
         self.feed = ChangeFeed(given.feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
+        self.partitions = Partitions(given.runs, settings.run_snapshot_months, self.counters.partitions, given.sleep)
 
     def _make_reading(self) -> None:
         given = self._given

@@ -38,7 +38,6 @@ class Partitions:
         self,
         index: RunIndex,
         months_kept: int | None,
-        *,
         counters: PartitionCounters,
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:

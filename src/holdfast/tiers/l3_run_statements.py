@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from holdfast.protocols.runs import RunFilter
 
-# Of the column `fields`, as the migration has it. The state as the index `run_open` has it: only then that is used.
-_SWARM, _PARENT, _ROUTINE, _STATUS = (f"fields[{place}] =" for place in range(1, 5))
+# As the index `run_open` has it: only then that is used.
 _OPEN: Final = "fields[4] NOT IN ('completed', 'failed', 'cancelled')"
 _ORPHANED: Final = f"""{_OPEN} AND NOT EXISTS (
     SELECT FROM holdfast.journals j WHERE j.journal = holdfast.run_journal(r.document) AND j.state = 'live')"""
@@ -30,21 +29,25 @@ MAKE_AHEAD: Final = "SELECT holdfast.make_months($1)"
 def listing(which: RunFilter, *, after: int | None, limit: int) -> tuple[str, Sequence[Any]]:
     """The statement that lists runs, the newest first, and its arguments.
 
-    One for each set of conditions: a plan that is to serve all of them could use no index.
+    One for each set of conditions: a plan that is to serve all of them could use no index. What `fields` are, and which
+    index has which order, the migration tells.
     """
     wanted: dict[str, Any] = {
-        _SWARM: which.swarm_id,
-        _PARENT: which.parent_run_id,
-        _ROUTINE: which.routine_id,
-        _STATUS: which.status,
-        "birth <": after,
+        "fields[1] =": which.swarm_id,
+        "fields[2] =": which.parent_run_id,
+        "fields[3] =": which.routine_id,
+        "fields[4] =": which.status,
     }
+    order = "birth DESC"
+    if which == RunFilter():
+        order, wanted["-birth >"] = "-birth", None if after is None else -after
+    else:
+        wanted["birth <"] = after
     given = {condition: value for condition, value in wanted.items() if value is not None}
     conditions = [f"{condition} ${place}" for place, condition in enumerate(given, 1)]
     if which.orphaned:
         conditions.append(_ORPHANED)
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     statement = f"""
-        SELECT id, version, birth, schema, document FROM holdfast."Run" AS r {where}
-        ORDER BY birth DESC LIMIT ${len(given) + 1}"""
+        SELECT id, version, birth, schema, document FROM holdfast."Run" AS r
+        WHERE {" AND ".join(conditions) or "true"} ORDER BY {order} LIMIT ${len(given) + 1}"""
     return statement, [*given.values(), limit]
