@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,7 +15,7 @@ from holdfast.adapters import change_source, connection_pool
 from holdfast.clock import SystemClock
 from holdfast.keys import Key
 from holdfast.kinds import register
-from holdfast.protocols import Row
+from holdfast.protocols import JournalState, Row, RunFilter
 from holdfast.settings import Settings
 from holdfast.testing import MemoryFeed, MemoryJournalBase, MemoryRuns, MemoryStorage
 from holdfast.testing.conformance.run_index import ago
@@ -43,6 +44,51 @@ class MemoryIndexes:
 
     def _dated(self, row: Row) -> dt.datetime:
         return dt.datetime.combine(self._days.get(row.version, ago(0)), dt.time(), dt.UTC)
+
+
+class AnyPlace(MemoryRuns):
+    """Mutant: a run's snapshots are all whose id begins with its own."""
+
+    def _snapshots(self) -> Sequence[tuple[str, int, Key, Row]]:
+        return [
+            (key.id.partition("/")[0], int(re.findall(r"\d{8}", key.id)[-1]), key, row)
+            for key, row in sorted(self._rows("run_snapshot"))
+        ]
+
+
+class ByServer(MemoryRuns):
+    """Mutant: a run is nobody's only if no live journal is of a server of its owner's name."""
+
+    def _fits(self, which: RunFilter, run: dict[str, Any]) -> bool:
+        records = self._storage.log.marks.journals.values()
+        live = {record.server for record in records if record.state is JournalState.LIVE}
+        return super()._fits(which, run) and not (which.orphaned and run.get("owner") in live)
+
+
+class NeedsNoBase(MemoryRuns):
+    """Mutant: prunes below anything."""
+
+    async def prune(self, run_id: str, below: int, limit: int) -> int:
+        base = Key("run_snapshot", f"{run_id}/{below:08}.base")
+        if base not in self._storage.log.rows:
+            await self._storage.raw_put(base, b"{}")
+        return await super().prune(run_id, below, limit)
+
+
+class DropsAll(MemoryRuns):
+    """Mutant: asks no run whether it is ended."""
+
+    def _is_open(self, run_id: str) -> bool:
+        return False
+
+
+class FreesIds(MemoryRuns):
+    """Mutant: what was erased can be written again."""
+
+    async def prune(self, run_id: str, below: int, limit: int) -> int:
+        pruned = await super().prune(run_id, below, limit)
+        self._storage.log.marks = self._storage.log.marks._replace(erased=frozenset())
+        return pruned
 
 
 class PostgresIndexes:

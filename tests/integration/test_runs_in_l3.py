@@ -319,3 +319,11 @@ async def test_what_runs_are_looked_up_by_is_what_the_document_has(sql: Sql) -> 
         "d": ["s2", '{"a": [1]}', None, "running"],
         "e": [None, None, "\\u0001", "running"],
     }
+
+
+async def test_a_nul_would_make_a_row_refused(sql: Sql) -> None:
+    """Mutant: the document is looked into as it is."""
+    made = await sql.fetchval("SELECT pg_get_functiondef('holdfast.run_fields(json)'::regprocedure)")
+    await sql.execute(made.replace(r"'\u0000') OPERATOR", "'never') OPERATOR"))
+    with pytest.raises(asyncpg.UntranslatableCharacterError):
+        await sql.execute("""INSERT INTO holdfast."Run" (id, document) VALUES ('r1', '{"x": "\\u0000"}')""")
