@@ -30,6 +30,7 @@ from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed import PostgresFeed
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_postgres import PostgresStorage
+from holdfast.tiers.l3_runs import PostgresRuns
 
 POLL_SECONDS_MAX: Final = 5.0
 JOURNAL_CONNECTIONS: Final = 3
@@ -49,6 +50,7 @@ class Tiers:
         fences: L2 as the relay sees it.
         events: what carries events between servers.
         journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
+        runs: L3's side of run contexts.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
     """
@@ -63,6 +65,7 @@ class Tiers:
     events: RedisEvents
     journals: PostgresJournals
     streams: RedisJournals
+    runs: PostgresRuns
     coherence: Coherence
     untrusted: Mapping[str, str]
 
@@ -113,6 +116,7 @@ async def open_tiers(
         events=event_transport(settings, clock, stack),
         journals=journal_base(settings, kinds, stack),
         streams=journal_streams(settings, clock, stack),
+        runs=PostgresRuns(pool),
         coherence=coherence,
         untrusted=untrusted,
     )

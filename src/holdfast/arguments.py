@@ -58,3 +58,4 @@ class SettingArguments(TypedDict, total=False):
     write_behind_close_seconds: float
     write_behind_takeover_seconds: float
     journal_replicas: int | None
+    run_snapshot_months: int | None

@@ -38,11 +38,13 @@ from holdfast.protocols import (
     FenceSink,
     JournalBase,
     JournalStreams,
+    RunIndex,
     SharedCache,
     Storage,
 )
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
+from holdfast.run_context.partitions import Partitions
 from holdfast.scopes import Scopes
 from holdfast.scopes.elsewhere import Elsewhere
 from holdfast.scopes.session import Session
@@ -79,7 +81,7 @@ class Given:
         server: this one's name, for what it finds and what it makes void.
         rules: what goes with a document that changed; acted on by the server that fences L2.
         rules_l3: by which it does: apart from the others, who may keep all connections busy; None: as all.
-        journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
+        journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts.
     """
 
     settings: Settings
@@ -91,6 +93,7 @@ class Given:
     events: EventTransport
     journals: JournalBase
     streams: JournalStreams
+    runs: RunIndex
     new_id: Callable[[], str]
     wall: Callable[[], float]
     coherence: Coherence
@@ -139,6 +142,7 @@ class Flows:
             history=self._history,
         )
         self.feed = ChangeFeed(given.feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
+        self.partitions = Partitions(given.runs, settings.run_snapshot_months, self.counters.partitions, given.sleep)
 
     def _make_reading(self) -> None:
         given = self._given
@@ -345,6 +349,7 @@ class Flows:
             self.relay.start()
         self.verifier.start()
         self.takeover.start()
+        self.partitions.start()
         await self.bus.start()
 
     async def stop(self) -> None:
@@ -361,6 +366,7 @@ class Flows:
             ends.push_async_callback(self._drain)
             ends.push_async_callback(self.write_behind.lives.stop)
             ends.push_async_callback(self.takeover.stop)
+            ends.push_async_callback(self.partitions.stop)
             ends.callback(self.watching.close)
             ends.push_async_callback(self.verifier.stop)
             ends.push_async_callback(self.bus.stop)  # its handlers may use all the rest

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from holdfast.documents import Bot, Document, Routine, RunContextSnapshot, Swarm, Team
+from holdfast.documents import Bot, Document, Routine, Run, RunContextSnapshot, Swarm, Team
 from holdfast.entry import Durability
 from holdfast.errors import InvalidDocument, InvalidKey, SettingsError
 from holdfast.keys import Key, check_kind_name
 from holdfast.run_context.conflicts import ConflictStrategy
-from holdfast.run_context.spilling import Spilled
-from holdfast.tags import EVERY_TAG, checked_tags, in_cache, snapshot_tags, swarm_tags
+from holdfast.run_context.spilling import Spilled, spill_run
+from holdfast.tags import EVERY_TAG, checked_tags, in_cache, run_tags, snapshot_tags, swarm_tags
 
 D = TypeVar("D", bound=Document)
 
@@ -188,7 +188,17 @@ RUN_SNAPSHOT: Final = Kind(
     append_only=True,
     tags=snapshot_tags,
 )
-BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT)
+RUN: Final = Kind(
+    "run",
+    Run,
+    "Run",
+    Caching(cache="run", l2_ttl_seconds=15 * 60.0),
+    tags=run_tags,
+    durability=Durability.JOURNALED,
+    owned_by=lambda run: run.epoch,
+    spill=spill_run,
+)
+BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT, RUN)
 
 
 def register(own: Iterable[Kind[Any]]) -> dict[str, Kind[Any]]:

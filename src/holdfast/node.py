@@ -95,6 +95,7 @@ class Node:
                 events=tiers.events,
                 journals=tiers.journals,
                 streams=tiers.streams,
+                runs=tiers.runs,
                 new_id=lambda: uuid.uuid4().hex,
                 wall=self._clock.wall,
                 coherence=tiers.coherence,

@@ -83,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         journal_replicas: of L2 that must have an entry before its write counts as JOURNALED; otherwise it is committed
             at once. With 0 the append-only file of the node will do. By default 1; of the embedded servers, as many as
             `embedded_replicas`.
+        run_snapshot_months: how many months of run snapshots are kept, beside the current one; older ones are dropped,
+            a month at a time, when no run that has any there is still under way; 1 to 1200. By default all are kept.
     """
 
     postgres_url: str = ""
@@ -132,6 +134,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     write_behind_close_seconds: Seconds = 25.0
     write_behind_takeover_seconds: Annotated[float, Meta(ge=0.5, le=86_400)] = 10.0
     journal_replicas: Annotated[int, Meta(ge=0, le=10)] | None = None
+    run_snapshot_months: Annotated[int, Meta(ge=1, le=1200)] | None = None
 
     def __post_init__(self) -> None:
         """Check each field, as the sources do, and what no single field can say."""

@@ -206,10 +206,12 @@ async def test_a_role_that_may_only_insert_writes_history(application: Settings,
     """It needs no right on the ids and none to create, even for a month that nobody prepared."""
     for (part,) in await sql.fetch(PARTITIONS):
         await sql.execute(f"DROP TABLE holdfast.{quote(part)}")
-    async with holdfast.connect(application) as state:
-        await state.run_snapshots.put("r1/1", snapshot(1))
-        with pytest.raises(AppendOnly, match=TAKEN):
-            await state.run_snapshots.put("r1/1", snapshot(1))
+    storage = PostgresStorage(connection_pool(application), register([]))  # a server would make months by itself
+    written = [Write(Key("run_snapshot", "r1/1"), 1, b"{}")]
+    await storage.save(written)
+    with pytest.raises(AppendOnly, match=TAKEN):
+        await storage.save(written)
+    await storage.close()
     assert len(await sql.fetch(PARTITIONS)) == 1
 
 

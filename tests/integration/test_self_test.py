@@ -71,6 +71,12 @@ async def test_the_self_test_finds_nothing_and_leaves_nothing(sql: Sql, reader: 
             "do not rise",
         ),
         ('DROP TABLE holdfast."Routine"', "routine", "takes no rows"),
+        (
+            f"""CREATE FUNCTION holdfast.skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+            CREATE TRIGGER z BEFORE DELETE ON {HISTORY} FOR EACH ROW EXECUTE FUNCTION holdfast.skip()""",
+            "run_snapshot",
+            "of the trials INSERT, DELETE in .* the outbox tells INSERT$",
+        ),
     ],
 )
 async def test_a_table_that_does_not_tell_is_found_out(sql: Sql, damage: str, kind: str, words: str) -> None:

@@ -73,6 +73,21 @@ class WriteBehindCounters:
 
 
 @dataclass(slots=True)
+class PartitionCounters:
+    """Of those who look after the partitions of history.
+
+    Attributes:
+        made: months that were missing and are there now.
+        dropped: months of snapshots that were older than is kept.
+        failures: attempts that failed, and will be made again.
+    """
+
+    made: int = 0
+    dropped: int = 0
+    failures: int = 0
+
+
+@dataclass(slots=True)
 class Counters:
     """The counters of one server.
 
@@ -84,4 +99,5 @@ class Counters:
     l2: TierCounters = field(default_factory=TierCounters)
     l3: TierCounters = field(default_factory=TierCounters)
     write_behind: WriteBehindCounters = field(default_factory=WriteBehindCounters)
+    partitions: PartitionCounters = field(default_factory=PartitionCounters)
     flushes: int = 0

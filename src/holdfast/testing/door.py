@@ -23,6 +23,7 @@ from holdfast.protocols import (
     FenceSink,
     JournalBase,
     JournalStreams,
+    RunIndex,
     SharedCache,
     Storage,
 )
@@ -34,9 +35,11 @@ from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
+from holdfast.testing.memory_runs import MemoryRuns
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_postgres import PostgresStorage
+from holdfast.tiers.l3_runs import PostgresRuns
 
 
 @asynccontextmanager
@@ -50,6 +53,7 @@ async def connect_flows(
     events: EventTransport | None = None,
     journals: JournalBase | None = None,
     streams: JournalStreams | None = None,
+    runs: RunIndex | None = None,
     clock: Clock | None = None,
     settings: Settings | None = None,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -65,7 +69,7 @@ async def connect_flows(
         feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
         events, streams: by default in memory, of this server alone.
-        journals: by default those of the L3, in memory or in PostgreSQL; any other L3 needs its own.
+        journals, runs: by default those of the L3, in memory or in PostgreSQL; any other L3 needs its own.
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
         window_seconds: how long it remembers a change, to judge L2 by.
@@ -86,6 +90,7 @@ async def connect_flows(
             events=events or MemoryEvents(EventHub(clock)),
             journals=journals or _journals_of(storage, registered, clock),
             streams=streams or MemoryJournals(JournalHub()),
+            runs=runs or _runs_of(storage),
             new_id=lambda: uuid.uuid4().hex,  # servers of one test must differ, whatever their seed
             wall=clock.monotonic,
             coherence=(await storage.load([])).coherence,
@@ -146,6 +151,15 @@ def _journals_of(storage: Storage, kinds: Mapping[str, Kind[Any]], clock: Clock)
     if isinstance(beneath, PostgresStorage):
         return PostgresJournals(beneath.pool, kinds)
     raise SettingsError("connect_flows: this L3 needs what it knows of journals: journals=...")
+
+
+def _runs_of(storage: Storage) -> RunIndex:
+    beneath = _beneath(storage)
+    if isinstance(beneath, MemoryStorage):
+        return MemoryRuns(beneath)
+    if isinstance(beneath, PostgresStorage):
+        return PostgresRuns(beneath.pool)
+    raise SettingsError("connect_flows: this L3 needs its side of run contexts: runs=...")
 
 
 def _relay_over(storage: Storage, cache: SharedCache) -> tuple[MemoryFeed, MemoryCache] | None:

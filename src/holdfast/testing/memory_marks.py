@@ -1,4 +1,4 @@
-"""What L3 in memory has committed of journals: their records, and the writes that were given up."""
+"""What L3 in memory has committed beside rows: journals, writes that were given up, ids of erased history."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from holdfast.keys import Key
 from holdfast.protocols import DeadWrite, JournalRecord, Letter
 from holdfast.seq_set import SeqSet
 
@@ -19,11 +20,13 @@ class Marks(NamedTuple):
         journals: by name, the oldest first.
         letters: the oldest first.
         drawn: the newest number of a letter.
+        erased: documents of history that are no more, whose ids stay taken.
     """
 
     journals: Mapping[str, JournalRecord] = MappingProxyType({})
     letters: tuple[DeadWrite, ...] = ()
     drawn: int = 0
+    erased: frozenset[Key] = frozenset()
 
     def entered(self, record: JournalRecord) -> Marks:
         """With a journal's record in place of the one that was, or as the newest."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -189,7 +189,7 @@ class MemoryTransaction:
         """
         inserted = 0 if expected else self._log.draw()
         held = await self.lock(key)
-        if key.kind in self._rules.append_only and (held is not None or expected):
+        if key.kind in self._rules.append_only and (held is not None or expected or key in self._log.marks.erased):
             raise AppendOnly(f"{key}: documents of kind {key.kind} are history and cannot be changed")
         _expect(key, expected, held)
         if self._rules.refuses(key, body):
@@ -230,6 +230,18 @@ class MemoryTransaction:
             self._rows[key] = None
             self._tell(key, version, ChangeOperation.DELETE)
         return version, held is not None
+
+    def erase(self, keys: Iterable[Key]) -> list[Key]:
+        """Delete documents of history, but for those that another transaction has locked; their ids stay taken."""
+        self._check_open()
+        if self.xid is None:
+            self.xid = self._log.start()
+        erased = [key for key in keys if self._locks.try_take(key, self)]
+        for key in erased:
+            self._rows[key] = None
+            self._tell(key, self._log.draw(), ChangeOperation.DELETE)
+        self._notes.append(lambda marks: marks._replace(erased=marks.erased.union(erased)))
+        return erased
 
     def clear(self, kind: str) -> int:
         """Delete all rows of a kind, history too, as one change of the whole kind; returns the number drawn.

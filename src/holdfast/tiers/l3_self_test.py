@@ -1,8 +1,8 @@
 """Which kinds may be cached: those whose tables prove that they tell of their changes.
 
 Each table, and each partition, takes an insert, an update and a delete in a transaction that is rolled back, and the
-outbox must tell them. What cannot be tried without harm, such as TRUNCATE, or without a right to it, or because a
-constraint of the user's refuses the trial row, is judged by the catalog alone.
+outbox must tell them; of history, an insert and an erasure. What cannot be tried without harm, such as TRUNCATE, or
+without a right to it, or because a constraint of the user's refuses the trial row, is judged by the catalog alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ WITH bounds AS (
 SELECT name, coalesce(moment, (SELECT min(moment) FROM moments), now())::text AS moment,
        has_table_privilege(relation, 'INSERT') AS inserts,
        has_table_privilege(relation, 'UPDATE') AS updates,
-       has_table_privilege(relation, 'DELETE') AS deletes
+       has_table_privilege(relation, 'DELETE') AS deletes,
+       has_function_privilege('holdfast.erase_history(text, text[])', 'EXECUTE') AS erases
 FROM moments WHERE NOT parted OR EXISTS (SELECT FROM moments WHERE moment IS NOT NULL)"""  # noqa: S608 - constants
 
 _TOLD: Final = """
@@ -117,11 +118,17 @@ def _trials(kind: Kind[Any], relation: asyncpg.Record, identifier: str) -> dict[
         "u": f"UPDATE {name} SET document = '{{}}' WHERE id = '{identifier}'",  # noqa: S608
         "d": f"DELETE FROM {name} WHERE id = '{identifier}'",  # noqa: S608
     }
+    if kind.append_only:
+        trials["d"] = f"SELECT holdfast.erase_history({_literal(kind.table)}, ARRAY['{identifier}'])"
     if kind.append_only or not relation["updates"]:
         del trials["u"]
-    if kind.append_only or not relation["deletes"]:
+    if not relation["erases" if kind.append_only else "deletes"]:
         del trials["d"]
     return trials if relation["inserts"] else {}
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _words(operations: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from holdfast.collection import Collection
 from holdfast.flows import Flows
 from holdfast.kinds import BUILT_IN, Kind
 from holdfast.protocols import Change, Isolation
-from holdfast.testing import JournalHub, MemoryFeed, MemoryJournalBase, MemoryStorage
+from holdfast.testing import JournalHub, MemoryFeed, MemoryJournalBase, MemoryRuns, MemoryStorage
 from holdfast.testing.door import connect_flows
 from holdfast.testing.simulated_process import SimulatedProcess, begun_outside, outside
 from holdfast.testing.simulation import World
@@ -199,6 +199,7 @@ class Server:
             feed=self.feed,
             journals=self.base,
             streams=self.streams,
+            runs=MemoryRuns(self._scene.l3),
             clock=self._scene.world,
             settings=SETTINGS,
             seed=self._scene.world.random.getrandbits(32),
