@@ -38,8 +38,8 @@ class Unreadable(enum.Enum):
 
 UNREADABLE: Final = Unreadable.UNREADABLE
 Found: TypeAlias = bytes | RunContextSnapshot | Literal[Unreadable.UNREADABLE]
-"""A row's JSON as it is stored, or a document that was read from it. The former is surer: a flipped bit in the number of
-the schema does not pass for a newer version."""
+"""A row's JSON as it is stored, or a document that was read from it. The former is surer: there a flipped bit in the
+number of the schema does not pass for a newer version."""
 
 
 class Loss(msgspec.Struct, frozen=True):
