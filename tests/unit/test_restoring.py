@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fix_runs import NOON, RUN_ID, KeptRun, changes, in_order, restored
+from fix_runs import NOON, RUN_ID, KeptRun, changes, in_order, restored, stored_bytes
 from holdfast.documents import ContextChange, ContextVariable, RunContextSnapshot, StepRecord
 from holdfast.errors import ContextCorrupt
 from holdfast.run_context import restoring as rules
@@ -50,10 +50,10 @@ def flipped(snapshot: Found) -> Found:
     return msgspec.structs.replace(snapshot, routine_id="other")
 
 
-DAMAGES = ("missing", "unreadable", "changed", "swapped")
+DAMAGES = ("missing", "unreadable", "changed", "swapped", "flipped bit")
 
 
-def damage(kept: KeptRun, identifier: str, how: str) -> None:
+def damage(kept: KeptRun, identifier: str, how: str, place: int = 0) -> None:
     """Spoil a row."""
     snapshot = kept.rows[identifier]
     match how:
@@ -66,6 +66,11 @@ def damage(kept: KeptRun, identifier: str, how: str) -> None:
         case "swapped":
             assert isinstance(snapshot, RunContextSnapshot)
             kept.rows[identifier] = sealed(msgspec.structs.replace(snapshot, sequence=snapshot.sequence + 1))
+        case "flipped bit":
+            assert isinstance(snapshot, RunContextSnapshot)
+            body = bytearray(stored_bytes(snapshot))
+            body[body.index(b'"routineId"') + 12 + place % 8] ^= 1
+            kept.rows[identifier] = bytes(body)
 
 
 def model(kept: KeptRun, bad: set[str]) -> int:
@@ -87,7 +92,7 @@ def test_the_longest_intact_prefix_and_its_exact_loss(several: list[ContextChang
             kept.add_base()
     bad = set(data.draw(st.lists(st.sampled_from(sorted(kept.rows)), unique=True)))
     for identifier in bad:
-        damage(kept, identifier, data.draw(st.sampled_from(DAMAGES)))
+        damage(kept, identifier, data.draw(st.sampled_from(DAMAGES)), data.draw(st.integers(0, 7)))
     number = model(kept, bad)
     if number < 0:
         with pytest.raises(ContextCorrupt):
@@ -124,6 +129,17 @@ def assert_exact(lost: Loss, kept: KeptRun, bad: set[str], number: int) -> None:
     begin = next((state.at for state in reversed(kept.states[: number + 1]) if state.at is not None), None)
     assert begin is not None
     assert lost.seconds == max((ends[-1] - begin).total_seconds(), 0.0)
+
+
+def test_rows_are_read_as_they_are_stored() -> None:
+    """Bytes give what documents give."""
+    kept = kept_run(5, bases=(3,))
+    bodies: dict[str, Found] = {
+        identifier: stored_bytes(found)
+        for identifier, found in kept.rows.items()
+        if isinstance(found, RunContextSnapshot)
+    }
+    assert restored(kept.run, bodies, kept.bases) == kept.restored()
 
 
 def test_nothing_is_lost_of_what_is_intact() -> None:

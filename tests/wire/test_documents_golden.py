@@ -49,6 +49,7 @@ from holdfast.documents import (
     decode,
     encode,
 )
+from holdfast.run_context.snapshots import is_intact, sealed
 
 NOON = dt.datetime(2025, 6, 5, 12, 0, tzinfo=dt.UTC)
 
@@ -412,3 +413,9 @@ def test_a_snapshot_of_schema_1_is_a_base() -> None:
     snapshot = decode(RunContextSnapshot, SCHEMA_1["run_snapshot"].encode())
     assert (snapshot.is_base, snapshot.sequence, snapshot.sha256) == (True, 3, "")
     assert (snapshot.variables["budget"].value, snapshot.step_history[0]) == (Decimal("99.90"), STEP)
+
+
+def test_the_checksum_of_a_snapshot() -> None:
+    """What it is taken over must not change either: else all snapshots that are stored count as damaged."""
+    assert sealed(SNAPSHOT).sha256 == "96e7e8ebb6962341cc2fb707c36d620acf0083e5cad6d7a880952d46f0a131d4"
+    assert is_intact(sealed(SNAPSHOT))

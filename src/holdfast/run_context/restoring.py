@@ -21,6 +21,7 @@ from holdfast.run_context.snapshots import (
     is_intact,
     is_same,
     snapshot_id,
+    snapshot_in,
     state_of,
     summary_of,
 )
@@ -30,16 +31,15 @@ IDS_MAX: Final = 200
 
 
 class Unreadable(enum.Enum):
-    """Its one member stands for a row that is there and is no snapshot (`CorruptDocument`).
-
-    One of a newer schema is none of these: it is not corrupt, and whoever reads lets `SchemaTooNew` pass.
-    """
+    """Its one member stands for a row that is there and is no snapshot (`CorruptDocument`)."""
 
     UNREADABLE = "unreadable"
 
 
 UNREADABLE: Final = Unreadable.UNREADABLE
-Found: TypeAlias = RunContextSnapshot | Literal[Unreadable.UNREADABLE]
+Found: TypeAlias = bytes | RunContextSnapshot | Literal[Unreadable.UNREADABLE]
+"""A row's JSON as it is stored, or a document that was read from it. The former is surer: there a flipped bit in the
+number of the schema does not pass for a newer version."""
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -99,6 +99,7 @@ def restoring(run_id: str, run: Run, bases: Iterable[int], *, at: int | None = N
 
     Raises:
         ContextCorrupt: no base verifies.
+        SchemaTooNew: an intact snapshot is by a newer version of this program.
     """
     end = run.sequence if at is None else min(at, run.sequence)
     walk = _Walk(run_id, run, end, with_tail=at is None)
@@ -109,6 +110,12 @@ def restoring(run_id: str, run: Run, bases: Iterable[int], *, at: int | None = N
         if base is not None:
             return (yield from walk.onward(base))
     raise ContextCorrupt(run_id, tuple(walk.damaged))
+
+
+def _intact(found: Found | None) -> RunContextSnapshot | None:
+    if isinstance(found, bytes):
+        return snapshot_in(found)
+    return found if isinstance(found, RunContextSnapshot) and is_intact(found) else None
 
 
 class _Walk:
@@ -133,10 +140,10 @@ class _Walk:
 
     def good(self, identifier: str, number: int, *, is_base: bool = False) -> RunContextSnapshot | None:
         """The snapshot of this id, if it is intact and in its own place; otherwise it is noted as damaged."""
-        snapshot = self.found.get(identifier)
-        if isinstance(snapshot, RunContextSnapshot):
+        snapshot = _intact(self.found.get(identifier))
+        if snapshot is not None:
             place = (snapshot.run_id, snapshot.sequence, snapshot.is_base)
-            if place == (self.run_id, number, is_base) and is_intact(snapshot) and self._is_newest(snapshot):
+            if place == (self.run_id, number, is_base) and self._is_newest(snapshot):
                 return snapshot
         self.damaged[identifier] = None
         return None

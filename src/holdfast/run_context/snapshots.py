@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
-from holdfast.documents import ContextChange, Limits, Run, RunContextSnapshot, SnapshotSummary, encode
+from holdfast.documents import ContextChange, Limits, Run, RunContextSnapshot, SnapshotSummary, decode, encode
 from holdfast.documents.frozen import EMPTY_LIST, seal_dict, seal_list
-from holdfast.errors import InvalidDocument
+from holdfast.errors import CorruptDocument, InvalidDocument
 from holdfast.run_context.changes import ContextState, combined, ends_in
 
 BASE_AFTER_DELTAS: Final = 50
@@ -169,9 +169,27 @@ def is_same(one: SnapshotSummary | None, other: SnapshotSummary | None) -> bool:
 
 def checksum_of(body: bytes) -> str:
     """The checksum of a snapshot's JSON, in hexadecimal digits."""
-    stored: dict[str, Any] = msgspec.json.decode(body)
-    stored.pop("sha256", None)
-    return hashlib.sha256(msgspec.json.encode(stored, order="sorted")).hexdigest()
+    return _checksum(msgspec.json.decode(body))
+
+
+def _checksum(stored: dict[str, Any]) -> str:
+    told = {name: value for name, value in stored.items() if name != "sha256"}
+    return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
+
+
+def snapshot_in(body: bytes) -> RunContextSnapshot | None:
+    """The snapshot that stored bytes hold; None: they are not what was sealed.
+
+    Raises:
+        SchemaTooNew: they are, by a newer version of this program.
+    """
+    try:
+        stored = msgspec.json.decode(body)
+        if not isinstance(stored, dict) or stored.get("sha256") != _checksum(stored):
+            return None
+        return decode(RunContextSnapshot, body)
+    except (CorruptDocument, ValueError, RecursionError):  # no JSON, no UTF-8, too deep: whatever damage makes
+        return None
 
 
 def sealed(snapshot: RunContextSnapshot) -> RunContextSnapshot:
