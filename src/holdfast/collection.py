@@ -111,7 +111,7 @@ class Collection(Generic[D]):
                 raise
             if held is not None:
                 return held
-        resolved = await self._reader.read(self._key(identifier), Consistency(consistency), max_stale)
+        resolved = await self._reader.read(self.key(identifier), Consistency(consistency), max_stale)
         return None if resolved.value is MISSING else cast("D", resolved.value)
 
     async def entry(
@@ -121,7 +121,7 @@ class Collection(Generic[D]):
 
         Arguments and errors are those of `get`.
         """
-        key = self._key(identifier)
+        key = self.key(identifier)
         if consistency is _BOUNDED:
             self.peek(identifier)  # counts, and renews its place in the LRU order
         resolved = await self._reader.read(key, Consistency(consistency), max_stale)
@@ -182,7 +182,7 @@ class Collection(Generic[D]):
         if Durability(durability) is not Durability.COMMITTED:
             if expected_version is not None:
                 raise InvalidOperation("", f"{write.key}: only L3 knows versions: expected_version takes COMMITTED")
-            return await self._accept(write.key, (Set(document),), None, Durability(durability))
+            return await self.accept(write.key, (Set(document),), None, Durability(durability))
         await self._settle([write.key])
         versions = await self._writer.save(self.kind, [(write, document)])
         return Receipt(versions[write.key])
@@ -211,12 +211,12 @@ class Collection(Generic[D]):
                 whoever repeats a patch after that may do it twice. So may who was cancelled: what was accepted is
                 decided all the same.
         """
-        key = self._key(identifier)
+        key = self.key(identifier)
         level = self.kind.durability if durability is None else Durability(durability)
         if default is not None:
             (begun,) = checked(self.kind.document, [Set(default)], self._writer.limits)
             default = cast("D", cast("Set", begun).value)  # as it will be read back
-        return await self._accept(key, operations, default, level)
+        return await self.accept(key, operations, default, level)
 
     async def put_many(self, documents: Mapping[str, D]) -> dict[str, Receipt]:
         """Store documents, all or none, in one transaction. Raises like `put`."""
@@ -262,7 +262,7 @@ class Collection(Generic[D]):
             InvalidDocument: `change` returned what cannot be stored, or no document. And whatever `change`
                 raises.
         """
-        key = self._key(identifier)
+        key = self.key(identifier)
         # Writers of this process take turns; only those of other processes can still make an attempt fail.
         async with self.turns.turn(key):
             return await self._update(key, change, default)
@@ -275,7 +275,7 @@ class Collection(Generic[D]):
             AppendOnly: the kind keeps its documents.
             OutcomeUnknown, TierError: as `put`.
         """
-        key = self._key(identifier)
+        key = self.key(identifier)
         expected = checked_version(key, expected_version)
         await self._settle([key])
         return await self._writer.delete(key, expected)
@@ -285,7 +285,7 @@ class Collection(Generic[D]):
 
         Arguments and errors are those of `Invalidator.invalidate`.
         """
-        return await self.invalidator.void(Target.of(self._key(identifier)), reason, actor)
+        return await self.invalidator.void(Target.of(self.key(identifier)), reason, actor)
 
     async def scan(self, *, after: str | None = None) -> AsyncIterator[tuple[str, D]]:
         """Every document, from L3, in the byte order of ids; pages of 200, each from a snapshot of its own.
@@ -324,7 +324,7 @@ class Collection(Generic[D]):
         self._resolver.check_open()
         return self.watching.open(Key(self.kind.name, "" if identifier is None else check_id(identifier)), after)
 
-    async def _accept(
+    async def accept(
         self, key: Key, operations: Sequence[Operation], default: D | None, durability: Durability, owner: int = 0
     ) -> Receipt:
         """Take a patch in; `owner`: see `WriteBehind.patch`."""
@@ -356,7 +356,7 @@ class Collection(Generic[D]):
             await self._before_write(keys)
         await self.write_behind.settle(keys)
 
-    def _key(self, identifier: str) -> Key:
+    def key(self, identifier: str) -> Key:
         return Key(self.kind.name, check_id(identifier))
 
     def _write(self, identifier: str, document: D, expected: int | None) -> Write:

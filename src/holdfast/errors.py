@@ -180,6 +180,10 @@ class LimitExceeded(HoldfastError):
         super().__init__(f"run {run_id}: {value} {limit} would be over the limit of {allowed}; setting {setting}")
 
 
+class RunOver(HoldfastError):
+    """The run has ended, or was paused: nothing can be written to it any more; `resume` or `fork` it."""
+
+
 class ContextCorrupt(HoldfastError):
     """No base of a run's context can be read any more: it cannot be restored, and is never taken to be empty.
 

@@ -22,6 +22,8 @@ BASE_AFTER_DELTAS: Final = 50
 BASE_AFTER_BYTES_RATIO: Final = 2
 """The deltas must have so many times the bytes of the base: so bases at most add half to what deltas write."""
 
+_BASE: Final = ".base"
+
 UNLIMITED: Final = Limits(bytes_max=1 << 40, depth_max=128)
 """Of what is looked at here; whoever stores it has limits of his own."""
 
@@ -33,7 +35,13 @@ def snapshot_id(run_id: str, sequence: int) -> str:
 
 def base_id(run_id: str, sequence: int) -> str:
     """The id of a base."""
-    return f"{snapshot_id(run_id, sequence)}.base"
+    return f"{snapshot_id(run_id, sequence)}{_BASE}"
+
+
+def base_number(identifier: str) -> int | None:
+    """The number of the base that an id is of; None: it is of a delta."""
+    number = identifier.removesuffix(_BASE).rpartition("/")[2]
+    return int(number) if identifier.endswith(_BASE) and number.isascii() and number.isdigit() else None
 
 
 def id_of(snapshot: RunContextSnapshot) -> str:

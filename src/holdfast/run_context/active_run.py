@@ -1,0 +1,253 @@
+"""A run that this server owns: its steps, and how what they change comes to be kept.
+
+Who owns what: the context belongs to the run's code and changes between its awaits; each write takes what changed since
+the one before, and they follow one another, so the changes of a run are stored in the order they were made. A caller
+that is cancelled ceases to wait; the write goes on, and what could not be stored goes back into the context.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+from holdfast.documents import FreeValue, Run, RunStatus, StepStatus
+from holdfast.entry import Durability, Receipt
+from holdfast.errors import HoldfastError, NotOwner, Refused, RunOver, Undecided
+from holdfast.run_context.announcements import Announcements
+from holdfast.run_context.basing import BaseWriter
+from holdfast.run_context.changes import ContextState
+from holdfast.run_context.context import RunContext
+from holdfast.run_context.ground import Ground
+from holdfast.run_context.restoring import NOTHING_LOST, Loss
+from holdfast.run_context.snapshots import snapshot_id
+from holdfast.write_behind.deciding import RefusalReason
+from holdfast.write_behind.operations import Append, Operation, Set
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger("holdfast")
+
+ERROR_CHARACTERS_MAX: Final = 2_000
+
+
+class Step:
+    """A step under way.
+
+    Attributes:
+        result: what it gives; kept in its record.
+    """
+
+    def __init__(self, step_id: str) -> None:
+        self.step_id = step_id
+        self.result: FreeValue = None
+
+
+class ActiveRun:
+    """A run under way; `Runs.begin` and `Runs.resume` give it.
+
+    Attributes:
+        id: of the run.
+        context: what it knows; writing to it is kept by the end of each step, `save` or `checkpoint`.
+        epoch: under which this server owns it.
+        critical: each end of a step is a snapshot.
+        lost: what was lost when it was resumed.
+        is_over: it has ended, was paused or let go of: nothing is written any more.
+    """
+
+    def __init__(self, ground: Ground, context: RunContext, run: Run, *, lost: Loss = NOTHING_LOST) -> None:
+        self.id = context.run_id
+        self.context = context
+        self.epoch = run.epoch
+        self.critical = run.critical
+        self.swarm_id = run.swarm_id
+        self.lost = lost
+        self.is_over = False
+        self._ground = ground
+        self._journal = run.journal
+        self._turn = asyncio.Lock()
+        self._writes: set[asyncio.Task[Any]] = set()
+        self._bases = BaseWriter(ground, self.id, run)
+        self._announcements = Announcements(ground.bus)
+
+    @contextlib.asynccontextmanager
+    async def step(self, step_id: str) -> AsyncIterator[Step]:
+        """``async with run.step("search") as step:``; its record is kept when it ends, however it does.
+
+        A step of a critical run is in a snapshot before this returns; that of another run has survived as much as the
+        kind `run` asks of a patch.
+
+        Raises:
+            NotOwner: another server has taken the run over.
+            RunOver: the run is over.
+            Undecided, TierError: it could not be kept yet; the context has it still.
+        """
+        self._check_under_way()
+        self.context.begin_step(step_id)
+        step = Step(step_id)
+        try:
+            yield step
+        except asyncio.CancelledError:
+            self.context.end_step(step_id, StepStatus.CANCELLED)
+            raise
+        except Exception as fault:
+            self.context.end_step(step_id, StepStatus.FAILED, error=in_words(fault))
+            await self._keep_step()
+            raise
+        self.context.end_step(step_id, result=step.result)
+        await self._keep_step()
+
+    async def save(self, durability: Durability | None = None) -> Receipt | None:
+        """Keep what changed in the context since it was kept last; None: nothing did.
+
+        Args:
+            durability: what it is to have survived; None: what the kind `run` says.
+
+        Raises:
+            NotOwner, RunOver, Undecided, TierError: as `step`.
+            Refused: it was decided otherwise; the context has it still.
+        """
+        return await self._going_on(self._save(durability or self._ground.runs.kind.durability))
+
+    async def checkpoint(self) -> int:
+        """Keep all of the context in snapshots, and return the number of the last; raises as `save`.
+
+        It costs what changed since the last one, however large the context is.
+        """
+        return await self._going_on(self._checkpoint())
+
+    async def pause(self) -> None:
+        """Keep all, and let go of the run: whoever wants to goes on with `Runs.resume`; raises as `save`."""
+        await self._end(RunStatus.PAUSED, None)
+
+    async def complete(self) -> None:
+        """End it well, in all tiers when this returns; raises as `save`."""
+        await self._end(RunStatus.COMPLETED, None)
+
+    async def fail(self, error: str) -> None:
+        """End it for a fault; raises as `save`."""
+        await self._end(RunStatus.FAILED, error[:ERROR_CHARACTERS_MAX])
+
+    async def cancel(self) -> None:
+        """End it because it is no longer wanted; raises as `save`."""
+        await self._end(RunStatus.CANCELLED, None)
+
+    async def release(self) -> None:
+        """Keep what changed, and let other servers find the run as one that nobody runs; raises as `save`."""
+        await self._going_on(self._release())
+
+    async def _keep_step(self) -> None:
+        if self.critical:
+            await self.checkpoint()
+        else:
+            await self.save()
+
+    def _check_under_way(self) -> None:
+        if self.is_over:
+            raise RunOver(f"run {self.id} is {self.context.status}, or was let go of here: nothing more can be written")
+
+    async def _going_on(self, write: Coroutine[Any, Any, Result]) -> Result:
+        """Wait for a write that goes on if the caller is cancelled."""
+        task = asyncio.get_running_loop().create_task(write)
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        return await asyncio.shield(task)
+
+    async def _save(self, durability: Durability) -> Receipt | None:
+        async with self._turn:
+            return await self._write(durability)
+
+    async def _checkpoint(self) -> int:
+        async with self._turn:
+            run, _ = await self._snapshot(())
+        self._announcements.checkpoint(self.id, run, snapshot_id(self.id, run.sequence))
+        return run.sequence
+
+    async def _end(self, status: RunStatus, error: str | None) -> None:
+        await self._going_on(self._ended(status, error))
+
+    async def _ended(self, status: RunStatus, error: str | None) -> None:
+        async with self._turn:
+            before, self.context.status = self.context.status, status.value
+            ends: list[Operation] = [Set("status", status.value)]
+            if status is RunStatus.PAUSED:
+                ends += [Set("owner", None), Set("journal", None)]
+            else:
+                ends.append(Set("ended_at", self._ground.hybrid.now().as_datetime()))
+            if error is not None:
+                ends.append(Set("error", error))
+            try:
+                await self._snapshot(ends)
+            except BaseException:
+                self.context.status = before
+                raise
+            self.is_over = True
+            await self._bases.stop()
+
+    async def _release(self) -> None:
+        async with self._turn:
+            await self._write(Durability.COMMITTED, also=[Set("owner", None), Set("journal", None)])
+            self.is_over = True
+            await self._bases.stop()
+
+    async def _snapshot(self, also: Sequence[Operation]) -> tuple[Run, ContextState | None]:
+        """Write what changed, and have all of it made a snapshot; the row as it is then."""
+        state: ContextState | None = None
+
+        def taken() -> None:
+            nonlocal state
+            if self._bases.is_near():
+                state = self.context.state  # before anything else can change it: it is of this snapshot
+
+        await self._write(Durability.COMMITTED, snapshot=True, also=also, taken=taken)
+        run = await self._ground.runs.get(self.id)
+        if run is None:
+            raise RunOver(f"run {self.id} was deleted")
+        self._bases.note(run, state)
+        return run, state
+
+    async def _write(
+        self,
+        durability: Durability,
+        *,
+        snapshot: bool = False,
+        also: Sequence[Operation] = (),
+        taken: Any = lambda: None,
+    ) -> Receipt | None:
+        self._check_under_way()
+        journal = await self._ground.journal()
+        change = self.context.take_changes(snapshot=snapshot)
+        taken()
+        operations = [*also] if change is None else [Append("changes", change), *also]
+        if not operations:
+            return None
+        if journal != self._journal and not any(each.place.path == ("journal",) for each in also):
+            operations.append(Set("journal", journal))  # the one before was taken over; the run was not
+        try:
+            receipt = await self._ground.runs.accept(
+                self._ground.runs.key(self.id), operations, None, durability, self.epoch
+            )
+        except (Undecided, NotOwner):
+            raise
+        except Refused as refused:
+            if refused.reason == RefusalReason.NOT_OWNER.value:
+                self.is_over = True
+                raise NotOwner(f"run {self.id}: {refused}") from refused
+            self._put_back(change)
+            raise
+        except HoldfastError:
+            self._put_back(change)
+            raise
+        self._journal = journal
+        return receipt
+
+    def _put_back(self, change: Any) -> None:
+        if change is not None:
+            self.context.put_back(change)
+
+
+def in_words(fault: BaseException) -> str:
+    """An error, for a record."""
+    return f"{type(fault).__name__}: {fault}"[:ERROR_CHARACTERS_MAX]

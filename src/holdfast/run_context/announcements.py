@@ -1,0 +1,75 @@
+"""What others are told of a run's context, as events without promise (the seed's topics `routine/state/...`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from holdfast.documents import Run
+from holdfast.errors import HoldfastError
+from holdfast.invalidation.bus import EventBus
+from holdfast.run_context.restoring import Restored
+
+logger = logging.getLogger("holdfast")
+
+CHECKPOINT: Final = "routine/state/checkpoint"
+RESTORED: Final = "routine/state/restored"
+MIGRATED: Final = "routine/state/migrated"
+CORRUPTED: Final = "routine/state/corrupted"
+RECOVERED: Final = "routine/state/recovered"
+
+
+class Announcements:
+    """Publishes them in the background: no run waits for an event, nor fails by one."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def checkpoint(self, run_id: str, run: Run, checkpoint_id: str) -> None:
+        """The context up to here is in a snapshot."""
+        self._tell(CHECKPOINT, run_id, run, checkpointId=checkpoint_id, sequence=run.sequence, state=run.status)
+
+    def resumed(self, run_id: str, run: Run, restored: Restored, before: Run, seconds: float) -> None:
+        """A run goes on from what its snapshots hold, perhaps on another server.
+
+        Args:
+            run: as it is now, and `before`: as it was.
+            seconds: that taking it over took.
+        """
+        lost = restored.lost
+        if restored.damaged:
+            self._tell(
+                CORRUPTED,
+                run_id,
+                run,
+                checkpointIds=list(restored.damaged[:100]),
+                corruptionType="checksum",
+                severity="critical" if lost else "error",
+                recoverable=True,
+            )
+            self._tell(
+                RECOVERED,
+                run_id,
+                run,
+                corruptedCheckpointId=restored.damaged[0],
+                recoveredFromSequence=restored.sequence,
+                dataLoss={"steps": lost.steps, "variables": list(lost.variables[:100]), "seconds": lost.seconds},
+            )
+        self._tell(RESTORED, run_id, run, sequence=restored.sequence, restoredState=run.status, timeLost=lost.seconds)
+        if before.owner != run.owner:
+            self._tell(MIGRATED, run_id, run, fromExecutor=before.owner, toExecutor=run.owner, migrationTime=seconds)
+
+    def _tell(self, topic: str, run_id: str, run: Run, **facts: Any) -> None:
+        task = asyncio.get_running_loop().create_task(
+            self._publish(topic, {"routineId": run.routine_id, "runId": run_id, **facts})
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _publish(self, topic: str, data: dict[str, Any]) -> None:
+        try:
+            await self._bus.publish(topic, data)
+        except HoldfastError as fault:
+            logger.warning("%s of run %s could not be told: %s", topic, data["runId"], fault)

@@ -1,0 +1,92 @@
+"""Contexts of runs as any server reads them: the row through the caches, and what its snapshots hold, kept in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final, NamedTuple
+
+import msgspec
+
+from holdfast.documents import Run, SnapshotSummary
+from holdfast.documents.frozen import EMPTY_LIST
+from holdfast.entry import Consistency
+from holdfast.run_context.changes import ContextState, Draft
+from holdfast.run_context.ground import Ground
+from holdfast.run_context.loading import SnapshotLoader
+from holdfast.run_context.restoring import NOTHING_LOST, Loss
+
+CONTEXTS_MAX: Final = 500
+"""Kept in memory; those read longest ago make room."""
+
+
+class RunView(NamedTuple):
+    """A run as it was read.
+
+    Attributes:
+        run: its row.
+        state: its context: inputs, variables, intermediate results, exports, steps.
+        lost: what damaged snapshots have taken from it; false: nothing.
+    """
+
+    id: str
+    run: Run
+    state: ContextState
+    lost: Loss
+
+
+class _Held(NamedTuple):
+    view: RunView
+    below: ContextState
+    """What the snapshots hold, without what is in the row."""
+
+
+class Contexts:
+    """Reads them; one per server."""
+
+    def __init__(self, ground: Ground, loader: SnapshotLoader) -> None:
+        self._ground = ground
+        self._loader = loader
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+
+    async def view(self, run_id: str, consistency: Consistency = Consistency.BOUNDED) -> RunView | None:
+        """A run with its context; None: there is no such run.
+
+        A run whose row L1 holds, and that did not change, is answered from memory.
+
+        Raises:
+            ContextCorrupt: no base of it verifies.
+            TierError: it could not be read.
+        """
+        run = await self._ground.runs.get(run_id, consistency=consistency)
+        if run is None:
+            self._held.pop(run_id, None)
+            return None
+        held = self._held.get(run_id)
+        if held is None or held.view.run is not run:
+            held = await self._read(run_id, run, held)
+            self._held[run_id] = held
+            if len(self._held) > CONTEXTS_MAX:
+                self._held.popitem(last=False)
+        self._held.move_to_end(run_id)
+        return held.view
+
+    async def _read(self, run_id: str, run: Run, held: _Held | None) -> _Held:
+        if held is not None and not held.view.lost and _newest(held.view.run) == _newest(run):
+            below = held.below
+        else:
+            restored = await self._loader.restored(run_id, msgspec.structs.replace(run, changes=EMPTY_LIST))
+            if restored.lost:  # what the row has in it builds on what is lost
+                restored = await self._loader.restored(run_id, run)
+                return _Held(RunView(run_id, run, restored.state, restored.lost), restored.state)
+            below = restored.state
+        draft = Draft(below)
+        for change in run.changes:
+            draft.apply(change)
+        draft.status = run.status
+        return _Held(RunView(run_id, run, draft.state(), NOTHING_LOST), below)
+
+
+def _newest(run: Run) -> tuple[int, str] | None:
+    """What tells which snapshots a run has; a number alone may come again, after a restore of L3."""
+    newest: SnapshotSummary | None = run.newest
+    return None if newest is None else (newest.sequence, newest.sha256)

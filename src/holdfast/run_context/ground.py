@@ -1,0 +1,65 @@
+"""What everything that acts on runs stands on: one server's collections, tiers and clock."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from holdfast.clock import Clock
+from holdfast.collection import Collection
+from holdfast.documents import Run, RunContextSnapshot
+from holdfast.invalidation.bus import EventBus
+from holdfast.kinds import RUN, RUN_SNAPSHOT
+from holdfast.protocols import JournalBase, RunIndex, Storage
+from holdfast.run_context.hybrid_clock import HybridClock
+from holdfast.run_context.limits import RunLimits
+from holdfast.transactions import Transactions
+from holdfast.write_behind.handing_over import HandingOver
+from holdfast.write_behind.lives import Lives
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """One server, as runs see it.
+
+    Attributes:
+        index: finds runs and their snapshots in L3.
+        handing_over: decides what the owner before has written.
+        lives: of this server's journal.
+        hybrid: the clock of variables.
+        server: this one, in words, as its journals are entered.
+        deltas_per_base: at least, behind one base.
+        takeover_seconds: a server whose beat is older is dead.
+    """
+
+    collections: dict[str, Collection[Any]]
+    transactions: Transactions
+    l3: Storage
+    index: RunIndex
+    journals: JournalBase
+    handing_over: HandingOver
+    lives: Lives
+    bus: EventBus
+    clock: Clock
+    hybrid: HybridClock
+    new_id: Callable[[], str]
+    sleep: Callable[[float], Awaitable[object]]
+    server: str
+    limits: RunLimits
+    deltas_per_base: int
+    takeover_seconds: float
+
+    @property
+    def runs(self) -> Collection[Run]:
+        """The rows of runs."""
+        return self.collections[RUN.name]
+
+    @property
+    def snapshots(self) -> Collection[RunContextSnapshot]:
+        """Their snapshots."""
+        return self.collections[RUN_SNAPSHOT.name]
+
+    async def journal(self) -> str:
+        """The name of the journal that this server writes now."""
+        return (await self.lives.living()).name

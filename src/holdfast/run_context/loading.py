@@ -1,0 +1,63 @@
+"""Restoring contexts from their snapshots in L3, past those that are damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holdfast.documents import Run
+from holdfast.errors import ContextCorrupt
+from holdfast.keys import Key
+from holdfast.kinds import RUN_SNAPSHOT
+from holdfast.protocols import LISTED_MAX, ListedSnapshot, RunIndex, Storage
+from holdfast.run_context.restoring import Found, Restored, restoring
+from holdfast.run_context.snapshots import base_number
+
+
+class SnapshotLoader:
+    """Reads snapshots as they are in L3: caches hold decoded ones, and a checksum is of what was stored."""
+
+    def __init__(self, l3: Storage, index: RunIndex) -> None:
+        self._l3 = l3
+        self._index = index
+
+    async def restored(self, run_id: str, run: Run, *, at: int | None = None) -> Restored:
+        """The context of a run.
+
+        Args:
+            at: as of this snapshot, without what the row has in it; None: as it is now.
+
+        Raises:
+            ContextCorrupt: no base verifies.
+            SchemaTooNew: a newer version of this program has written a snapshot.
+            TierError: L3 cannot tell.
+        """
+        if at is None:
+            try:  # as a rule the newest base that the row knows is good
+                return await self._walked(run_id, run, [run.base], None)
+            except ContextCorrupt:
+                pass
+        bases = [number for each in await self.listed(run_id) if (number := base_number(each.id)) is not None]
+        return await self._walked(run_id, run, bases, at)
+
+    async def listed(self, run_id: str) -> list[ListedSnapshot]:
+        """All snapshots of a run, without their bodies."""
+        listed: list[ListedSnapshot] = []
+        while page := await self._index.snapshots(run_id, after=listed[-1].id if listed else None, limit=LISTED_MAX):
+            listed += page
+        return listed
+
+    async def _walked(self, run_id: str, run: Run, bases: Sequence[int], at: int | None) -> Restored:
+        walk = restoring(run_id, run, bases, at=at)
+        wanted = next(walk)
+        while True:
+            found = await self._found(wanted)
+            try:
+                wanted = walk.send(found)
+            except StopIteration as end:
+                restored: Restored = end.value
+                return restored
+
+    async def _found(self, identifiers: Sequence[str]) -> dict[str, Found]:
+        keys = [Key(RUN_SNAPSHOT.name, identifier) for identifier in identifiers]
+        loaded = await self._l3.load(keys)
+        return {key.id: row.body for key, row in loaded.rows.items()}

@@ -1,0 +1,145 @@
+"""Taking a run over: what its owner before has written is decided first, then nothing of it any more (rule S3)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import msgspec
+
+from holdfast.documents import Run, RunStatus
+from holdfast.entry import Consistency
+from holdfast.errors import HoldfastError, NotFound, NotOwner, RunOver, TierUnavailable
+from holdfast.kinds import RUN, RUN_SNAPSHOT
+from holdfast.protocols import ENDED, Isolation, JournalState
+from holdfast.run_context.active_run import ActiveRun
+from holdfast.run_context.announcements import Announcements
+from holdfast.run_context.context import RunContext
+from holdfast.run_context.ground import Ground
+from holdfast.run_context.loading import SnapshotLoader
+from holdfast.run_context.restoring import Restored
+from holdfast.run_context.snapshots import base_of, id_of, rebased
+from holdfast.transactions import Transaction
+
+logger = logging.getLogger("holdfast")
+
+ATTEMPTS_MAX: Final = 8
+"""Others may take the run over at the same time."""
+
+
+class Resuming:
+    """Takes runs over for this server."""
+
+    def __init__(self, ground: Ground, loader: SnapshotLoader) -> None:
+        self._ground = ground
+        self._loader = loader
+        self._announcements = Announcements(ground.bus)
+
+    async def resume(self, run_id: str, *, force: bool) -> ActiveRun:
+        """Go on with a run; see `Runs.resume`."""
+        begun = self._ground.clock.monotonic()
+        before, run = await self._taken(run_id, force=force)
+        try:
+            restored = await self._loader.restored(run_id, run)
+            if restored.lost:
+                run = await self._begun_anew(run_id, run, restored)
+        except BaseException:
+            await self._let_go(run_id, run)
+            raise
+        seconds = self._ground.clock.monotonic() - begun
+        self._announcements.resumed(run_id, run, restored, before, seconds)
+        context = RunContext(
+            run_id,
+            run.routine_id,
+            self._ground.hybrid,
+            state=restored.state,
+            parent_run_id=run.parent_run_id,
+            depth=run.depth,
+            children=run.children,
+            limits=self._ground.limits,
+        )
+        context.status = run.status
+        return ActiveRun(self._ground, context, run, lost=restored.lost)
+
+    async def _taken(self, run_id: str, *, force: bool) -> tuple[Run, Run]:
+        """The run's row as it was, and as this server owns it."""
+        for _ in range(ATTEMPTS_MAX):
+            run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
+            await self._check(run_id, run, force=force)
+            assert run is not None
+            handed_over = 0
+            if run.owner is not None:
+                handed_over = await self._ground.handing_over.decide_for(self._ground.runs.key(run_id), run.owner)
+            if (taken := await self._take(run_id, run.epoch, handed_over)) is not None:
+                return run, taken
+        raise TierUnavailable(f"run {run_id}: other servers take it over all the time")
+
+    async def _check(self, run_id: str, run: Run | None, *, force: bool) -> None:
+        if run is None:
+            raise NotFound(f"there is no run {run_id}")
+        if run.status in ENDED:
+            raise RunOver(f"run {run_id} is {run.status}: fork it to go on from one of its snapshots")
+        if not force and run.status != RunStatus.PAUSED.value and await self._is_live(run):
+            raise NotOwner(f"run {run_id} is run by {run.owner}, which is alive; force=True takes it over nevertheless")
+
+    async def _is_live(self, run: Run) -> bool:
+        """Whether the owner answers for the run still: it beats, or nobody has found it dead so far."""
+        return any(
+            record.journal == run.journal
+            and record.state is JournalState.LIVE
+            and record.seconds < self._ground.takeover_seconds
+            for record in await self._ground.journals.records()
+        )
+
+    async def _take(self, run_id: str, epoch: int, handed_over: int) -> Run | None:
+        """Raise the epoch; None: another server was faster."""
+        journal = await self._ground.journal()
+
+        async def take(transaction: Transaction) -> Run | None:
+            runs = transaction.collection(RUN)
+            run = await runs.get(run_id, lock=True)
+            if run is None or run.epoch != epoch or run.status in ENDED:
+                return None
+            taken = msgspec.structs.replace(
+                run,
+                status=RunStatus.RUNNING.value,
+                owner=self._ground.server,
+                journal=journal,
+                epoch=epoch + 1,
+                handed_over=handed_over,
+            )
+            await runs.put(run_id, taken)
+            return taken
+
+        return await self._ground.transactions.transact(take, Isolation.READ_COMMITTED)
+
+    async def _begun_anew(self, run_id: str, run: Run, restored: Restored) -> Run:
+        """A base above all numbers, so that what is damaged is never in the way again."""
+        logger.error("run %s: snapshots are damaged: %s; lost: %s", run_id, ", ".join(restored.damaged), restored.lost)
+
+        async def begin(transaction: Transaction) -> Run:
+            runs = transaction.collection(RUN)
+            held = await runs.get(run_id, lock=True)
+            if held is None or held.epoch != run.epoch:
+                raise NotOwner(f"run {run_id} was taken over while it was resumed")
+            base = base_of(run_id, held, restored.state, sequence=held.sequence + 1, previous=restored.newest)
+            await transaction.collection(RUN_SNAPSHOT).put(id_of(base), base)
+            anew = rebased(held, base)
+            await runs.put(run_id, anew)
+            return anew
+
+        return await self._ground.transactions.transact(begin, Isolation.READ_COMMITTED)
+
+    async def _let_go(self, run_id: str, run: Run) -> None:
+        """What could not be resumed is nobody's."""
+
+        async def let_go(transaction: Transaction) -> None:
+            runs = transaction.collection(RUN)
+            held = await runs.get(run_id, lock=True)
+            if held is not None and held.epoch == run.epoch:
+                await runs.put(run_id, msgspec.structs.replace(held, owner=None, journal=None))
+
+        try:
+            await self._ground.transactions.transact(let_go, Isolation.READ_COMMITTED)
+        except HoldfastError as fault:  # the reason it could not be resumed is what the caller wants to see
+            logger.warning("run %s could not be let go of: %s", run_id, fault)
