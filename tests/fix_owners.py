@@ -51,7 +51,7 @@ async def append(
 ) -> PendingWrite:
     """Append items under an epoch; 0: in nobody's name."""
     operations = [Append("items", token) for token in tokens]
-    receipt = await state.collection(TASK)._accept(Key("task", key), operations, None, durability, owner)
+    receipt = await state.collection(TASK).accept(Key("task", key), operations, None, durability, owner)
     assert isinstance(receipt, PendingWrite)
     return receipt
 

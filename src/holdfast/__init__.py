@@ -42,6 +42,7 @@ from holdfast.errors import (
     ReadOnlyVariable,
     Refused,
     RowRefused,
+    RunOver,
     SchemaTooNew,
     SerializationFailure,
     ServerStartError,
@@ -59,8 +60,11 @@ from holdfast.invalidation.rules import RULES, Dependents, Impact, Rule
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
 from holdfast.protocols import Invalidation, Isolation, Replayed
+from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.conflicts import ConflictStrategy, Resolution, VariableConflict
 from holdfast.run_context.context import RunContext
+from holdfast.run_context.contexts import RunView
+from holdfast.run_context.restoring import Loss
 from holdfast.scopes import Scope
 from holdfast.settings import Settings
 from holdfast.store import StateStore
@@ -71,6 +75,7 @@ from holdfast.write_behind.operations import Append, Delete, Increment, Merge, S
 
 __all__ = [
     "RULES",
+    "ActiveRun",
     "Append",
     "AppendOnly",
     "Backlog",
@@ -109,6 +114,7 @@ __all__ = [
     "Isolation",
     "Kind",
     "LimitExceeded",
+    "Loss",
     "Merge",
     "Metadata",
     "NotFound",
@@ -127,6 +133,8 @@ __all__ = [
     "Run",
     "RunContext",
     "RunContextSnapshot",
+    "RunOver",
+    "RunView",
     "SchemaTooNew",
     "Scope",
     "SerializationFailure",

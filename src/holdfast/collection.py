@@ -357,6 +357,7 @@ class Collection(Generic[D]):
         await self.write_behind.settle(keys)
 
     def key(self, identifier: str) -> Key:
+        """The key of a document; `InvalidKey`: the id is none."""
         return Key(self.kind.name, check_id(identifier))
 
     def _write(self, identifier: str, document: D, expected: int | None) -> Write:

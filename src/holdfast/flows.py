@@ -44,7 +44,11 @@ from holdfast.protocols import (
 )
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
+from holdfast.run_context import ground as runs_ground
+from holdfast.run_context.hybrid_clock import HybridClock
+from holdfast.run_context.limits import RunLimits
 from holdfast.run_context.partitions import Partitions
+from holdfast.run_context.runs import Runs
 from holdfast.scopes import Scopes
 from holdfast.scopes.elsewhere import Elsewhere
 from holdfast.scopes.session import Session
@@ -323,8 +327,29 @@ class Flows:
             bus=self.bus,
             write_behind=self.write_behind,
             dead_writes=self.dead_writes,
+            runs=Runs(self._runs_ground(collections)),
         )
         self.store = StateStore(self.parts)
+
+    def _runs_ground(self, collections: Mapping[str, Collection[Any]]) -> runs_ground.Ground:
+        given, settings = self._given, self._given.settings
+        return runs_ground.Ground(
+            collections=collections,
+            transactions=self.transactions,
+            l3=given.l3,
+            index=given.runs,
+            journals=given.journals,
+            handing_over=self.handing_over,
+            lives=self.write_behind.lives,
+            bus=self.bus,
+            clock=given.clock,
+            hybrid=HybridClock(given.wall, given.server),
+            new_id=given.new_id,
+            server=given.server,
+            limits=run_limits(settings),
+            deltas_per_base=settings.run_deltas_per_base,
+            takeover_seconds=settings.write_behind_takeover_seconds,
+        )
 
     def _elsewhere(self) -> Elsewhere:
         given = self._given
@@ -384,6 +409,17 @@ class Flows:
         """A closed door answers nothing, not even from memory."""
         for cache in set(self.caches.values()):
             cache.flush()
+
+
+def run_limits(settings: Settings) -> RunLimits:
+    """The limits of each run."""
+    return RunLimits(
+        variables_max=settings.run_variables_max,
+        bytes_max=settings.run_bytes_max,
+        depth_max=settings.run_depth_max,
+        children_max=settings.run_children_max,
+        value_depth_max=settings.document_depth_max,
+    )
 
 
 def bus_rules(settings: Settings) -> BusRules:

@@ -83,6 +83,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         journal_replicas: of L2 that must have an entry before its write counts as JOURNALED; otherwise it is committed
             at once. With 0 the append-only file of the node will do. By default 1; of the embedded servers, as many as
             `embedded_replicas`.
+        run_deltas_per_base: a run's context is written as a whole behind so many snapshots of what changed, or later,
+            when these have twice its bytes; 50.
+        run_variables_max: variables of one run; 10,000.
+        run_bytes_max: of one run's context as JSON, which must fit in one document; 768 KiB.
+        run_depth_max: runs above one another; 16.
+        run_children_max: runs begun below one; 10,000.
         run_snapshot_months: how many months of run snapshots are kept, beside the current one; older ones are dropped,
             a month at a time, when no run that has any there is still under way; 1 to 1200. By default all are kept.
     """
@@ -134,6 +140,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     write_behind_close_seconds: Seconds = 25.0
     write_behind_takeover_seconds: Annotated[float, Meta(ge=0.5, le=86_400)] = 10.0
     journal_replicas: Annotated[int, Meta(ge=0, le=10)] | None = None
+    run_deltas_per_base: Annotated[int, Meta(ge=1)] = 50
+    run_variables_max: Annotated[int, Meta(ge=1)] = 10_000
+    run_bytes_max: Annotated[int, Meta(ge=1)] = 768 * 1024
+    run_depth_max: Annotated[int, Meta(ge=0)] = 16
+    run_children_max: Annotated[int, Meta(ge=0)] = 10_000
     run_snapshot_months: Annotated[int, Meta(ge=1, le=1200)] | None = None
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from holdfast.documents import Document
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.consistency import ConsistencyReport
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
+from holdfast.run_context.runs import Runs
 from holdfast.scopes import Scopes
 from holdfast.transactions import Transactions
 from holdfast.voiding import Invalidator
@@ -32,6 +33,7 @@ class Parts:
     bus: EventBus
     write_behind: WriteBehind
     dead_writes: DeadWrites
+    runs: Runs
 
 
 class StateStore:
@@ -45,6 +47,7 @@ class StateStore:
         publish, subscribe: events; see `EventBus.publish` and `EventBus.subscribe`.
         dead_letters: reliable events that were given up; see `DeadLetters`.
         dead_writes: accepted writes that were given up; see `DeadWrites`.
+        runs: runs of routines: begun, found, resumed, forked; see `Runs`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
         consistency: what the verifier has found so far: of L1's and L2's answers how many were judged and how many were
             stale, and the last findings with their causes.
@@ -65,6 +68,7 @@ class StateStore:
         self.flush = parts.write_behind.flush
         self.backlog = parts.write_behind.backlog
         self.dead_writes = parts.dead_writes
+        self.runs = parts.runs
         self.bus = parts.bus
         self.publish = parts.bus.publish
         self.subscribe = parts.bus.subscribe

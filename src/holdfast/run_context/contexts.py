@@ -1,4 +1,4 @@
-"""Contexts of runs as any server reads them: the row through the caches, and what its snapshots hold, kept in memory."""
+"""Contexts of runs as any server reads them: rows through the caches; what their snapshots hold is kept in memory."""
 
 from __future__ import annotations
 

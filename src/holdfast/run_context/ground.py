@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from holdfast.clock import Clock
@@ -33,7 +33,7 @@ class Ground:
         takeover_seconds: a server whose beat is older is dead.
     """
 
-    collections: dict[str, Collection[Any]]
+    collections: Mapping[str, Collection[Any]]
     transactions: Transactions
     l3: Storage
     index: RunIndex
@@ -44,7 +44,6 @@ class Ground:
     clock: Clock
     hybrid: HybridClock
     new_id: Callable[[], str]
-    sleep: Callable[[float], Awaitable[object]]
     server: str
     limits: RunLimits
     deltas_per_base: int

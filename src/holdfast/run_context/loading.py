@@ -8,7 +8,8 @@ from holdfast.documents import Run
 from holdfast.errors import ContextCorrupt
 from holdfast.keys import Key
 from holdfast.kinds import RUN_SNAPSHOT
-from holdfast.protocols import LISTED_MAX, ListedSnapshot, RunIndex, Storage
+from holdfast.protocols import ListedSnapshot, RunIndex, Storage
+from holdfast.protocols.runs import LISTED_MAX
 from holdfast.run_context.restoring import Found, Restored, restoring
 from holdfast.run_context.snapshots import base_number
 

@@ -1,4 +1,4 @@
-"""Runs in a block: ``async with state.runs.begin("research") as run:``, or ``run = await state.runs.begin("research")``."""
+"""Runs in a block: ``async with state.runs.begin("research") as run:``; or without: ``run = await ...``."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from holdfast.documents import Run, RunStatus
 from holdfast.entry import Consistency
 from holdfast.errors import HoldfastError, NotFound, NotOwner, RunOver, TierUnavailable
 from holdfast.kinds import RUN, RUN_SNAPSHOT
-from holdfast.protocols import ENDED, Isolation, JournalState
+from holdfast.protocols import Isolation, JournalState
+from holdfast.protocols.runs import ENDED
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.announcements import Announcements
 from holdfast.run_context.context import RunContext
@@ -65,8 +66,9 @@ class Resuming:
         """The run's row as it was, and as this server owns it."""
         for _ in range(ATTEMPTS_MAX):
             run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
+            if run is None:
+                raise NotFound(f"there is no run {run_id}")
             await self._check(run_id, run, force=force)
-            assert run is not None
             handed_over = 0
             if run.owner is not None:
                 handed_over = await self._ground.handing_over.decide_for(self._ground.runs.key(run_id), run.owner)
@@ -74,9 +76,7 @@ class Resuming:
                 return run, taken
         raise TierUnavailable(f"run {run_id}: other servers take it over all the time")
 
-    async def _check(self, run_id: str, run: Run | None, *, force: bool) -> None:
-        if run is None:
-            raise NotFound(f"there is no run {run_id}")
+    async def _check(self, run_id: str, run: Run, *, force: bool) -> None:
         if run.status in ENDED:
             raise RunOver(f"run {run_id} is {run.status}: fork it to go on from one of its snapshots")
         if not force and run.status != RunStatus.PAUSED.value and await self._is_live(run):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -12,7 +12,8 @@ from holdfast.documents.frozen import EMPTY_DICT
 from holdfast.entry import Consistency
 from holdfast.errors import NotFound, RunOver, SettingsError
 from holdfast.kinds import RUN, RUN_SNAPSHOT
-from holdfast.protocols import ENDED, LISTED_MAX, PRUNED_MAX, Isolation, ListedSnapshot, RunFilter
+from holdfast.protocols import Isolation, ListedSnapshot, RunFilter
+from holdfast.protocols.runs import ENDED, LISTED_MAX, PRUNED_MAX
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.changes import ContextState
 from holdfast.run_context.context import RunContext
@@ -83,9 +84,7 @@ class Runs:
             chosen = self._ground.new_id() if run_id is None else run_id
             swarm = parent.swarm_id if swarm_id is None and parent is not None else swarm_id
             if parent is None:
-                context = RunContext.begin(
-                    chosen, routine_id, self._ground.hybrid, inputs, limits=self._ground.limits
-                )
+                context = RunContext.begin(chosen, routine_id, self._ground.hybrid, inputs, limits=self._ground.limits)
             else:
                 await parent.save()  # what the child inherits is not to be lost while the child is kept
                 context = parent.context.create_child(inputs, routine_id=routine_id, run_id=chosen)
@@ -116,8 +115,9 @@ class Runs:
         return Opening(open_)
 
     async def get(self, run_id: str, *, consistency: Consistency = Consistency.BOUNDED) -> RunView | None:
-        """A run with its context, whoever runs it; None: there is none. From memory, if this server has read it before
-        and it did not change.
+        """A run with its context, whoever runs it; None: there is none.
+
+        It comes from memory if this server has read it before and it did not change.
 
         Raises:
             ContextCorrupt: none of its bases verifies.
@@ -135,7 +135,7 @@ class Runs:
         orphaned: bool = False,
         after: int | None = None,
         limit: int = LIST_LIMIT,
-    ) -> list[ListedRun]:
+    ) -> Sequence[ListedRun]:
         """Runs for which all of this holds, those begun last first.
 
         Args:
@@ -149,14 +149,16 @@ class Runs:
         rows = await self._ground.index.list(which, after=after, limit=limit)
         return [ListedRun(name, decode(Run, row.body, what=f"run:{name}"), row.birth) for name, row in rows]
 
-    async def history(self, run_id: str, *, after: str | None = None, limit: int = LISTED_MAX) -> list[ListedSnapshot]:
+    async def history(
+        self, run_id: str, *, after: str | None = None, limit: int = LISTED_MAX
+    ) -> Sequence[ListedSnapshot]:
         """The snapshots of a run without what they hold, in order.
 
         Args:
             after: the id of the last one known.
             limit: 1 to 1000.
         """
-        return list(await self._ground.index.snapshots(run_id, after=after, limit=limit))
+        return await self._ground.index.snapshots(run_id, after=after, limit=limit)
 
     async def at(self, run_id: str, sequence: int) -> ContextState:
         """The context as of a snapshot.
@@ -245,7 +247,9 @@ class Runs:
             raise NotFound(f"there is no run {run_id}")
         restored = await self._loader.restored(run_id, run, at=sequence)
         if restored.sequence != sequence:
-            raise NotFound(f"run {run_id} has no snapshot {sequence}, or it is damaged; the one before is {restored.sequence}")
+            raise NotFound(
+                f"run {run_id} has no snapshot {sequence}, or it is damaged; the one before is {restored.sequence}"
+            )
         return run, restored.state
 
     async def _admitted(self, context: RunContext, *, swarm_id: str | None, critical: bool) -> ActiveRun:
@@ -273,7 +277,7 @@ class Runs:
         await self._ground.transactions.transact(admit, Isolation.READ_COMMITTED)
         return ActiveRun(self._ground, context, run)
 
-    def _with_child(self, parent_id: str) -> Any:
+    def _with_child(self, parent_id: str) -> Callable[[Run], Run]:
         def changed(parent: Run) -> Run:
             if parent.status in ENDED:
                 raise RunOver(f"run {parent_id} is {parent.status}: no run can be begun below it")

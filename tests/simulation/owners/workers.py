@@ -61,7 +61,7 @@ class Worker:
         durability = self._random.choice(list(Durability))
         append = Append("items", self._scene.token())
         try:
-            receipt = await self._documents._accept(key, (append,), None, durability, owner)
+            receipt = await self._documents.accept(key, (append,), None, durability, owner)
         except Undecided as late:
             receipt = await late.receipt.reached(Durability.COMMITTED, 1.0)
         if receipt.durability.covers(Durability.JOURNALED):
