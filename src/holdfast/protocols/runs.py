@@ -32,7 +32,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         orphaned: only those that are neither ended nor paused and whose `Run.journal` is not live, or not named: their
-            server has ended, or was replaced. The journal decides, and not the server's name, which the next process on that
+            server has ended, or was replaced. The journal decides, and not the name, which the next process on that
             machine may well have too.
     """
 
