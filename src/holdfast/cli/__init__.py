@@ -19,6 +19,7 @@ from holdfast.cli.events import events
 from holdfast.cli.invalidate import invalidate
 from holdfast.cli.migrate import migrate
 from holdfast.cli.pending import pending
+from holdfast.cli.runs import runs
 from holdfast.cli.servers import down, status, up
 from holdfast.errors import HoldfastError
 
@@ -38,6 +39,7 @@ app.command(invalidate)
 app.command(events)
 app.command(pending)
 app.command(dead_letters)
+app.command(runs)
 
 
 def main() -> None:

@@ -16,7 +16,12 @@ _UNITS: Final = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 
 
 def show(
-    records: Sequence[Record], columns: Sequence[str], cells: Callable[[Record], Sequence[str]], none: str
+    records: Sequence[Record],
+    columns: Sequence[str],
+    cells: Callable[[Record], Sequence[str]],
+    none: str,
+    *,
+    json: bool = False,
 ) -> None:
     """Print records.
 
@@ -24,9 +29,10 @@ def show(
         columns: headings of the table.
         cells: a record's line of it.
         none: said on a terminal if there are no records.
+        json: as JSON on a terminal too.
     """
     console = Console()
-    if not console.is_terminal:
+    if json or not console.is_terminal:
         for record in records:
             line(console, msgspec.json.encode(record).decode())
     elif not records:

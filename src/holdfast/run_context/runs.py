@@ -125,6 +125,14 @@ class Runs:
         """
         return await self._contexts.view(run_id, consistency)
 
+    async def row(self, run_id: str, *, consistency: Consistency = Consistency.BOUNDED) -> Run | None:
+        """A run's row alone, without its context; None: there is none. It can be read whatever its snapshots are like.
+
+        Raises:
+            TierError: it could not be read.
+        """
+        return await self._ground.runs.get(run_id, consistency=consistency)
+
     async def list(
         self,
         *,
