@@ -110,6 +110,8 @@ async def test_shipped_input_ends_equal_to_the_replay(environment: dict[str, str
         "unclaimed result",
         "unused mock",
     }
+    assert report["runs"] == {"runs": 22, "checkpoints": 2 * 19, "snapshots": 22 + 2 * 19}
+    assert report["kill"] is None
     verdicts = [condition["verdict"] for condition in swarms["flood-warning"]["conditions"]]
     assert [verdicts.count(verdict) for verdict in ("met", "unmet", "not covered")] == [7, 1, 3]
     _check_figures(report)
@@ -138,6 +140,32 @@ def _check_figures(report: dict[str, Any]) -> None:
     assert writes["largest_commit"] >= 2
     assert writes["window_ms"] > 0
     assert all(0 < tier["p50_ms"] <= tier["p95_ms"] for tier in tiers.values())
+
+
+async def test_a_killed_server_costs_nothing_that_was_acknowledged(environment: dict[str, str], tmp_path: Path) -> None:
+    """It is killed in the middle of a step, its runs are resumed on others, and all ends as if it had not been."""
+    code, out, errors = await run_demo(environment, "--kill", "--json", str(tmp_path / "report.json"))
+
+    assert (code, errors) == (0, "")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [swarm["differences"] for swarm in report["swarms"]] == [[], [], []]
+    assert [len(swarm["servers"]) for swarm in report["swarms"]] == [7, 8, 4]
+    kill = report["kill"]
+    assert (kill["swarm"], kill["step"], kill["writes"], kill["acknowledged_writes"]) == ("museum-move", 4, 3, 1)
+    assert kill["run"] == f"{report['run']}.museum-move"
+    assert {kill["run"], f"{kill['run']}.4"} <= set(kill["orphans"]), "the scenario's run, and that of the step"
+    assert kill["resumed_by"] != kill["server"]
+    assert kill["found_writes"] == 1, "it was in the journal, and was not made again"
+    assert kill["taken_again"] >= 1
+    assert 3 <= kill["acknowledged_steps"] < 19
+    assert (kill["missing_steps"], kill["lost"]) == (0, {"steps": 0, "variables": 0, "seconds": 0.0})
+    assert 0 < kill["found_seconds"] <= kill["resumed_seconds"]
+    servers = next(swarm["servers"] for swarm in report["swarms"] if swarm["name"] == "museum-move")
+    assert kill["server"] not in servers[3:]
+    assert servers[3] == kill["resumed_by"]
+    assert report["runs"] == {"runs": 22, "checkpoints": 2 * 19, "snapshots": 22 + 2 * 19}
+    assert f"Killed: {kill['server']}, with -9, in the middle of step 4 of museum-move" in out
+    assert out.endswith("equal the replay; a server was killed, and nothing that was acknowledged was lost\n")
 
 
 async def test_second_run_replaces_the_first(environment: dict[str, str], tmp_path: Path) -> None:
@@ -241,13 +269,13 @@ async def test_dead_server_ends_in_one_sentence(environment: dict[str, str]) -> 
     """Whoever waits for a server that dies gets its name and status, and nothing of it stays behind."""
     async with running(["server 1", "server 2"], environment) as servers:
         os.kill(servers[0].process_id, signal.SIGSTOP)
-        waiting = asyncio.create_task(servers[0].ask(lambda at: ReadCommand(at, "s", "run-1"), ReadReply))
+        waiting = asyncio.create_task(servers[0].ask(lambda at: ReadCommand(at, "s", "run-1", "run-1.s"), ReadReply))
         os.kill(servers[0].process_id, signal.SIGKILL)
 
         with pytest.raises(ServerFailedError, match="server 1 ended with status -9 before it was asked to"):
             await waiting
         with pytest.raises(ServerFailedError, match="server 1 ended with status -9"):
-            await servers[0].ask(lambda at: ReadCommand(at, "s", "run-1"), ReadReply)
+            await servers[0].ask(lambda at: ReadCommand(at, "s", "run-1", "run-1.s"), ReadReply)
     assert not any(psutil.pid_exists(server.process_id) for server in servers)
 
 
@@ -261,7 +289,7 @@ async def test_silent_server_is_given_up_and_killed(
         os.kill(servers[0].process_id, signal.SIGSTOP)
 
         with pytest.raises(ServerFailedError, match="server 1 did not answer a ReadCommand within 0"):
-            await servers[0].ask(lambda at: ReadCommand(at, "s", "run-1"), ReadReply)
+            await servers[0].ask(lambda at: ReadCommand(at, "s", "run-1", "run-1.s"), ReadReply)
     assert not psutil.pid_exists(servers[0].process_id)
 
 

@@ -9,12 +9,14 @@ from typing import cast
 
 import pytest
 
+from holdfast.cli.demo.cast import Cast
 from holdfast.cli.demo.fleet import Answer, ServerFailedError
 from holdfast.cli.demo.messages import (
     Command,
     Read,
     ReadCommand,
     ReadReply,
+    RunReading,
     StepCommand,
     StepReply,
     decode_command,
@@ -22,7 +24,7 @@ from holdfast.cli.demo.messages import (
     encode_line,
 )
 from holdfast.cli.demo.replay import Outcome, replay
-from holdfast.cli.demo.runner import Cast, Runner
+from holdfast.cli.demo.runner import Runner
 from holdfast.cli.demo.scenario import Change, Operation, RoutineCall, Scenario, Step
 
 AT = datetime(2024, 5, 17, 9, 30, tzinfo=UTC)
@@ -53,8 +55,13 @@ class ScriptedServer:
         before = self._steps.get(command.swarm, 0)
         self._steps[command.swarm] = before + 1
         seen = before if self._blind else before + 1
-        reply = StepReply(1, before - self._behind, seen, [Read("swarm", "l3", 0.001)], [0.002])
+        reads = [Read("swarm", "l3", 0.001)]
+        reply = StepReply(1, before - self._behind, seen, reads, [0.002], steps_ended=before)
         return cast("Answer", reply)
+
+    def kill(self) -> None:
+        """It cannot be."""
+        raise AssertionError("a server was killed")
 
 
 class ReadingServer:
@@ -63,12 +70,17 @@ class ReadingServer:
     name = "cold"
 
     def __init__(self, cached: Outcome, strong: Outcome) -> None:
-        self._reply = ReadReply(1, cached, strong, [])
+        execution = RunReading("completed", [("step-1", "completed")], [(1, "completed")], 2, 4)
+        self._reply = ReadReply(1, cached, strong, [], execution)
 
     async def ask(self, make: Callable[[int], Command], answer: type[Answer]) -> Answer:
         """Give the reply."""
         make(1)
         return cast("Answer", self._reply)
+
+    def kill(self) -> None:
+        """It cannot be."""
+        raise AssertionError("a server was killed")
 
 
 class FailingServer:
@@ -80,6 +92,10 @@ class FailingServer:
         """Fail."""
         make(1)
         raise ServerFailedError("server 9 ended")
+
+    def kill(self) -> None:
+        """It cannot be."""
+        raise AssertionError("a server was killed")
 
 
 def ignore(parts: int) -> None:
@@ -170,13 +186,14 @@ async def test_failure_of_a_server_is_raised_as_itself() -> None:
 def test_messages_survive_their_line() -> None:
     """Commands and replies come out of a line as they went in, numbers beyond 64 bit and line breaks included."""
     step = Step(1, "go", "a", "r", RoutineCall("r", {"big": 2**80, "text": "a\nb"}), (Change("i", Operation.SET, [1]),))
-    command = StepCommand(7, "s", "run-1", step, AT, "s", "s/a", "s/r")
+    command = StepCommand(7, "s", "run-1", step, AT, "s", "run-1.s", "s", "s/a", "s/r")
     outcome = Outcome([("i", [1, None])], [], ["e"], {"steps": 1})
-    reply = ReadReply(7, outcome, outcome, [Read("swarm", None, 0.5, strong=True)])
+    execution = RunReading("completed", [("step-1", "completed")], [(1, "completed")], 2, 4)
+    reply = ReadReply(7, outcome, outcome, [Read("swarm", None, 0.5, strong=True)], execution)
 
     assert encode_line(command).count(b"\n") == 1
     assert decode_command(encode_line(command)) == command
-    assert decode_command(encode_line(ReadCommand(1, "s", "r"))) == ReadCommand(1, "s", "r")
+    assert decode_command(encode_line(ReadCommand(1, "s", "r", "r.s"))) == ReadCommand(1, "s", "r", "r.s")
     assert decode_reply(encode_line(reply)) == reply
 
 

@@ -11,9 +11,10 @@ import pytest
 from holdfast import Increment, Refused, StateStore, Team
 from holdfast.cli.demo.compare import compare
 from holdfast.cli.demo.messages import Failure, StepCommand, StepReply
+from holdfast.cli.demo.meter import Meter
 from holdfast.cli.demo.replay import replay
 from holdfast.cli.demo.scenario import Change, Operation, RoutineCall, Scenario, Step
-from holdfast.cli.demo.server import Meter, answer
+from holdfast.cli.demo.server import answer
 from holdfast.cli.demo.swarms import new_swarm, outcome_of
 from holdfast.keys import Key
 from holdfast.testing import JournalHub, MemoryStorage, connect
@@ -50,10 +51,21 @@ async def replies_of(state: StateStore) -> list[StepReply]:
     """All steps taken."""
     replies = []
     for step in STEPS:
-        reply = await answer(state, StepCommand(step.number, "s", "run-1", step, AT, "s"), time.perf_counter)
+        reply = await answer(state, command_of(step), time.perf_counter, never)
         assert isinstance(reply, StepReply), reply
         replies.append(reply)
     return replies
+
+
+def command_of(step: Step, *, hold: bool = False) -> StepCommand:
+    """The command to take a step."""
+    last = step is STEPS[-1]
+    return StepCommand(step.number, "s", "run-1", step, AT, "s", "run-1.s", "s", last=last, hold=hold)
+
+
+async def never(_: int) -> None:
+    """No step is held."""
+    raise AssertionError("a step was held")
 
 
 async def test_a_step_ends_when_its_writes_are_in_l3(state: StateStore, l3: MemoryStorage) -> None:
@@ -87,5 +99,5 @@ async def test_a_refused_write_is_a_failure(state: StateStore, l3: MemoryStorage
     await l3.delete(Key("swarm", "s"))
     with pytest.raises(Refused, match="gone"):
         await meter.flush()
-    reply = await answer(state, StepCommand(1, "s", "run-1", STEPS[0], AT, "s"), time.perf_counter)
+    reply = await answer(state, command_of(STEPS[0]), time.perf_counter, never)
     assert isinstance(reply, Failure)

@@ -10,7 +10,8 @@ import msgspec
 from holdfast.documents import Run, RunStatus
 from holdfast.entry import Consistency
 from holdfast.errors import HoldfastError, NotFound, NotOwner, RunOver, TierUnavailable
-from holdfast.kinds import RUN, RUN_SNAPSHOT
+from holdfast.keys import Key
+from holdfast.kinds import RUN, RUN_SNAPSHOT, SWARM
 from holdfast.protocols import Isolation, JournalState
 from holdfast.protocols.runs import ENDED
 from holdfast.run_context.active_run import ActiveRun
@@ -71,6 +72,8 @@ class Resuming:
             await self._check(run_id, run, force=force)
             handed_over = 0
             if run.owner is not None:
+                if run.swarm_id is not None:  # whoever goes on with the run must see what it did to its swarm
+                    await self._ground.handing_over.decide_for(Key(SWARM.name, run.swarm_id), run.owner)
                 handed_over = await self._ground.handing_over.decide_for(self._ground.runs.key(run_id), run.owner)
             if (taken := await self._take(run_id, run.epoch, handed_over)) is not None:
                 return run, taken

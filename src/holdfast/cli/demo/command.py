@@ -30,18 +30,21 @@ async def demo(
     servers: Annotated[int, Parameter(validator=Number(gte=2, lte=SERVERS_MAX))] = 2,
     json: Path | None = None,
     keep: bool = False,
+    kill: bool = False,
 ) -> int:
     """Replay recorded swarm scenarios across server processes, and compare with a replay in plain Python.
 
     Each step of a swarm is taken by another server than the one before. At the end a further server with cold
-    caches reads every swarm. The status is 0 if all equal the replay, 1 if one differs, 2 if a server failed or the
-    demo could not run.
+    caches reads every swarm. Each scenario is a run, which goes from server to server, and each step a run below it.
+    The status is 0 if all equal the replay, 1 if one differs or acknowledged work was lost, 2 if a server failed or
+    the demo could not run.
 
     Args:
         input: Directory with scenarios, routines, agents and teams; else the small ones that are shipped.
         servers: Number of server processes, 2 to 16.
         json: File to write the report to, beside printing it.
         keep: Leave embedded servers running that this demo started.
+        kill: Start one server more, and kill one with -9 in the middle of a step; its runs are resumed on others.
     """
     console = Output()
     if json is not None and not json.parent.is_dir():
@@ -50,7 +53,7 @@ async def demo(
     corpus = load_corpus(root)
     settings = load_settings(environment=os.environ)
     async with backing_servers(settings, keep=keep, say=lambda line: _say(console, line)) as named:
-        report = await run_demo(corpus, named, root=root, count=servers, phases=Phases(console))
+        report = await run_demo(corpus, named, root=root, count=servers, phases=Phases(console), kill=kill)
     print_report(report, console)
     if json is not None:
         _write(json, report)

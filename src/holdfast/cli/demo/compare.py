@@ -8,9 +8,13 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from holdfast.cli.demo.messages import RunReading
 from holdfast.cli.demo.replay import Outcome, clipped
+from holdfast.cli.demo.swarms import step_id
+from holdfast.documents import RunStatus
 
 DIFFERENCES_MAX = 50
+COMPLETED = RunStatus.COMPLETED.value
 
 
 def compare(expected: Outcome, found: Outcome) -> list[str]:
@@ -33,6 +37,23 @@ def compare(expected: Outcome, found: Outcome) -> list[str]:
         rest = len(differences) - DIFFERENCES_MAX
         return [*differences[:DIFFERENCES_MAX], f"and {rest} more differences"]
     return differences
+
+
+def compare_execution(steps: int, found: RunReading | None) -> list[str]:
+    """Every difference between what a scenario's runs have to be at the end and what they are.
+
+    Args:
+        steps: of the scenario.
+    """
+    if found is None:
+        return [f"run: there is none, of {steps} steps"] if steps else []
+    numbers = range(1, steps + 1)
+    wanted: list[object] = [[step_id(number), COMPLETED] for number in numbers]
+    return [
+        *_mapping("run", {"status": COMPLETED}, {"status": found.status}),
+        *_sequence("step in the run's context", wanted, [list(step) for step in found.steps]),
+        *_sequence("run of a step", [[each, COMPLETED] for each in numbers], [list(each) for each in found.children]),
+    ][: DIFFERENCES_MAX + 1]
 
 
 def _blackboard(expected: Outcome, found: Outcome) -> Iterator[str]:

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from holdfast.cli.demo.messages import (
     LINE_BYTES_MAX,
@@ -35,6 +35,23 @@ Answer = TypeVar("Answer", bound=Reply)
 
 class ServerFailedError(HoldfastError):
     """A server process died, did not answer in time, or could not do what it was asked; one sentence."""
+
+
+class Server(Protocol):
+    """What the coordinator needs of a server process."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    async def ask(self, make: Callable[[int], Command], answer: type[Answer]) -> Answer:
+        """Send a command and return its reply; `ServerFailedError` if there is none."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once, with -9."""
+        ...
 
 
 class ServerProcess:
@@ -108,6 +125,10 @@ class ServerProcess:
         if not isinstance(reply, answer):
             raise ServerFailedError(f"{self.name} answered with a {type(reply).__name__}, not a {answer.__name__}")
         return reply
+
+    def kill(self) -> None:
+        """End the server at once, with -9: nothing of it is put in order."""
+        self._process.kill()
 
     async def close(self) -> None:
         """End the server: close its input, then terminate it, then kill it. Returns once it is reaped."""

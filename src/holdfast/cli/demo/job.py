@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import holdfast
 from holdfast import Collection, Settings
 from holdfast.cli.demo.corpus import Corpus
 from holdfast.cli.demo.fleet import running
+from holdfast.cli.demo.killing import Killing
 from holdfast.cli.demo.progress import Phases
 from holdfast.cli.demo.report import Report, build_report
 from holdfast.cli.demo.runner import Runner
@@ -21,9 +24,12 @@ from holdfast.documents import Limits
 LOAD_BATCH = 200
 CONNECTIONS = 60
 """To L3, shared out among the demo's servers: PostgreSQL's own limit is 100 by default."""
+TAKEOVER_SECONDS = 2.0
 
 
-async def run_demo(corpus: Corpus, settings: Settings, *, root: Path, count: int, phases: Phases) -> Report:
+async def run_demo(
+    corpus: Corpus, settings: Settings, *, root: Path, count: int, phases: Phases, kill: bool = False
+) -> Report:
     """Load an input, take its scenarios through server processes, and compare.
 
     Args:
@@ -32,6 +38,7 @@ async def run_demo(corpus: Corpus, settings: Settings, *, root: Path, count: int
         root: where the input is, for the report.
         count: of server processes, two or more.
         phases: shows progress and keeps the time.
+        kill: one server more is started, and one is killed on the way.
 
     Raises:
         InputError: no scenario can be run.
@@ -41,9 +48,12 @@ async def run_demo(corpus: Corpus, settings: Settings, *, root: Path, count: int
     begun = datetime.now(UTC)
     run = f"{begun:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     stock = build_stock(corpus, run, begun, Limits(settings.document_bytes_max, settings.document_depth_max))
+    runner = Runner(run, killing=Killing(run, stock.casts) if kill else None)
     await load_stock(stock, settings, phases)
-    runner = Runner(run)
     steps = sum(len(cast.scenario.steps) for cast in stock.casts)
+    if kill:
+        count += 1
+        settings = taken_over_soon(settings)
     environment = server_environment(settings, count + 1)
     async with running([f"server {number}" for number in range(1, count + 1)], environment) as servers:
         what = f"replaying {len(stock.casts)} scenarios, {steps} steps, on {count} servers"
@@ -76,6 +86,12 @@ async def _put(collection: Collection[Any], documents: dict[str, Any], advance: 
         advance(len(batch))
 
 
+def taken_over_soon(settings: Settings) -> Settings:
+    """Settings under which a dead server's work is taken over soon: nobody wants to watch for longer."""
+    seconds = min(settings.write_behind_takeover_seconds, TAKEOVER_SECONDS)
+    return msgspec.structs.replace(settings, write_behind_takeover_seconds=seconds)
+
+
 def server_environment(settings: Settings, servers: int) -> dict[str, str]:
     """What names the tiers to the servers, and keeps them all within PostgreSQL's number of connections."""
     connections = min(settings.l3_connections_max, max(CONNECTIONS // servers, 2))
@@ -84,5 +100,6 @@ def server_environment(settings: Settings, servers: int) -> dict[str, str]:
         "HOLDFAST_POSTGRES_URL": settings.postgres_url,
         "HOLDFAST_REDIS_URLS": ",".join(settings.redis_urls),
         "HOLDFAST_L3_CONNECTIONS_MAX": str(connections),
+        "HOLDFAST_WRITE_BEHIND_TAKEOVER_SECONDS": str(settings.write_behind_takeover_seconds),
         **({} if replicas is None else {"HOLDFAST_JOURNAL_REPLICAS": str(replicas)}),
     }

@@ -8,7 +8,7 @@ from typing import Any
 from holdfast import Append, Increment, Merge, Set, Swarm
 from holdfast.cli.demo.replay import EVENTS, STEPS, TOOL_CALLS, changed, increments
 from holdfast.cli.demo.scenario import Change, Operation, Step
-from holdfast.cli.demo.swarms import DEMO, part_id, record_of_step
+from holdfast.cli.demo.swarms import DEMO, WRITES, part_id, record_of_step
 from holdfast.documents import BlackboardItem, thaw
 from holdfast.write_behind.operations import Operation as Patch
 
@@ -47,6 +47,11 @@ def change_operations(swarm: Swarm, change: Change, at: datetime) -> tuple[Patch
 def _nested(old: dict[str, Any], given: dict[str, Any]) -> bool:
     """Whether a merge meets an object in an object: the recording replaces it there, and `Merge` goes into it."""
     return any(isinstance(value, dict) and isinstance(old.get(name), dict) for name, value in given.items())
+
+
+def count_operation() -> Patch:
+    """The operation that counts a write as `with_write_counted` does."""
+    return Increment("metadata", DEMO, WRITES, by=1)
 
 
 def note_operations(identifier: str, step: Step, at: datetime) -> tuple[Patch, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
+from holdfast.cli.demo.killing import KillReport
 from holdfast.cli.demo.readings import WriteReading
 from holdfast.cli.demo.report import Malformed, Report, SwarmReport
 from holdfast.cli.demo.success import Verdict
@@ -18,6 +19,7 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_tiers(report))
     for block in (
         _figures(report),
+        _kill(report.kill),
         _swarms(report),
         _malformed(report),
         _collisions(report),
@@ -26,6 +28,9 @@ def print_report(report: Report, console: Console) -> None:
         for line in block:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     verdict = f"{report.equal} of {len(report.swarms)} swarms, read by a server with cold caches, equal the replay"
+    if report.kill is not None:
+        lost = "nothing that was acknowledged was lost" if report.kill.is_whole else "ACKNOWLEDGED WORK WAS LOST"
+        verdict += f"; a server was killed, and {lost}"
     style = "bold green" if report.passed else "bold red"
     console.print(verdict, style=style, markup=False, highlight=False, soft_wrap=True)
 
@@ -51,6 +56,10 @@ def _figures(report: Report) -> Iterator[str]:
     yield f"States read: {report.states_read}; written: {report.states_written}"
     yield f"Writes: p50 {_ms(report.write_p50_ms)} ms, p95 {_ms(report.write_p95_ms)} ms"
     yield from _writes(report.writes)
+    yield (
+        f"Runs: {report.runs.runs}, one for each scenario and one below it for each step; {report.runs.checkpoints} "
+        f"checkpoints, {report.runs.snapshots} snapshots with the bases"
+    )
     yield f"Servers: {report.servers}, and a cold one at the end. Time: {spent}"
 
 
@@ -62,6 +71,26 @@ def _writes(writes: WriteReading) -> Iterator[str]:
     yield (
         f"  brought to L3 by {writes.commits} commits of {writes.writes_per_commit:.1f} writes on average, "
         f"{writes.largest_commit} at most; largest loss window {writes.window_ms:.0f} ms"
+    )
+
+
+def _kill(kill: KillReport | None) -> Iterator[str]:
+    if kill is None:
+        return
+    lost = kill.lost
+    yield ""
+    yield (
+        f"Killed: {kill.server}, with -9, in the middle of step {kill.step} of {kill.swarm}, with "
+        f"{kill.acknowledged_writes} of its {kill.writes} writes acknowledged; it had {kill.taken_again} steps in hand"
+    )
+    yield (
+        f"  run {kill.run} was found as orphaned after {kill.found_seconds:.1f} s, one of {len(kill.orphans)}, and "
+        f"resumed by {kill.resumed_by} after {kill.resumed_seconds:.1f} s, which found {kill.found_writes} of the "
+        f"writes and made {kill.writes - kill.found_writes}"
+    )
+    yield (
+        f"  of {kill.acknowledged_steps} steps acknowledged before, {kill.missing_steps} are missing; the contexts "
+        f"lost {lost.steps} steps, {lost.variables} variables, {lost.seconds:.1f} s"
     )
 
 

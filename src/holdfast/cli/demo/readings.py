@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from holdfast.cli.demo.messages import Behind, Read
+from holdfast.cli.demo.messages import Behind, Read, RunReading
 
 TIERS = ("l1", "l2", "l3")
 
@@ -94,6 +94,30 @@ def read_writes(behind: Sequence[Behind], writes: int) -> WriteReading:
         largest_commit=max(commits, default=0),
         window_ms=1000 * max((each.window_seconds for each in behind), default=0.0),
     )
+
+
+class RunsReading(msgspec.Struct, frozen=True):
+    """The runs of an execution of the demo.
+
+    Attributes:
+        runs: of scenarios, and of steps.
+        checkpoints: how often their contexts were made snapshots of, and `snapshots`: how many there are, with the
+            bases that the runs began with.
+    """
+
+    runs: int
+    checkpoints: int
+    snapshots: int
+
+
+def read_runs(executions: Iterable[RunReading]) -> RunsReading:
+    """Sum up."""
+    runs = checkpoints = snapshots = 0
+    for each in executions:
+        runs += 1 + len(each.children)
+        checkpoints += each.checkpoints
+        snapshots += each.snapshots
+    return RunsReading(runs, checkpoints, snapshots)
 
 
 def milliseconds(seconds: Sequence[float], share: float) -> float | None:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import msgspec
 
+from holdfast.cli.demo.cast import Cast
 from holdfast.cli.demo.corpus import Collision, Corpus
 from holdfast.cli.demo.files import InputFileError
+from holdfast.cli.demo.killing import KillReport
 from holdfast.cli.demo.oddities import Oddity
-from holdfast.cli.demo.readings import TierReading, WriteReading, milliseconds, read_tiers, read_writes
+from holdfast.cli.demo.readings import (
+    RunsReading,
+    TierReading,
+    WriteReading,
+    milliseconds,
+    read_runs,
+    read_tiers,
+    read_writes,
+)
 from holdfast.cli.demo.replay import replay
-from holdfast.cli.demo.runner import Cast, Runner, Tally
+from holdfast.cli.demo.runner import Runner, Tally
 from holdfast.cli.demo.stock import Stock
 from holdfast.cli.demo.success import Judgement, judge
 
@@ -59,6 +69,7 @@ class Report(msgspec.Struct, frozen=True):
         states_written: documents loaded, and writes made by the servers.
         write_p50_ms, write_p95_ms: of the servers' writes, until their calls returned.
         writes: what became of these.
+        kill: what came of the server that was killed; None: none was.
     """
 
     input: str
@@ -73,10 +84,12 @@ class Report(msgspec.Struct, frozen=True):
     write_p50_ms: float | None
     write_p95_ms: float | None
     writes: WriteReading
+    runs: RunsReading
     swarms: list[SwarmReport]
     malformed: list[Malformed]
     collisions: list[Collision]
     remarks: list[str]
+    kill: KillReport | None = None
 
     @property
     def equal(self) -> int:
@@ -85,8 +98,8 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Every swarm equals the replay."""
-        return self.equal == len(self.swarms)
+        """Every swarm equals the replay, and a kill cost nothing that was acknowledged."""
+        return self.equal == len(self.swarms) and (self.kill is None or self.kill.is_whole)
 
 
 def build_report(
@@ -117,10 +130,12 @@ def build_report(
         write_p50_ms=milliseconds(tally.writes, 0.50),
         write_p95_ms=milliseconds(tally.writes, 0.95),
         writes=read_writes(tally.behind, len(tally.writes)),
+        runs=read_runs(tally.executions),
         swarms=[_swarm(cast, tally) for cast in stock.casts],
         malformed=[_malformed(fault) for fault in (*corpus.faults, *stock.faults)],
         collisions=corpus.collisions,
         remarks=corpus.remarks,
+        kill=None if runner.killing is None else runner.killing.report(),
     )
 
 

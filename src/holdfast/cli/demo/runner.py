@@ -5,59 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
 
-import msgspec
-
-from holdfast.cli.demo.compare import compare
-from holdfast.cli.demo.fleet import Answer, ServerFailedError
-from holdfast.cli.demo.messages import Behind, Command, Read, ReadCommand, ReadReply, StepCommand, StepReply
+from holdfast.cli.demo.cast import Cast
+from holdfast.cli.demo.compare import compare, compare_execution
+from holdfast.cli.demo.executions import execution_id
+from holdfast.cli.demo.fleet import Server, ServerFailedError
+from holdfast.cli.demo.killing import Killing
+from holdfast.cli.demo.messages import (
+    Behind,
+    HeldReply,
+    Read,
+    ReadCommand,
+    ReadReply,
+    RunReading,
+    StepCommand,
+    StepReply,
+)
 from holdfast.cli.demo.progress import Advance
 from holdfast.cli.demo.replay import replay
-from holdfast.cli.demo.scenario import Scenario, Step
-from holdfast.cli.demo.swarms import part_id
-
-
-class Server(Protocol):
-    """What the coordinator needs of a server process."""
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        ...
-
-    async def ask(self, make: Callable[[int], Command], answer: type[Answer]) -> Answer:
-        """Send a command and return its reply; `ServerFailedError` if there is none."""
-        ...
-
-
-class Cast(msgspec.Struct, frozen=True):
-    """A scenario and the ids under which its documents were loaded.
-
-    Attributes:
-        swarm: id of the swarm.
-        team: id of its team.
-        bots: ids of its bots.
-        routines: ids of its routines.
-    """
-
-    scenario: Scenario
-    swarm: str
-    team: str
-    bots: frozenset[str]
-    routines: frozenset[str]
-
-    def loaded_bot(self, step: Step) -> str | None:
-        """The id of the bot that acts, if it was loaded."""
-        return self._loaded(step.agent, self.bots)
-
-    def loaded_routine(self, step: Step) -> str | None:
-        """The id of the routine that runs, if it was loaded."""
-        return self._loaded(step.call.name if step.call else None, self.routines)
-
-    def _loaded(self, name: str | None, among: frozenset[str]) -> str | None:
-        identifier = part_id(self.swarm, name) if name else None
-        return identifier if identifier in among else None
+from holdfast.cli.demo.scenario import Step
 
 
 class Tally:
@@ -69,6 +35,7 @@ class Tally:
         behind: what became of those that write-behind accepted, by step.
         hands: swarm id to the name of the server that took each step.
         differences: swarm id to what differs from the replay, one sentence each.
+        executions: the scenarios' runs at the end.
     """
 
     def __init__(self) -> None:
@@ -77,6 +44,26 @@ class Tally:
         self.behind: list[Behind] = []
         self.hands: dict[str, list[str]] = {}
         self.differences: dict[str, list[str]] = {}
+        self.executions: list[RunReading] = []
+
+
+class Turns:
+    """Whose turn it is: each step of a scenario is another server's than the one before, as long as there are two.
+
+    Args:
+        first: place of the one that begins.
+    """
+
+    def __init__(self, servers: Sequence[Server], first: int) -> None:
+        self._servers = servers
+        self._place = first - 1
+
+    def next(self, killed: Server | None) -> Server:
+        """The one behind the last; never the one that was killed."""
+        self._place += 1
+        if self._servers[self._place % len(self._servers)] is killed:
+            self._place += 1
+        return self._servers[self._place % len(self._servers)]
 
 
 class Runner:
@@ -85,11 +72,15 @@ class Runner:
     Args:
         run: label that this run's swarms carry.
         now: the time of a step, for its records.
+        killing: of a server on the way; None: none is killed.
     """
 
-    def __init__(self, run: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, run: str, now: Callable[[], datetime] = lambda: datetime.now(UTC), *, killing: Killing | None = None
+    ) -> None:
         self.tally = Tally()
         self.run = run
+        self.killing = killing
         self._now = now
 
     async def take_steps(self, casts: Sequence[Cast], servers: Sequence[Server], advance: Advance) -> None:
@@ -97,24 +88,21 @@ class Runner:
 
         Args:
             casts: the scenarios.
-            servers: two or more.
+            servers: two or more; if one is killed, three or more.
             advance: called with 1 after each step.
 
         Raises:
             ServerFailedError: a server died, did not answer, or could not take a step.
         """
-        count = len(servers)
         await _all(
-            self._take_scenario(cast, [servers[(first + next_) % count] for next_ in range(count)], advance)
-            for first, cast in enumerate(casts)
+            self._take_scenario(cast, Turns(servers, first), servers, advance) for first, cast in enumerate(casts)
         )
 
-    async def _take_scenario(self, cast: Cast, servers: Sequence[Server], advance: Advance) -> None:
+    async def _take_scenario(self, cast: Cast, turns: Turns, servers: Sequence[Server], advance: Advance) -> None:
         hands = self.tally.hands[cast.swarm] = []
         stale = self.tally.differences[cast.swarm] = []
         for taken, step in enumerate(cast.scenario.steps):
-            server = servers[taken % len(servers)]
-            reply = await server.ask(self._step_command(cast, step), StepReply)
+            server, reply = await self._taken(cast, step, turns, servers)
             self.tally.reads += reply.reads
             self.tally.writes += reply.writes
             self.tally.behind.append(reply.behind)
@@ -124,9 +112,34 @@ class Runner:
                 stale.append(f"{where} read the swarm after {reply.steps_before} steps, {taken} were taken")
             if reply.steps_after != taken + 1:
                 stale.append(f"{where} did not see its own write: after {reply.steps_after} steps")
+            if reply.steps_ended != taken:
+                stale.append(f"{where} found {reply.steps_ended} steps in the run's context, {taken} were taken")
+            if self.killing is not None:
+                self.killing.note(taken, reply)
             advance(1)
 
-    def _step_command(self, cast: Cast, step: Step) -> Callable[[int], StepCommand]:
+    async def _taken(self, cast: Cast, step: Step, turns: Turns, servers: Sequence[Server]) -> tuple[Server, StepReply]:
+        """Have a step taken; if the server is killed meanwhile, by another one that resumes its run."""
+        killing = self.killing
+        server = turns.next(None if killing is None else killing.killed)
+        if killing is None:
+            return server, await server.ask(self._step_command(cast, step), StepReply)
+        if killing.is_due(cast, step):
+            held = await server.ask(self._step_command(cast, step, hold=True), HeldReply)
+            await killing.kill(server, held, [each for each in servers if each is not server])
+        else:
+            try:
+                return server, await server.ask(self._step_command(cast, step), StepReply)
+            except ServerFailedError:
+                if server is not killing.killed:
+                    raise
+            await killing.wait()
+        server = turns.next(killing.killed)
+        reply = await server.ask(self._step_command(cast, step), StepReply)
+        killing.note_resumed(cast, server, reply)
+        return server, reply
+
+    def _step_command(self, cast: Cast, step: Step, *, hold: bool = False) -> Callable[[int], StepCommand]:
         return lambda identifier: StepCommand(
             id=identifier,
             swarm=cast.swarm,
@@ -134,8 +147,12 @@ class Runner:
             step=step,
             at=self._now(),
             team=cast.team,
+            execution=execution_id(self.run, cast.swarm),
+            scenario=cast.scenario.name,
             bot=cast.loaded_bot(step),
             routine=cast.loaded_routine(step),
+            last=step is cast.scenario.steps[-1],
+            hold=hold,
         )
 
     async def compare_on(self, server: Server, casts: Sequence[Cast], advance: Advance) -> None:
@@ -147,12 +164,16 @@ class Runner:
         await _all(self._compare(server, cast, advance) for cast in casts)
 
     async def _compare(self, server: Server, cast: Cast, advance: Advance) -> None:
-        reply = await server.ask(lambda identifier: ReadCommand(identifier, cast.swarm, self.run), ReadReply)
+        execution = execution_id(self.run, cast.swarm)
+        reply = await server.ask(lambda identifier: ReadCommand(identifier, cast.swarm, self.run, execution), ReadReply)
         self.tally.reads += reply.reads
+        if reply.execution is not None:
+            self.tally.executions.append(reply.execution)
         expected = replay(cast.scenario)
         self.tally.differences[cast.swarm] += [
             *(f"through the caches: {difference}" for difference in compare(expected, reply.cached)),
             *(f"from L3: {difference}" for difference in compare(expected, reply.strong)),
+            *compare_execution(len(cast.scenario.steps), reply.execution),
         ]
         advance(1)
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from holdfast.cli.demo.cast import Cast
 from holdfast.cli.demo.configuration import (
     bot_of_agent,
     bot_of_scenario,
@@ -19,7 +20,6 @@ from holdfast.cli.demo.configuration import (
 from holdfast.cli.demo.corpus import Corpus, Item
 from holdfast.cli.demo.files import InputError, InputFileError
 from holdfast.cli.demo.rehearsal import rehearse
-from holdfast.cli.demo.runner import Cast
 from holdfast.cli.demo.scenario import Scenario
 from holdfast.cli.demo.swarms import new_swarm, part_id
 from holdfast.documents import Bot, Document, Limits, Routine, Swarm, Team, encode

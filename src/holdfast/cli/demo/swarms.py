@@ -34,11 +34,18 @@ from holdfast.documents import (
 
 DEMO = "demo"
 """Where the swarm's metadata keeps what the demo notes."""
+WRITES = "writes"
+"""How many of the demo's writes are in the swarm: each counts itself, so whoever goes on knows which were made."""
 
 
 def part_id(swarm: str, name: str) -> str:
     """The id of a bot or routine that a scenario brings with it."""
     return f"{swarm}/{name}"
+
+
+def step_id(number: int) -> str:
+    """What the context of a scenario's run calls a step."""
+    return f"step-{number}"
 
 
 def new_swarm(identifier: str, scenario: Scenario, run: str, at: datetime) -> Swarm:
@@ -75,6 +82,7 @@ def new_swarm(identifier: str, scenario: Scenario, run: str, at: datetime) -> Sw
                 "limits": scenario.limits,
                 STEPS: 0,
                 EVENTS: 0,
+                WRITES: 0,
                 "noted": [],
             }
         },
@@ -139,6 +147,12 @@ def with_step_noted(swarm: Swarm, identifier: str, step: Step, at: datetime) -> 
     )
 
 
+def with_write_counted(swarm: Swarm) -> Swarm:
+    """The swarm with one write more counted."""
+    notes = swarm.metadata[DEMO]
+    return msgspec.structs.replace(swarm, metadata={**swarm.metadata, DEMO: {**notes, WRITES: notes[WRITES] + 1}})
+
+
 def record_of_step(identifier: str, step: Step, at: datetime) -> ToolCallRecord:
     """The record of the step's routine call. The step must have one."""
     record = record_of(step)
@@ -162,6 +176,16 @@ def run_of(swarm: Swarm) -> str:
 def steps_of(swarm: Swarm) -> int:
     """How many steps the swarm has taken."""
     return int(swarm.metadata[DEMO][STEPS])
+
+
+def writes_in(step: Step) -> int:
+    """How many writes a step makes: its changes, one by one, and the note that it was taken."""
+    return len(step.changes) + 1
+
+
+def writes_of(swarm: Swarm) -> int:
+    """How many of the demo's writes are in the swarm."""
+    return int(swarm.metadata[DEMO][WRITES])
 
 
 def outcome_of(identifier: str, swarm: Swarm) -> Outcome:
