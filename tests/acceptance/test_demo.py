@@ -305,6 +305,20 @@ async def test_server_without_tiers_says_why() -> None:
         await server.close()
 
 
+async def test_server_that_talks_nonsense_is_given_up_at_once() -> None:
+    """Not when its time is up: that line may have been the answer that is waited for."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "print('nonsense', flush=True); input()", stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
+    server = ServerProcess("server 1", process)
+    try:
+        async with asyncio.timeout(fleet.START_SECONDS / 2):
+            with pytest.raises(ServerFailedError, match="server 1 wrote a line that is no reply: "):
+                await server.ready()
+    finally:
+        await server.close()
+
+
 async def test_interrupt_leaves_no_process_behind(environment: dict[str, str]) -> None:
     """An interrupt while the servers start ends the command with status 130, and every server with it."""
     async with demo_process(environment, "--servers", "4") as process:

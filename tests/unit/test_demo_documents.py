@@ -191,6 +191,22 @@ def test_id_that_is_too_long_for_its_parts_is_a_fault(tmp_path: Path) -> None:
     assert "has 516 bytes; at most 512" in stock.faults[0].reason
 
 
+def test_id_that_is_too_long_for_its_runs_is_a_fault(tmp_path: Path) -> None:
+    """Their ids are longer than the scenario's, and have to leave room for those of their snapshots."""
+    names = {"scenarios/a.json": "n" * 491, "scenarios/b.json": "m" * 490}  # behind "run-1." and before ".1"
+    step = {"step": 1, "trigger": "go", "agent": "a", "action": "emit"}
+    corpus = _corpus(
+        tmp_path,
+        {path: {"identity": {"name": name}, "agents": [], "expectedFlow": [step]} for path, name in names.items()},
+    )
+
+    stock = build_stock(corpus, "run-1", AT, Limits())
+
+    assert list(stock.swarms) == ["m" * 490]
+    assert [fault.path for fault in stock.faults] == ["scenarios/a.json"]
+    assert "has over 498 bytes: its snapshots need the rest" in stock.faults[0].reason
+
+
 def test_taken_id_is_a_fault(tmp_path: Path) -> None:
     """A scenario's team does not replace one of the input's own teams."""
     corpus = _corpus(

@@ -72,6 +72,14 @@ class ActiveRun:
         self._bases = BaseWriter(ground, self.id, run)
         self._announcements = Announcements(ground.bus)
 
+    def note_restored(self, run: Run) -> None:
+        """The context is what the snapshots hold: if a base is due, it is written now, in the background.
+
+        Owners before may have let go of the run each time before theirs was written.
+        """
+        if self._bases.is_near():
+            self._bases.note(run, self.context.state)
+
     @contextlib.asynccontextmanager
     async def step(self, step_id: str) -> AsyncIterator[Step]:
         """``async with run.step("search") as step:``; its record is kept when it ends, however it does.

@@ -61,7 +61,9 @@ class Resuming:
             limits=self._ground.limits,
         )
         context.status = run.status
-        return ActiveRun(self._ground, context, run, lost=restored.lost)
+        resumed = ActiveRun(self._ground, context, run, lost=restored.lost)
+        resumed.note_restored(run)
+        return resumed
 
     async def _taken(self, run_id: str, *, force: bool) -> tuple[Run, Run]:
         """The run's row as it was, and as this server owns it."""

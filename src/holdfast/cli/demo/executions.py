@@ -14,7 +14,7 @@ from typing import Final
 
 from holdfast import Consistency, StateStore
 from holdfast.cli.demo.messages import Lost, RunReading, StepCommand
-from holdfast.cli.demo.swarms import step_id
+from holdfast.cli.demo.swarms import step_id, step_run_id
 from holdfast.documents import RunStatus, StepRecord, StepStatus
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.restoring import Loss
@@ -25,16 +25,6 @@ WRITES: Final = "writes"
 LAST_STEP: Final = "last_step"
 """Variable: the number of that step."""
 PAGE: Final = 1000
-
-
-def execution_id(run: str, swarm: str) -> str:
-    """The id of a scenario's run in this run of the demo."""
-    return f"{run}.{swarm}"
-
-
-def step_run_id(execution: str, number: int) -> str:
-    """The id of a step's run."""
-    return f"{execution}.{number}"
 
 
 @asynccontextmanager

@@ -175,9 +175,11 @@ class ServerProcess:
                 self._take(decode_reply(line))
         except ValueError as error:
             why = f"{self.name} wrote a line that is no reply: {error}"
-        status = "" if why else f"{self.name} ended with status {await self._process.wait()}"
-        await self._listeners[0]
-        self._fail(why or f"{status} before it was asked to{self._words()}")
+        if not why:  # otherwise it lives, and its errors do not end
+            status = await self._process.wait()
+            await self._listeners[0]
+            why = f"{self.name} ended with status {status} before it was asked to{self._words()}"
+        self._fail(why)
 
     def _take(self, reply: Reply) -> None:
         future = self._ready if isinstance(reply, Ready) else self._waiting.get(reply.id)

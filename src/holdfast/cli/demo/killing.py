@@ -10,12 +10,11 @@ from typing import Final
 import msgspec
 
 from holdfast.cli.demo.cast import Cast
-from holdfast.cli.demo.executions import execution_id
 from holdfast.cli.demo.files import InputError
 from holdfast.cli.demo.fleet import Server, ServerFailedError
 from holdfast.cli.demo.messages import HeldReply, Lost, OrphansCommand, OrphansReply, StepReply
 from holdfast.cli.demo.scenario import Step
-from holdfast.cli.demo.swarms import writes_in
+from holdfast.cli.demo.swarms import execution_id, writes_in
 
 FOUND_SECONDS_MAX: Final = 60.0
 LOOK_SECONDS: Final = 0.1

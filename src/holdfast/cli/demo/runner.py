@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 from holdfast.cli.demo.cast import Cast
 from holdfast.cli.demo.compare import compare, compare_execution
-from holdfast.cli.demo.executions import execution_id
 from holdfast.cli.demo.fleet import Server, ServerFailedError
 from holdfast.cli.demo.killing import Killing
 from holdfast.cli.demo.messages import (
@@ -24,6 +23,7 @@ from holdfast.cli.demo.messages import (
 from holdfast.cli.demo.progress import Advance
 from holdfast.cli.demo.replay import replay
 from holdfast.cli.demo.scenario import Step
+from holdfast.cli.demo.swarms import execution_id
 
 
 class Tally:

@@ -21,10 +21,11 @@ from holdfast.cli.demo.corpus import Corpus, Item
 from holdfast.cli.demo.files import InputError, InputFileError
 from holdfast.cli.demo.rehearsal import rehearse
 from holdfast.cli.demo.scenario import Scenario
-from holdfast.cli.demo.swarms import new_swarm, part_id
+from holdfast.cli.demo.swarms import execution_id, new_swarm, part_id, run_of, step_run_id
 from holdfast.documents import Bot, Document, Limits, Routine, Swarm, Team, encode
 from holdfast.errors import InvalidDocument, InvalidKey
 from holdfast.keys import check_id
+from holdfast.run_context.limits import check_run_id
 
 Parsed = TypeVar("Parsed")
 D = TypeVar("D", bound=Document)
@@ -112,12 +113,25 @@ def _take_scenario(
     _check(scenario.source, routines, stock.routines, limits)
     _check(scenario.source, team, stock.teams, limits)
     _check(scenario.source, {identifier: swarm}, stock.swarms, limits)
+    _check_runs(scenario, execution_id(run_of(swarm), identifier))
     rehearse(identifier, scenario, swarm, limits, at)
     stock.bots |= bots
     stock.routines |= routines
     stock.teams |= team
     stock.swarms[identifier] = swarm
     stock.casts.append(Cast(scenario, identifier, identifier, frozenset(bots), frozenset(routines)))
+
+
+def _check_runs(scenario: Scenario, execution: str) -> None:
+    """Refuse ids that its runs could not have; that of the last step's is the longest.
+
+    Raises:
+        InputFileError: they cannot.
+    """
+    try:
+        check_run_id(step_run_id(execution, len(scenario.steps)))
+    except InvalidKey as error:
+        raise InputFileError(scenario.source, str(error)) from error
 
 
 def _check(path: str, documents: Mapping[str, Document], taken: Mapping[str, Document], limits: Limits) -> None:

@@ -43,6 +43,16 @@ def part_id(swarm: str, name: str) -> str:
     return f"{swarm}/{name}"
 
 
+def execution_id(run: str, swarm: str) -> str:
+    """The id of a scenario's run in this run of the demo."""
+    return f"{run}.{swarm}"
+
+
+def step_run_id(execution: str, number: int) -> str:
+    """The id of a step's run."""
+    return f"{execution}.{number}"
+
+
 def step_id(number: int) -> str:
     """What the context of a scenario's run calls a step."""
     return f"step-{number}"
