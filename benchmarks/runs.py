@@ -89,9 +89,9 @@ async def _written(context: Context, long: Walk) -> list[Figure]:
 async def _changed(store: StateStore, deltas: Sequence[str]) -> int:
     """Bytes of what deltas set, as JSON: variables with what is known of them, results, records of steps."""
     found = await store.run_snapshots.get_many(deltas)
-    measured = RunLimits().measured
+    sizes = RunLimits().sizes
     return sum(
-        measured(variables=each.variables, intermediate=each.intermediate, step_history=each.step_history)
+        sum(sizes(steps=each.step_history, variables=each.variables, intermediate=each.intermediate).values())
         for each in found.values()
         if each is not None
     )
