@@ -38,8 +38,8 @@ LONG = "long"
 class Walk:
     """A run on its way, each of whose steps changes 1.6 KB.
 
-    That is two of 40 variables of 0.2 KB, with all that is known of them, a record with its result, and one of 20 pages,
-    of 0.1 KB or, every tenth time, 5 KB, such as tools find.
+    That is two of 40 variables of 0.2 KB, with all that is known of them, a record with its result, and one of 20
+    pages, of 0.1 KB or, every tenth time, 5 KB, such as tools find.
 
     Attributes:
         times: of its checkpoints, in seconds.
