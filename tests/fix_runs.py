@@ -21,7 +21,7 @@ from holdfast.documents import (
 from holdfast.keys import Key
 from holdfast.run_context.changes import ContextState, Draft
 from holdfast.run_context.hybrid_clock import HybridClock
-from holdfast.run_context.restoring import Found, Restored, restoring
+from holdfast.run_context.restoring import Found, Restored, Restoring, restoring
 from holdfast.run_context.snapshots import UNLIMITED, base_id, base_of, rebased
 from holdfast.run_context.spilling import spill_run
 
@@ -132,15 +132,20 @@ class KeptRun:
 
 def restored(run: Run, rows: Mapping[str, Found], bases: Iterable[int], *, at: int | None = None) -> Restored:
     """Walk over rows, answering each question from them."""
-    walk = restoring(RUN_ID, run, bases, at=at)
-    asked = next(walk)
+    return answered(restoring(RUN_ID, run, bases, at=at), rows)
+
+
+def answered(walk: Restoring, rows: Mapping[str, Found]) -> Restored:
+    """What a walk comes to whose questions rows answer."""
+    found: Mapping[str, Found] | None = None
     while True:
-        assert 0 < len(asked) <= 200
         try:
-            asked = walk.send({identifier: rows[identifier] for identifier in asked if identifier in rows})
+            asked = next(walk) if found is None else walk.send(found)
         except StopIteration as end:
             result: Restored = end.value
             return result
+        assert 0 < len(asked) <= 200
+        found = {identifier: rows[identifier] for identifier in asked if identifier in rows}
 
 
 def stored_bytes(snapshot: RunContextSnapshot) -> bytes:

@@ -3,50 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from holdfast.clock import Clock
 from holdfast.collection import Collection
 from holdfast.documents import Limits
 from holdfast.events import EventLimits
 from holdfast.flights import Flights
+from holdfast.given import Given
 from holdfast.invalidation.announcing import Announcer
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.bus import BusRules, EventBus
 from holdfast.invalidation.change_feed import ChangeFeed
-from holdfast.invalidation.fence_map import WINDOW_SECONDS, FenceMap
+from holdfast.invalidation.fence_map import FenceMap
 from holdfast.invalidation.invalidator import CacheInvalidator
 from holdfast.invalidation.key_history import KeyHistory
 from holdfast.invalidation.lease import FeedLease
 from holdfast.invalidation.relay import Relay
-from holdfast.invalidation.rules import Rule
 from holdfast.invalidation.sampling import AnswerSampler
 from holdfast.invalidation.subscription import HandlerRules
 from holdfast.invalidation.verifier import Verifier
 from holdfast.key_locks import KeyLocks
-from holdfast.kinds import Kind
 from holdfast.metrics.counters import Counters
-from holdfast.protocols import (
-    ChangeSource,
-    Coherence,
-    EventTransport,
-    FenceSink,
-    JournalBase,
-    JournalStreams,
-    RunIndex,
-    SharedCache,
-    Storage,
-)
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.run_context import ground as runs_ground
 from holdfast.run_context.hybrid_clock import HybridClock
-from holdfast.run_context.limits import RunLimits
 from holdfast.run_context.partitions import Partitions
 from holdfast.run_context.runs import Runs
 from holdfast.scopes import Scopes
@@ -64,52 +48,6 @@ from holdfast.writing import Writer
 DRAIN_SECONDS: Final = 10.0
 UPDATE_BACKOFF_SECONDS: Final = 0.002
 UPDATE_BACKOFF_MAX_SECONDS: Final = 0.25
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """What one server's flows are put together from.
-
-    Attributes:
-        feed: where this server's change feed reads.
-        relay: where it reads while it is the one that fences L2; None: it never is.
-        past: where watchers that come back read what they missed; None: where the feed reads, which waits meanwhile.
-        events: what carries events between servers.
-        new_id: a unique id.
-        wall: the time of day, seconds since 1970.
-        coherence: what L3 said when it was connected.
-        untrusted: kinds that no cache may answer for, with the reason.
-        window_seconds: how long this server remembers a change, to judge L2 by.
-        sleep: pauses, seconds.
-        random_: for jitter, and to choose which answers are verified.
-        server: this one's name, for what it finds and what it makes void.
-        rules: what goes with a document that changed; acted on by the server that fences L2.
-        rules_l3: by which it does: apart from the others, who may keep all connections busy; None: as all.
-        journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts.
-    """
-
-    settings: Settings
-    kinds: Mapping[str, Kind[Any]]
-    l2: SharedCache
-    l3: Storage
-    feed: ChangeSource
-    relay: tuple[ChangeSource, FenceSink] | None
-    events: EventTransport
-    journals: JournalBase
-    streams: JournalStreams
-    runs: RunIndex
-    new_id: Callable[[], str]
-    wall: Callable[[], float]
-    coherence: Coherence
-    clock: Clock
-    sleep: Callable[[float], Awaitable[object]]
-    random_: random.Random
-    past: ChangeSource | None = None
-    untrusted: Mapping[str, str] = field(default_factory=dict)
-    window_seconds: float = WINDOW_SECONDS
-    server: str = "a server"
-    rules: tuple[Rule, ...] = ()
-    rules_l3: Storage | None = None
 
 
 class Flows:
@@ -346,7 +284,7 @@ class Flows:
             hybrid=HybridClock(given.wall, given.server),
             new_id=given.new_id,
             server=given.server,
-            limits=run_limits(settings),
+            limits=runs_ground.run_limits(settings),
             deltas_per_base=settings.run_deltas_per_base,
             takeover_seconds=settings.write_behind_takeover_seconds,
         )
@@ -409,17 +347,6 @@ class Flows:
         """A closed door answers nothing, not even from memory."""
         for cache in set(self.caches.values()):
             cache.flush()
-
-
-def run_limits(settings: Settings) -> RunLimits:
-    """The limits of each run."""
-    return RunLimits(
-        variables_max=settings.run_variables_max,
-        bytes_max=settings.run_bytes_max,
-        depth_max=settings.run_depth_max,
-        children_max=settings.run_children_max,
-        value_depth_max=settings.document_depth_max,
-    )
 
 
 def bus_rules(settings: Settings) -> BusRules:

@@ -24,7 +24,8 @@ from holdfast.adapters import open_tiers
 from holdfast.arguments import SettingArguments
 from holdfast.clock import SystemClock
 from holdfast.errors import Closed, HoldfastError, SettingsError
-from holdfast.flows import Flows, Given
+from holdfast.flows import Flows
+from holdfast.given import Given
 from holdfast.invalidation.rules import RULES, Rule
 from holdfast.invalidation.rules import check as check_rules
 from holdfast.kinds import Kind, register

@@ -49,11 +49,11 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verifier, "ROUND_SECONDS", ROUND_SECONDS)
 
 
-def first_finding(seeds: range, tier: Tier, theme: str | None = None) -> Finding | None:
-    """The first finding of a tier."""
+def first_finding(seeds: range, tier: Tier, theme: str | None = None, *, cause: str = "") -> Finding | None:
+    """The first finding of a tier whose cause says so: one fault may do several things."""
     for seed in seeds:
         for finding in simulate(seed, partial(run_verified, theme=theme)).findings:
-            if finding.tier is tier:
+            if finding.tier is tier and cause in finding.cause:
                 return finding
     return None
 
@@ -96,8 +96,7 @@ def test_a_fault_of_holdfast_is_found_and_repaired(
 ) -> None:
     """With a mechanism of the caches switched off, the verifier finds what that does, repairs it, and says why."""
     MUTANTS[name](monkeypatch)
-    finding = first_finding(MUTANT_SEEDS, tier, theme)
+    finding = first_finding(MUTANT_SEEDS, tier, theme, cause=cause)
     assert finding is not None
     assert finding.repaired, finding
-    assert cause in finding.cause, finding
     assert finding.history

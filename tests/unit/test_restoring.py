@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fix_runs import NOON, RUN_ID, KeptRun, changes, in_order, restored, stored_bytes
+from fix_runs import NOON, RUN_ID, KeptRun, answered, changes, in_order, restored, stored_bytes
 from holdfast.documents import ContextChange, ContextVariable, RunContextSnapshot, StepRecord
 from holdfast.errors import ContextCorrupt
 from holdfast.run_context import restoring as rules
 from holdfast.run_context.changes import ContextState, applied, combined, ends_in
-from holdfast.run_context.restoring import UNREADABLE, Found, Loss, Restored, restoring
+from holdfast.run_context.restoring import UNREADABLE, Found, Loss, Restored, following, restoring
 from holdfast.run_context.snapshots import base_id, base_of, rebased, sealed, snapshot_id
 
 BEGIN = ContextState(inputs={"q": 1}, at=NOON)
@@ -241,6 +241,27 @@ def test_as_of_a_snapshot() -> None:
     assert found.state.status == "running"
     damage(kept, snapshot_id(RUN_ID, 3), "missing")
     assert kept.restored(at=3).lost == Loss(steps=1, variables=("all", "v3"), seconds=1.0, snapshots=1)
+
+
+@given(st.lists(changes(), max_size=12), st.data())
+def test_who_knows_a_state_goes_on_from_there(several: list[ContextChange], data: st.DataObject) -> None:
+    """It comes to the same, and asks for nothing but the deltas behind it; what was damaged meanwhile is lost."""
+    kept = KeptRun(BEGIN)
+    for change in several:
+        kept.decide(change)
+    number = data.draw(st.integers(0, kept.run.sequence))
+    newest = kept.restored(at=number).newest
+    behind = {
+        snapshot_id(RUN_ID, each): kept.rows[snapshot_id(RUN_ID, each)]
+        for each in range(number + 1, kept.run.sequence + 1)
+    }
+    found = answered(following(RUN_ID, kept.run, kept.states[number], newest), behind)
+    assert in_order(found.state) == in_order(kept.state)
+    assert (found.sequence, found.lost, found.damaged) == (kept.run.sequence, Loss(), ())
+    if behind:
+        first = next(iter(behind))
+        lossy = answered(following(RUN_ID, kept.run, kept.states[number], newest), {**behind, first: UNREADABLE})
+        assert (lossy.sequence, lossy.lost.snapshots) == (number, kept.run.sequence - number)
 
 
 def test_as_many_are_asked_for_as_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:

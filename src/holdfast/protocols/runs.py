@@ -17,6 +17,8 @@ from holdfast.protocols.storage import Row
 
 ENDED: Final = frozenset({RunStatus.COMPLETED.value, RunStatus.FAILED.value, RunStatus.CANCELLED.value})
 """The states of a run that no longer changes."""
+UNOWNED: Final = ENDED | {RunStatus.PAUSED.value}
+"""Those of a run that no server need run."""
 LISTED_MAX: Final = 1000
 """Runs, or snapshots, in one answer."""
 PRUNED_MAX: Final = 1000
@@ -29,8 +31,8 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which runs are meant: those for which all of this holds; what is None restricts nothing.
 
     Attributes:
-        orphaned: only those that are not ended and whose `Run.journal` is not live, or not named: their server has
-            ended, or was replaced. The journal decides, and not the server's name, which the next process on that
+        orphaned: only those that are neither ended nor paused and whose `Run.journal` is not live, or not named: their
+            server has ended, or was replaced. The journal decides, and not the name, which the next process on that
             machine may well have too.
     """
 

@@ -14,6 +14,7 @@ from holdfast.kinds import RUN, RUN_SNAPSHOT
 from holdfast.protocols import JournalBase, RunIndex, Storage
 from holdfast.run_context.hybrid_clock import HybridClock
 from holdfast.run_context.limits import RunLimits
+from holdfast.settings import Settings
 from holdfast.transactions import Transactions
 from holdfast.write_behind.handing_over import HandingOver
 from holdfast.write_behind.lives import Lives
@@ -62,3 +63,14 @@ class Ground:
     async def journal(self) -> str:
         """The name of the journal that this server writes now."""
         return (await self.lives.living()).name
+
+
+def run_limits(settings: Settings) -> RunLimits:
+    """The limits of each run."""
+    return RunLimits(
+        variables_max=settings.run_variables_max,
+        bytes_max=settings.run_bytes_max,
+        depth_max=settings.run_depth_max,
+        children_max=settings.run_children_max,
+        value_depth_max=settings.document_depth_max,
+    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from holdfast.documents import Run
+from holdfast.documents import Run, SnapshotSummary
 from holdfast.errors import ContextCorrupt
 from holdfast.keys import Key
 from holdfast.kinds import RUN_SNAPSHOT
 from holdfast.protocols import ListedSnapshot, RunIndex, Storage
 from holdfast.protocols.runs import LISTED_MAX
-from holdfast.run_context.restoring import Found, Restored, restoring
+from holdfast.run_context.changes import ContextState
+from holdfast.run_context.restoring import Found, Restored, Restoring, following, restoring
 from holdfast.run_context.snapshots import base_number
 
 
@@ -34,11 +35,15 @@ class SnapshotLoader:
         """
         if at is None:
             try:  # as a rule the newest base that the row knows is good
-                return await self._walked(run_id, run, [run.base], None)
+                return await self._walked(restoring(run_id, run, [run.base]))
             except ContextCorrupt:
                 pass
         bases = [number for each in await self.listed(run_id) if (number := base_number(each.id)) is not None]
-        return await self._walked(run_id, run, bases, at)
+        return await self._walked(restoring(run_id, run, bases, at=at))
+
+    async def followed(self, run_id: str, run: Run, state: ContextState, newest: SnapshotSummary) -> Restored:
+        """What has become of a context that was restored before; see `following`. Raises as `restored`."""
+        return await self._walked(following(run_id, run, state, newest))
 
     async def listed(self, run_id: str) -> list[ListedSnapshot]:
         """All snapshots of a run, without their bodies."""
@@ -47,16 +52,15 @@ class SnapshotLoader:
             listed += page
         return listed
 
-    async def _walked(self, run_id: str, run: Run, bases: Sequence[int], at: int | None) -> Restored:
-        walk = restoring(run_id, run, bases, at=at)
-        wanted = next(walk)
+    async def _walked(self, walk: Restoring) -> Restored:
+        found: dict[str, Found] | None = None
         while True:
-            found = await self._found(wanted)
             try:
-                wanted = walk.send(found)
+                wanted = next(walk) if found is None else walk.send(found)
             except StopIteration as end:
                 restored: Restored = end.value
                 return restored
+            found = await self._found(wanted)
 
     async def _found(self, identifiers: Sequence[str]) -> dict[str, Found]:
         keys = [Key(RUN_SNAPSHOT.name, identifier) for identifier in identifiers]

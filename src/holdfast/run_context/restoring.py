@@ -108,8 +108,21 @@ def restoring(run_id: str, run: Run, bases: Iterable[int], *, at: int | None = N
         walk.found = yield (base_id(run_id, number), *walk.page(number + 1))
         base = walk.good(base_id(run_id, number), number, is_base=True)
         if base is not None:
-            return (yield from walk.onward(base))
+            asked = base.sequence + len(walk.page(base.sequence + 1))
+            return (yield from walk.onward(Draft(state_of(base)), summary_of(base), base.sequence, asked))
     raise ContextCorrupt(run_id, tuple(walk.damaged))
+
+
+def following(run_id: str, run: Run, state: ContextState, newest: SnapshotSummary) -> Restoring:
+    """Go on from a state without the row's changes that was restored before, to what the run is now.
+
+    What the deltas behind it have lost may be in a base behind them: then `restoring` is to find out.
+
+    Args:
+        newest: of the last snapshot in the state, not above the run's.
+    """
+    walk = _Walk(run_id, run, run.sequence, with_tail=True)
+    return (yield from walk.onward(Draft(state), newest, run.base, newest.sequence))
 
 
 def _intact(found: Found | None) -> RunContextSnapshot | None:
@@ -153,11 +166,14 @@ class _Walk:
         newest = self.run.newest
         return newest is None or snapshot.sequence != newest.sequence or is_same(summary_of(snapshot), newest)
 
-    def onward(self, base: RunContextSnapshot) -> Restoring:
-        """From a good base through the deltas, to the end or to the first bad one."""
-        draft, newest = Draft(state_of(base)), summary_of(base)
-        asked_up_to = base.sequence + len(self.page(base.sequence + 1))
-        for number in range(base.sequence + 1, self.end + 1):
+    def onward(self, draft: Draft, newest: SnapshotSummary, base: int, asked_up_to: int) -> Restoring:
+        """From a good state through the deltas, to the end or to the first bad one.
+
+        Args:
+            draft: the state, which has all up to `newest`.
+            asked_up_to: the number of the last delta that was asked for already.
+        """
+        for number in range(newest.sequence + 1, self.end + 1):
             if number > asked_up_to:
                 asked = self.page(number)
                 self.found = yield asked
@@ -173,7 +189,7 @@ class _Walk:
             draft.status = self.run.status
             for change in () if lost else self.run.changes:
                 draft.apply(change)
-        return Restored(draft.state(), newest.sequence, newest, base.sequence, lost, tuple(self.damaged))
+        return Restored(draft.state(), newest.sequence, newest, base, lost, tuple(self.damaged))
 
     def _next(self, number: int, newest: SnapshotSummary) -> RunContextSnapshot | None:
         identifier = snapshot_id(self.run_id, number)

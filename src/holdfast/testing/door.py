@@ -12,7 +12,8 @@ from typing import Any
 
 from holdfast.clock import Clock
 from holdfast.errors import SettingsError
-from holdfast.flows import Flows, Given
+from holdfast.flows import Flows
+from holdfast.given import Given
 from holdfast.invalidation.fence_map import WINDOW_SECONDS
 from holdfast.invalidation.rules import Rule
 from holdfast.invalidation.rules import check as check_rules

@@ -23,6 +23,7 @@ from holdfast.protocols.runs import (
     MONTHS_AHEAD_MAX,
     MONTHS_KEPT_MAX,
     PRUNED_MAX,
+    UNOWNED,
     check_limit,
     check_months,
 )
@@ -139,7 +140,7 @@ class MemoryRuns:
             return False
         if which.status not in {None, _status(run)}:
             return False
-        return not which.orphaned or (_status(run) not in ENDED and not self._is_live(run.get("journal")))
+        return not which.orphaned or (_status(run) not in UNOWNED and not self._is_live(run.get("journal")))
 
     def _is_live(self, journal: str | None) -> bool:
         record = self._storage.log.marks.journals.get(journal or "")

@@ -10,7 +10,7 @@ from holdfast.protocols.runs import RunFilter
 
 # As the index `run_open` has it: only then that is used.
 _OPEN: Final = "fields[4] NOT IN ('completed', 'failed', 'cancelled')"
-_ORPHANED: Final = f"""{_OPEN} AND NOT EXISTS (
+_ORPHANED: Final = f"""{_OPEN} AND fields[4] <> 'paused' AND NOT EXISTS (
     SELECT FROM holdfast.journals j WHERE j.journal = holdfast.run_journal(r.document) AND j.state = 'live')"""
 
 SNAPSHOTS: Final = r"""

@@ -14,7 +14,7 @@ from holdfast.documents import RunStatus
 from holdfast.errors import AppendOnly, NotFound
 from holdfast.keys import Key
 from holdfast.protocols import ChangeSource, JournalBase, JournalState, RunFilter, RunIndex, Storage, Write
-from holdfast.protocols.runs import LISTED_MAX, PRUNED_MAX
+from holdfast.protocols.runs import LISTED_MAX, PRUNED_MAX, UNOWNED
 
 RUN_ID: Final = "r1"
 EVERY: Final = RunFilter()
@@ -118,12 +118,11 @@ class RunIndexSuite:
         await self.begin("of none")
         await self.begin("of unknown", journal="j2")
         assert await self.ids(RunFilter(orphaned=True)) == ["of unknown", "of none"]
-        ended = {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}
-        open_ = [f"of j1 {status}" for status in reversed(RunStatus) if status not in ended]
+        open_ = [f"of j1 {status}" for status in reversed(RunStatus) if status not in UNOWNED]
         for state in (JournalState.RELEASED, JournalState.TAKEN, JournalState.DRAINED):
             assert await self.journals.enter_state("j1", 1, state)
             assert await self.ids(RunFilter(orphaned=True)) == ["of unknown", "of none", *open_]
-        assert await self.ids(RunFilter(orphaned=True, status="paused")) == ["of j1 paused"]
+        assert await self.ids(RunFilter(orphaned=True, status="blocked")) == ["of j1 blocked"]
         assert await self.journals.forget("j1", 1)
         assert (await self.ids(RunFilter(orphaned=True)))[2:] == open_
 

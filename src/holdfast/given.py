@@ -1,0 +1,71 @@
+"""What the flows of one server are given: its tiers, its kinds, its clock and its chance."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.clock import Clock
+from holdfast.invalidation.fence_map import WINDOW_SECONDS
+from holdfast.invalidation.rules import Rule
+from holdfast.kinds import Kind
+from holdfast.protocols import (
+    ChangeSource,
+    Coherence,
+    EventTransport,
+    FenceSink,
+    JournalBase,
+    JournalStreams,
+    RunIndex,
+    SharedCache,
+    Storage,
+)
+from holdfast.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What one server's flows are put together from.
+
+    Attributes:
+        feed: where this server's change feed reads.
+        relay: where it reads while it is the one that fences L2; None: it never is.
+        past: where watchers that come back read what they missed; None: where the feed reads, which waits meanwhile.
+        events: what carries events between servers.
+        new_id: a unique id.
+        wall: the time of day, seconds since 1970.
+        coherence: what L3 said when it was connected.
+        untrusted: kinds that no cache may answer for, with the reason.
+        window_seconds: how long this server remembers a change, to judge L2 by.
+        sleep: pauses, seconds.
+        random_: for jitter, and to choose which answers are verified.
+        server: this one's name, for what it finds and what it makes void.
+        rules: what goes with a document that changed; acted on by the server that fences L2.
+        rules_l3: by which it does: apart from the others, who may keep all connections busy; None: as all.
+        journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts.
+    """
+
+    settings: Settings
+    kinds: Mapping[str, Kind[Any]]
+    l2: SharedCache
+    l3: Storage
+    feed: ChangeSource
+    relay: tuple[ChangeSource, FenceSink] | None
+    events: EventTransport
+    journals: JournalBase
+    streams: JournalStreams
+    runs: RunIndex
+    new_id: Callable[[], str]
+    wall: Callable[[], float]
+    coherence: Coherence
+    clock: Clock
+    sleep: Callable[[float], Awaitable[object]]
+    random_: random.Random
+    past: ChangeSource | None = None
+    untrusted: Mapping[str, str] = field(default_factory=dict)
+    window_seconds: float = WINDOW_SECONDS
+    server: str = "a server"
+    rules: tuple[Rule, ...] = ()
+    rules_l3: Storage | None = None
