@@ -454,6 +454,19 @@ def test_the_size_is_that_of_a_base() -> None:
     assert 0 < size_of(base) - context._tracked.bytes - commas < 400
 
 
+def test_the_size_of_a_part_does_not_depend_on_the_others() -> None:
+    """A lone key that begins with a dollar sign is stored with one more; it counts so in any company, also later."""
+    context = begun()
+    context.intermediate["$a"] = {"$b": 1}
+    alone = context._tracked.bytes
+    context.intermediate["c"] = 2
+    for _ in range(2):
+        again = RunContext(RUN_ID, "search", hybrid_clock(), state=context.state)
+        assert again._tracked.bytes == context._tracked.bytes
+        context.intermediate.pop("c", None)
+    assert context._tracked.bytes == alone
+
+
 def test_a_run_id_leaves_room_for_its_snapshots() -> None:
     """Their ids are ids too."""
     assert begun("r" * 498).run_id == "r" * 498
