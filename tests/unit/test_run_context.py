@@ -455,7 +455,7 @@ def test_the_size_is_that_of_a_base() -> None:
 
 
 def test_the_size_of_a_part_does_not_depend_on_the_others() -> None:
-    """A lone key that begins with a dollar sign is stored with one more; it counts so in any company, also later."""
+    """Though a lone key that begins with a dollar sign is stored with one more."""
     context = begun()
     context.intermediate["$a"] = {"$b": 1}
     alone = context._tracked.bytes

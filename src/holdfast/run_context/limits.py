@@ -74,7 +74,7 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
         """
         stored = msgspec.json.decode(self._json(step_history=steps, **sections), type=_Parts)
         sizes = {
-            (name, key): _key_bytes(key) + len(value)
+            (name, key): len(msgspec.json.encode(key)) + len(":") + len(value)
             for name, section in sections.items()
             for key, value in zip(section, getattr(stored, name).values(), strict=True)
         }
@@ -96,11 +96,6 @@ class _Parts(msgspec.Struct, rename="camel"):
 
 
 _BLANK: Final = encode(RunContextSnapshot(run_id="", routine_id="", sequence=0))
-
-
-def _key_bytes(key: str) -> int:
-    """Of a key and its colon. One that begins with `$` is stored with one more where it is alone; so always here."""
-    return len(msgspec.json.encode(key)) + len(":") + key.startswith("$")
 
 
 def check_run_id(run_id: object) -> str:
