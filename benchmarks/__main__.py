@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from benchmarks import feed, l1_get, l1_peek, l2_reads, l3_reads, pruning, report, upserts, write_behind
+from benchmarks import feed, l1_get, l1_peek, l2_reads, l3_reads, pruning, report, runs, upserts, write_behind
 from benchmarks.context import Context, open_context
 from benchmarks.measuring import Figure, Result
 from holdfast.cli import run as run_loop
@@ -24,6 +24,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Context], Awaitable[Sequence[Result | F
     "feed": feed.run,
     "write-behind": write_behind.run,
     "pruning": pruning.run,
+    "runs": runs.run,
 }
 
 

@@ -66,31 +66,32 @@ def _padding(draft: Document, size: int, source: random.Random) -> str:
     missing = size - len(encode(draft))
     if missing < 0:
         raise ValueError(f"a {type(draft).__name__} of {size} bytes: the draft is {-missing} bytes larger already")
-    return _text(source, missing)[:missing]
+    return text(source, missing)[:missing]
 
 
-def _text(source: random.Random, words: int) -> str:
+def text(source: random.Random, words: int) -> str:
+    """So many words."""
     return " ".join(source.choices(_WORDS, k=words))
 
 
 def _bot(source: random.Random) -> Bot:
-    return Bot(name=_text(source, 1), model="gpt-4o-mini", persona={"occupation": ""})
+    return Bot(name=text(source, 1), model="gpt-4o-mini", persona={"occupation": ""})
 
 
 def _swarm(source: random.Random, *, parts: int) -> Swarm:
     return Swarm(
-        name=_text(source, 3),
+        name=text(source, 3),
         goal="",
         swarm_leader="bot-0",
         blackboard=[_item(source, number) for number in range(parts)],
         records=[_record(source, number) for number in range(parts)],
         subtasks=[_subtask(source, number) for number in range(0, parts, 3)],
-        participants=[BotParticipant(id="bot-0", name=_text(source, 1), meta={"role": "leader"})],
+        participants=[BotParticipant(id="bot-0", name=text(source, 1), meta={"role": "leader"})],
     )
 
 
 def _item(source: random.Random, number: int) -> BlackboardItem:
-    value = {"note": _text(source, 8), "score": source.random(), "tags": source.sample(_WORDS, 3)}
+    value = {"note": text(source, 8), "score": source.random(), "tags": source.sample(_WORDS, 3)}
     return BlackboardItem(id=f"item-{number}", value=value, created_at=_BEGIN + dt.timedelta(seconds=number))
 
 
@@ -98,12 +99,12 @@ def _record(source: random.Random, number: int) -> ToolCallRecord:
     return ToolCallRecord(
         id=f"call-{number}",
         routine_id=f"routine-{source.randrange(900)}",
-        routine_name=_text(source, 2),
-        params={"query": _text(source, 4), "limit": source.randrange(100)},
+        routine_name=text(source, 2),
+        params={"query": text(source, 4), "limit": source.randrange(100)},
         caller_bot_id="bot-0",
         created_at=_BEGIN + dt.timedelta(seconds=number),
     )
 
 
 def _subtask(source: random.Random, number: int) -> SwarmSubTask:
-    return SwarmSubTask(id=f"task-{number}", description=_text(source, 6), status="in_progress", priority="high")
+    return SwarmSubTask(id=f"task-{number}", description=text(source, 6), status="in_progress", priority="high")

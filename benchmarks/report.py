@@ -41,6 +41,12 @@ NOTES: Final = """\
   the managed table, while a server follows the feed, and through the tier.
 - **The change feed.** Two servers in one process; from the return of `put` on one to the first default `get` on the
   other that answers with it, which asks without a pause. These are times, not ratios, so a busy machine shows in them.
+- **Runs.** A run of 1,700 steps, each of which changes 1.6 KB: two variables of 0.2 KB, with all that is known of
+  them, a record, and a page of 0.1 KB or, every tenth time, 5 KB. Its last checkpoints are made in turns with the
+  first of another run. Bytes are those of changes as JSON; documents are deltas, bases and the run's row, each time
+  it was written. A resume is a takeover from a live server: its entries are decided, the epoch is raised in a
+  transaction, then the snapshots are read, verified and applied; theirs reads the same rows and does nothing with
+  them. A context restored is the reading, verifying and applying alone; theirs parses the rows too.
 """
 
 NOT_COVERED: Final = """\
@@ -113,7 +119,7 @@ def _ratios(results: Sequence[Result]) -> list[str]:
 
 
 def _absolute(figures: Sequence[Figure]) -> list[str]:
-    rows = ["| the change feed | | at most | |", "|---|---|---|---|"]
+    rows = ["| times and amounts | | at most | |", "|---|---|---|---|"]
     for each in figures:
         rows += [f"| {each.name} | **{_amount(each)}** | {each.most:g} {each.unit} | {_verdict(each)} |"]
     return rows

@@ -58,4 +58,9 @@ class SettingArguments(TypedDict, total=False):
     write_behind_close_seconds: float
     write_behind_takeover_seconds: float
     journal_replicas: int | None
+    run_deltas_per_base: int
+    run_variables_max: int
+    run_bytes_max: int
+    run_depth_max: int
+    run_children_max: int
     run_snapshot_months: int | None

@@ -1,4 +1,4 @@
-"""The README's code runs as it stands."""
+"""The code of the README, of the pages and of the examples runs as it stands."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ import pytest
 
 from holdfast.embedded import Running
 
-README = Path(__file__).parents[2] / "README.md"
-EXAMPLES = Path(__file__).parents[2] / "examples"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def blocks(page: str) -> list[str]:
+    """The Python code of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+BLOCKS = blocks("README.md")
 
 
 def run(program: str, servers: Running, postgres_url: str) -> str:
@@ -88,6 +95,48 @@ async def main():
 asyncio.run(main())
 """
     assert "done" in run(program, servers, postgres_url).splitlines()
+
+
+def test_a_run(servers: Running, postgres_url: str) -> None:
+    """It is kept when its block ends, with what its child found."""
+    program = f"""
+import asyncio, holdfast
+{BLOCKS[5]}
+async def main():
+    async with holdfast.connect() as state, holdfast.connect() as other:
+        await research(state)
+        (run,) = await other.runs.list(routine_id="research")
+        view = await other.runs.get(run.id)
+        print(view.run.status, list(view.state.steps), view.state.variables["sources"].value)
+        try:
+            await go_on(other, run.id)
+        except holdfast.RunOver:
+            print("it is over")
+asyncio.run(main())
+"""
+    lines = run(program, servers, postgres_url).splitlines()
+    assert lines[-2:] == ["completed ['search'] ['a.example']", "it is over"]
+
+
+def test_the_page_of_run_contexts(servers: Running, postgres_url: str) -> None:
+    """A run's life over two servers, in under 60 lines, prints what the page says."""
+    (code,) = blocks("docs/run-contexts.md")
+    assert len(code.splitlines()) < 60
+    program = f"""
+{code}
+import asyncio
+async def main():
+    async with holdfast.connect() as here, holdfast.connect() as there:
+        run_id = await report(here)
+        await go_on(there, run_id)
+        await look(here, run_id)
+asyncio.run(main())
+"""
+    lines = run(program, servers, postgres_url).splitlines()
+    assert lines[0] == "lost: 0 steps, [] 0.0 seconds"
+    assert lines[1] == "completed valve 2 ['look', 'confirm']"
+    assert lines[-2].startswith("['culprit'] Changed(before='running', after='completed')")
+    assert lines[-1] == "0 snapshots were not needed any more"
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

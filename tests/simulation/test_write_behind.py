@@ -32,15 +32,16 @@ CAUGHT_IN: dict[str, str | None] = {
 }
 """Mutants, and the theme of the worlds that find them out; None: any."""
 BROKEN_ONCE: dict[str | None, tuple[int, ...]] = {
-    None: (1225, 1254, 10471, 10481, 10531, 14277, 14338),
+    None: (1225, 1254, 10471, 10481, 10531, 12492, 13297, 14277, 14338),
     "lossy": (3, 14),
     "busy": (3,),
 }
 """Seeds in which: a write of a server that was taken over was shown twice; a write that was refused in a transaction of
 unknown outcome was told committed, and one was shown twice after a stop; a document whose deletion was undecided was
 read as `MISSING`; a deletion was refused in a transaction that had made it, since another row was in the way; a write
-that was about to be refused was hidden before that was committed; and, a fault of L3 in memory itself, a transaction
-that could not reach it to commit kept its locks."""
+that was about to be refused was hidden before that was committed; one was hidden after a transaction that had failed,
+since another of its document was in doubt; and, a fault of L3 in memory itself, a transaction that could not reach it
+to commit kept its locks."""
 LONG_SEEDS = range(10_000, 20_000)
 
 

@@ -380,8 +380,6 @@ def test_the_order_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant that decides a batch from its end is caught."""
     the_order_counts()
     run = deciding._Rules.run
-    monkeypatch.setattr(
-        deciding._Rules, "run", lambda self, life, entries, storing: run(self, life, entries[::-1], storing=storing)
-    )
+    monkeypatch.setattr(deciding._Rules, "run", lambda self, life, entries: run(self, life, entries[::-1]))
     with pytest.raises(AssertionError):
         the_order_counts()

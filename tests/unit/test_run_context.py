@@ -33,7 +33,7 @@ from holdfast.entry import MISSING
 from holdfast.run_context import context as contexts
 from holdfast.run_context.changes import ContextState, applied
 from holdfast.run_context.hybrid_clock import HybridClock, HybridTime, hybrid_time
-from holdfast.run_context.limits import RunLimits
+from holdfast.run_context.limits import RunLimits, Sizes
 from holdfast.run_context.snapshots import base_of, size_of
 
 
@@ -426,18 +426,19 @@ def test_a_context_over_a_limit_can_shrink_and_not_grow() -> None:
 def test_the_size_is_kept_and_not_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """A write measures what it writes, however much the context holds."""
     measured: list[int] = []
-    honest = RunLimits.measured
+    honest = RunLimits.sizes
 
-    def measure(self: RunLimits, **part: Any) -> int:
-        measured.append(len(part))
-        return honest(self, **part)
+    def measure(self: RunLimits, **part: Any) -> Sizes:
+        sizes = honest(self, **part)
+        measured.append(len(sizes))
+        return sizes
 
     context = begun()
     for number in range(300):
         context[f"v{number}"] = number
-    monkeypatch.setattr(RunLimits, "measured", measure)
+    monkeypatch.setattr(RunLimits, "sizes", measure)
     context["v7"] = 8
-    assert len(measured) == 1
+    assert measured == [1]
 
 
 def test_the_size_is_that_of_a_base() -> None:
@@ -451,6 +452,19 @@ def test_the_size_is_that_of_a_base() -> None:
     base = base_of(RUN_ID, Run(routine_id="q"), context.state, sequence=0, previous=None)
     commas = 3 * 300
     assert 0 < size_of(base) - context._tracked.bytes - commas < 400
+
+
+def test_the_size_of_a_part_does_not_depend_on_the_others() -> None:
+    """Though a lone key that begins with a dollar sign is stored with one more."""
+    context = begun()
+    context.intermediate["$a"] = {"$b": 1}
+    alone = context._tracked.bytes
+    context.intermediate["c"] = 2
+    for _ in range(2):
+        again = RunContext(RUN_ID, "search", hybrid_clock(), state=context.state)
+        assert again._tracked.bytes == context._tracked.bytes
+        context.intermediate.pop("c", None)
+    assert context._tracked.bytes == alone
 
 
 def test_a_run_id_leaves_room_for_its_snapshots() -> None:

@@ -38,7 +38,7 @@ from holdfast.run_context.snapshots import (
     state_of,
     summary_of,
 )
-from holdfast.run_context.spilling import CHANGES_MAX, spill_run
+from holdfast.run_context.spilling import BYTES_MAX, spill_run
 from holdfast.write_behind.applying import apply
 from holdfast.write_behind.checking import checked
 from holdfast.write_behind.operations import Append
@@ -164,12 +164,16 @@ def test_changes_stay_until_one_asks() -> None:
 
 
 def test_many_changes_move_by_themselves() -> None:
-    """By number, and by bytes: so a row of L3 stays small."""
-    few = Run(routine_id="q", changes=[written(1)] * CHANGES_MAX)
-    assert spill_run(KEY, few) is None
-    assert spill_run(KEY, msgspec.structs.replace(few, changes=[*few.changes, written(1)])) is not None
-    assert spill_run(KEY, Run(routine_id="q", changes=[written("x" * 60_000)])) is None
-    assert spill_run(KEY, Run(routine_id="q", changes=[written("x" * 70_000)])) is not None
+    """So a row of L3 stays small, however many they are."""
+    run = Run(routine_id="q")
+    for number in range(100):
+        run = msgspec.structs.replace(run, changes=[*run.changes, written(number)])
+        if (spilled := spill_run(KEY, run)) is not None:
+            break
+        assert len(encode(run)) <= BYTES_MAX
+    assert spilled is not None
+    assert len(encode(run)) > BYTES_MAX
+    assert spill_run(KEY, Run(routine_id="q", changes=[written("x" * BYTES_MAX)])) is not None
 
 
 @pytest.mark.parametrize("critical", [False, True])

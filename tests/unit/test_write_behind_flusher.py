@@ -10,17 +10,19 @@ import pytest
 from fix_undecided import B1, B2, KINDS, LIMITS, pending
 from holdfast import Append, Bot, Set
 from holdfast.entry import Durability
-from holdfast.errors import Refused, RowRefused, SerializationFailure, TierUnavailable
+from holdfast.errors import OutcomeUnknown, Refused, RowRefused, SerializationFailure, TierError, TierUnavailable
 from holdfast.keys import Key
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.testing import MemoryJournalBase, MemoryStorage
+from holdfast.testing.memory_journal_base import MemoryFlush
 from holdfast.testing.simulation import World, simulate
 from holdfast.write_behind.bisecting import bisected
-from holdfast.write_behind.buffer import Buffer, BufferRules
+from holdfast.write_behind.buffer import Buffer, BufferRules, KeyQueue
 from holdfast.write_behind.flusher import BACKOFF_MAX_SECONDS, BACKOFF_SECONDS, Flusher
 from holdfast.write_behind.flushing import Flushing
 from holdfast.write_behind.operations import Operation
 from holdfast.write_behind.overlay import Overlay
+from holdfast.write_behind.pace import Pace
 from holdfast.write_behind.receipts import PendingWrite
 
 
@@ -196,3 +198,46 @@ async def test_halving_finds_each_write_that_is_refused_and_keeps_the_order() ->
 
     await bisected({B1: [1, 2, 3, 4, 5], B2: [6, 7, 8], Key("bot", "b3"): [9]}, flush, give_up, no_lock)
     assert (flushed, given_up) == ([1, 2, 4, 5, 6, 7, 9], [3, 8])
+
+
+def stamps_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of one write in doubt and one that is not, whether each is stamped after a transaction with both has failed."""
+    stamped: list[bool] = []
+
+    async def unheard(_flush: MemoryFlush) -> None:
+        raise OutcomeUnknown("the answer was lost")
+
+    async def unanswered(_flush: MemoryFlush, *_: object) -> None:
+        raise TierUnavailable("the answer was lost")
+
+    async def attempt(stage: Stage, method: str, fault: Callable[..., Awaitable[None]]) -> None:
+        batch = stage.buffer.take(stage.world.monotonic(), Pace(), 1 << 20)
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFlush, method, fault)
+            with pytest.raises(TierError):
+                await stage.flusher._flush(batch)
+        stage.buffer.give_back(batch, stage.world.monotonic())
+
+    async def scenario(stage: Stage) -> None:
+        await stage.flusher.stop()
+        first = stage.add(Set(Bot(name="a")))
+        await attempt(stage, "commit", unheard)
+        second = stage.add(Set("name", "b"))
+        await attempt(stage, "decide", unanswered)
+        stamped.extend(write.stamp is not None for write in (first, second))
+        stage.flusher.start()
+        await second.reached(Durability.COMMITTED)
+
+    staged(scenario)
+    return stamped
+
+
+def test_only_what_is_in_doubt_stays_stamped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """W7: the other one is in no row, whatever became of the first."""
+    assert stamps_after_a_failure(monkeypatch) == [True, False]
+
+
+def test_mutant_one_in_doubt_keeps_the_stamps_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the other is hidden by any later row."""
+    monkeypatch.setattr(KeyQueue, "is_doubted", lambda queue, write: queue.doubt)
+    assert stamps_after_a_failure(monkeypatch) == [True, True]

@@ -102,7 +102,9 @@ class RunContext(MutableMapping[str, FreeValue]):
             LimitExceeded: it lies too deep, or begins with too much.
         """
         limits.check(run_id, "depth", depth)
-        state = ContextState(inputs=freeze(dict(inputs)), variables=variables, at=clock.now().as_datetime())
+        state = ContextState(
+            inputs=freeze(dict(inputs)), variables=seal_dict(dict(variables)), at=clock.now().as_datetime()
+        )
         begun = cls(run_id, routine_id, clock, state=state, parent_run_id=parent_run_id, depth=depth, limits=limits)
         begun._tracked.check()
         return begun

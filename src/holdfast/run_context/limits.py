@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from holdfast.documents import Limits, RunContextSnapshot, encode
+from holdfast.documents import Limits, RunContextSnapshot, StepRecord, encode
+from holdfast.documents.frozen import EMPTY_LIST
 from holdfast.errors import InvalidKey, LimitExceeded, SettingsError
 from holdfast.keys import ID_BYTES_MAX, check_id
 
@@ -15,6 +17,9 @@ RUN_ID_BYTES_MAX: Final = ID_BYTES_MAX - len("/00000000.base")
 
 _LEVELS_ABOVE: Final = 2
 """Levels of containers around a value in the run's row, more than in a snapshot."""
+
+Sizes: TypeAlias = dict[tuple[str, str], int]
+"""Bytes by section and key, or ``steps`` and the step's id."""
 
 
 class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,28 +58,44 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
         if value > allowed:
             raise LimitExceeded(run_id, limit, value=value, allowed=allowed, setting=f"run_{limit}_max")
 
-    def measured(self, **part: Any) -> int:
-        """Bytes of part of a context as JSON, without what surrounds it.
+    def measured(self, inputs: Mapping[str, Any]) -> int:
+        """Bytes of a run's inputs as JSON; raises as `sizes`."""
+        around = len(',"inputs":') + len("{}") if inputs else 0
+        return len(self._json(inputs=inputs)) - len(_BLANK) - around
+
+    def sizes(self, *, steps: Sequence[StepRecord] = EMPTY_LIST, **sections: Mapping[str, Any]) -> Sizes:
+        """Bytes of each part of a context as JSON, its key included; all are written in one go.
 
         Args:
-            part: fields of a snapshot.
+            sections: mappings of a snapshot, by the name of its field.
 
         Raises:
-            InvalidDocument: it cannot be stored; `path` says where in the context, and why.
+            InvalidDocument: a part cannot be stored; `path` says where in the context, and why.
         """
+        stored = msgspec.json.decode(self._json(step_history=steps, **sections), type=_Parts)
+        sizes = {
+            (name, key): len(msgspec.json.encode(key)) + len(":") + len(value)
+            for name, section in sections.items()
+            for key, value in zip(section, getattr(stored, name).values(), strict=True)
+        }
+        told = zip(steps, stored.step_history, strict=True)
+        return sizes | {("steps", record.step_id): len(value) for record, value in told}
+
+    def _json(self, **part: Any) -> bytes:
         within = Limits(bytes_max=1 << 40, depth_max=max(self.value_depth_max - _LEVELS_ABOVE, 1))
-        size = len(encode(RunContextSnapshot(run_id="", routine_id="", sequence=0, **part), within)) - _BLANK_BYTES
-        return size - sum(_AROUND_BYTES[name] for name, value in part.items() if value)
+        return encode(RunContextSnapshot(run_id="", routine_id="", sequence=0, **part), within)
 
 
-_AROUND_BYTES: Final = {
-    "inputs": len(',"inputs":{}'),
-    "variables": len(',"variables":{}'),
-    "intermediate": len(',"intermediate":{}'),
-    "exports": len(',"exports":{}'),
-    "step_history": len(',"stepHistory":[]'),
-}
-_BLANK_BYTES: Final = len(encode(RunContextSnapshot(run_id="", routine_id="", sequence=0)))
+class _Parts(msgspec.Struct, rename="camel"):
+    """The JSON of a snapshot, as far as it is measured."""
+
+    variables: dict[str, msgspec.Raw] = {}
+    intermediate: dict[str, msgspec.Raw] = {}
+    exports: dict[str, msgspec.Raw] = {}
+    step_history: list[msgspec.Raw] = []
+
+
+_BLANK: Final = encode(RunContextSnapshot(run_id="", routine_id="", sequence=0))
 
 
 def check_run_id(run_id: object) -> str:

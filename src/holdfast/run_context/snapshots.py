@@ -20,7 +20,7 @@ BASE_AFTER_DELTAS: Final = 50
 """Deltas behind the newest base, from which on another base may be due."""
 
 BASE_AFTER_BYTES_RATIO: Final = 2
-"""The deltas must have so many times the bytes of the base: so bases at most add half to what deltas write."""
+"""The deltas must have so many times the bytes of the base: once a context grows no more, bases add half to them."""
 
 _BASE: Final = ".base"
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from holdfast.documents import ContextChange
-from holdfast.documents.frozen import seal_dict
+from holdfast.documents import ContextChange, StepRecord
+from holdfast.documents.frozen import seal_list
 from holdfast.run_context.changes import Collected, ContextState, Draft, combined
-from holdfast.run_context.limits import RunLimits
-
-_Sizes = dict[tuple[str, str], int]
+from holdfast.run_context.limits import RunLimits, Sizes
 
 
 class TrackedState:
@@ -32,9 +30,8 @@ class TrackedState:
         self._limits = limits
         self._collected: Collected | None = None
         self._state: ContextState | None = state
-        everything = {name: getattr(state, name) for name in _SECTIONS}
-        self._sizes = self._measured(ContextChange(**everything, steps=list(state.steps.values())))
-        self.bytes = sum(self._sizes.values()) + limits.measured(inputs=state.inputs)
+        self._sizes = self._measured(state, seal_list(list(state.steps.values())))
+        self.bytes = sum(self._sizes.values()) + limits.measured(state.inputs)
 
     def check(self) -> None:
         """Refuse a state that is over a limit.
@@ -59,7 +56,7 @@ class TrackedState:
             InvalidDocument: it holds what cannot be stored; `path` says where.
             LimitExceeded: the context would be over a limit, and larger than it is.
         """
-        sizes = self._measured(change)
+        sizes = self._measured(change, change.steps)
         gone = [place for place in _removed(change) if place in self._sizes]
         left = sum(map(self._sizes.__getitem__, dict.fromkeys((*gone, *(sizes.keys() & self._sizes.keys())))))
         size = self.bytes - left + sum(sizes.values())
@@ -96,15 +93,8 @@ class TrackedState:
             self._collected = Collected()
         self._collected.add(change)
 
-    def _measured(self, change: ContextChange) -> _Sizes:
-        measured = self._limits.measured
-        sizes = {
-            (name, key): measured(**{name: seal_dict({key: value})})
-            for name in _SECTIONS
-            for key, value in getattr(change, name).items()
-        }
-        steps: _Sizes = {("steps", each.step_id): measured(step_history=[each]) for each in change.steps}
-        return sizes | steps
+    def _measured(self, part: ContextState | ContextChange, steps: Sequence[StepRecord]) -> Sizes:
+        return self._limits.sizes(steps=steps, **{name: getattr(part, name) for name in _SECTIONS})
 
 
 _SECTIONS = ("variables", "intermediate", "exports")

@@ -83,6 +83,10 @@ class KeyQueue:
         """Whether some of it may be in effect already."""
         return bool(self.doubted)
 
+    def is_doubted(self, write: Any) -> bool:
+        """Whether this one may be in effect already."""
+        return id(write) in self.doubted
+
     def set_doubt(self, writes: Iterable[Any]) -> None:
         """Whether these are in effect is not known until they are decided."""
         self.doubted.update(map(id, writes))

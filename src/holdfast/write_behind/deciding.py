@@ -8,6 +8,7 @@ it cannot, of each. So is what of it becomes history: at the end, or where it ha
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -24,6 +25,7 @@ from holdfast.protocols import ANY_VERSION, Row, Write
 from holdfast.run_context.conflicts import ConflictStrategy, Resolution, Side, resolve
 from holdfast.write_behind.applying import apply
 from holdfast.write_behind.entries import Entry
+from holdfast.write_behind.growth import UNBOUND, least_growth
 from holdfast.write_behind.operations import Operation, Set, with_value
 from holdfast.write_behind.places import type_at
 from holdfast.write_behind.routes import Inapplicable, value_at
@@ -138,22 +140,64 @@ class _Rules(NamedTuple):
     limits: Limits
     kinds: Mapping[str, Kind[Any]]
 
-    def run(self, life: _Life, entries: Sequence[Entry], *, storing: bool) -> _Course:
-        """Apply entries in turn; `storing`: none that makes a document which cannot be stored, history apart."""
+    def run(self, life: _Life, entries: Sequence[Entry]) -> _Course:
+        """Apply entries in turn, whether what they make can be stored or not."""
         course = _Course(life, [], {}, [], [])
         for entry in entries:
             try:
-                life, stored = self._applied(course.life, entry, course.conflicts), course.stored
-                if storing and life.document is not course.life.document:
-                    stored = self.stored(life.document)
-                    life = life._replace(document=stored.document)
-                    course.history.extend(stored.history)
+                life = self._applied(course.life, entry, course.conflicts)
             except _Refused as refused:
                 course.refused[entry.seq] = refused.refusal
             else:
                 course.applied.append(entry.seq)
-                course = course._replace(life=life, stored=stored)
+                course = course._replace(life=life)
         return course
+
+    def run_storing(self, life: _Life, entries: Sequence[Entry]) -> _Course:
+        """Apply entries in turn, and none that makes a document which cannot be stored, history apart.
+
+        Many are applied at a time as long as what they make can be stored, and fewer where it cannot, down to the one
+        that is refused: to store a large document for each of a thousand would take longer than L3 waits.
+        """
+        course, begun, count = _Course(life, [], {}, [], []), 0, len(entries)
+        room = _Room(self.limits.bytes_max if self.kind.spill is None else math.inf)
+        while begun < len(entries):
+            part = entries[begun : begun + count]
+            try:
+                if room.lacks(course.life.document, part[0]):
+                    part = part[:1]
+                    self._refuse(course.life, part[0])
+                course = self._stored_after(course, part)
+            except _Refused as refused:
+                if len(part) > 1:
+                    count = len(part) // 2
+                    continue
+                course.refused[part[0].seq] = refused.refusal
+                begun += 1
+            else:
+                begun, count = begun + len(part), 2 * count
+        return course
+
+    def _refuse(self, life: _Life, entry: Entry) -> None:
+        """Raise _Refused for an entry that there is no room for, unless there is another reason."""
+        self._applied(life, entry, [])
+        raise _Refused(RefusalReason.LIMIT, "the document would be too large with it", letter=True)
+
+    def _stored_after(self, course: _Course, entries: Sequence[Entry]) -> _Course:
+        """The course when some entries more are applied; _Refused if what they make cannot be stored."""
+        more = self.run(course.life, entries)
+        life, stored = more.life, course.stored
+        if life.document is not course.life.document:
+            stored = self.stored(life.document)
+            life = life._replace(document=stored.document)
+        return _Course(
+            life,
+            course.applied + more.applied,
+            course.refused | more.refused,
+            course.conflicts + more.conflicts,
+            [*course.history, *stored.history] if stored is not course.stored else course.history,
+            stored,
+        )
 
     def stored(self, document: Any) -> _Stored:
         """A document as it is stored, and what of it becomes history; _Refused if it cannot be."""
@@ -222,6 +266,26 @@ class _Rules(NamedTuple):
         return with_value(operation, resolution.value)
 
 
+class _Room:
+    """Knows entries for which a document is certain to have no room, without encoding it for each."""
+
+    def __init__(self, bytes_max: float) -> None:
+        self._bytes_max = bytes_max
+        self._measured: tuple[Any, int] = (None, 0)
+
+    def lacks(self, document: Any, entry: Entry) -> bool:
+        """Whether the document with the entry is too large, whatever it is exactly."""
+        try:
+            growth = None if document is None else least_growth(document, entry.operations)
+        except Inapplicable:
+            return False  # that is the reason
+        if growth is None or growth <= 0:
+            return False
+        if self._measured[0] is not document:
+            self._measured = document, len(encode(document, UNBOUND))
+        return self._measured[1] + growth > self._bytes_max
+
+
 def decide(
     kind: Kind[D],
     row: Row | None,
@@ -247,12 +311,12 @@ def decide(
     rules = _Rules(kind, kind.document, key, strategy, limits, kinds)
     before = known if known is not None or row is None else decode(kind.document, row.body, what=str(key))
     begin = _Life(before, ANY_VERSION if row is None else row.birth)
-    course = rules.run(begin, entries, storing=False)
+    course = rules.run(begin, entries)
     try:
         stored = _NOTHING if course.life.document is before else rules.stored(course.life.document)
         history = stored.history
     except _Refused:
-        course = rules.run(begin, entries, storing=True)
+        course = rules.run_storing(begin, entries)
         stored, history = course.stored, tuple(course.history)
     deleted = course.life.cut and row is not None
     is_new_body = stored.body is not None and (row is None or stored.body != row.body)

@@ -199,8 +199,9 @@ class Flusher:
 
     def _unstamp(self, batch: Batch) -> None:
         for key, writes in batch.items():
-            if not self._buffer.queues[key].doubt:  # else an earlier commit may yet be in effect
-                for write in writes:
+            queue = self._buffer.queues[key]
+            for write in writes:
+                if not queue.is_doubted(write):  # else an earlier commit may yet be in effect
                     write.stamp = None
             self._overlay.changed(key)
 
