@@ -251,3 +251,14 @@ async def _damage(settings: Settings, snapshot: str) -> None:
             await connection.execute('ALTER TABLE holdfast."RunContextSnapshot" ENABLE TRIGGER USER')
     finally:
         await connection.close()
+
+
+@pytest.mark.parametrize("command", ["list", "show", "tree", "history", "diff", "resume", "fork"])
+async def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`holdfast runs --help` names it, and its own help says what each of its words means; no server is asked."""
+    await run_command("runs", "--help")
+    assert f"{command} " in capsys.readouterr().out
+    await run_command("runs", command, "--help")
+    said = capsys.readouterr().out
+    assert f"Usage: holdfast runs {command}" in re.sub(r"\s+", " ", said)
+    assert ("--orphaned" if command == "list" else "Id of") in said
