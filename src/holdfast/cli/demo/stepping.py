@@ -42,12 +42,10 @@ async def take_step(state: StateStore, meter: Meter, command: StepCommand, hold:
     async with execution_of(state, command) as execution:
         if execution is None or has_taken(execution, command.step.number):
             return await _taken_before(state, meter, command)
-        ended, was_entered = (
-            ended_steps(execution.context.steps),
-            step_id(command.step.number) in execution.context.steps,
-        )
+        name, ended = step_id(command.step.number), ended_steps(execution.context.steps)
+        was_entered = name in execution.context.steps
         async with (
-            execution.step(step_id(command.step.number)) as step,
+            execution.step(name) as step,
             run_of_step(state, execution, command, was_entered=was_entered) as run,
         ):
             seconds = meter.clock() - begun
