@@ -107,7 +107,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("name", "words", "status", "has_ended"), ENDS)
-async def test_ends(name: str, words: tuple[str, ...], status: str, has_ended: bool) -> None:
+async def test_ends(name: str, words: tuple[str, ...], status: str, *, has_ended: bool) -> None:
     """Each keeps what changed; afterwards nothing is written any more, nor is it ended twice."""
     async with hall("a") as at:
         run = await at.a.begin("search", run_id=RUN)
@@ -221,7 +221,7 @@ async def test_a_cancellation_during_a_write_loses_nothing(call: str) -> None:
                     await asyncio.sleep(0)
                     return await accept(*words)
 
-                at.servers["a"].parts.collections["run"].accept = slowly  # type: ignore[method-assign]
+                at.servers["a"].parts.collections["run"].accept = slowly  # type: ignore[method-assign, assignment]
                 await getattr(run, call)()
 
         task = asyncio.create_task(work())
@@ -332,11 +332,15 @@ async def test_mutant_what_was_not_accepted_is_gone(monkeypatch: pytest.MonkeyPa
 async def status_after_an_end_in_doubt() -> str:
     """Of a run whose block completes it while L3 is away, and then goes on to raise what that raised."""
     async with hall("a") as at:
-        with pytest.raises(Undecided):
+
+        async def work() -> None:
             async with at.a.begin("search", run_id=RUN) as run:
                 await at.a.get(RUN)  # the row is in L1
                 at.l3.away = True
                 await run.complete()
+
+        with pytest.raises(Undecided):
+            await work()
         at.l3.away = False
         await at.servers["a"].store.flush(5.0)
         return at.row().status
@@ -462,10 +466,14 @@ async def test_a_childs_not_owner_is_the_parents_fault_to_end() -> None:
     async with hall() as at:
         child = await at.a.begin("part", run_id="c1")
         await at.b.resume("c1", force=True)
-        with pytest.raises(NotOwner):
+
+        async def work() -> None:
             async with at.a.begin("search", run_id=RUN):
                 child.context["x"] = 1
                 await child.save(COMMITTED)
+
+        with pytest.raises(NotOwner):
+            await work()
         assert at.row().status == "failed"
         assert at.row("c1").status == "running"
 

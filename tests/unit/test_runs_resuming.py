@@ -114,6 +114,7 @@ async def test_an_owner_of_before_writes_nothing_any_more(durability: Durability
                 await run.save(durability)
         else:
             late = await run.save(ACCEPTED)
+            assert late is not None
             await at.servers["a"].store.flush()
             with pytest.raises(Refused, match="not_owner"):
                 await late.reached(COMMITTED)
@@ -131,12 +132,16 @@ async def test_an_owner_of_before_writes_nothing_any_more(durability: Durability
 async def test_an_owner_of_before_that_has_heard_of_it_is_refused_at_once() -> None:
     """Nothing is accepted then; and its block does not end the run."""
     async with hall() as at:
-        with pytest.raises(NotOwner):
+
+        async def work() -> None:
             async with at.a.begin("search", run_id=RUN) as run:
                 await at.b.resume(RUN, force=True)
                 await at.servers["a"].feed.refresh()
                 run.context["x"] = 1
                 await run.save(ACCEPTED)
+
+        with pytest.raises(NotOwner):
+            await work()
         assert at.servers["a"].store.backlog().writes == 0
         row = at.row()
         assert (row.status, row.owner, row.epoch) == ("running", "b", 2)
