@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,13 @@ class Worker:
         if PARENT not in self._records.runs:
             await self._begin_parent()
         elif (parent := self._owned.get(PARENT)) is not None:
-            await self._begin_child(parent)
+            children = self._random.randint(1, self._scene.at_once)
+            begun = [self._begin_child(parent) for _ in range(children)]
+            for fault in await asyncio.gather(*begun, return_exceptions=True):
+                if isinstance(fault, HoldfastError):
+                    self._records.errors += 1
+                elif fault is not None:
+                    raise fault
         else:
             await self._take(PARENT, force=self._random.random() < 0.3)
 

@@ -21,15 +21,18 @@ from simulation.write_behind.worlds import Life
 
 INHERITED = 50
 STEPS, CHILDREN = 40, 20
-MANY_STEPS, MANY_CHILDREN = 600, 500
+MANY_STEPS, MANY_CHILDREN = 150, 500
 """Of the long form."""
+STEP_SECONDS = 5.0
+"""No step may take longer, on the average."""
 
 
 class RunsScene(Scene):
     """One world of runs.
 
     Attributes:
-        steps: of each task of a server; `children`: runs below the parent, at most, and `inherited` their variables.
+        steps: of each task of a server.
+        children: runs below the parent, at most; so many are begun `at_once`, with so many `inherited` variables.
     """
 
     kinds = ()
@@ -39,6 +42,7 @@ class RunsScene(Scene):
         super().__init__(world, theme)
         self.steps = steps
         self.children = children
+        self.at_once = children // 10
         self.inherited = INHERITED
         self.records = self.runs = RunRecords(world)
 
@@ -56,5 +60,5 @@ async def run_world(
     """
     name = theme or world.random.choice(list(THEMES))
     scene = RunsScene(world, THEMES[name](world.random), steps=steps, children=children)
-    faults = await Life(scene, lambda _, server: Worker(scene, server)).run()
+    faults = await Life(scene, lambda _, server: Worker(scene, server), seconds=steps * STEP_SECONDS).run()
     return [*faults, *scene.runs.violations_in(scene.l3.log.rows)]
