@@ -48,12 +48,6 @@ def restored_before_it_was_taken(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant("runs")
-def refused_changes_are_dropped(patch: pytest.MonkeyPatch) -> None:
-    """What could not be accepted is not written by the next save."""
-    patch.setattr(RunContext, "put_back", lambda *_: None)
-
-
-@mutant("runs")
 def contexts_are_kept(patch: pytest.MonkeyPatch) -> None:
     """A context that was read once is kept whatever snapshots come."""
     patch.setattr(contexts, "_newest", lambda _: None)
