@@ -37,7 +37,7 @@ def test_every_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", range(4))
 def test_prove_runs(part: int) -> None:
     """The long form: a parent of hundreds of children, 200 seeds."""

@@ -344,6 +344,24 @@ async def test_a_checkpoint_is_told() -> None:
         assert await run.checkpoint() == 2
 
 
+async def test_events_that_are_not_taken_do_not_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run goes on while the bus stands still, and tells no more than so many events."""
+    monkeypatch.setattr("holdfast.run_context.announcements.UNDER_WAY_MAX", 2)
+    async with hall("a") as at:
+        gate = asyncio.Event()
+
+        async def publish(*_: Any) -> None:
+            await gate.wait()
+
+        at.servers["a"].bus.publish = publish  # type: ignore[method-assign, assignment]
+        run = await at.a.begin("search", run_id=RUN)
+        for number in range(1, 6):
+            assert await run.checkpoint() == number
+        assert len(run._announcements._tasks) == 2
+        gate.set()
+        await until_true(lambda: not run._announcements._tasks)
+
+
 async def test_values_of_a_view_cannot_be_changed() -> None:
     """They are shared with everybody who reads it."""
     async with hall("a") as at:

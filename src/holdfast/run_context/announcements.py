@@ -22,6 +22,8 @@ RECOVERED: Final = "routine/state/recovered"
 
 NAMED_MAX: Final = 100
 """Of what is named in one event."""
+UNDER_WAY_MAX: Final = 100
+"""Events of one run that L2 has not taken yet; those beyond are not told."""
 
 
 class Announcements:
@@ -68,6 +70,9 @@ class Announcements:
             self._tell(MIGRATED, run_id, run, fromExecutor=before.owner, toExecutor=run.owner, migrationTime=seconds)
 
     def _tell(self, topic: str, run_id: str, run: Run, **facts: Any) -> None:
+        if len(self._tasks) >= UNDER_WAY_MAX:
+            logger.warning("%s of run %s is not told: %d wait already", topic, run_id, len(self._tasks))
+            return
         timestamp = round(self._hybrid.now().as_datetime().timestamp() * 1000)
         data = {"routineId": run.routine_id, "runId": run_id, **facts, "timestamp": timestamp}
         task = asyncio.get_running_loop().create_task(self._publish(topic, data))
