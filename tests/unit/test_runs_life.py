@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from fix_run_servers import RUN, hall, values
@@ -429,6 +430,28 @@ async def test_children_inherit_copies_and_are_counted_once() -> None:
         assert [child.context["shared"] for child in children[1:]] == [{"list": [1]}] * 19
         assert parent.context["shared"] == {"list": [1]}
         assert {each.id for each in await at.a.list(parent_run_id=RUN)} == {child.id for child in children}
+
+
+async def test_what_a_child_inherits_is_kept_with_it() -> None:
+    """The parent's change is in L3 before the child is, though the parent has not saved it."""
+    async with hall("a") as at:
+        parent = await at.a.begin("search", run_id=RUN)
+        parent.context["x"] = 1
+        child = await at.a.begin("part", parent=parent)
+        assert child.context["x"] == 1
+        assert [list(change.variables) for change in at.row().changes] == [["x"]]
+
+
+async def test_a_run_names_the_journal_its_server_writes_now() -> None:
+    """The one before was taken over by another server: by it nobody would find that the run is run."""
+    async with hall("a") as at:
+        run = await at.a.begin("search", run_id=RUN)
+        runs = at.servers["a"].parts.collections["run"]
+        await runs.update(RUN, lambda row: msgspec.structs.replace(row, journal="before"))
+        run._journal = "before"
+        run.context["x"] = 1
+        await run.save(COMMITTED)
+        assert at.row().journal == at.servers["a"].write_behind.lives.journal
 
 
 async def test_limits_of_children() -> None:

@@ -164,6 +164,7 @@ async def test_bases_are_written_when_they_are_due_and_only_then() -> None:
     async with hall("a", run_deltas_per_base=5) as at:
         assert await bases_of(at, 17, 2000) == [0, 5, 10, 15]
         assert at.row().base == 15
+        assert 2 * 2000 < at.row().delta_bytes < 3 * 2000  # of the two behind it
         for number in (5, 10, 15):
             state = await at.a.at(RUN, number)
             assert state.variables["x"].value == chr(97 + number - 1) * 2000

@@ -237,6 +237,16 @@ async def test_a_damaged_snapshot_is_gone_back_behind_and_its_loss_told(body: by
         assert dict(again.context) == {"n": 7}
 
 
+async def test_a_repaired_run_is_under_way_in_its_snapshots_too() -> None:
+    """Though it was paused when it was damaged."""
+    async with hall() as at:
+        run = await begun(at)
+        await run.pause()
+        at.damage("00000003")
+        await at.b.resume(RUN)
+        assert (await at.b.at(RUN, 4)).status == "running"
+
+
 async def until_heard(heard: Sequence[Any], count: int) -> None:
     """Wait until so many events were heard."""
 
