@@ -19,7 +19,7 @@ import msgspec
 
 import holdfast
 from fix_write_behind import noted
-from holdfast import Durability, Increment, Swarm, TierError
+from holdfast import Durability, Increment, NotOwner, Receipt, Refused, Swarm, TierError
 from holdfast.node import OpenStore
 from holdfast.settings import Settings
 from holdfast.tiers.l3_flush import PostgresFlush
@@ -66,7 +66,20 @@ class Dirty(msgspec.Struct, tag=True):
     keys: int
 
 
-Order = Write | Count | Dirty
+class RunOn(msgspec.Struct, tag=True):
+    """Begin a run, and write to it until it is another's; then tell what became of each write.
+
+    Attributes:
+        file: gets a line for each acknowledgement, then one for each write: "committed" or why it was refused, and its
+            number.
+        run: its id; its variable "n" is the number of the write.
+    """
+
+    file: str
+    run: str
+
+
+Order = Write | Count | Dirty | RunOn
 
 
 class Ledger:
@@ -129,6 +142,28 @@ async def dirty(state: OpenStore, order: Dirty) -> None:
     await asyncio.gather(*map(some, range(READS_TOGETHER)))
 
 
+async def run_on(state: OpenStore, order: RunOn) -> None:
+    run, ledger = await state.runs.begin("count", run_id=order.run), Ledger(order.file)
+    receipts = list[Receipt]()
+    try:
+        for number in count():
+            run.context["n"] = number
+            receipt = await run.save()
+            assert receipt is not None
+            receipts.append(receipt)
+            ledger.add(order.run, str(number), Durability.JOURNALED, receipt.durability, number)
+            await asyncio.sleep(PACE_SECONDS)
+    except NotOwner:
+        await state.flush(timeout=60)
+    for number, receipt in enumerate(receipts):
+        try:
+            await receipt.reached(Durability.COMMITTED, 10.0)
+        except Refused as refused:
+            os.write(ledger._file, f"{refused.reason} {number}\n".encode())
+        else:
+            os.write(ledger._file, f"committed {number}\n".encode())
+
+
 async def follow(state: OpenStore) -> None:
     """Follow orders until the input ends."""
     reader = asyncio.StreamReader()
@@ -141,6 +176,8 @@ async def follow(state: OpenStore) -> None:
                 await add_up(state, order)
             case Dirty() as order:
                 await dirty(state, order)
+            case RunOn() as order:
+                await run_on(state, order)
         say("done")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fix_owners import KEY, KINDS, TASK, Task, append, items_of, raise_epoch
-from holdfast import Durability, Refused, Settings
+from holdfast import Consistency, Durability, Refused, Settings
 from holdfast.documents import Limits
 from holdfast.errors import NotOwner, TierUnavailable
 from holdfast.flows import Flows
@@ -19,6 +19,7 @@ from holdfast.protocols import JournalRecord
 from holdfast.testing import JournalHub, ManualClock, MemoryJournals, MemoryStorage
 from holdfast.testing.door import connect_flows
 from holdfast.write_behind.flushing import Flushing
+from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.publishing import FlushPublisher
 
 SETTINGS = Settings(write_behind_quiet_seconds=600.0, write_behind_age_seconds=600.0, verify_share=0.0)
@@ -110,6 +111,26 @@ async def test_what_a_taker_refused_is_told_as_refused() -> None:
             await late.reached(Durability.COMMITTED)
         assert refused.value.reason == "not_owner"
         assert await items_of(two.old.store) == []
+
+
+async def shown_by_an_owner_of_before() -> list[str]:
+    """What it shows of a row of the next epoch, while it has not found out what became of its own write."""
+    async with two_servers() as two:
+        await append(two.old.store, "a", owner=1)
+        await raise_epoch(two.new.store)
+        assert two.old.store.backlog().writes == 1
+        return await items_of(two.old.store, Consistency.STRONG)
+
+
+async def test_what_will_be_refused_is_not_laid_over() -> None:
+    """A row of a later epoch has what was written under an earlier one, or never will have it."""
+    assert await shown_by_an_owner_of_before() == []
+
+
+async def test_mutant_what_will_be_refused_is_laid_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without looking at epochs a server shows what it has lost."""
+    monkeypatch.setattr(Overlay, "_epoch_of", lambda *_: 0)
+    assert await shown_by_an_owner_of_before() == ["a"]
 
 
 async def test_a_write_under_an_earlier_epoch_than_is_known_is_not_accepted() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from holdfast.documents import FreeValue, Run, RunStatus, StepStatus
@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 logger = logging.getLogger("holdfast")
 
 ERROR_CHARACTERS_MAX: Final = 2_000
+_NOBODYS: Final[Sequence[Operation]] = (Set("owner", None), Set("journal", None))
 
 
 class Step:
@@ -53,8 +54,8 @@ class ActiveRun:
         context: what it knows; writing to it is kept by the end of each step, `save` or `checkpoint`.
         epoch: under which this server owns it.
         critical: each end of a step is a snapshot.
-        lost: what was lost when it was resumed.
-        is_over: it has ended, was paused or let go of: nothing is written any more.
+        lost: what was lost when it was resumed, or of the run it was forked from.
+        is_over: it has ended, was paused, let go of or taken over: nothing is written any more.
     """
 
     def __init__(self, ground: Ground, context: RunContext, run: Run, *, lost: Loss = NOTHING_LOST) -> None:
@@ -65,12 +66,14 @@ class ActiveRun:
         self.swarm_id = run.swarm_id
         self.lost = lost
         self.is_over = False
+        self._is_taken_over = False
         self._ground = ground
         self._journal = run.journal
+        self._last: Receipt | None = None
         self._turn = asyncio.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
         self._bases = BaseWriter(ground, self.id, run)
-        self._announcements = Announcements(ground.bus)
+        self._announcements = Announcements(ground)
 
     def note_restored(self, run: Run) -> None:
         """The context is what the snapshots hold: if a base is due, it is written now, in the background.
@@ -90,7 +93,8 @@ class ActiveRun:
         Raises:
             NotOwner: another server has taken the run over.
             RunOver: the run is over.
-            Undecided, TierError: it could not be kept yet; the context has it still.
+            Undecided: what changed was accepted, and is not kept so safely yet; it is not given up.
+            TierError: it could not be kept; the context has it still.
         """
         self._check_under_way()
         self.context.begin_step(step_id)
@@ -101,14 +105,13 @@ class ActiveRun:
             self.context.end_step(step_id, StepStatus.CANCELLED)
             raise
         except Exception as fault:
-            self.context.end_step(step_id, StepStatus.FAILED, error=in_words(fault))
-            await self._keep_step()
+            await self._keep_failure(step_id, fault)
             raise
         self.context.end_step(step_id, result=step.result)
         await self._keep_step()
 
     async def save(self, durability: Durability | None = None) -> Receipt | None:
-        """Keep what changed in the context since it was kept last; None: nothing did.
+        """Keep what changed in the context; None: nothing did since all of it had survived so much.
 
         Args:
             durability: what it is to have survived; None: what the kind `run` says.
@@ -131,7 +134,10 @@ class ActiveRun:
         await self._end(RunStatus.PAUSED, None)
 
     async def complete(self) -> None:
-        """End it well, in all tiers when this returns; raises as `save`."""
+        """End it well, in all tiers when this returns; raises as `save`.
+
+        If it is `Undecided`, the run is over all the same: that it ends was accepted, and is not given up.
+        """
         await self._end(RunStatus.COMPLETED, None)
 
     async def fail(self, error: str) -> None:
@@ -146,6 +152,13 @@ class ActiveRun:
         """Keep what changed, and let other servers find the run as one that nobody runs; raises as `save`."""
         await self._going_on(self._release())
 
+    async def _keep_failure(self, step_id: str, fault: Exception) -> None:
+        try:
+            self.context.end_step(step_id, StepStatus.FAILED, error=in_words(fault))
+            await self._keep_step()
+        except HoldfastError as second:  # the first one is what the caller wants to see
+            logger.warning("run %s: that step %s failed could not be kept: %s", self.id, step_id, second)
+
     async def _keep_step(self) -> None:
         if self.critical:
             await self.checkpoint()
@@ -153,6 +166,8 @@ class ActiveRun:
             await self.save()
 
     def _check_under_way(self) -> None:
+        if self._is_taken_over:
+            raise NotOwner(f"run {self.id} was taken over by another server")
         if self.is_over:
             raise RunOver(f"run {self.id} is {self.context.status}, or was let go of here: nothing more can be written")
 
@@ -165,11 +180,13 @@ class ActiveRun:
 
     async def _save(self, durability: Durability) -> Receipt | None:
         async with self._turn:
-            return await self._write(durability)
+            receipt = await self._write(durability) or await self._raised(durability)
+            self._bases.look()
+            return receipt
 
     async def _checkpoint(self) -> int:
         async with self._turn:
-            run, _ = await self._snapshot(())
+            run = await self._snapshot()
         self._announcements.checkpoint(self.id, run, snapshot_id(self.id, run.sequence))
         return run.sequence
 
@@ -178,29 +195,40 @@ class ActiveRun:
 
     async def _ended(self, status: RunStatus, error: str | None) -> None:
         async with self._turn:
+            self._check_under_way()
             before, self.context.status = self.context.status, status.value
             ends: list[Operation] = [Set("status", status.value)]
             if status is RunStatus.PAUSED:
-                ends += [Set("owner", None), Set("journal", None)]
+                ends += _NOBODYS
             else:
                 ends.append(Set("ended_at", self._ground.hybrid.now().as_datetime()))
             if error is not None:
                 ends.append(Set("error", error))
             try:
-                await self._snapshot(ends)
+                await self._write_last(ends, snapshot=True)
             except BaseException:
-                self.context.status = before
+                if not self.is_over:
+                    self.context.status = before
                 raise
-            self.is_over = True
-            await self._bases.stop()
 
     async def _release(self) -> None:
         async with self._turn:
-            await self._write(Durability.COMMITTED, also=[Set("owner", None), Set("journal", None)])
-            self.is_over = True
-            await self._bases.stop()
+            await self._write_last(_NOBODYS)
 
-    async def _snapshot(self, also: Sequence[Operation]) -> tuple[Run, ContextState | None]:
+    async def _write_last(self, operations: Sequence[Operation], *, snapshot: bool = False) -> None:
+        """Write what makes the run over here: once that is accepted it stands, however long L3 takes to decide it."""
+        try:
+            await self._write(Durability.COMMITTED, snapshot=snapshot, also=operations)
+        except Undecided:
+            await self._be_over()
+            raise
+        await self._be_over()
+
+    async def _be_over(self) -> None:
+        self.is_over = True
+        await self._bases.stop()
+
+    async def _snapshot(self) -> Run:
         """Write what changed, and have all of it made a snapshot; the row as it is then."""
         state: ContextState | None = None
 
@@ -209,12 +237,14 @@ class ActiveRun:
             if self._bases.is_near():
                 state = self.context.state  # before anything else can change it: it is of this snapshot
 
-        await self._write(Durability.COMMITTED, snapshot=True, also=also, taken=taken)
+        await self._write(Durability.COMMITTED, snapshot=True, taken=taken)
         run = await self._ground.runs.get(self.id)
         if run is None:
             raise RunOver(f"run {self.id} was deleted")
+        if run.epoch != self.epoch:  # its newest snapshot may be another's
+            raise await self._not_owner(f"it is under epoch {run.epoch}, not {self.epoch}")
         self._bases.note(run, state)
-        return run, state
+        return run
 
     async def _write(
         self,
@@ -222,38 +252,68 @@ class ActiveRun:
         *,
         snapshot: bool = False,
         also: Sequence[Operation] = (),
-        taken: Any = lambda: None,
+        taken: Callable[[], None] | None = None,
     ) -> Receipt | None:
+        """Write what changed; None: nothing did.
+
+        Args:
+            taken: called as soon as it was taken from the context.
+        """
         self._check_under_way()
         journal = await self._ground.journal()
         change = self.context.take_changes(snapshot=snapshot)
-        taken()
+        if taken is not None:
+            taken()
         operations = [*also] if change is None else [Append("changes", change), *also]
         if not operations:
             return None
         if journal != self._journal and not any(each.place.path == ("journal",) for each in also):
             operations.append(Set("journal", journal))  # the one before was taken over; the run was not
         try:
-            receipt = await self._ground.runs.accept(
-                self._ground.runs.key(self.id), operations, None, durability, self.epoch
-            )
-        except (Undecided, NotOwner):
-            raise
-        except Refused as refused:
-            if refused.reason == RefusalReason.NOT_OWNER.value:
-                self.is_over = True
-                raise NotOwner(f"run {self.id}: {refused}") from refused
-            self._put_back(change)
+            receipt = await self._accepted(operations, durability)
+        except (Undecided, NotOwner):  # it is not given up; or it is not this server's to write any more
             raise
         except HoldfastError:
-            self._put_back(change)
+            if change is not None:
+                self.context.put_back(change)
             raise
         self._journal = journal
         return receipt
 
-    def _put_back(self, change: Any) -> None:
-        if change is not None:
-            self.context.put_back(change)
+    async def _accepted(self, operations: Sequence[Operation], durability: Durability) -> Receipt:
+        runs = self._ground.runs
+        try:
+            self._last = await runs.accept(runs.key(self.id), operations, None, durability, self.epoch)
+        except Undecided as late:
+            self._last = late.receipt
+            raise
+        except Refused as refused:
+            raise await self._meant(refused) from refused
+        except NotOwner as known:
+            raise await self._not_owner(str(known)) from known
+        return self._last
+
+    async def _raised(self, durability: Durability) -> Receipt | None:
+        """What was written last, once that has survived so much; None: it had."""
+        last, runs = self._last, self._ground.runs
+        if last is None or last.durability.covers(durability):
+            return None
+        await runs.write_behind.settle([runs.key(self.id)])
+        try:
+            return await last.reached(durability)
+        except Refused as refused:
+            self._last = None
+            raise await self._meant(refused) from refused
+
+    async def _meant(self, refused: Refused) -> HoldfastError:
+        """The error that a refusal is here."""
+        is_anothers = refused.reason == RefusalReason.NOT_OWNER.value
+        return await self._not_owner(refused.detail) if is_anothers else refused
+
+    async def _not_owner(self, detail: str) -> NotOwner:
+        self._is_taken_over = True
+        await self._be_over()
+        return NotOwner(f"run {self.id} was taken over by another server: {detail}")
 
 
 def in_words(fault: BaseException) -> str:

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from holdfast.documents import Run
 from holdfast.errors import HoldfastError
-from holdfast.invalidation.bus import EventBus
+from holdfast.run_context.ground import Ground
 from holdfast.run_context.restoring import Restored
+from holdfast.run_context.snapshots import base_id, snapshot_id
 
 logger = logging.getLogger("holdfast")
 
@@ -19,12 +20,18 @@ MIGRATED: Final = "routine/state/migrated"
 CORRUPTED: Final = "routine/state/corrupted"
 RECOVERED: Final = "routine/state/recovered"
 
+NAMED_MAX: Final = 100
+"""Of what is named in one event."""
+UNDER_WAY_MAX: Final = 100
+"""Events of one run that L2 has not taken yet; those beyond are not told."""
+
 
 class Announcements:
     """Publishes them in the background: no run waits for an event, nor fails by one."""
 
-    def __init__(self, bus: EventBus) -> None:
-        self._bus = bus
+    def __init__(self, ground: Ground) -> None:
+        self._bus = ground.bus
+        self._hybrid = ground.hybrid
         self._tasks: set[asyncio.Task[None]] = set()
 
     def checkpoint(self, run_id: str, run: Run, checkpoint_id: str) -> None:
@@ -38,13 +45,14 @@ class Announcements:
             run: as it is now, and `before`: as it was.
             seconds: that taking it over took.
         """
-        lost = restored.lost
+        lost, from_id = restored.lost, _checkpoint_of(run_id, restored)
         if restored.damaged:
             self._tell(
                 CORRUPTED,
                 run_id,
                 run,
-                checkpointIds=list(restored.damaged[:100]),
+                checkpointId=restored.damaged[0],
+                checkpointIds=list(restored.damaged[:NAMED_MAX]),
                 corruptionType="checksum",
                 severity="critical" if lost else "error",
                 recoverable=True,
@@ -54,17 +62,20 @@ class Announcements:
                 run_id,
                 run,
                 corruptedCheckpointId=restored.damaged[0],
-                recoveredFromSequence=restored.sequence,
-                dataLoss={"steps": lost.steps, "variables": list(lost.variables[:100]), "seconds": lost.seconds},
+                recoveredFromCheckpointId=from_id,
+                dataLoss={"steps": lost.steps, "variables": list(lost.variables[:NAMED_MAX]), "seconds": lost.seconds},
             )
-        self._tell(RESTORED, run_id, run, sequence=restored.sequence, restoredState=run.status, timeLost=lost.seconds)
+        self._tell(RESTORED, run_id, run, checkpointId=from_id, restoredState=run.status, timeLost=lost.seconds)
         if before.owner != run.owner:
             self._tell(MIGRATED, run_id, run, fromExecutor=before.owner, toExecutor=run.owner, migrationTime=seconds)
 
     def _tell(self, topic: str, run_id: str, run: Run, **facts: Any) -> None:
-        task = asyncio.get_running_loop().create_task(
-            self._publish(topic, {"routineId": run.routine_id, "runId": run_id, **facts})
-        )
+        if len(self._tasks) >= UNDER_WAY_MAX:
+            logger.warning("%s of run %s is not told: %d wait already", topic, run_id, len(self._tasks))
+            return
+        timestamp = round(self._hybrid.now().as_datetime().timestamp() * 1000)
+        data = {"routineId": run.routine_id, "runId": run_id, **facts, "timestamp": timestamp}
+        task = asyncio.get_running_loop().create_task(self._publish(topic, data))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -73,3 +84,9 @@ class Announcements:
             await self._bus.publish(topic, data)
         except HoldfastError as fault:
             logger.warning("%s of run %s could not be told: %s", topic, data["runId"], fault)
+
+
+def _checkpoint_of(run_id: str, restored: Restored) -> str:
+    """The id of the last snapshot in a context."""
+    name = base_id if restored.base == restored.sequence else snapshot_id
+    return name(run_id, restored.sequence)

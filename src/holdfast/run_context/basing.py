@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
 
 from holdfast.documents import Run
+from holdfast.documents.frozen import EMPTY_LIST
 from holdfast.entry import Durability
 from holdfast.errors import AppendOnly, HoldfastError
 from holdfast.run_context.changes import ContextState
 from holdfast.run_context.ground import Ground
+from holdfast.run_context.loading import SnapshotLoader
 from holdfast.run_context.snapshots import base_is_due, base_of, id_of, size_of
 from holdfast.write_behind.operations import Increment, Set
 
@@ -27,12 +33,17 @@ class BaseWriter:
         self._ground = ground
         self._run_id = run_id
         self._run = run
+        self._loader = SnapshotLoader(ground.l3, ground.index)
+        self._tried = 0
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._task is None or self._task.done()
 
     def is_near(self) -> bool:
         """Whether the next snapshot may be one to write a base behind."""
-        is_idle = self._task is None or self._task.done()
-        return is_idle and base_is_due(self._run, self._ground.deltas_per_base - 1)
+        return self._is_idle and base_is_due(self._run, self._ground.deltas_per_base - 1)
 
     def note(self, run: Run, state: ContextState | None) -> None:
         """A snapshot was made.
@@ -43,7 +54,33 @@ class BaseWriter:
         """
         self._run = run
         if state is not None and not run.changes and base_is_due(run, self._ground.deltas_per_base):
-            self._task = asyncio.get_running_loop().create_task(self._write(run, state))
+            self._begin(self._write(run, state))
+
+    def look(self) -> None:
+        """Changes were kept that no checkpoint asked for; they become snapshots when they are many.
+
+        What the context was at the newest of those nobody has kept: it is restored for a base.
+        """
+        run = self._ground.runs.peek(self._run_id)
+        if run is None or not self._is_idle or run.epoch != self._run.epoch or run.sequence <= self._tried:
+            return
+        if base_is_due(run, self._ground.deltas_per_base):
+            self._tried = run.sequence
+            self._begin(self._write_restored(msgspec.structs.replace(run, changes=EMPTY_LIST)))
+
+    def _begin(self, write: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(write)
+
+    async def _write_restored(self, run: Run) -> None:
+        try:
+            restored = await self._loader.restored(self._run_id, run)
+        except HoldfastError as fault:
+            logger.warning("run %s: a base was not written: %s", self._run_id, fault)
+            return
+        if restored.lost:
+            logger.error("run %s: snapshots are damaged: %s", self._run_id, ", ".join(restored.damaged))
+        else:
+            await self._write(run, restored.state)
 
     async def stop(self) -> None:
         """Give up what is under way; may be called twice."""

@@ -10,6 +10,7 @@ import msgspec
 from holdfast.documents import Run, SnapshotSummary
 from holdfast.documents.frozen import EMPTY_LIST
 from holdfast.entry import Consistency
+from holdfast.errors import ContextCorrupt
 from holdfast.run_context.changes import ContextState, Draft
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.loading import SnapshotLoader
@@ -63,7 +64,13 @@ class Contexts:
             return None
         held = self._held.get(run_id)
         if held is None or held.view.run is not run:
-            held = await self._read(run_id, run, held)
+            try:
+                held = await self._read(run_id, run, held)
+            except ContextCorrupt:
+                if consistency is Consistency.STRONG:
+                    raise
+                # A row of a moment ago may name snapshots that were pruned since.
+                return await self.view(run_id, Consistency.STRONG)
             self._held[run_id] = held
             if len(self._held) > CONTEXTS_MAX:
                 self._held.popitem(last=False)

@@ -34,8 +34,10 @@ class SnapshotLoader:
             TierError: L3 cannot tell.
         """
         if at is None:
-            try:  # as a rule the newest base that the row knows is good
-                return await self._walked(restoring(run_id, run, [run.base]))
+            try:  # as a rule the newest base that the row knows is good, and so is what is behind it
+                restored = await self._walked(restoring(run_id, run, [run.base]))
+                if not restored.lost:  # else a later one, which the row has not heard of, may have what is lost
+                    return restored
             except ContextCorrupt:
                 pass
         bases = [number for each in await self.listed(run_id) if (number := base_number(each.id)) is not None]

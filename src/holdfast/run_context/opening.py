@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, Final
 
-from holdfast.errors import HoldfastError, NotOwner
+from holdfast.errors import HoldfastError, RunOver
 from holdfast.run_context.active_run import ActiveRun, in_words
 
 logger = logging.getLogger("holdfast")
@@ -29,10 +30,10 @@ class Opening:
         self._run: ActiveRun | None = None
 
     def __await__(self) -> Generator[Any, Any, ActiveRun]:
-        return self._open().__await__()
+        return self._opened().__await__()
 
     async def __aenter__(self) -> ActiveRun:
-        self._run = await self._open()
+        self._run = await self._opened()
         return self._run
 
     async def __aexit__(
@@ -48,9 +49,18 @@ class Opening:
         else:
             await self._release(run)
 
+    async def _opened(self) -> ActiveRun:
+        """The run; if the caller is cancelled meanwhile, it is let go of: L3 may have given it to this server."""
+        opening = asyncio.get_running_loop().create_task(_awaited(self._open))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            with contextlib.suppress(HoldfastError, TimeoutError):  # there is none, or nobody hears of it
+                async with asyncio.timeout(RELEASE_SECONDS):
+                    await self._release(await opening)
+            raise
+
     async def _fail(self, run: ActiveRun, fault: Exception) -> None:
-        if isinstance(fault, NotOwner):
-            return  # it is another server's to end
         try:
             await run.fail(in_words(fault))
         except HoldfastError as second:  # the first one is what the caller wants to see
@@ -60,5 +70,11 @@ class Opening:
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await run.release()
+        except RunOver:
+            pass  # a write that was under way has ended it
         except (HoldfastError, TimeoutError) as second:
             logger.warning("run %s could not be let go of; it counts as orphaned in a while: %s", run.id, second)
+
+
+async def _awaited(open_: Callable[[], Awaitable[ActiveRun]]) -> ActiveRun:
+    return await open_()

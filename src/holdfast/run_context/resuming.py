@@ -35,19 +35,18 @@ class Resuming:
     def __init__(self, ground: Ground, loader: SnapshotLoader) -> None:
         self._ground = ground
         self._loader = loader
-        self._announcements = Announcements(ground.bus)
+        self._announcements = Announcements(ground)
 
     async def resume(self, run_id: str, *, force: bool) -> ActiveRun:
         """Go on with a run; see `Runs.resume`."""
         begun = self._ground.clock.monotonic()
-        before, run = await self._taken(run_id, force=force)
-        try:
-            restored = await self._loader.restored(run_id, run)
-            if restored.lost:
+        before, run, restored = await self._taken(run_id, force=force)
+        if restored.lost:
+            try:
                 run = await self._begun_anew(run_id, run, restored)
-        except BaseException:
-            await self._let_go(run_id, run)
-            raise
+            except BaseException:
+                await self._let_go(run_id, run)
+                raise
         seconds = self._ground.clock.monotonic() - begun
         self._announcements.resumed(run_id, run, restored, before, seconds)
         context = RunContext(
@@ -65,21 +64,38 @@ class Resuming:
         resumed.note_restored(run)
         return resumed
 
-    async def _taken(self, run_id: str, *, force: bool) -> tuple[Run, Run]:
-        """The run's row as it was, and as this server owns it."""
+    async def _taken(self, run_id: str, *, force: bool) -> tuple[Run, Run, Restored]:
+        """The run's row as it was, and as this server owns it, with its context."""
         for _ in range(ATTEMPTS_MAX):
-            run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
-            if run is None:
-                raise NotFound(f"there is no run {run_id}")
-            await self._check(run_id, run, force=force)
-            handed_over = 0
-            if run.owner is not None:
-                if run.swarm_id is not None:  # whoever goes on with the run must see what it did to its swarm
-                    await self._ground.handing_over.decide_for(Key(SWARM.name, run.swarm_id), run.owner)
-                handed_over = await self._ground.handing_over.decide_for(self._ground.runs.key(run_id), run.owner)
-            if (taken := await self._take(run_id, run.epoch, handed_over)) is not None:
-                return run, taken
+            before = await self._row(run_id)
+            await self._check(run_id, before, force=force)
+            handed_over, run = 0, before
+            if before.owner is not None:
+                if before.swarm_id is not None:  # whoever goes on with the run must see what it did to its swarm
+                    await self._ground.handing_over.decide_for(Key(SWARM.name, before.swarm_id), before.owner)
+                handed_over = await self._ground.handing_over.decide_for(self._ground.runs.key(run_id), before.owner)
+                run = await self._row(run_id)
+            # Before it is taken: of a run that cannot be restored nothing is changed.
+            restored = await self._loader.restored(run_id, run)
+            if (taken := await self._take(run_id, before.epoch, handed_over)) is not None:
+                return before, taken, await self._restored_now(run_id, run, taken, restored)
         raise TierUnavailable(f"run {run_id}: other servers take it over all the time")
+
+    async def _row(self, run_id: str) -> Run:
+        run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
+        if run is None:
+            raise NotFound(f"there is no run {run_id}")
+        return run
+
+    async def _restored_now(self, run_id: str, run: Run, taken: Run, restored: Restored) -> Restored:
+        """The context as it is in the row that was taken: its owner, if it lives, may have written until then."""
+        if (run.newest, run.changes) == (taken.newest, taken.changes):
+            return restored
+        try:
+            return await self._loader.restored(run_id, taken)
+        except BaseException:
+            await self._let_go(run_id, taken)
+            raise
 
     async def _check(self, run_id: str, run: Run, *, force: bool) -> None:
         if run.status in ENDED:
@@ -127,7 +143,8 @@ class Resuming:
             held = await runs.get(run_id, lock=True)
             if held is None or held.epoch != run.epoch:
                 raise NotOwner(f"run {run_id} was taken over while it was resumed")
-            base = base_of(run_id, held, restored.state, sequence=held.sequence + 1, previous=restored.newest)
+            state = msgspec.structs.replace(restored.state, status=held.status)
+            base = base_of(run_id, held, state, sequence=held.sequence + 1, previous=restored.newest)
             await transaction.collection(RUN_SNAPSHOT).put(id_of(base), base)
             anew = rebased(held, base)
             await runs.put(run_id, anew)

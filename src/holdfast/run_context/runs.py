@@ -10,7 +10,7 @@ import msgspec
 from holdfast.documents import Run, decode
 from holdfast.documents.frozen import EMPTY_DICT
 from holdfast.entry import Consistency
-from holdfast.errors import NotFound, RunOver, SettingsError
+from holdfast.errors import ContextCorrupt, NotFound, NotOwner, RunOver, SettingsError
 from holdfast.kinds import RUN, RUN_SNAPSHOT
 from holdfast.protocols import Isolation, ListedSnapshot, RunFilter
 from holdfast.protocols.runs import ENDED, LISTED_MAX, PRUNED_MAX
@@ -22,6 +22,7 @@ from holdfast.run_context.differences import Difference, difference
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.loading import SnapshotLoader
 from holdfast.run_context.opening import Opening
+from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.resuming import Resuming
 from holdfast.run_context.snapshots import base_number, base_of, id_of, rebased
 from holdfast.transactions import Transaction
@@ -76,6 +77,7 @@ class Runs:
             Conflict: there is a run of that id.
             LimitExceeded: the parent has too many children, or the run lies too deep or begins with too much.
             RunOver: the parent has ended.
+            NotOwner: another server has taken the parent over.
             InvalidKey, InvalidDocument: an id, or an input.
             TierError: L3 did not take it.
         """
@@ -85,10 +87,14 @@ class Runs:
             swarm = parent.swarm_id if swarm_id is None and parent is not None else swarm_id
             if parent is None:
                 context = RunContext.begin(chosen, routine_id, self._ground.hybrid, inputs, limits=self._ground.limits)
-            else:
-                await parent.save()  # what the child inherits is not to be lost while the child is kept
-                context = parent.context.create_child(inputs, routine_id=routine_id, run_id=chosen)
-            return await self._admitted(context, swarm_id=swarm, critical=critical)
+                return await self._admitted(context, swarm_id=swarm, critical=critical)
+            await parent.save()  # what the child inherits is not to be lost while the child is kept
+            context = parent.context.create_child(inputs, routine_id=routine_id, run_id=chosen)
+            try:
+                return await self._admitted(context, swarm_id=swarm, critical=critical, parent=parent)
+            except BaseException:
+                parent.context.children -= 1
+                raise
 
         return Opening(open_)
 
@@ -197,9 +203,10 @@ class Runs:
         """
 
         async def open_() -> ActiveRun:
+            lost = NOTHING_LOST
             if at is None:
                 view = await self._known(run_id)
-                run, state = view.run, view.state
+                run, state, lost = view.run, view.state, view.lost
             else:
                 run, state = await self._at(run_id, at)
             context = RunContext(
@@ -210,7 +217,7 @@ class Runs:
                 limits=self._ground.limits,
             )
             context.status = Run(routine_id=run.routine_id).status
-            return await self._admitted(context, swarm_id=run.swarm_id, critical=run.critical)
+            return await self._admitted(context, swarm_id=run.swarm_id, critical=run.critical, lost=lost)
 
         return Opening(open_)
 
@@ -253,20 +260,33 @@ class Runs:
         run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
         if run is None:
             raise NotFound(f"there is no run {run_id}")
-        restored = await self._loader.restored(run_id, run, at=sequence)
+        try:
+            restored = await self._loader.restored(run_id, run, at=sequence)
+        except ContextCorrupt as corrupt:
+            if corrupt.snapshots:
+                raise
+            raise NotFound(f"run {run_id} has no snapshot {sequence}, or no base any more to restore it from") from None
         if restored.sequence != sequence:
             raise NotFound(
                 f"run {run_id} has no snapshot {sequence}, or it is damaged; the one before is {restored.sequence}"
             )
         return run, restored.state
 
-    async def _admitted(self, context: RunContext, *, swarm_id: str | None, critical: bool) -> ActiveRun:
+    async def _admitted(
+        self,
+        context: RunContext,
+        *,
+        swarm_id: str | None,
+        critical: bool,
+        parent: ActiveRun | None = None,
+        lost: Loss = NOTHING_LOST,
+    ) -> ActiveRun:
         """Have L3 take the run in, with what it begins with."""
-        run_id, parent_id = context.run_id, context.parent_run_id
+        run_id = context.run_id
         row = Run(
             routine_id=context.routine_id,
             swarm_id=swarm_id,
-            parent_run_id=parent_id,
+            parent_run_id=context.parent_run_id,
             depth=context.depth,
             critical=critical,
             owner=self._ground.server,
@@ -277,19 +297,21 @@ class Runs:
         run = rebased(row, base)
 
         async def admit(transaction: Transaction) -> None:
-            if parent_id is not None:
-                await transaction.collection(RUN).update(parent_id, self._with_child(parent_id))
+            if parent is not None:
+                await transaction.collection(RUN).update(parent.id, self._with_child(parent))
             await transaction.collection(RUN).put(run_id, run, expected_version=0)
             await transaction.collection(RUN_SNAPSHOT).put(id_of(base), base)
 
         await self._ground.transactions.transact(admit, Isolation.READ_COMMITTED)
-        return ActiveRun(self._ground, context, run)
+        return ActiveRun(self._ground, context, run, lost=lost)
 
-    def _with_child(self, parent_id: str) -> Callable[[Run], Run]:
-        def changed(parent: Run) -> Run:
-            if parent.status in ENDED:
-                raise RunOver(f"run {parent_id} is {parent.status}: no run can be begun below it")
-            self._ground.limits.check(parent_id, "children", parent.children + 1)
-            return msgspec.structs.replace(parent, children=parent.children + 1)
+    def _with_child(self, parent: ActiveRun) -> Callable[[Run], Run]:
+        def changed(row: Run) -> Run:
+            if row.epoch != parent.epoch:
+                raise NotOwner(f"run {parent.id} was taken over by another server: no run can be begun below it here")
+            if row.status in ENDED:
+                raise RunOver(f"run {parent.id} is {row.status}: no run can be begun below it")
+            self._ground.limits.check(parent.id, "children", row.children + 1)
+            return msgspec.structs.replace(row, children=row.children + 1)
 
         return changed

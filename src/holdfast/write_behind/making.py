@@ -79,7 +79,7 @@ class Making:
         self._limits = ground.writer.limits
         self._buffer = Buffer(buffer_rules(ground.settings))
         laid = {kind: shelf.laid for kind, shelf in ground.shelves.items()}
-        owned = frozenset(name for name, kind in ground.kinds.items() if kind.owned_by is not None)
+        owned = {name: kind.owned_by for name, kind in ground.kinds.items() if kind.owned_by is not None}
         self._overlay = Overlay(self._buffer, laid, owned)
         self._flushing = Flushing(ground.base, ground.kinds, self._limits)
         self._publisher = FlushPublisher(ground.writer)

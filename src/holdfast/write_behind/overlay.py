@@ -10,8 +10,9 @@ still lays them over. So each write knows up to which version no row holds it; o
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from holdfast.entry import MISSING
 from holdfast.keys import Key
@@ -23,6 +24,8 @@ from holdfast.write_behind.entries import Entry
 from holdfast.write_behind.receipts import PendingWrite
 from holdfast.write_behind.routes import Inapplicable
 
+OwnedBy = Callable[[Any], int]
+UNOWNED: Final[Mapping[str, OwnedBy]] = MappingProxyType({})
 NOTHING: Laid = (object(), None)
 """Laid over no value at all: whoever asks is sent the long way."""
 
@@ -32,10 +35,12 @@ class Overlay:
 
     Args:
         laid: of each kind, by id, a committed value and what the writes make of it; L1's shelves look there.
-        owned: kinds whose documents are taken over.
+        owned: of kinds whose documents are taken over, the epoch of a document.
     """
 
-    def __init__(self, buffer: Buffer, laid: Mapping[str, dict[str, Laid]], owned: Container[str] = ()) -> None:
+    def __init__(
+        self, buffer: Buffer, laid: Mapping[str, dict[str, Laid]], owned: Mapping[str, OwnedBy] = UNOWNED
+    ) -> None:
         self._buffer = buffer
         self._laid = laid
         self._owned = owned
@@ -52,12 +57,22 @@ class Overlay:
         laid = self._laid[key.kind]
         base, made = laid.get(key.id, NOTHING)
         if base is not value:
-            made = value
+            made, epoch = value, self._epoch_of(key, value)
             for write in queue.writes:
-                if write.stamp is None or version < write.stamp:
+                if (write.stamp is None or version < write.stamp) and not 0 < write.entry.owner < epoch:
                     made = laid_over(made, write.entry)
             laid[key.id] = (value, made)
         return made
+
+    def _epoch_of(self, key: Key, value: Any) -> int:
+        """The epoch of a committed value: what was written under an earlier one is in it, or will be refused."""
+        owned_by = self._owned.get(key.kind)
+        if owned_by is None or value is MISSING:
+            return 0
+        try:
+            return owned_by(value)
+        except Exception:  # noqa: BLE001 - a user's function, which no read is to fail by
+            return 0
 
     def knows(self, key: Key, version: int) -> bool:
         """Whether it is known which of the undecided writes a row of that version holds."""

@@ -56,6 +56,7 @@ class Scene:
     """
 
     kinds: ClassVar[Sequence[Kind[Any]]] = (LEDGER,)
+    settings: ClassVar[Settings] = SETTINGS
 
     def __init__(self, world: World, theme: Theme) -> None:
         self.world = world
@@ -201,7 +202,7 @@ class Server:
             streams=self.streams,
             runs=MemoryRuns(self._scene.l3),
             clock=self._scene.world,
-            settings=SETTINGS,
+            settings=self._scene.settings,
             seed=self._scene.world.random.getrandbits(32),
         ) as self.flows:
             self._note_entries()

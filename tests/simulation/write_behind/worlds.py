@@ -51,11 +51,19 @@ class Life:
 
     Args:
         make_writer: makes what a task of a server does.
+        seconds: nothing may keep it so long.
     """
 
-    def __init__(self, scene: Scene, make_writer: Callable[[Scene, Server], Runs] = Writer) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        make_writer: Callable[[Scene, Server], Runs] = Writer,
+        *,
+        seconds: float = WORLD_SECONDS,
+    ) -> None:
         self._scene = scene
         self._make_writer = make_writer
+        self._seconds = seconds
         self._tasks: list[tuple[Server, asyncio.Task[None]]] = []
         self._beginnings: list[asyncio.Task[None]] = []
 
@@ -85,7 +93,7 @@ class Life:
 
     async def _until_done(self) -> None:
         """Wait for the writers on servers that live."""
-        async with asyncio.timeout(WORLD_SECONDS):
+        async with asyncio.timeout(self._seconds):
             while not all(task.done() or server.is_dead for server, task in self._tasks):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)  # virtual
 

@@ -1,0 +1,1 @@
+"""Worlds of runs: one with many below it, which servers run, lose and resume."""
