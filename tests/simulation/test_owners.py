@@ -46,7 +46,7 @@ def test_every_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.prove
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(8))
 def test_prove_owners(part: int) -> None:
     """The long form: 10,000 seeds."""
-    assert first_faulty(LONG_SEEDS[part::4]) is None
+    assert first_faulty(LONG_SEEDS[part::8]) is None

@@ -59,6 +59,33 @@ async def test_mutant_snapshots_are_read_each_time(monkeypatch: pytest.MonkeyPat
         await test_a_context_is_read_from_memory_while_its_run_does_not_change()
 
 
+async def read_after_a_checkpoint(at: Hall) -> int:
+    """How many snapshots "b" reads for one checkpoint of "a", having read those before."""
+    run = await at.a.begin("search", run_id=RUN)
+    for number in range(4):
+        run.context["x"] = number
+        await run.checkpoint()
+    assert values(await at.b.get(RUN, consistency=STRONG)) == {"x": 3}
+    run.context["x"] = 4
+    await run.checkpoint()
+    read = snapshot_loads(at)
+    assert values(await at.b.get(RUN, consistency=STRONG)) == {"x": 4}
+    return snapshot_loads(at) - read
+
+
+async def test_after_a_checkpoint_only_its_snapshot_is_read() -> None:
+    """Whoever follows a run does not restore it each time."""
+    async with hall() as at:
+        assert await read_after_a_checkpoint(at) == 1
+
+
+async def test_mutant_a_run_is_restored_after_each_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Base and all."""
+    monkeypatch.setattr(contexts, "FOLLOWED_MAX", 0)
+    async with hall() as at:
+        assert await read_after_a_checkpoint(at) > 4
+
+
 async def seen_after_each(at: Hall) -> list[Any]:
     """What "b", which has read before, sees after each change of "a"."""
     run = await at.a.begin("search", run_id=RUN)

@@ -18,6 +18,8 @@ from holdfast.run_context.restoring import NOTHING_LOST, Loss
 
 CONTEXTS_MAX: Final = 500
 """Kept in memory; those read longest ago make room."""
+FOLLOWED_MAX: Final = 100
+"""Snapshots that are read behind what is known; for more there may be a base."""
 
 
 class RunView(NamedTuple):
@@ -78,10 +80,10 @@ class Contexts:
         return held.view
 
     async def _read(self, run_id: str, run: Run, held: _Held | None) -> _Held:
-        if held is not None and not held.view.lost and _newest(held.view.run) == _newest(run):
-            below = held.below
-        else:
-            restored = await self._loader.restored(run_id, msgspec.structs.replace(run, changes=EMPTY_LIST))
+        bare = msgspec.structs.replace(run, changes=EMPTY_LIST)
+        below = None if held is None else await self._followed(run_id, bare, held)
+        if below is None:
+            restored = await self._loader.restored(run_id, bare)
             if restored.lost:  # what the row has in it builds on what is lost
                 restored = await self._loader.restored(run_id, run)
                 return _Held(RunView(run_id, run, restored.state, restored.lost), restored.state)
@@ -91,6 +93,18 @@ class Contexts:
             draft.apply(change)
         draft.status = run.status
         return _Held(RunView(run_id, run, draft.state(), NOTHING_LOST), below)
+
+    async def _followed(self, run_id: str, run: Run, held: _Held) -> ContextState | None:
+        """What snapshots hold now, from what they held; None: that does not lead there."""
+        before = held.view.run.newest
+        if held.view.lost or before is None:
+            return None
+        if _newest(held.view.run) == _newest(run):
+            return held.below
+        if not 0 < run.sequence - before.sequence <= FOLLOWED_MAX:
+            return None
+        followed = await self._loader.followed(run_id, run, held.below, before)
+        return None if followed.lost else followed.state
 
 
 def _newest(run: Run) -> tuple[int, str] | None:
