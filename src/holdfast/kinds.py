@@ -85,6 +85,8 @@ class Kind(Generic[D]):
         owned_by: the epoch a document is owned under, raised by whoever takes it over; a pure function. A write that
             was made under another one is refused (rule S3), and the writes that a server has left in its journal can be
             decided for a key before somebody else takes it over.
+        handed_over: the same can be decided of a kind whose documents nobody owns, as of swarms when one of their runs
+            is taken over; with `owned_by` it goes without saying.
         spill: what of a document that is about to be stored becomes history in the same transaction; None: nothing. A
             pure function. What `put`, `update` and transactions store is not given to it.
     """
@@ -99,6 +101,7 @@ class Kind(Generic[D]):
     durability: Durability = Durability.COMMITTED
     on_conflict: ConflictStrategy = ConflictStrategy.PARENT_WINS
     owned_by: Callable[[D], int] | None = None
+    handed_over: bool = False
     spill: Callable[[Key, D], Spilled[D] | None] | None = None
 
     def __post_init__(self) -> None:
@@ -176,6 +179,7 @@ SWARM: Final = Kind(
     tags=swarm_tags,
     configuration=True,
     durability=Durability.JOURNALED,
+    handed_over=True,
 )
 BOT: Final = Kind("bot", Bot, "User", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0), configuration=True)
 TEAM: Final = Kind("team", Team, "Teams", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0), configuration=True)

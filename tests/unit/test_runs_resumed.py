@@ -13,6 +13,7 @@ from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.snapshots import base_number
 from holdfast.testing import JournalHub, MemoryStorage, connect
 from holdfast.write_behind.handing_over import HandingOver
+from holdfast.write_behind.overlay import Overlay
 
 SETTINGS = Settings(run_deltas_per_base=2)
 
@@ -47,6 +48,33 @@ async def test_who_resumes_a_run_sees_what_it_did_to_its_swarm(pair: tuple[State
     swarm = await two.swarms.get("s1", consistency=Consistency.STRONG)
     assert swarm is not None
     assert swarm.stats.total_tool_calls == 1
+
+
+async def seen_by_the_owner_before(one: StateStore, two: StateStore) -> list[int]:
+    """What the first server sees of its swarm, which it writes to still, when a second one has resumed its run."""
+    await tool_calls_after_resuming(one, two)
+    seen = []
+    for consistency in (Consistency.STRONG, Consistency.BOUNDED):
+        swarm = await one.swarms.get("s1", consistency=consistency)
+        assert swarm is not None
+        seen.append(swarm.stats.total_tool_calls)
+    await one.swarms.patch("s1", Increment("stats", "total_tool_calls"), durability=Durability.ACCEPTED)
+    held = one.swarms.peek("s1") or await one.swarms.get("s1")
+    assert held is not None
+    return [*seen, held.stats.total_tool_calls]
+
+
+async def test_the_owner_before_shows_its_writes_once(pair: tuple[StateStore, StateStore]) -> None:
+    """W7: it lives, and has not heard that they were decided."""
+    assert await seen_by_the_owner_before(*pair) == [1, 1, 2]
+
+
+async def test_mutant_it_does_not_ask_what_a_row_holds(
+    pair: tuple[StateStore, StateStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it lays them over the row that has them."""
+    monkeypatch.setattr(Overlay, "knows", lambda *_: True)
+    assert await seen_by_the_owner_before(*pair) != [1, 1, 2]
 
 
 async def test_mutant_without_the_swarm(pair: tuple[StateStore, StateStore], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,8 @@ class Making:
         self._buffer = Buffer(buffer_rules(ground.settings))
         laid = {kind: shelf.laid for kind, shelf in ground.shelves.items()}
         owned = {name: kind.owned_by for name, kind in ground.kinds.items() if kind.owned_by is not None}
-        self._overlay = Overlay(self._buffer, laid, owned)
+        handed_over = {*owned, *(name for name, kind in ground.kinds.items() if kind.handed_over)}
+        self._overlay = Overlay(self._buffer, laid, owned, handed_over)
         self._flushing = Flushing(ground.base, ground.kinds, self._limits)
         self._publisher = FlushPublisher(ground.writer)
         self._on_refused = announcing(ground.announce, WRITE_REFUSED)

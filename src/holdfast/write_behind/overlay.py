@@ -10,7 +10,7 @@ still lays them over. So each write knows up to which version no row holds it; o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -35,15 +35,21 @@ class Overlay:
 
     Args:
         laid: of each kind, by id, a committed value and what the writes make of it; L1's shelves look there.
-        owned: of kinds whose documents are taken over, the epoch of a document.
+        owned: of kinds whose documents are owned, the epoch of a document.
+        handed_over: kinds whose writes others may decide while this server lives.
     """
 
     def __init__(
-        self, buffer: Buffer, laid: Mapping[str, dict[str, Laid]], owned: Mapping[str, OwnedBy] = UNOWNED
+        self,
+        buffer: Buffer,
+        laid: Mapping[str, dict[str, Laid]],
+        owned: Mapping[str, OwnedBy] = UNOWNED,
+        handed_over: Container[str] = (),
     ) -> None:
         self._buffer = buffer
         self._laid = laid
         self._owned = owned
+        self._handed_over = handed_over
 
     def over(self, key: Key, value: Any, version: int) -> Any:
         """What undecided writes make of a committed value; the very value if there are none.
@@ -79,7 +85,7 @@ class Overlay:
         queue = self._buffer.queues.get(key)
         return (
             queue is None
-            or key.kind not in self._owned
+            or key.kind not in self._handed_over
             or all(
                 version <= write.absent_through or (write.stamp is not None and version >= write.stamp)
                 for write in queue.writes
@@ -89,7 +95,7 @@ class Overlay:
     def found(self, key: Key, version: int, decided: SeqSet) -> list[PendingWrite]:
         """What was decided when the row was at a version is known; returns the undecided writes that are among it."""
         queue = self._buffer.queues.get(key)
-        if queue is None or key.kind not in self._owned:
+        if queue is None or key.kind not in self._handed_over:
             return []
         elsewhere = []
         for write in queue.writes:
