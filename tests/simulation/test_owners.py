@@ -26,6 +26,9 @@ CAUGHT = (
     "W4-marks_are_not_looked_at",
 )
 
+BROKEN_ONCE = (11766,)
+"""In which a write in doubt was hidden by the one that was accepted behind it."""
+
 first_faulty = partial(first_faulty_of, run_world)
 
 
@@ -42,6 +45,12 @@ def test_every_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     """With one mechanism switched off, some world breaks a promise."""
     MUTANTS[name](monkeypatch)
     assert first_faulty(MUTANT_SEEDS) is not None
+
+
+@pytest.mark.parametrize("seed", BROKEN_ONCE)
+def test_a_promise_once_broken_is_kept(seed: int) -> None:
+    """Each of these worlds has found a fault."""
+    assert first_faulty(range(seed, seed + 1)) is None
 
 
 @pytest.mark.prove

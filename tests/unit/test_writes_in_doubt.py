@@ -17,7 +17,7 @@ from holdfast.protocols import JournalState
 from holdfast.testing import ManualClock, MemoryJournalBase, MemoryStorage
 from holdfast.testing.door import connect_flows
 from holdfast.testing.memory_journal_base import MemoryFlush
-from holdfast.write_behind.buffer import Buffer, Write
+from holdfast.write_behind.buffer import Buffer, KeyQueue, Write
 from holdfast.write_behind.flushing import Batch, Flushing
 
 ACCEPTED = Durability.ACCEPTED
@@ -104,3 +104,31 @@ async def test_what_another_server_left_undecided_is_certain(monkeypatch: pytest
         assert bot is not None
         assert bot.name == "new"
         assert lives.position(KEY) == (lives.journal, 1)
+
+
+async def held_beside_one_in_doubt() -> str | None:
+    """What L1 answers when a write was accepted behind one that may be in the row L1 has, or may not."""
+    async with connect_flows() as flows:
+        bots, buffer = flows.store.bots, flows.write_behind.buffer
+        await bots.put("b1", Bot(name="old"))
+        await bots.patch("b1", Set("name", "first"), durability=ACCEPTED)
+        entry = await bots.entry("b1")
+        assert entry is not None
+        (first,) = buffer.queues[KEY].writes
+        first.stamp = entry.version
+        buffer.queues[KEY].set_doubt([first])
+        flows.write_behind.overlay.changed(KEY)
+        await bots.patch("b1", Increment("metadata", "n"), durability=ACCEPTED)
+        held = bots.peek("b1")
+        return None if held is None else held.name
+
+
+async def test_nobody_is_shown_what_is_in_doubt() -> None:
+    """W7: also not by the write that comes next; whoever asks waits until it is known."""
+    assert await held_beside_one_in_doubt() is None
+
+
+async def test_mutant_the_next_write_is_laid_over_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one in doubt is hidden, though it may not be in effect."""
+    monkeypatch.setattr(KeyQueue, "doubt", property(lambda _: False))
+    assert await held_beside_one_in_doubt() == "old"

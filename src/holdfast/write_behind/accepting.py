@@ -275,8 +275,9 @@ class WriteBehind:
                 f"{key}: {len(self.buffer)} writes ({self.buffer.size} bytes) wait for L3 already; nothing was accepted"
             )
         write = PendingWrite(entry, data, self._clock.monotonic(), base.version)
-        is_first = len(self.buffer.add(write).writes) == 1
-        if base.value is None:
+        queue = self.buffer.add(write)
+        is_first = len(queue.writes) == 1
+        if base.value is None or queue.doubt:  # what lies over L1's value must wait until it is known what is in that
             self.overlay.changed(key)
         else:
             self.overlay.added(write, base.value, MISSING if made is None else made)
