@@ -26,6 +26,7 @@ from holdfast.documents import (
     FrozenDict,
     FrozenList,
     Run,
+    encode,
     freeze,
     thaw,
 )
@@ -272,6 +273,7 @@ def test_exports_are_declared() -> None:
         context.mark_for_export("other", "blackboard")
     with pytest.raises(ValueError, match="moon"):
         context.mark_for_export("result", "moon")
+    taken(context)
     del context["result"]
     assert context.exports == {}
     assert list(taken(context).removed_exports) == ["result"]
@@ -421,6 +423,65 @@ def test_a_context_over_a_limit_can_shrink_and_not_grow() -> None:
     resumed["c"] = ""
     with pytest.raises(LimitExceeded):
         RunContext.begin(RUN_ID, "q", hybrid_clock(), {}, variables=context.variables, limits=small)
+
+
+LONG = "https://example.org/" + "x" * 180
+
+
+@pytest.mark.parametrize("section", ["variables", "intermediate"])
+def test_names_of_what_nobody_has_heard_of_do_not_gather(section: str) -> None:
+    """Set and removed between two writes: nothing of them is stored, however many they were."""
+    context = begun(limits=RunLimits(bytes_max=2_000))
+    mapping = context if section == "variables" else context.intermediate
+    mapping["kept"] = 1
+    taken(context)
+    for number in range(100):
+        mapping[f"{LONG}{number}"] = number
+        del mapping[f"{LONG}{number}"]
+    mapping[LONG] = 1
+    del mapping["kept"]
+    change = taken(context)
+    assert list(getattr(change, f"removed_{section}")) == ["kept"]
+    assert list(getattr(change, section)) == [LONG]
+    del mapping[LONG]
+    assert list(getattr(taken(context), f"removed_{section}")) == [LONG]
+
+
+def test_the_removal_of_what_may_be_stored_is_kept() -> None:
+    """Of a change that was taken nobody knows yet; and a key that was removed before is not a new one."""
+    context = begun()
+    context["a"] = 1
+    change = context.take_changes()
+    assert change is not None
+    del context["a"]
+    context["a"] = 2
+    del context["a"]
+    context.put_back(change)
+    assert list(taken(context).removed_variables) == ["a"]
+
+
+def test_a_change_is_never_larger_than_a_context_may_be() -> None:
+    """All that was stored may be removed at any time; there is room for as much again once that was taken."""
+    limits = RunLimits(bytes_max=20_000)
+    context = begun(limits=limits)
+    stored, written = 0, True
+    while written:
+        stored += 1
+        written = fits(context.intermediate, f"{LONG}{stored}")
+    taken(context)
+    context.intermediate.clear()
+    assert not fits(context.intermediate, "x" * 10_000)
+    assert len(encode(Run(routine_id="q", changes=[taken(context)]))) < limits.bytes_max + 300
+    assert fits(context.intermediate, "x" * 10_000)
+
+
+def fits(mapping: MutableMapping[str, Any], key: str) -> bool:
+    """Whether a run takes a key."""
+    try:
+        mapping[key] = 1
+    except LimitExceeded:
+        return False
+    return True
 
 
 def test_the_size_is_kept_and_not_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
