@@ -99,7 +99,10 @@ class TrackedState:
         self._collected.add(change, before)
 
     def _measured(self, part: ContextState | ContextChange, steps: Sequence[StepRecord]) -> Sizes:
-        return self._limits.sizes(steps=steps, **{name: getattr(part, name) for name in _SECTIONS})
+        sizes = self._limits.sizes(steps=steps, **{name: getattr(part, name) for name in _SECTIONS})
+        if part.current_step is not None:
+            sizes["current_step", ""] = len(msgspec.json.encode(part.current_step))
+        return sizes
 
 
 _SECTIONS = ("variables", "intermediate", "exports")
