@@ -247,7 +247,7 @@ def test_a_base_tells_no_names_of_what_was_before() -> None:
 def test_a_base_is_due_when_it_is_worth_its_bytes() -> None:
     """Enough deltas since the last, with twice its bytes."""
     run = Run(routine_id="q", sequence=60, base=10, base_bytes=100, delta_bytes=200)
-    assert base_is_due(run)
-    assert not base_is_due(msgspec.structs.replace(run, sequence=59))
-    assert not base_is_due(msgspec.structs.replace(run, delta_bytes=199))
+    assert base_is_due(run, 50)
+    assert not base_is_due(msgspec.structs.replace(run, sequence=59), 50)
+    assert not base_is_due(msgspec.structs.replace(run, delta_bytes=199), 50)
     assert base_is_due(msgspec.structs.replace(run, sequence=13), 3)

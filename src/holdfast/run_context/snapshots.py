@@ -17,9 +17,6 @@ from holdfast.documents.frozen import EMPTY_LIST, seal_dict, seal_list
 from holdfast.errors import CorruptDocument, InvalidDocument
 from holdfast.run_context.changes import ContextState, combined, ends_in, name_bytes
 
-BASE_AFTER_DELTAS: Final = 50
-"""Deltas behind the newest base, from which on another base may be due."""
-
 BASE_AFTER_BYTES_RATIO: Final = 2
 """The deltas must have so many times the bytes of the base: once a context grows no more, bases add half to them."""
 
@@ -152,8 +149,12 @@ def rebased(run: Run, base: RunContextSnapshot) -> Run:
     )
 
 
-def base_is_due(run: Run, deltas_min: int = BASE_AFTER_DELTAS) -> bool:
-    """Whether a base would make it shorter to restore the run, and is paid for by what was written since the last."""
+def base_is_due(run: Run, deltas_min: int) -> bool:
+    """Whether a base would make it shorter to restore the run, and is paid for by what was written since the last.
+
+    Args:
+        deltas_min: behind the newest base, from which on another may be due; setting `run_deltas_per_base`.
+    """
     enough = run.sequence - run.base >= deltas_min
     return enough and run.delta_bytes >= BASE_AFTER_BYTES_RATIO * run.base_bytes
 
