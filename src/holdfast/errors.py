@@ -189,7 +189,7 @@ class ContextCorrupt(HoldfastError):
 
     Attributes:
         run_id: of the run.
-        snapshots: ids of those that were tried.
+        snapshots: ids of those that were tried; empty: no base is left to try.
     """
 
     def __init__(self, run_id: str, snapshots: tuple[str, ...]) -> None:
@@ -197,7 +197,8 @@ class ContextCorrupt(HoldfastError):
         self.run_id = run_id
         self.snapshots = snapshots
         tried = ", ".join(snapshots[:8]) + (", ..." if len(snapshots) > 8 else "")
-        super().__init__(f"run {run_id}: no base of its context verifies (tried: {tried or 'there is none'})")
+        why = f"verifies (tried: {tried})" if snapshots else "is left: they were dropped with their months, or pruned"
+        super().__init__(f"run {run_id}: no base of its context {why}")
 
 
 class AppendOnly(HoldfastError):

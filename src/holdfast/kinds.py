@@ -12,7 +12,7 @@ from holdfast.entry import Durability
 from holdfast.errors import InvalidDocument, InvalidKey, SettingsError
 from holdfast.keys import Key, check_kind_name
 from holdfast.run_context.conflicts import ConflictStrategy
-from holdfast.run_context.spilling import Spilled, spill_run
+from holdfast.run_context.spilling import SNAPSHOT_KIND, Spilled, spill_run
 from holdfast.tags import EVERY_TAG, checked_tags, in_cache, run_tags, snapshot_tags, swarm_tags
 
 D = TypeVar("D", bound=Document)
@@ -185,7 +185,7 @@ BOT: Final = Kind("bot", Bot, "User", Caching(cache=_CONFIG, l2_ttl_seconds=30 *
 TEAM: Final = Kind("team", Team, "Teams", Caching(cache=_CONFIG, l2_ttl_seconds=30 * 60.0), configuration=True)
 ROUTINE: Final = Kind("routine", Routine, "Routine", Caching(cache=_CONFIG, l2_ttl_seconds=60 * 60.0))
 RUN_SNAPSHOT: Final = Kind(
-    "run_snapshot",
+    SNAPSHOT_KIND,
     RunContextSnapshot,
     "RunContextSnapshot",
     Caching(cache="run", l2_ttl_seconds=15 * 60.0),

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from holdfast.errors import SettingsError
+from holdfast.run_context.limits import AROUND_BYTES_MAX
 
 PREFIX: Final = "HOLDFAST_"
 _SCHEMES: Final = {"postgresql", "postgres", "redis", "rediss"}
@@ -86,7 +87,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         run_deltas_per_base: a run's context is written as a whole behind so many snapshots of what changed, or later,
             when these have twice its bytes; 50.
         run_variables_max: variables of one run; 10,000.
-        run_bytes_max: of one run's context as JSON, which must fit in one document; 768 KiB.
+        run_bytes_max: of one run's context as JSON, which must fit in one document: it is at least 16 KiB below
+            `document_bytes_max`; 768 KiB.
         run_depth_max: runs above one another; 16.
         run_children_max: runs begun below one; 10,000.
         run_snapshot_months: how many months of run snapshots are kept, beside the current one; older ones are dropped,
@@ -152,6 +154,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _checked({name: getattr(self, name) for name in self.__struct_fields__}, "Settings", strict=True)
         if self.inflated_bytes_max < self.document_bytes_max:
             raise SettingsError("inflated_bytes_max must be at least document_bytes_max")
+        if self.run_bytes_max + AROUND_BYTES_MAX > self.document_bytes_max:
+            raise SettingsError(
+                f"run_bytes_max must be at least {AROUND_BYTES_MAX} below document_bytes_max: a context is stored in "
+                f"one document; here they are {self.run_bytes_max} and {self.document_bytes_max}"
+            )
         if bool(self.postgres_url) != bool(self.redis_urls):
             given, other = ("postgres_url", "redis_urls") if self.postgres_url else ("redis_urls", "postgres_url")
             raise SettingsError(

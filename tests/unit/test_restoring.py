@@ -207,7 +207,7 @@ def test_a_context_without_a_base_is_never_taken_to_be_empty() -> None:
     with pytest.raises(ContextCorrupt) as caught:
         kept.restored()
     assert caught.value.snapshots == ("run1/00000002.base", "run1/00000000.base")
-    with pytest.raises(ContextCorrupt, match="there is none"):
+    with pytest.raises(ContextCorrupt, match="is left: they were dropped with their months, or pruned"):
         kept.restored(bases=[])
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fix_runs import RUN_ID, Wall, free_values, hybrid_clock, in_order, keys
+from fix_runs import NOON, RUN_ID, Wall, free_values, hybrid_clock, in_order, keys
 from holdfast import (
     ConflictStrategy,
     InvalidDocument,
@@ -26,15 +27,20 @@ from holdfast.documents import (
     FrozenDict,
     FrozenList,
     Run,
+    SnapshotSummary,
+    encode,
     freeze,
     thaw,
 )
 from holdfast.entry import MISSING
 from holdfast.run_context import context as contexts
+from holdfast.run_context import limits as limits_of_runs
 from holdfast.run_context.changes import ContextState, applied
 from holdfast.run_context.hybrid_clock import HybridClock, HybridTime, hybrid_time
-from holdfast.run_context.limits import RunLimits, Sizes
-from holdfast.run_context.snapshots import base_of, size_of
+from holdfast.run_context.limits import AROUND_BYTES_MAX, RunLimits, Sizes
+from holdfast.run_context.snapshots import base_of, delta_of, size_of
+from holdfast.run_context.spilling import BYTES_MAX
+from holdfast.run_context.tracked import TrackedState
 
 
 def begun(run_id: str = RUN_ID, **options: Any) -> RunContext:
@@ -272,6 +278,7 @@ def test_exports_are_declared() -> None:
         context.mark_for_export("other", "blackboard")
     with pytest.raises(ValueError, match="moon"):
         context.mark_for_export("result", "moon")
+    taken(context)
     del context["result"]
     assert context.exports == {}
     assert list(taken(context).removed_exports) == ["result"]
@@ -423,6 +430,81 @@ def test_a_context_over_a_limit_can_shrink_and_not_grow() -> None:
         RunContext.begin(RUN_ID, "q", hybrid_clock(), {}, variables=context.variables, limits=small)
 
 
+LONG = "https://example.org/" + "x" * 180
+
+
+@pytest.mark.parametrize("section", ["variables", "intermediate"])
+def test_names_of_what_nobody_has_heard_of_do_not_gather(section: str) -> None:
+    """Set and removed between two writes: nothing of them is stored, however many they were."""
+    context = begun(limits=RunLimits(bytes_max=2_000))
+    mapping = context if section == "variables" else context.intermediate
+    mapping["kept"] = 1
+    taken(context)
+    for number in range(100):
+        mapping[f"{LONG}{number}"] = number
+        del mapping[f"{LONG}{number}"]
+    mapping[LONG] = 1
+    del mapping["kept"]
+    change = taken(context)
+    assert list(getattr(change, f"removed_{section}")) == ["kept"]
+    assert list(getattr(change, section)) == [LONG]
+    del mapping[LONG]
+    assert list(getattr(taken(context), f"removed_{section}")) == [LONG]
+
+
+@pytest.mark.parametrize("section", ["variables", "intermediate"])
+def test_mutant_every_removal_is_stored(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then they gather until there is no room."""
+    healthy = TrackedState._collect
+    monkeypatch.setattr(TrackedState, "_collect", lambda tracked, change, _=None: healthy(tracked, change))
+    with pytest.raises(LimitExceeded):
+        test_names_of_what_nobody_has_heard_of_do_not_gather(section)
+
+
+def test_the_removal_of_what_may_be_stored_is_kept() -> None:
+    """Of a change that was taken nobody knows yet; and a key that was removed before is not a new one."""
+    context = begun()
+    context["a"] = 1
+    change = context.take_changes()
+    assert change is not None
+    del context["a"]
+    context["a"] = 2
+    del context["a"]
+    context.put_back(change)
+    assert list(taken(context).removed_variables) == ["a"]
+
+
+def test_a_change_is_never_larger_than_a_context_may_be() -> None:
+    """All that was stored may be removed at any time; there is room for as much again once that was taken."""
+    limits = RunLimits(bytes_max=20_000)
+    context = begun(limits=limits)
+    stored, written = 0, True
+    while written:
+        stored += 1
+        written = fits(context.intermediate, f"{LONG}{stored}")
+    taken(context)
+    context.intermediate.clear()
+    assert not fits(context.intermediate, "x" * 10_000)
+    assert len(encode(Run(routine_id="q", changes=[taken(context)]))) < limits.bytes_max + 300
+    assert fits(context.intermediate, "x" * 10_000)
+
+
+def test_mutant_names_of_what_is_removed_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a change can become twice as large as a context."""
+    monkeypatch.setattr("holdfast.run_context.changes.name_bytes", lambda _: 0)
+    with pytest.raises(AssertionError):
+        test_a_change_is_never_larger_than_a_context_may_be()
+
+
+def fits(mapping: MutableMapping[str, Any], key: str, value: object = 1) -> bool:
+    """Whether a run takes a key."""
+    try:
+        mapping[key] = value
+    except LimitExceeded:
+        return False
+    return True
+
+
 def test_the_size_is_kept_and_not_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """A write measures what it writes, however much the context holds."""
     measured: list[int] = []
@@ -447,11 +529,69 @@ def test_the_size_is_that_of_a_base() -> None:
     for number in range(300):
         context[f"v{number}"] = {"a": number}
         context.begin_step(f"s{number}")
+        context.end_step(f"s{number}")
         context.intermediate[f"i{number}"] = "x"
     context.mark_for_export("v1", "blackboard")
     base = base_of(RUN_ID, Run(routine_id="q"), context.state, sequence=0, previous=None)
-    commas = 3 * 300
-    assert 0 < size_of(base) - context._tracked.bytes - commas < 400
+    assert 0 < size_of(base) - context._tracked.bytes < 400
+
+
+def filled(context: RunContext) -> None:
+    """Let there be no room for one byte more."""
+    count = 4_096
+    while count:
+        if not fits(context.intermediate, "fill", context.intermediate.get("fill", "") + "x" * count):
+            count //= 2
+
+
+def test_a_step_that_was_begun_can_be_ended() -> None:
+    """However little room there is: for that it is kept free from its begin. A result that does not fit is refused."""
+    context = begun(limits=RunLimits(bytes_max=5_000))
+    for step_id in "abc":
+        context.begin_step(step_id)
+    filled(context)
+    assert not fits(context, "more", 1)
+    with pytest.raises(LimitExceeded):
+        context.end_step("a", result="x" * 1_000)
+    assert context.steps["a"].status == "running"
+    context.end_step("a")
+    filled(context)
+    context.end_step("b", "cancelled")
+    context.end_step("c", "failed", error="LimitExceeded: run r1: 6000 bytes would be over the limit of 5000")
+    filled(context)
+    with pytest.raises(LimitExceeded):
+        context.begin_step("d")
+
+
+def test_mutant_no_room_is_kept_for_the_end_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it cannot be ended."""
+    monkeypatch.setattr(limits_of_runs, "STEP_END_BYTES", 0)
+    with pytest.raises(LimitExceeded, match="run_bytes_max"):
+        test_a_step_that_was_begun_can_be_ended()
+
+
+def largest_snapshot(*, names: str) -> int:
+    """Bytes of the larger of a base and a delta of a run that is full of small things, with the longest ids."""
+    longest = "\n" * 498
+    limits = RunLimits(bytes_max=100_000)
+    context = RunContext.begin(longest, "\n" * 512, hybrid_clock(), {}, limits=limits, parent_run_id=longest)
+    context.begin_step("s" * 20_000)
+    context.end_step("s" * 20_000)
+    number = 0
+    while fits(context.intermediate, f"{names}{number}"):
+        number += 1
+    newest = SnapshotSummary(sequence=1, sha256="0" * 64, variables=["x" * 1_000], more=10_000, at=NOON)
+    run = Run(routine_id=context.routine_id, parent_run_id=longest, sequence=1, newest=newest)
+    base = base_of(longest, run, context.state, sequence=2, previous=newest)
+    before = ContextChange(intermediate={"before": "x" * (BYTES_MAX - 100)})
+    delta = delta_of(longest, msgspec.structs.replace(run, changes=[before, taken(context)]))
+    return max(size_of(base), size_of(delta)) - limits.bytes_max
+
+
+@pytest.mark.parametrize("names", ["", "x" * 300])
+def test_a_run_within_its_limit_can_be_stored(names: str) -> None:
+    """As a base and as a delta: what belongs around its context has its room in a document too."""
+    assert largest_snapshot(names=names) < AROUND_BYTES_MAX
 
 
 def test_the_size_of_a_part_does_not_depend_on_the_others() -> None:
@@ -473,6 +613,9 @@ def test_a_run_id_leaves_room_for_its_snapshots() -> None:
     for wrong in ("r" * 499, "", "a\0"):
         with pytest.raises(InvalidKey):
             begun(wrong)
+    for wrong in ("q" * 513, "", "a\0"):
+        with pytest.raises(InvalidKey, match="routine id"):
+            RunContext.begin(RUN_ID, wrong, hybrid_clock(), {})
 
 
 def conflict(strategy: ConflictStrategy, **options: Any) -> VariableConflict:

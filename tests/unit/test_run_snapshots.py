@@ -24,6 +24,8 @@ from holdfast.errors import CorruptDocument, SchemaTooNew
 from holdfast.keys import Key
 from holdfast.run_context.changes import EMPTY_STATE, ContextState, applied
 from holdfast.run_context.snapshots import (
+    NAMES_BYTES_MAX,
+    NAMES_MAX,
     base_id,
     base_is_due,
     base_of,
@@ -210,10 +212,42 @@ def test_what_was_spilled_and_restored_is_the_context(several: list[ContextChang
         assert kept.restored(at=number, bases=[0]).state == state
 
 
+def test_a_summary_names_as_many_variables_as_it_has_room_for() -> None:
+    """The first ones, and it counts the others; the row and the next delta do not grow with them."""
+    for names in (
+        [f"v{number}" for number in range(NAMES_MAX + 20)],
+        [f"{number}" + "\n" * 500 for number in range(9)],
+    ):
+        changed = {name: ContextVariable(key=name, value=1) for name in names[1:]}
+        change = ContextChange(at=NOON, removed_variables=names[:1], variables=changed, snapshot=True)
+        kept = KeptRun(ContextState(at=NOON))
+        kept.decide(change)
+        newest = kept.run.newest
+        assert newest is not None
+        assert list(newest.variables) == names[: len(newest.variables)]
+        assert newest.more == len(names) - len(newest.variables) > 0
+        assert len(msgspec.json.encode(newest.variables)) <= NAMES_BYTES_MAX + len("[]")
+        kept.rows[snapshot_id(RUN_ID, 1)] = b"{}"
+        lost = kept.restored().lost
+        assert (lost.variables, lost.more) == (tuple(newest.variables), newest.more)
+
+
+def test_a_base_tells_no_names_of_what_was_before() -> None:
+    """It holds what came of them; what links it to them is there."""
+    kept = KeptRun(ContextState(at=NOON))
+    kept.decide(msgspec.structs.replace(written(1), snapshot=True))
+    kept.add_base()
+    base, newest = kept.rows[base_id(RUN_ID, 1)], kept.run.newest
+    assert isinstance(base, RunContextSnapshot)
+    assert newest is not None
+    assert base.previous == msgspec.structs.replace(newest, variables=())
+    assert newest.variables == ["a"]
+
+
 def test_a_base_is_due_when_it_is_worth_its_bytes() -> None:
     """Enough deltas since the last, with twice its bytes."""
     run = Run(routine_id="q", sequence=60, base=10, base_bytes=100, delta_bytes=200)
-    assert base_is_due(run)
-    assert not base_is_due(msgspec.structs.replace(run, sequence=59))
-    assert not base_is_due(msgspec.structs.replace(run, delta_bytes=199))
+    assert base_is_due(run, 50)
+    assert not base_is_due(msgspec.structs.replace(run, sequence=59), 50)
+    assert not base_is_due(msgspec.structs.replace(run, delta_bytes=199), 50)
     assert base_is_due(msgspec.structs.replace(run, sequence=13), 3)

@@ -173,6 +173,15 @@ def test_the_limit_of_inflation_covers_every_document() -> None:
     assert message == "inflated_bytes_max must be at least document_bytes_max"
 
 
+def test_a_context_fits_in_a_document() -> None:
+    """With what belongs around it; a run that is within its limit could otherwise not be kept."""
+    assert refusal(arguments={"document_bytes_max": 64 * 1024}).startswith(
+        "run_bytes_max must be at least 16384 below document_bytes_max"
+    )
+    assert refusal(arguments={"run_bytes_max": 2**20 - 16_383}).endswith("here they are 1032193 and 1048576")
+    assert Settings(run_bytes_max=2**20 - 16_384).document_bytes_max == 2**20
+
+
 @pytest.mark.parametrize(("given", "other"), [("postgres_url", "redis_urls"), ("redis_urls", "postgres_url")])
 def test_servers_of_ones_own_are_named_both_or_neither(given: str, other: str) -> None:
     """One server named and the other not is refused, naming both settings."""

@@ -83,7 +83,8 @@ class SnapshotSummary(Part, frozen=True, kw_only=True, rename="camel", omit_defa
         sha256: its checksum, in hexadecimal digits.
         steps: ends of steps that were recorded up to it, counted from the run's begin: what is lost behind a snapshot
             can be told from two of these numbers, though nothing between them can be read.
-        variables: the keys of variables that it set or removed; of a base none.
+        variables: the keys of variables that it set or removed, the first of them; `more`: of how many others. Of a
+            base none.
         at: when the last of it was changed.
     """
 
@@ -91,6 +92,7 @@ class SnapshotSummary(Part, frozen=True, kw_only=True, rename="camel", omit_defa
     sha256: str
     steps: int = 0
     variables: Sequence[str] = EMPTY_LIST
+    more: int = 0
     at: dt.datetime | None = None
 
 
@@ -101,7 +103,7 @@ class RunContextSnapshot(Document, frozen=True, kw_only=True, rename="camel", om
         sequence: counts the deltas of a run, from 1; a base has that of the delta it was made behind, 0 at the begin.
         is_base: it holds all; otherwise only what changed, and `removed_...` what is no more.
         previous: what `Run.newest` was when it was made: of a delta the snapshot before, of a base the one whose state
-            it holds; None: there was none.
+            it holds, without the names of variables; None: there was none.
         previous_base: sequence of the base before this base; -1: none, or it is a delta.
         sha256: of all else, as it is stored, in hexadecimal digits.
         status: a `RunStatus`.

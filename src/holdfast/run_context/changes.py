@@ -61,10 +61,14 @@ class Draft:
         self.status = state.status
         self.at = state.at
 
+    @property
+    def sections(self) -> tuple[dict[str, Any], ...]:
+        """What has keys: variables, intermediate results and exports."""
+        return self.variables, self.intermediate, self.exports
+
     def apply(self, change: ContextChange) -> None:
         """Make a change: first what it removes, then what it sets."""
-        sections: tuple[dict[str, Any], ...] = (self.variables, self.intermediate, self.exports)
-        for mapping, (removed, values) in zip(sections, _sections(change), strict=True):
+        for mapping, (removed, values) in zip(self.sections, _sections(change), strict=True):
             for key in removed:
                 mapping.pop(key, None)
             mapping.update(values)
@@ -89,21 +93,41 @@ class Draft:
 class Collected:
     """Changes that become one, which does what they did one after the other.
 
-    A key that was removed and set again is in both: so it comes behind the others, as it did.
+    A key that was removed and set again is in both: so it comes behind the others, as it did. One that was new here and
+    removed again is in neither: nobody has heard of it.
+
+    Attributes:
+        removed_bytes: of the names of what was removed, as JSON.
     """
 
-    __slots__ = ("_draft", "_removed", "_snapshot")
+    __slots__ = ("_draft", "_new", "_removed", "_snapshot", "removed_bytes")
 
     def __init__(self) -> None:
         self._draft = Draft()
+        self._new: tuple[set[str], ...] = (set(), set(), set())
         self._removed: tuple[dict[str, None], ...] = ({}, {}, {})
+        self.removed_bytes = 0
         self._snapshot = False
 
-    def add(self, change: ContextChange) -> None:
-        """Add the next change; costs what it holds."""
+    def add(self, change: ContextChange, before: Draft | None = None) -> None:
+        """Add the next change; costs what it holds.
+
+        Args:
+            before: the context that it changes: a key that is not there is new; None: which are is not known.
+        """
+        held = (None, None, None) if before is None else before.sections
+        for new, removed, mapping, (keys, values) in zip(
+            self._new, self._removed, held, _sections(change), strict=True
+        ):
+            for key in keys:
+                if key in new:
+                    new.remove(key)
+                elif key not in removed:
+                    removed[key] = None
+                    self.removed_bytes += name_bytes(key)
+            if mapping is not None:
+                new.update(key for key in values if key not in mapping and key not in removed)
         self._draft.apply(change)
-        for removed, (keys, _) in zip(self._removed, _sections(change), strict=True):
-            removed.update(dict.fromkeys(keys))
         self._snapshot = self._snapshot or change.snapshot
 
     def change(self) -> ContextChange:
@@ -137,6 +161,11 @@ def applied(state: ContextState, change: ContextChange) -> ContextState:
     draft = Draft(state)
     draft.apply(change)
     return draft.state()
+
+
+def name_bytes(name: str) -> int:
+    """Bytes of a name in a list, as JSON."""
+    return len(msgspec.json.encode(name)) + len(",")
 
 
 def has_ended(record: StepRecord) -> bool:

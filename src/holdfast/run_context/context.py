@@ -27,6 +27,7 @@ from holdfast.documents import (
 from holdfast.documents.frozen import EMPTY_DICT, seal_dict
 from holdfast.entry import MISSING
 from holdfast.errors import ReadOnlyVariable
+from holdfast.keys import ID_BYTES_MAX, check_text
 from holdfast.run_context.changes import EMPTY_STATE, ContextState
 from holdfast.run_context.conflicts import Resolution, VariableConflict
 from holdfast.run_context.differences import identical
@@ -97,10 +98,11 @@ class RunContext(MutableMapping[str, FreeValue]):
         """The context of a new run; what it begins with counts as no change.
 
         Raises:
-            InvalidKey: the id.
+            InvalidKey: the id, or the routine's.
             InvalidDocument: an input cannot be stored.
             LimitExceeded: it lies too deep, or begins with too much.
         """
+        check_text("routine id", routine_id, ID_BYTES_MAX)
         limits.check(run_id, "depth", depth)
         state = ContextState(
             inputs=freeze(dict(inputs)), variables=seal_dict(dict(variables)), at=clock.now().as_datetime()
@@ -285,7 +287,11 @@ class RunContext(MutableMapping[str, FreeValue]):
         return resolutions
 
     def begin_step(self, step_id: str) -> None:
-        """Enter a step; entering it again begins its record anew."""
+        """Enter a step; entering it again begins its record anew.
+
+        Raises:
+            LimitExceeded: there is no room for it and for how it ends.
+        """
         time = self._clock.now().as_datetime()
         record = StepRecord(step_id=step_id, status=StepStatus.RUNNING.value, started_at=time)
         self._tracked.write(ContextChange(at=time, steps=[record], current_step=step_id))
@@ -306,6 +312,7 @@ class RunContext(MutableMapping[str, FreeValue]):
 
         Raises:
             KeyError: it was not entered.
+            LimitExceeded: the result or a long error does not fit. Without them any step that was entered can be ended.
         """
         time = self._clock.now().as_datetime()
         record = msgspec.structs.replace(

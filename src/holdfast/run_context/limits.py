@@ -11,9 +11,16 @@ from holdfast.documents import Limits, RunContextSnapshot, StepRecord, encode
 from holdfast.documents.frozen import EMPTY_LIST
 from holdfast.errors import InvalidKey, LimitExceeded, SettingsError
 from holdfast.keys import ID_BYTES_MAX, check_id
+from holdfast.run_context.changes import has_ended
 
 RUN_ID_BYTES_MAX: Final = ID_BYTES_MAX - len("/00000000.base")
 """So that each of its snapshots has an id too."""
+
+AROUND_BYTES_MAX: Final = 16 * 1024
+"""Of a snapshot, around what is measured here: ids, what the snapshot before was, and what the row had before."""
+
+STEP_END_BYTES: Final = 512
+"""For how a step ends, kept free from its begin: its status, the time, and a short error."""
 
 _LEVELS_ABOVE: Final = 2
 """Levels of containers around a value in the run's row, more than in a snapshot."""
@@ -27,7 +34,8 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         variables_max: variables of a context; setting `run_variables_max`.
-        bytes_max: of all it holds as JSON; a base must fit in one document; setting `run_bytes_max`.
+        bytes_max: of all it holds as JSON, and of what steps under way need to end; a base must fit in one document;
+            setting `run_bytes_max`.
         depth_max: runs above one another, the uppermost having depth 0; setting `run_depth_max`.
         children_max: runs begun below one; setting `run_children_max`.
         value_depth_max: levels of containers of a document; setting `document_depth_max`.
@@ -64,7 +72,9 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
         return len(self._json(inputs=inputs)) - len(_BLANK) - around
 
     def sizes(self, *, steps: Sequence[StepRecord] = EMPTY_LIST, **sections: Mapping[str, Any]) -> Sizes:
-        """Bytes of each part of a context as JSON, its key included; all are written in one go.
+        """Bytes of each part of a context as JSON, its key and a comma included; all are written in one go.
+
+        A step that has not ended has those of its end besides.
 
         Args:
             sections: mappings of a snapshot, by the name of its field.
@@ -74,12 +84,14 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
         """
         stored = msgspec.json.decode(self._json(step_history=steps, **sections), type=_Parts)
         sizes = {
-            (name, key): len(msgspec.json.encode(key)) + len(":") + len(value)
+            (name, key): len(msgspec.json.encode(key)) + len(":,") + len(value)
             for name, section in sections.items()
             for key, value in zip(section, getattr(stored, name).values(), strict=True)
         }
-        told = zip(steps, stored.step_history, strict=True)
-        return sizes | {("steps", record.step_id): len(value) for record, value in told}
+        for record, value in zip(steps, stored.step_history, strict=True):
+            end = 0 if has_ended(record) else STEP_END_BYTES
+            sizes["steps", record.step_id] = len(value) + len(",") + end
+        return sizes
 
     def _json(self, **part: Any) -> bytes:
         within = Limits(bytes_max=1 << 40, depth_max=max(self.value_depth_max - _LEVELS_ABOVE, 1))

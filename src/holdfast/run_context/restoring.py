@@ -47,15 +47,17 @@ class Loss(msgspec.Struct, frozen=True):
 
     Attributes:
         steps: ends of steps that were recorded and are lost.
-        variables: names of variables of which a change is lost.
+        variables: names of variables of which a change is lost; `more`: of how many others at most, for a snapshot is
+            told of by no more than 100 names.
         seconds: from the last change that is there to the last that was made.
         snapshots: snapshots behind the last good one, and `changes`: changes of the row that built on them.
-        unknown: of these snapshots, those of which nobody tells any more what they held; 0: `variables` is complete.
-            Each snapshot is told of by the next, so this takes two in a row that are damaged.
+        unknown: of these snapshots, those of which nobody tells any more what they held; 0, and `more` too: `variables`
+            is complete. Each snapshot is told of by the next, so this takes two in a row that are damaged.
     """
 
     steps: int = 0
     variables: tuple[str, ...] = ()
+    more: int = 0
     seconds: float = 0.0
     snapshots: int = 0
     changes: int = 0
@@ -228,13 +230,9 @@ class _Walk:
         return Loss(
             steps=last.steps - kept.steps + ends_in(tail.steps),
             variables=tuple(dict.fromkeys((*names, *tail.removed_variables, *tail.variables))),
+            more=sum(summary.more for summary in behind),
             seconds=max(seconds, 0.0),
             snapshots=snapshots,
             changes=len(self.run.changes) if self.with_tail else 0,
             unknown=snapshots - len(behind),
         )
-
-
-def _follows(delta: RunContextSnapshot, before: list[tuple[int, str]]) -> bool:
-    named = delta.previous
-    return named is not None and (named.sequence, named.sha256) in before

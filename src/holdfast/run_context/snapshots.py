@@ -7,6 +7,7 @@ field, or a time zone, finds it right all the same.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -14,13 +15,15 @@ import msgspec
 from holdfast.documents import ContextChange, Limits, Run, RunContextSnapshot, SnapshotSummary, decode, encode
 from holdfast.documents.frozen import EMPTY_LIST, seal_dict, seal_list
 from holdfast.errors import CorruptDocument, InvalidDocument
-from holdfast.run_context.changes import ContextState, combined, ends_in
-
-BASE_AFTER_DELTAS: Final = 50
-"""Deltas behind the newest base, from which on another base may be due."""
+from holdfast.run_context.changes import ContextState, combined, ends_in, name_bytes
 
 BASE_AFTER_BYTES_RATIO: Final = 2
 """The deltas must have so many times the bytes of the base: once a context grows no more, bases add half to them."""
+
+NAMES_MAX: Final = 100
+NAMES_BYTES_MAX: Final = 1024
+"""Of variables that a summary names, as JSON. It is in the next delta, and in the row of the run, which each flush
+writes: there has to be room for changes beside it."""
 
 _BASE: Final = ".base"
 
@@ -105,7 +108,7 @@ def base_of(
             routine_id=run.routine_id,
             sequence=sequence,
             parent_run_id=run.parent_run_id,
-            previous=previous,
+            previous=None if previous is None else _nameless(previous),
             previous_base=-1 if previous is None else run.base,
             status=state.status,
             current_step=state.current_step,
@@ -146,8 +149,12 @@ def rebased(run: Run, base: RunContextSnapshot) -> Run:
     )
 
 
-def base_is_due(run: Run, deltas_min: int = BASE_AFTER_DELTAS) -> bool:
-    """Whether a base would make it shorter to restore the run, and is paid for by what was written since the last."""
+def base_is_due(run: Run, deltas_min: int) -> bool:
+    """Whether a base would make it shorter to restore the run, and is paid for by what was written since the last.
+
+    Args:
+        deltas_min: behind the newest base, from which on another may be due; setting `run_deltas_per_base`.
+    """
     enough = run.sequence - run.base >= deltas_min
     return enough and run.delta_bytes >= BASE_AFTER_BYTES_RATIO * run.base_bytes
 
@@ -158,14 +165,33 @@ def summary_of(snapshot: RunContextSnapshot) -> SnapshotSummary:
     if snapshot.is_base and before is not None and before.sequence == snapshot.sequence:
         return before
     steps = 0 if before is None else before.steps
-    keys = () if snapshot.is_base else dict.fromkeys((*snapshot.removed_variables, *snapshot.variables))
+    keys = () if snapshot.is_base else tuple(dict.fromkeys((*snapshot.removed_variables, *snapshot.variables)))
+    named = _first(keys)
     return SnapshotSummary(
         sequence=snapshot.sequence,
         sha256=snapshot.sha256,
         steps=steps if snapshot.is_base else steps + ends_in(snapshot.step_history),
-        variables=seal_list(list(keys)),
+        variables=seal_list(named),
+        more=len(keys) - len(named),
         at=snapshot.created_at,
     )
+
+
+def _first(names: Iterable[str]) -> list[str]:
+    """The first names, as many as a summary has room for."""
+    first: list[str] = []
+    room = NAMES_BYTES_MAX
+    for name in names:
+        room -= name_bytes(name)
+        if room < 0 or len(first) == NAMES_MAX:
+            break
+        first.append(name)
+    return first
+
+
+def _nameless(summary: SnapshotSummary) -> SnapshotSummary:
+    """A summary as a base has it: what was changed before is all in there."""
+    return msgspec.structs.replace(summary, variables=EMPTY_LIST, more=0)
 
 
 def is_same(one: SnapshotSummary | None, other: SnapshotSummary | None) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 
 from holdfast.documents import ContextChange, StepRecord
 from holdfast.documents.frozen import seal_list
-from holdfast.run_context.changes import Collected, ContextState, Draft, combined
+from holdfast.run_context.changes import Collected, ContextState, Draft, combined, name_bytes
 from holdfast.run_context.limits import RunLimits, Sizes
 
 
@@ -52,6 +52,9 @@ class TrackedState:
     def write(self, change: ContextChange) -> None:
         """Make a change; costs what it holds.
 
+        The names of what was removed are to be stored too, so they count until they are taken; each has fewer bytes
+        than what it was the name of, so no removal is refused.
+
         Raises:
             InvalidDocument: it holds what cannot be stored; `path` says where.
             LimitExceeded: the context would be over a limit, and larger than it is.
@@ -60,8 +63,10 @@ class TrackedState:
         gone = [place for place in _removed(change) if place in self._sizes]
         left = sum(map(self._sizes.__getitem__, dict.fromkeys((*gone, *(sizes.keys() & self._sizes.keys())))))
         size = self.bytes - left + sum(sizes.values())
-        if size > self.bytes:
-            self._limits.check(self._run_id, "bytes", size)
+        names = sum(name_bytes(key) for _, key in gone)
+        if size + names > self.bytes:
+            before = 0 if self._collected is None else self._collected.removed_bytes
+            self._limits.check(self._run_id, "bytes", size + names + before)
         new = sum(key not in self.draft.variables for key in change.variables)
         if new:
             self._limits.check(self._run_id, "variables", len(self.draft.variables) + new)
@@ -69,8 +74,8 @@ class TrackedState:
             self._sizes.pop(place, None)
         self._sizes.update(sizes)
         self.bytes = size
+        self._collect(change, self.draft)
         self.draft.apply(change)
-        self._collect(change)
         self._state = None
 
     def take(self, *, snapshot: bool) -> ContextChange | None:
@@ -88,13 +93,16 @@ class TrackedState:
         if since is not None:
             self._collect(since.change())
 
-    def _collect(self, change: ContextChange) -> None:
+    def _collect(self, change: ContextChange, before: Draft | None = None) -> None:
         if self._collected is None:
             self._collected = Collected()
-        self._collected.add(change)
+        self._collected.add(change, before)
 
     def _measured(self, part: ContextState | ContextChange, steps: Sequence[StepRecord]) -> Sizes:
-        return self._limits.sizes(steps=steps, **{name: getattr(part, name) for name in _SECTIONS})
+        sizes = self._limits.sizes(steps=steps, **{name: getattr(part, name) for name in _SECTIONS})
+        if part.current_step is not None:
+            sizes["current_step", ""] = len(msgspec.json.encode(part.current_step))
+        return sizes
 
 
 _SECTIONS = ("variables", "intermediate", "exports")
