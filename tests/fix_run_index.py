@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from holdfast.adapters import change_source, connection_pool
@@ -31,16 +32,23 @@ class MemoryIndexes:
 
     def __init__(self, of: type[MemoryRuns] = MemoryRuns) -> None:
         self.storage = MemoryStorage()
-        self.journals = MemoryJournalBase(self.storage, SystemClock())
+        self._clock = SystemClock()
+        self.journals = MemoryJournalBase(self.storage, self._clock)
         self.feed = MemoryFeed(self.storage)
         self._of = of
         self._days: dict[int, dt.date] = {}
 
     def index(self) -> MemoryRuns:
-        return self._of(self.storage, dated=self._dated, today=lambda: ago(0))
+        return self._of(self.storage, self._clock, dated=self._dated, today=lambda: ago(0))
 
     async def put_old(self, key: Key, body: bytes, *, months: int) -> None:
         self._days[await self.storage.raw_put(key, body)] = ago(months)
+
+    async def age(self, journal: str, seconds: float) -> None:
+        marks = self.storage.log.marks
+        record = marks.journals[journal]
+        aged = msgspec.structs.replace(record, seconds=record.seconds - seconds)
+        self.storage.log.marks = marks.entered(aged)
 
     def _dated(self, row: Row) -> dt.datetime:
         return dt.datetime.combine(self._days.get(row.version, ago(0)), dt.time(), dt.UTC)
@@ -63,6 +71,22 @@ class ByServer(MemoryRuns):
         records = self._storage.log.marks.journals.values()
         live = {record.server for record in records if record.state is JournalState.LIVE}
         return super()._fits(which, run) and not (which.orphaned and run.get("owner") in live)
+
+
+class ByState(MemoryRuns):
+    """Mutant: a journal is live until somebody has taken it over."""
+
+    def _is_live(self, journal: str | None) -> bool:
+        record = self._storage.log.marks.journals.get(journal or "")
+        return record is not None and record.state is JournalState.LIVE
+
+
+class DeltasToo(MemoryRuns):
+    """Mutant: any snapshot is a base."""
+
+    async def bases(self, run_id: str, *, below: int | None = None, limit: int) -> Sequence[int]:
+        numbers = {number for run, number, _, _ in self._snapshots() if run == run_id}
+        return sorted((number for number in numbers if below is None or number < below), reverse=True)[:limit]
 
 
 class NeedsNoBase(MemoryRuns):
@@ -106,6 +130,14 @@ class PostgresIndexes:
 
     def index(self) -> PostgresRuns:
         return PostgresRuns(self._pool)
+
+    async def age(self, journal: str, seconds: float) -> None:
+        for table in ("journals", "journal_beats"):
+            await self._sql.execute(
+                f"UPDATE holdfast.{table} SET changed = changed - $2 * interval '1 second' WHERE journal = $1",  # noqa: S608
+                journal,
+                float(seconds),
+            )
 
     async def put_old(self, key: Key, body: bytes, *, months: int) -> None:
         at = dt.datetime.combine(ago(months), dt.time(), dt.UTC)

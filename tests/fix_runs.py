@@ -144,7 +144,7 @@ def answered(walk: Restoring, rows: Mapping[str, Found]) -> Restored:
         except StopIteration as end:
             result: Restored = end.value
             return result
-        assert 0 < len(asked) <= 200
+        assert len(asked) <= 200
         found = {identifier: rows[identifier] for identifier in asked if identifier in rows}
 
 

@@ -116,7 +116,7 @@ async def open_tiers(
         events=event_transport(settings, clock, stack),
         journals=journal_base(settings, kinds, stack),
         streams=journal_streams(settings, clock, stack),
-        runs=PostgresRuns(pool),
+        runs=PostgresRuns(pool, dead_after_seconds=settings.write_behind_takeover_seconds),
         coherence=coherence,
         untrusted=untrusted,
     )

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from fix_run_index import AnyPlace, ByServer, DropsAll, FreesIds, MemoryIndexes, NeedsNoBase, PostgresIndexes
+from fix_run_index import (
+    AnyPlace,
+    ByServer,
+    ByState,
+    DeltasToo,
+    DropsAll,
+    FreesIds,
+    MemoryIndexes,
+    NeedsNoBase,
+    PostgresIndexes,
+)
 from holdfast.testing import MemoryRuns
 from holdfast.testing.conformance import RunIndexSuite, checks
 
@@ -25,6 +35,8 @@ async def test_in_memory(check: Callable[[Any], Any]) -> None:
     [
         (AnyPlace, RunIndexSuite.check_runs_do_not_take_each_others_snapshots),
         (ByServer, RunIndexSuite.check_a_server_of_the_same_name_does_not_hide_orphans),
+        (ByState, RunIndexSuite.check_a_server_that_does_not_beat_is_dead),
+        (DeltasToo, RunIndexSuite.check_bases_are_listed_from_the_highest),
         (NeedsNoBase, RunIndexSuite.check_a_base_must_be_there),
         (DropsAll, RunIndexSuite.check_what_a_run_may_need_is_never_dropped),
         (FreesIds, RunIndexSuite.check_what_was_pruned_is_told_and_never_written_again),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,7 +20,8 @@ from holdfast.protocols import RunFilter
 from holdfast.settings import Settings
 from holdfast.testing.conformance.run_index import ago
 from holdfast.tiers import l3_migrations
-from holdfast.tiers.l3_run_statements import PRUNE, listing
+from holdfast.tiers.l3_run_statements import BASES, PRUNE, listing
+from holdfast.tiers.l3_run_statements import SNAPSHOTS as SNAPSHOTS_OF
 from holdfast.tiers.l3_runs import PostgresRuns
 from holdfast.tiers.l3_self_test import untrusted
 from holdfast.tiers.l3_statements import quote
@@ -263,7 +265,7 @@ async def test_runs_are_found_by_an_index(sql: Sql, which: RunFilter, index: str
     """None of it reads the table, nor sorts it."""
     await sql.execute(RUNS)
     await sql.execute('ANALYZE holdfast."Run"')
-    statement, arguments = listing(which, after=after, limit=10)
+    statement, arguments = listing(which, after=after, limit=10, dead_after_seconds=10.0)
     await sql.execute(f"SET plan_cache_mode = {mode}; PREPARE listing AS {statement}")
     given = ", ".join(f"'{argument}'" for argument in arguments)
     plan = "\n".join(line for (line,) in await sql.fetch(f"EXPLAIN EXECUTE listing ({given})"))
@@ -300,6 +302,21 @@ async def test_a_pruning_reads_no_more_than_it_removes(sql: Sql) -> None:
             assert await sql.fetchval(read) - before <= 100 * (months + 2)
 
 
+@pytest.mark.parametrize("mutant", [False, True], ids=["as it is", "mutant: by a list of all with their sizes"])
+async def test_a_list_of_bases_reads_no_snapshot(sql: Sql, *, mutant: bool) -> None:
+    """However large they are: only their ids."""
+    large = "SELECT to_json(string_agg(md5(random()::text), '')) FROM generate_series(1, 3000)"
+    for number in (1, 2, 3):
+        await sql.execute(FILL.replace("'{}'", f"({large})"), f"r{number}", 60)
+        await sql.execute(f"INSERT INTO {SNAPSHOTS} (id, document) VALUES ($1, ({large}))", f"r{number}/00000060.base")
+    await sql.execute(f"ANALYZE {SNAPSHOTS}")
+    statement, arguments = (SNAPSHOTS_OF, ("r2", "", 1000)) if mutant else (BASES, ("r2", None, 1000))
+    ((plan,),) = await sql.fetch(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *arguments)
+    read = json.loads(plan)[0]["Plan"]
+    pages = read["Shared Hit Blocks"] + read["Shared Read Blocks"]
+    assert (pages > 60) is mutant
+
+
 async def test_what_runs_are_looked_up_by_is_what_the_document_has(sql: Sql) -> None:
     """Whatever JSON another tool writes: no object, other types, a field twice."""
     documents = {
@@ -308,6 +325,7 @@ async def test_what_runs_are_looked_up_by_is_what_the_document_has(sql: Sql) -> 
         "c": '"text"',
         "d": '{"swarmId": 7, "parentRunId": {"a": [1]}, "swarmId": "s2"}',
         "e": '{"nested": {"swarmId": "s3"}, "x": "\\u0000", "routineId": "\\\\u0000"}',
+        "f": '{"swarmId": "\\\\\\u0000\\u0000", "parentRunId": "\\u0000\\\\\\\\u0000", "status": "\\\\"}',
     }
     for name, document in documents.items():
         await sql.execute(f"INSERT INTO holdfast.{quote('Run')} (id, document) VALUES ($1, $2)", name, document)
@@ -317,7 +335,8 @@ async def test_what_runs_are_looked_up_by_is_what_the_document_has(sql: Sql) -> 
         "b": None,
         "c": None,
         "d": ["s2", '{"a": [1]}', None, "running"],
-        "e": [None, None, "\\u0001", "running"],
+        "e": [None, None, "\\u0000", "running"],
+        "f": ["\\\u0001\u0001", "\u0001\\\\u0000", None, "\\"],
     }
 
 

@@ -123,7 +123,7 @@ class Server:
         self.l2 = SlowCache(scene.l2, scene.make_l2, world, late_seconds=2.5 * FENCE_SECONDS, **late)
         self.fences = SlowFences(scene.l2, world, late_seconds=2.0, **late)
         self._journals = MemoryJournalBase(scene.l3, world)  # nothing is written behind in these worlds
-        self._runs = MemoryRuns(scene.l3)
+        self._runs = MemoryRuns(scene.l3, world)
 
     async def start(self, stack: AsyncExitStack, settings: Settings) -> None:
         """Connect."""

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from fix_run_index import MemoryIndexes
+from holdfast.clock import SystemClock
 from holdfast.errors import SettingsError
 from holdfast.keys import Key
 from holdfast.metrics.counters import PartitionCounters
@@ -145,7 +146,7 @@ async def test_a_server_looks_after_them_while_it_runs() -> None:
             self.months.set_result(months)
             return Retained((dt.date(2000, 1, 1),), {})
 
-    runs = Told(MemoryIndexes().storage)
+    runs = Told(MemoryIndexes().storage, SystemClock())
     async with connect_flows(runs=runs, settings=Settings(run_snapshot_months=6)) as flows:
         assert await asyncio.wait_for(Told.months, 10) == 6
     assert flows.partitions._loop._task is None

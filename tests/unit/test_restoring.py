@@ -273,10 +273,31 @@ def test_as_many_are_asked_for_as_fit_together(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(StopIteration) as end:  # noqa: PT012 - the end may come at any question
         while True:
             questions.append(walk.send({each: kept.rows[each] for each in questions[-1]}))
-    assert [len(asked) for asked in questions] == [4, 3, 3, 2]
+    assert [len(asked) for asked in questions if asked] == [4, 3, 3, 2]
     assert questions[0][:2] == ("run1/00000000.base", "run1/00000001")
     assert isinstance(end.value.value, Restored)
     assert end.value.value.state == kept.state
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["sound", "damaged at once"])
+def test_of_large_snapshots_few_are_asked_for(monkeypatch: pytest.MonkeyPatch, *, damaged: bool) -> None:
+    """All that were asked for are in memory at a time; of small ones, many are."""
+    kept = kept_run(500)
+    if damaged:
+        del kept.rows[snapshot_id(RUN_ID, 1)]
+    rows = {each: stored_bytes(row) for each, row in kept.rows.items() if isinstance(row, RunContextSnapshot)}
+    for page_bytes, least, most in ((rules.PAGE_BYTES, 100, 199), (5 * max(map(len, rows.values())), 4, 9)):
+        monkeypatch.setattr(rules, "PAGE_BYTES", page_bytes)
+        walk = restoring(RUN_ID, kept.run, kept.bases)
+        sizes = [len(asked := next(walk))]
+        try:
+            while True:
+                asked = walk.send({each: rows[each] for each in asked if each in rows})
+                sizes.append(len(asked))
+        except StopIteration as end:
+            assert end.value.sequence == (0 if damaged else 500)  # noqa: PT017 - what the walk returns
+        assert sizes[0] == 32
+        assert least <= max(sizes[1:]) <= most
 
 
 def test_a_sound_snapshot_of_another_chain_is_not_taken() -> None:

@@ -21,6 +21,7 @@ from holdfast.cli.migrate import migrate
 from holdfast.cli.pending import pending
 from holdfast.cli.runs import runs
 from holdfast.cli.servers import down, status, up
+from holdfast.cli.showing import printable
 from holdfast.errors import HoldfastError
 
 T = TypeVar("T")
@@ -47,7 +48,8 @@ def main() -> None:
     try:
         sys.exit(app(sys.argv[1:], backend="asyncio", result_action="return_value") or 0)
     except HoldfastError as fault:
-        print(f"holdfast: {fault}", file=sys.stderr)  # noqa: T201 - the place where errors meet the user
+        lines = map(printable, f"holdfast: {fault}".splitlines())  # an id in it may be anybody's
+        print(*lines, sep="\n", file=sys.stderr)  # noqa: T201 - the place where errors meet the user
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,7 +1,11 @@
-"""How commands show records: a table on a terminal, one JSON object a line to whatever else reads them."""
+"""How commands show records: a table on a terminal, one JSON object a line to whatever else reads them.
+
+Names and texts are anybody's: on a terminal nothing of them acts.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
@@ -12,6 +16,8 @@ from rich.text import Text
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
+_ACTING: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What moves the cursor, clears, colours or turns the direction of writing."""
 _UNITS: Final = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 
 
@@ -40,14 +46,24 @@ def show(
     else:
         table = Table(*columns, box=None)
         for record in records:
-            # Whole, and as they are: an id cut off is of no use, and may contain what rich takes for markup.
-            table.add_row(*(Text(cell, overflow="fold") for cell in cells(record)))
+            table.add_row(*map(cell, cells(record)))
         console.print(table)
 
 
+def cell(text: str) -> Text:
+    """A cell of a table. Whole and no markup: an id cut off is of no use, and may hold what rich takes for markup."""
+    return Text(printable(text), overflow="fold")
+
+
 def line(console: Console, text: str) -> None:
-    """Print a line as it is, however wide the terminal."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print a line, however wide the terminal; to whatever else reads it exactly as it is."""
+    shown = printable(text) if console.is_terminal else text
+    console.print(shown, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """A text in which nothing acts on a terminal: such characters are shown as JSON escapes them."""
+    return _ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def age(seconds: float | None) -> str:

@@ -33,7 +33,8 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         orphaned: only those that are neither ended nor paused and whose `Run.journal` is not live, or not named: their
             server has ended, or was replaced. The journal decides, and not the name, which the next process on that
-            machine may well have too.
+            machine may well have too. One that has not beaten for the takeover time is not live, whether or not
+            anybody is there to take it over.
     """
 
     swarm_id: str | None = None
@@ -72,6 +73,7 @@ class RunIndex(Protocol):
     """L3's side of run contexts. Every method raises a `TierError` if it could not be done.
 
     A limit that is not 1 to `LISTED_MAX`, or `PRUNED_MAX`, is a ValueError, and so are more months than are told here.
+    Each is made with the takeover time, after which a server that does not beat is dead.
     """
 
     async def list(self, which: RunFilter, *, after: int | None = None, limit: int) -> Sequence[tuple[str, Row]]:
@@ -87,6 +89,14 @@ class RunIndex(Protocol):
 
         Args:
             after: the id of the last one known.
+        """
+        ...
+
+    async def bases(self, run_id: str, *, below: int | None = None, limit: int) -> Sequence[int]:
+        """The numbers of a run's bases, the highest first. It reads no snapshot, however large they are.
+
+        Args:
+            below: the last number known: those before it.
         """
         ...
 

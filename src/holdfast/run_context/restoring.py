@@ -27,7 +27,10 @@ from holdfast.run_context.snapshots import (
 )
 
 IDS_MAX: Final = 200
-"""Snapshots that are asked for at once."""
+"""Snapshots that are asked for at once, and `FIRST_IDS_MAX` before it is known how large they are."""
+FIRST_IDS_MAX: Final = 32
+PAGE_BYTES: Final = 8 * 1024 * 1024
+"""No more are asked for at once than have so many bytes, if they are as large as the last ones."""
 
 
 class Unreadable(enum.Enum):
@@ -88,7 +91,10 @@ class Restored(msgspec.Struct, frozen=True):
 
 
 Restoring: TypeAlias = Generator[tuple[str, ...], Mapping[str, Found], Restored]
-"""Yields ids of snapshots, is sent those that are there, by id, and returns what came of it."""
+"""Yields ids of snapshots, is sent those that are there, by id, and returns what came of it.
+
+After each snapshot it yields none: to look into one takes milliseconds, and others may have their turn.
+"""
 
 
 def restoring(run_id: str, run: Run, bases: Iterable[int], *, at: int | None = None) -> Restoring:
@@ -107,11 +113,12 @@ def restoring(run_id: str, run: Run, bases: Iterable[int], *, at: int | None = N
     walk = _Walk(run_id, run, end, with_tail=at is None)
     for number in sorted({number for number in bases if 0 <= number <= end}, reverse=True):
         # The deltas are asked for together with the base: as a rule it is good.
-        walk.found = yield (base_id(run_id, number), *walk.page(number + 1))
+        page = walk.page(number + 1)
+        walk.hear((yield (base_id(run_id, number), *page)))
         base = walk.good(base_id(run_id, number), number, is_base=True)
         if base is not None:
-            asked = base.sequence + len(walk.page(base.sequence + 1))
-            return (yield from walk.onward(Draft(state_of(base)), summary_of(base), base.sequence, asked))
+            asked_up_to = number + len(page)
+            return (yield from walk.onward(Draft(state_of(base)), summary_of(base), number, asked_up_to))
     raise ContextCorrupt(run_id, tuple(walk.damaged))
 
 
@@ -134,9 +141,9 @@ def _intact(found: Found | None) -> RunContextSnapshot | None:
 
 
 class _Walk:
-    """One restoring: what was found last, and what was bad."""
+    """One restoring: what was found last, how many may be asked for at once, and what was bad."""
 
-    __slots__ = ("damaged", "end", "found", "run", "run_id", "with_tail")
+    __slots__ = ("at_once", "damaged", "end", "found", "run", "run_id", "with_tail")
 
     def __init__(self, run_id: str, run: Run, end: int, *, with_tail: bool) -> None:
         self.run_id = run_id
@@ -144,14 +151,24 @@ class _Walk:
         self.end = end
         self.with_tail = with_tail
         self.found: Mapping[str, Found] = {}
+        self.at_once = min(FIRST_IDS_MAX, IDS_MAX)
         self.damaged: dict[str, None] = {}
+
+    def hear(self, found: Mapping[str, Found]) -> None:
+        """Take an answer."""
+        self.found = found
+        sizes = [len(each) for each in found.values() if isinstance(each, bytes)]
+        if any(sizes):
+            self.at_once = max(2, min(IDS_MAX, PAGE_BYTES * len(sizes) // sum(sizes)))
 
     def page(self, first: int) -> tuple[str, ...]:
         """The ids of deltas to ask for, from this number."""
         return self._ids(first, self.end)
 
     def _ids(self, first: int, last: int) -> tuple[str, ...]:
-        return tuple(snapshot_id(self.run_id, number) for number in range(first, min(first + IDS_MAX - 1, last + 1)))
+        return tuple(
+            snapshot_id(self.run_id, number) for number in range(first, min(first + self.at_once - 1, last + 1))
+        )
 
     def good(self, identifier: str, number: int, *, is_base: bool = False) -> RunContextSnapshot | None:
         """The snapshot of this id, if it is intact and in its own place; otherwise it is noted as damaged."""
@@ -178,7 +195,7 @@ class _Walk:
         for number in range(newest.sequence + 1, self.end + 1):
             if number > asked_up_to:
                 asked = self.page(number)
-                self.found = yield asked
+                self.hear((yield asked))
                 asked_up_to += len(asked)
             delta = self._next(number, newest)
             if delta is None:
@@ -186,6 +203,7 @@ class _Walk:
             draft.apply(change_of(delta))
             draft.status = delta.status
             newest = summary_of(delta)
+            yield ()
         lost = NOTHING_LOST if newest.sequence == self.end else (yield from self._lost(newest))
         if self.with_tail:
             draft.status = self.run.status
@@ -207,8 +225,9 @@ class _Walk:
         first, last = kept.sequence + 1, min(self.end + 1, self.run.sequence)  # the next tells of the last that is lost
         while first <= last:
             asked = self._ids(first, last)
-            self.found = yield asked
+            self.hear((yield asked))
             for number, identifier in enumerate(asked, first):
+                yield ()
                 delta = self.good(identifier, number)
                 if delta is not None:
                     told[number] = summary_of(delta)

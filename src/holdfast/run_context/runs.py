@@ -24,7 +24,7 @@ from holdfast.run_context.loading import SnapshotLoader
 from holdfast.run_context.opening import Opening
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.resuming import Resuming
-from holdfast.run_context.snapshots import base_number, base_of, id_of, rebased
+from holdfast.run_context.snapshots import base_of, id_of, rebased
 from holdfast.transactions import Transaction
 
 LIST_LIMIT: Final = 100
@@ -240,8 +240,7 @@ class Runs:
         run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
         if run is None:
             raise NotFound(f"there is no run {run_id}")
-        listed = await self._loader.listed(run_id)
-        bases = sorted((number for each in listed if (number := base_number(each.id)) is not None), reverse=True)
+        bases = await self._loader.bases(run_id)
         if len(bases) <= keep:
             return 0
         below = bases[keep - 1]

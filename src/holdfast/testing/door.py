@@ -91,7 +91,7 @@ async def connect_flows(
             events=events or MemoryEvents(EventHub(clock)),
             journals=journals or _journals_of(storage, registered, clock),
             streams=streams or MemoryJournals(JournalHub()),
-            runs=runs or _runs_of(storage),
+            runs=runs or _runs_of(storage, clock, settings or Settings()),
             new_id=lambda: uuid.uuid4().hex,  # servers of one test must differ, whatever their seed
             wall=clock.monotonic,
             coherence=(await storage.load([])).coherence,
@@ -154,12 +154,12 @@ def _journals_of(storage: Storage, kinds: Mapping[str, Kind[Any]], clock: Clock)
     raise SettingsError("connect_flows: this L3 needs what it knows of journals: journals=...")
 
 
-def _runs_of(storage: Storage) -> RunIndex:
-    beneath = _beneath(storage)
+def _runs_of(storage: Storage, clock: Clock, settings: Settings) -> RunIndex:
+    beneath, seconds = _beneath(storage), settings.write_behind_takeover_seconds
     if isinstance(beneath, MemoryStorage):
-        return MemoryRuns(beneath)
+        return MemoryRuns(beneath, clock, dead_after_seconds=seconds)
     if isinstance(beneath, PostgresStorage):
-        return PostgresRuns(beneath.pool)
+        return PostgresRuns(beneath.pool, dead_after_seconds=seconds)
     raise SettingsError("connect_flows: this L3 needs its side of run contexts: runs=...")
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from holdfast.clock import Clock
 from holdfast.documents import RunStatus
 from holdfast.errors import NotFound
 from holdfast.keys import Key
@@ -43,6 +44,8 @@ class MemoryRuns:
     """`RunIndex` in memory. There are no partitions: a month is the snapshots that were written in it.
 
     Args:
+        clock: that of the journals.
+        dead_after_seconds: a server whose beat is older is dead; the takeover time.
         dated: when a row was written.
         today: the day it is; by default, that on which by `dated` nothing is old.
     """
@@ -50,11 +53,15 @@ class MemoryRuns:
     def __init__(
         self,
         storage: MemoryStorage,
+        clock: Clock,
         *,
+        dead_after_seconds: float = 10.0,
         dated: Dated = by_version,
         today: Callable[[], dt.date] = lambda: dt.date(2000, 1, 1),
     ) -> None:
         self._storage = storage
+        self._clock = clock
+        self._dead_after_seconds = dead_after_seconds
         self._dated = dated
         self._today = today
         self._made: set[dt.date] = set()
@@ -76,6 +83,17 @@ class MemoryRuns:
         async with await self._open():
             found = [each for each in self._snapshots() if each[0] == run_id and each[2].id > (after or "")]
         return [ListedSnapshot(key.id, len(row.body), self._dated(row)) for _, _, key, row in found[:limit]]
+
+    async def bases(self, run_id: str, *, below: int | None = None, limit: int) -> Sequence[int]:
+        """The numbers of a run's bases, the highest first; see `RunIndex.bases`."""
+        check_limit(limit, LISTED_MAX)
+        async with await self._open():
+            found = [
+                number
+                for run, number, key, _ in self._snapshots()
+                if run == run_id and key.id.endswith(".base") and (below is None or number < below)
+            ]
+        return found[::-1][:limit]
 
     async def prune(self, run_id: str, below: int, limit: int) -> int:
         """Remove snapshots below a base; see `RunIndex.prune`."""
@@ -144,7 +162,9 @@ class MemoryRuns:
 
     def _is_live(self, journal: str | None) -> bool:
         record = self._storage.log.marks.journals.get(journal or "")
-        return record is not None and record.state is JournalState.LIVE
+        if record is None or record.state is not JournalState.LIVE:
+            return False
+        return self._clock.monotonic() - record.seconds < self._dead_after_seconds
 
 
 def _status(run: dict[str, Any]) -> str:

@@ -10,8 +10,11 @@ from holdfast.protocols.runs import RunFilter
 
 # As the index `run_open` has it: only then that is used.
 _OPEN: Final = "fields[4] NOT IN ('completed', 'failed', 'cancelled')"
+# As `JournalRecord.seconds`, but by a time that stands still: a volatile clock would keep this from being a join.
 _ORPHANED: Final = f"""{_OPEN} AND fields[4] <> 'paused' AND NOT EXISTS (
-    SELECT FROM holdfast.journals j WHERE j.journal = holdfast.run_journal(r.document) AND j.state = 'live')"""
+    SELECT FROM holdfast.journals j JOIN holdfast.journal_beats b USING (journal)
+    WHERE j.journal = holdfast.run_journal(r.document) AND j.state = 'live'
+        AND greatest(j.changed, b.changed) > statement_timestamp() - $1::float8 * interval '1 second')"""
 
 SNAPSHOTS: Final = r"""
 SELECT id, octet_length(document::text), created_at FROM holdfast."RunContextSnapshot"
@@ -20,13 +23,20 @@ WHERE id >= $1::text || '/0' AND id < $1 || '/:' AND id > $2::text
 ORDER BY id LIMIT $3"""
 """($1 run, $2 the id before, $3 limit); another run may have this one's name for the beginning of its own."""
 
+BASES: Final = r"""
+SELECT substr(id, length($1::text) + 2, 8)::int FROM holdfast."RunContextSnapshot"
+WHERE id >= $1 || '/0' AND id < $1 || '/' || coalesce(to_char($2::int, 'FM00000000'), ':')
+    AND substr(id, length($1) + 2) ~ '^[0-9]{8}\.base$'
+ORDER BY id DESC LIMIT $3"""
+"""($1 run, $2 below that number, or NULL, $3 limit). Of ids alone, so that their index is all that is read."""
+
 PRUNE: Final = "SELECT holdfast.prune_snapshots($1, $2, $3)"
 OLD: Final = "SELECT part::text, first_day FROM holdfast.old_snapshots($1) LIMIT 120"
 DROP: Final = "SELECT holdfast.drop_snapshots($1::text::regclass)"
 MAKE_AHEAD: Final = "SELECT holdfast.make_months($1)"
 
 
-def listing(which: RunFilter, *, after: int | None, limit: int) -> tuple[str, Sequence[Any]]:
+def listing(which: RunFilter, *, after: int | None, limit: int, dead_after_seconds: float) -> tuple[str, Sequence[Any]]:
     """The statement that lists runs, the newest first, and its arguments.
 
     One for each set of conditions: a plan that is to serve all of them could use no index. What `fields` are, and which
@@ -44,10 +54,12 @@ def listing(which: RunFilter, *, after: int | None, limit: int) -> tuple[str, Se
     else:
         wanted["birth <"] = after
     given = {condition: value for condition, value in wanted.items() if value is not None}
-    conditions = [f"{condition} ${place}" for place, condition in enumerate(given, 1)]
-    if which.orphaned:
-        conditions.append(_ORPHANED)
+    arguments = [dead_after_seconds] if which.orphaned else []
+    conditions = [_ORPHANED] if which.orphaned else []
+    for condition, value in given.items():
+        arguments.append(value)
+        conditions.append(f"{condition} ${len(arguments)}")
     statement = f"""
         SELECT id, version, birth, schema, document FROM holdfast."Run" AS r
-        WHERE {" AND ".join(conditions) or "true"} ORDER BY {order} LIMIT ${len(given) + 1}"""
-    return statement, [*given.values(), limit]
+        WHERE {" AND ".join(conditions) or "true"} ORDER BY {order} LIMIT ${len(arguments) + 1}"""
+    return statement, [*arguments, limit]

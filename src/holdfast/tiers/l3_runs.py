@@ -26,15 +26,20 @@ from holdfast.tiers.l3_errors import mapped
 
 
 class PostgresRuns:
-    """`RunIndex` over a pool of held connections."""
+    """`RunIndex` over a pool of held connections.
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    Args:
+        dead_after_seconds: a server whose beat is older is dead; the takeover time.
+    """
+
+    def __init__(self, pool: ConnectionPool, *, dead_after_seconds: float = 10.0) -> None:
         self._pool = pool
+        self._dead_after_seconds = dead_after_seconds
 
     async def list(self, which: RunFilter, *, after: int | None = None, limit: int) -> Sequence[tuple[str, Row]]:
         """Runs, the newest first; see `RunIndex.list`."""
         check_limit(limit, LISTED_MAX)
-        statement, arguments = sql.listing(which, after=after, limit=limit)
+        statement, arguments = sql.listing(which, after=after, limit=limit, dead_after_seconds=self._dead_after_seconds)
         with mapped("listing runs"):
             async with self._pool.connection() as connection:
                 records = await connection.fetch(statement, *arguments)
@@ -49,6 +54,13 @@ class PostgresRuns:
                     ListedSnapshot(*record)
                     for record in await connection.fetch(sql.SNAPSHOTS, run_id, after or "", limit)
                 ]
+
+    async def bases(self, run_id: str, *, below: int | None = None, limit: int) -> Sequence[int]:
+        """The numbers of a run's bases, the highest first; see `RunIndex.bases`."""
+        check_limit(limit, LISTED_MAX)
+        with mapped(f"listing the bases of run {run_id}"):
+            async with self._pool.connection() as connection:
+                return [number for (number,) in await connection.fetch(sql.BASES, run_id, below, limit)]
 
     async def prune(self, run_id: str, below: int, limit: int) -> int:
         """Remove snapshots below a base; see `RunIndex.prune`. One short transaction."""

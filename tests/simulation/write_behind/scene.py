@@ -200,7 +200,11 @@ class Server:
             feed=self.feed,
             journals=self.base,
             streams=self.streams,
-            runs=MemoryRuns(self._scene.l3),
+            runs=MemoryRuns(
+                self._scene.l3,
+                self._scene.world,
+                dead_after_seconds=self._scene.settings.write_behind_takeover_seconds,
+            ),
             clock=self._scene.world,
             settings=self._scene.settings,
             seed=self._scene.world.random.getrandbits(32),

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from holdfast.cli.runs.outlines import RunLine, ShownRun, StepLine, VariableLine, lost_in_words
-from holdfast.cli.showing import line
+from holdfast.cli.showing import cell, line
 
 COLUMNS = ("id", "routine", "swarm", "status", "owner", "snapshots", "children", "started", "cursor")
 
@@ -77,7 +76,7 @@ def _heading(shown: ShownRun) -> Iterator[str]:
 def _table(console: Console, title: str, columns: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
     table = Table(*columns, title=title, title_justify="left", box=None)
     for row in rows:
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+        table.add_row(*map(cell, row))
     if table.row_count:
         console.print(table)
 

@@ -43,13 +43,17 @@ class RunIndexes(Protocol):
         """What one more server sees of runs."""
         ...
 
+    async def age(self, journal: str, seconds: float) -> None:
+        """Make it that many seconds longer since anything of a journal changed."""
+        ...
+
     async def put_old(self, key: Key, body: bytes, *, months: int) -> None:
         """Write a snapshot as it was done so many months ago."""
         ...
 
 
 class RunIndexSuite:
-    """The checks."""
+    """The checks; the takeover time is 10 seconds."""
 
     def __init__(self, indexes: RunIndexes) -> None:
         self.indexes = indexes
@@ -94,8 +98,13 @@ class RunIndexSuite:
         """A NUL, quotes, backslashes before what looks like one, a name longer than any id: it is kept and found."""
         await self.begin("a", swarmId="s1", error="\0", inputs={"\0": "\\u0000", "b": "\\\0"})
         await self.begin("b", swarmId="s'\\\"1", routineId="x" * 9000)
+        await self.begin("c", swarmId="\\u0000", parentRunId="a\\\\u0000", error="\0")
         assert await self.ids(RunFilter(swarm_id="s1")) == ["a"]
         assert await self.ids(RunFilter(swarm_id="s'\\\"1")) == ["b"]
+        assert await self.ids(RunFilter(swarm_id="\\u0000", parent_run_id="a\\\\u0000")) == ["c"]
+        await self.journals.register("j\\u0000", "server 1")
+        await self.begin("c", swarmId="\\u0000", journal="j\\u0000", error="\0")
+        assert await self.ids(RunFilter(swarm_id="\\u0000", orphaned=True)) == []
 
     async def check_pages_follow_each_other(self) -> None:
         """Each begins behind the birth of the last run of the one before; nothing twice, nothing left out."""
@@ -134,6 +143,31 @@ class RunIndexSuite:
         assert await self.journals.take("j1", 1, "server 2")
         await self.journals.register("j2", "server 1")
         assert await self.ids(RunFilter(orphaned=True)) == ["a"]
+
+    async def check_a_server_that_does_not_beat_is_dead(self) -> None:
+        """After the takeover time, though nobody is there to take its journal over; once it beats again, it is not."""
+        await self.journals.register("j1", "server 1")
+        await self.begin("a", journal="j1")
+        assert await self.ids(RunFilter(orphaned=True)) == []
+        await self.indexes.age("j1", 5)
+        assert await self.ids(RunFilter(orphaned=True)) == []
+        await self.indexes.age("j1", 5)
+        assert await self.ids(RunFilter(orphaned=True)) == ["a"]
+        assert await self.ids(RunFilter(orphaned=True, routine_id="x", status="running")) == ["a"]
+        assert await self.ids(RunFilter(orphaned=True, routine_id="y")) == []
+        assert await self.journals.beat("j1", 1)
+        assert await self.ids(RunFilter(orphaned=True)) == []
+
+    async def check_bases_are_listed_from_the_highest(self) -> None:
+        """Their numbers alone, in pages by the last one; neither deltas nor other runs' bases."""
+        await self.history(12, bases=(0, 3, 10))
+        for run in ("r", "r10", "r1/x", "r1/00000003.base"):
+            await self.snapshot(4, run=run, base=True)
+        assert await self.index.bases(RUN_ID, limit=10) == [10, 3, 0]
+        assert await self.index.bases(RUN_ID, limit=2) == [10, 3]
+        assert await self.index.bases(RUN_ID, below=3, limit=2) == [0]
+        assert await self.index.bases(RUN_ID, below=0, limit=2) == []
+        assert await self.index.bases("r2", limit=2) == []
 
     async def check_snapshots_are_listed_in_order(self) -> None:
         """A delta, the base of its number, the next delta; with their sizes, and pages by the last id."""
@@ -263,6 +297,7 @@ class RunIndexSuite:
         for limit in (0, -1, LISTED_MAX + 1):
             await raises(ValueError, self.index.list(EVERY, limit=limit))
             await raises(ValueError, self.index.snapshots(RUN_ID, limit=limit))
+            await raises(ValueError, self.index.bases(RUN_ID, limit=limit))
         for limit in (0, -1, PRUNED_MAX + 1):
             await raises(ValueError, self.index.prune(RUN_ID, 1, limit))
         for months in (-1, 12):

@@ -2,17 +2,21 @@
 
 SELECT holdfast.manage_kind('run', 'Run', false);
 
--- What runs are looked up by: swarm, parent, routine and status. All from one parse, since a row may have 64 KB. A NUL in
--- any value would make PostgreSQL refuse to look into the document at all, so another character stands for it while it
--- looks: a row must not be refused for its index. No id is longer than what is kept, and an index takes no text of any
--- length.
+-- A NUL in any value would make PostgreSQL refuse to look into a document at all, so another character stands for it while
+-- it looks: a row must not be refused for its index. Each escaped backslash is first written in another way, so that none
+-- is left before a `u` that is only text.
+CREATE FUNCTION holdfast.without_nul(document json) RETURNS json LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN pg_catalog.replace(pg_catalog.replace(document::text, '\\', '\u005c'), '\u0000', '\u0001')::json;
+
+-- What runs are looked up by: swarm, parent, routine and status. All from one parse, since a row may have 64 KB. No id is
+-- longer than what is kept, and an index takes no text of any length.
 CREATE FUNCTION holdfast.run_fields(document json) RETURNS text[] LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
     looked_into json := document;
     fields text[];
 BEGIN
     IF pg_catalog.strpos(document::pg_catalog.text, '\u0000') OPERATOR(pg_catalog.>) 0 THEN
-        looked_into := pg_catalog.replace(document::pg_catalog.text, '\u0000', '\u0001');
+        looked_into := holdfast.without_nul(document);
     END IF;
     IF pg_catalog.json_typeof(looked_into) OPERATOR(pg_catalog.=) 'object' THEN
         SELECT ARRAY[pg_catalog.left("swarmId", 512), pg_catalog.left("parentRunId", 512),
@@ -40,7 +44,7 @@ CREATE INDEX run_open ON holdfast."Run" (birth) WHERE fields[4] NOT IN ('complet
 
 -- What is compared with a run's journal.
 CREATE FUNCTION holdfast.run_journal(document json) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN pg_catalog.replace(document::text, '\u0000', '\u0001')::json OPERATOR(pg_catalog.->>) 'journal';
+    RETURN holdfast.without_nul(document) OPERATOR(pg_catalog.->>) 'journal';
 
 -- As in 0002, but for what `erase_history` deletes: for the time of its one statement a setting names the table. Nobody
 -- comes by it by mistake, and who deletes by hand needs the right to.
@@ -183,8 +187,8 @@ DECLARE
     keeper CONSTANT regrole := holdfast.keeper();
 BEGIN
     EXECUTE format('GRANT SELECT ON holdfast."Run" TO %s', keeper);
-    FOREACH made IN ARRAY ARRAY['run_fields(json)', 'run_journal(json)', 'erase_history(text, text[])', 'drop_snapshots(regclass)',
-                               'prune_snapshots(text, integer, integer)', 'history_months(text)',
+    FOREACH made IN ARRAY ARRAY['without_nul(json)', 'run_fields(json)', 'run_journal(json)',
+                               'erase_history(text, text[])', 'drop_snapshots(regclass)', 'prune_snapshots(text, integer, integer)', 'history_months(text)',
                                'old_snapshots(integer)', 'make_months(integer)'] LOOP
         EXECUTE format('ALTER FUNCTION holdfast.%s OWNER TO %s', made, keeper);
     END LOOP;
