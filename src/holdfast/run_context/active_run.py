@@ -28,6 +28,7 @@ from holdfast.run_context.ground import Ground
 from holdfast.run_context.repeating import repeated
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.snapshots import snapshot_id
+from holdfast.run_context.under_way import UnderWay
 from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.operations import Append, Operation, Set
 
@@ -63,7 +64,9 @@ class ActiveRun:
         is_over: it has ended, was paused, let go of or taken over: nothing is written any more.
     """
 
-    def __init__(self, ground: Ground, context: RunContext, run: Run, *, lost: Loss = NOTHING_LOST) -> None:
+    def __init__(
+        self, ground: Ground, under_way: UnderWay, context: RunContext, run: Run, *, lost: Loss = NOTHING_LOST
+    ) -> None:
         self.id = context.run_id
         self.context = context
         self.epoch = run.epoch
@@ -73,6 +76,7 @@ class ActiveRun:
         self.is_over = False
         self._is_taken_over = False
         self._ground = ground
+        self._under_way = under_way
         self._journal = run.journal
         self._last: Receipt | None = None
         self._undecided: deque[tuple[Receipt, ContextChange]] = deque()
@@ -80,6 +84,7 @@ class ActiveRun:
         self._writes: set[asyncio.Task[Any]] = set()
         self._bases = BaseWriter(ground, self.id, run)
         self._announcements = Announcements(ground)
+        under_way.note(self.id, self.epoch)
 
     def note_restored(self, run: Run) -> None:
         """The context is what the snapshots hold: if a base is due, it is written now, in the background.
@@ -254,6 +259,7 @@ class ActiveRun:
 
     async def _be_over(self) -> None:
         self.is_over = True
+        self._under_way.forget(self.id, self.epoch)
         await self._bases.stop()
 
     async def _snapshot(self) -> Run:
