@@ -442,6 +442,25 @@ async def test_what_a_child_inherits_is_kept_with_it() -> None:
         assert [list(change.variables) for change in at.row().changes] == [["x"]]
 
 
+async def test_a_child_never_has_what_its_parent_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another task of the parent writes while the child is begun: what the child has of that, the parent has kept."""
+    save = ActiveRun.save
+
+    async def beside(run: ActiveRun, *words: Any) -> Any:
+        receipt = await save(run, *words)
+        run.context["x"] = 2
+        return receipt
+
+    monkeypatch.setattr(ActiveRun, "save", beside)
+    async with hall() as at:
+        parent = await at.a.begin("search", run_id=RUN)
+        parent.context["x"] = 1
+        child = await at.a.begin("part", parent=parent)
+        await at.kill("a")
+        again = await at.b.resume(RUN)
+        assert child.context["x"] == again.context["x"] == 1
+
+
 async def test_a_run_names_the_journal_its_server_writes_now() -> None:
     """The one before was taken over by another server: by it nobody would find that the run is run."""
     async with hall("a") as at:

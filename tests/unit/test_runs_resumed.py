@@ -123,3 +123,32 @@ async def test_mutant_that_leaves_bases_to_owners(
     run = await gone_to_and_fro(one, two)
     await run.complete()  # what was under way in the background has ended
     assert await bases(two) == [0]
+
+
+async def tool_calls_after(one: StateStore, two: StateStore, end: str) -> int:
+    """What the second server sees of a journaled write to the swarm of a run that the first one then ends."""
+    await one.swarms.put("s1", Swarm())
+    run = await one.runs.begin("research", run_id="r1", swarm_id="s1")
+    await one.swarms.patch("s1", Increment("stats", "total_tool_calls"), durability=Durability.JOURNALED)
+    await getattr(run, end)()
+    swarm = await two.swarms.get("s1", consistency=Consistency.STRONG)
+    assert swarm is not None
+    return swarm.stats.total_tool_calls
+
+
+@pytest.mark.parametrize("end", ["pause", "release", "complete", "cancel"])
+async def test_who_goes_on_behind_an_end_sees_the_swarm(pair: tuple[StateStore, StateStore], end: str) -> None:
+    """A run that has no owner has nobody whose writes could be decided: they are in L3 before."""
+    assert await tool_calls_after(*pair, end) == 1
+
+
+async def test_mutant_the_swarm_waits_for_its_flush(
+    pair: tuple[StateStore, StateStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then whoever goes on begins with a swarm of before."""
+
+    async def settle_before(_: ActiveRun) -> None:
+        pass
+
+    monkeypatch.setattr(ActiveRun, "_settle_before", settle_before)
+    assert await tool_calls_after(*pair, "pause") == 0

@@ -2,7 +2,8 @@
 
 Who owns what: the context belongs to the run's code and changes between its awaits; each write takes what changed since
 the one before, and they follow one another, so the changes of a run are stored in the order they were made. A caller
-that is cancelled ceases to wait; the write goes on, and what could not be stored goes back into the context.
+that is cancelled ceases to wait; the write goes on, and what could not be stored goes back into the context. So does
+what was accepted and is refused when it is decided: the next write tells of it before it writes anything.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from holdfast.documents import FreeValue, Run, RunStatus, StepStatus
+from holdfast.documents import ContextChange, FreeValue, Run, RunStatus, StepStatus
 from holdfast.entry import Durability, Receipt
-from holdfast.errors import HoldfastError, NotOwner, Refused, RunOver, Undecided
+from holdfast.errors import HoldfastError, NotOwner, Refused, RunOver, TierUnavailable, Undecided
+from holdfast.keys import Key
+from holdfast.kinds import SWARM
 from holdfast.run_context.announcements import Announcements
 from holdfast.run_context.basing import BaseWriter
 from holdfast.run_context.changes import ContextState
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ground import Ground
+from holdfast.run_context.repeating import repeated
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.snapshots import snapshot_id
+from holdfast.run_context.under_way import UnderWay
 from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.operations import Append, Operation, Set
 
@@ -58,7 +64,9 @@ class ActiveRun:
         is_over: it has ended, was paused, let go of or taken over: nothing is written any more.
     """
 
-    def __init__(self, ground: Ground, context: RunContext, run: Run, *, lost: Loss = NOTHING_LOST) -> None:
+    def __init__(
+        self, ground: Ground, under_way: UnderWay, context: RunContext, run: Run, *, lost: Loss = NOTHING_LOST
+    ) -> None:
         self.id = context.run_id
         self.context = context
         self.epoch = run.epoch
@@ -68,12 +76,15 @@ class ActiveRun:
         self.is_over = False
         self._is_taken_over = False
         self._ground = ground
+        self._under_way = under_way
         self._journal = run.journal
         self._last: Receipt | None = None
+        self._undecided: deque[tuple[Receipt, ContextChange]] = deque()
         self._turn = asyncio.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
         self._bases = BaseWriter(ground, self.id, run)
         self._announcements = Announcements(ground)
+        under_way.note(self.id, self.epoch)
 
     def note_restored(self, run: Run) -> None:
         """The context is what the snapshots hold: if a base is due, it is written now, in the background.
@@ -93,6 +104,7 @@ class ActiveRun:
         Raises:
             NotOwner: another server has taken the run over.
             RunOver: the run is over.
+            Refused: what was accepted before was decided otherwise, or this was; the context has it still.
             Undecided: what changed was accepted, and is not kept so safely yet; it is not given up.
             TierError: it could not be kept; the context has it still.
         """
@@ -102,7 +114,7 @@ class ActiveRun:
         try:
             yield step
         except asyncio.CancelledError:
-            self.context.end_step(step_id, StepStatus.CANCELLED)
+            self._end_cancelled(step_id)
             raise
         except Exception as fault:
             await self._keep_failure(step_id, fault)
@@ -117,10 +129,11 @@ class ActiveRun:
             durability: what it is to have survived; None: what the kind `run` says.
 
         Raises:
-            NotOwner, RunOver, Undecided, TierError: as `step`.
-            Refused: it was decided otherwise; the context has it still.
+            NotOwner, RunOver, Refused, Undecided, TierError: as `step`.
+            ValueError: it is no `Durability`.
         """
-        return await self._going_on(self._save(durability or self._ground.runs.kind.durability))
+        wanted = self._ground.runs.kind.durability if durability is None else Durability(durability)
+        return await self._going_on(self._save(wanted))
 
     async def checkpoint(self) -> int:
         """Keep all of the context in snapshots, and return the number of the last; raises as `save`.
@@ -140,9 +153,9 @@ class ActiveRun:
         """
         await self._end(RunStatus.COMPLETED, None)
 
-    async def fail(self, error: str) -> None:
-        """End it for a fault; raises as `save`."""
-        await self._end(RunStatus.FAILED, error[:ERROR_CHARACTERS_MAX])
+    async def fail(self, error: str | BaseException) -> None:
+        """End it for a fault, given in words or as it was raised; raises as `save`."""
+        await self._end(RunStatus.FAILED, storable(error) if isinstance(error, str) else in_words(error))
 
     async def cancel(self) -> None:
         """End it because it is no longer wanted; raises as `save`."""
@@ -151,6 +164,12 @@ class ActiveRun:
     async def release(self) -> None:
         """Keep what changed, and let other servers find the run as one that nobody runs; raises as `save`."""
         await self._going_on(self._release())
+
+    def _end_cancelled(self, step_id: str) -> None:
+        try:
+            self.context.end_step(step_id, StepStatus.CANCELLED)
+        except HoldfastError as fault:  # the cancellation is what the caller must see
+            logger.warning("run %s: that step %s was cancelled could not be kept: %s", self.id, step_id, fault)
 
     async def _keep_failure(self, step_id: str, fault: Exception) -> None:
         try:
@@ -181,6 +200,7 @@ class ActiveRun:
     async def _save(self, durability: Durability) -> Receipt | None:
         async with self._turn:
             receipt = await self._write(durability) or await self._raised(durability)
+            await self._check_decided()
             self._bases.look()
             return receipt
 
@@ -217,15 +237,29 @@ class ActiveRun:
 
     async def _write_last(self, operations: Sequence[Operation], *, snapshot: bool = False) -> None:
         """Write what makes the run over here: once that is accepted it stands, however long L3 takes to decide it."""
+        self._check_under_way()
+        await self._settle_before()
         try:
             await self._write(Durability.COMMITTED, snapshot=snapshot, also=operations)
         except Undecided:
             await self._be_over()
             raise
         await self._be_over()
+        await self._check_decided()
+
+    async def _settle_before(self) -> None:
+        """Have decided what was written until now: nothing refused is ended over, and who goes on sees the swarm."""
+        keys = [self._ground.runs.key(self.id)]
+        if self.swarm_id is not None:
+            keys.append(Key(SWARM.name, self.swarm_id))
+        try:
+            await self._ground.runs.write_behind.settle(keys)
+        except TierUnavailable as fault:  # then the end waits in the journal too, behind them, and is `Undecided`
+            logger.warning("run %s ends while writes before are undecided: %s", self.id, fault)
 
     async def _be_over(self) -> None:
         self.is_over = True
+        self._under_way.forget(self.id, self.epoch)
         await self._bases.stop()
 
     async def _snapshot(self) -> Run:
@@ -238,6 +272,7 @@ class ActiveRun:
                 state = self.context.state  # before anything else can change it: it is of this snapshot
 
         await self._write(Durability.COMMITTED, snapshot=True, taken=taken)
+        await self._check_decided()
         run = await self._ground.runs.get(self.id)
         if run is None:
             raise RunOver(f"run {self.id} was deleted")
@@ -260,6 +295,7 @@ class ActiveRun:
             taken: called as soon as it was taken from the context.
         """
         self._check_under_way()
+        await self._check_decided()
         journal = await self._ground.journal()
         change = self.context.take_changes(snapshot=snapshot)
         if taken is not None:
@@ -270,7 +306,7 @@ class ActiveRun:
         if journal != self._journal and not any(each.place.path == ("journal",) for each in also):
             operations.append(Set("journal", journal))  # the one before was taken over; the run was not
         try:
-            receipt = await self._accepted(operations, durability)
+            receipt = await self._accepted(operations, durability, change)
         except (Undecided, NotOwner):  # it is not given up; or it is not this server's to write any more
             raise
         except HoldfastError:
@@ -280,18 +316,50 @@ class ActiveRun:
         self._journal = journal
         return receipt
 
-    async def _accepted(self, operations: Sequence[Operation], durability: Durability) -> Receipt:
+    async def _accepted(
+        self, operations: Sequence[Operation], durability: Durability, change: ContextChange | None
+    ) -> Receipt:
         runs = self._ground.runs
         try:
-            self._last = await runs.accept(runs.key(self.id), operations, None, durability, self.epoch)
+            receipt = await runs.accept(runs.key(self.id), operations, None, durability, self.epoch)
         except Undecided as late:
-            self._last = late.receipt
+            self._note(late.receipt, change)
             raise
         except Refused as refused:
             raise await self._meant(refused) from refused
         except NotOwner as known:
             raise await self._not_owner(str(known)) from known
-        return self._last
+        self._note(receipt, change)
+        return receipt
+
+    def _note(self, receipt: Receipt, change: ContextChange | None) -> None:
+        self._last = receipt
+        if change is not None and receipt.durability is not Durability.COMMITTED:
+            self._undecided.append((receipt, change))
+
+    async def _check_decided(self) -> None:
+        """Let go of what was decided; what was refused of it is in the context alone, to be written again.
+
+        Raises:
+            Refused: there was some.
+            NotOwner: it was refused because another server owns the run.
+        """
+        first: Refused | None = None
+        while self._undecided:  # those of one row are decided in order
+            receipt, change = self._undecided[0]
+            try:
+                await receipt.reached(receipt.durability)  # does not wait: it tells how it ended
+                if receipt.durability is not Durability.COMMITTED:
+                    break
+            except Refused as refused:
+                if isinstance(fault := await self._meant(refused), NotOwner):
+                    raise fault from refused
+                self.context.put_back(repeated(change, self.context))
+                first = first or refused
+            self._undecided.popleft()
+        if first is not None:
+            self._last = None
+            raise first
 
     async def _raised(self, durability: Durability) -> Receipt | None:
         """What was written last, once that has survived so much; None: it had."""
@@ -299,11 +367,8 @@ class ActiveRun:
         if last is None or last.durability.covers(durability):
             return None
         await runs.write_behind.settle([runs.key(self.id)])
-        try:
-            return await last.reached(durability)
-        except Refused as refused:
-            self._last = None
-            raise await self._meant(refused) from refused
+        await self._check_decided()
+        return last
 
     async def _meant(self, refused: Refused) -> HoldfastError:
         """The error that a refusal is here."""
@@ -318,4 +383,9 @@ class ActiveRun:
 
 def in_words(fault: BaseException) -> str:
     """An error, for a record."""
-    return f"{type(fault).__name__}: {fault}"[:ERROR_CHARACTERS_MAX]
+    return storable(f"{type(fault).__name__}: {fault}")
+
+
+def storable(text: str) -> str:
+    """A text as a record takes it: not too long, and "?" for what JSON or L3 has no place for."""
+    return text[:ERROR_CHARACTERS_MAX].encode(errors="replace").decode().replace("\0", "?")

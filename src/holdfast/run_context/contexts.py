@@ -13,11 +13,13 @@ from holdfast.entry import Consistency
 from holdfast.errors import ContextCorrupt
 from holdfast.run_context.changes import ContextState, Draft
 from holdfast.run_context.ground import Ground
-from holdfast.run_context.loading import SnapshotLoader
+from holdfast.run_context.loading import SnapshotLoader, names_same
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 
 CONTEXTS_MAX: Final = 500
 """Kept in memory; those read longest ago make room."""
+READ_MAX: Final = 8
+"""A run may be pruned so often while it is read."""
 FOLLOWED_MAX: Final = 100
 """Snapshots that are read behind what is known; for more there may be a base."""
 
@@ -61,22 +63,28 @@ class Contexts:
             TierError: it could not be read.
         """
         run = await self._ground.runs.get(run_id, consistency=consistency)
-        if run is None:
-            self._held.pop(run_id, None)
-            return None
-        held = self._held.get(run_id)
-        if held is None or held.view.run is not run:
+        for left in reversed(range(READ_MAX)):
+            if run is None:
+                break
+            held = self._held.get(run_id)
+            if held is not None and held.view.run is run:
+                self._held.move_to_end(run_id)
+                return held.view
             try:
-                held = await self._read(run_id, run, held)
+                return self._kept(await self._read(run_id, run, held))
             except ContextCorrupt:
-                if consistency is Consistency.STRONG:
-                    raise
                 # A row of a moment ago may name snapshots that were pruned since.
-                return await self.view(run_id, Consistency.STRONG)
-            self._held[run_id] = held
-            if len(self._held) > CONTEXTS_MAX:
-                self._held.popitem(last=False)
-        self._held.move_to_end(run_id)
+                tried, run = run, await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
+                if run is not None and (not left or names_same(tried, run)):
+                    raise
+        self._held.pop(run_id, None)
+        return None
+
+    def _kept(self, held: _Held) -> RunView:
+        self._held[held.view.id] = held
+        self._held.move_to_end(held.view.id)
+        if len(self._held) > CONTEXTS_MAX:
+            self._held.popitem(last=False)
         return held.view
 
     async def _read(self, run_id: str, run: Run, held: _Held | None) -> _Held:

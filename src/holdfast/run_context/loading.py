@@ -71,3 +71,8 @@ class SnapshotLoader:
         keys = [Key(RUN_SNAPSHOT.name, identifier) for identifier in identifiers]
         loaded = await self._l3.load(keys)
         return {key.id: row.body for key, row in loaded.rows.items()}
+
+
+def names_same(run: Run, later: Run) -> bool:
+    """Whether what one row leads to is what the other does; if not, snapshots of the one may have been pruned since."""
+    return (run.newest, run.base) == (later.newest, later.base)

@@ -21,8 +21,9 @@ RELEASE_SECONDS: Final = 5.0
 class Opening:
     """A run that is about to be begun or resumed.
 
-    At the end of the block the run is completed; after an exception it is failed; after a cancellation it is let go of,
-    so that another server can resume it. A run that the block has ended or paused stays as it is.
+    At the end of the block the run is completed; after an exception it is failed, or let go of if that cannot be kept;
+    after a cancellation it is let go of, so that another server can resume it. A run that the block has ended or paused
+    stays as it is.
     """
 
     def __init__(self, open_: Callable[[], Awaitable[ActiveRun]]) -> None:
@@ -65,6 +66,8 @@ class Opening:
             await run.fail(in_words(fault))
         except HoldfastError as second:  # the first one is what the caller wants to see
             logger.warning("run %s failed, which could not be kept: %s", run.id, second)
+            if not run.is_over:
+                await self._release(run)
 
     async def _release(self, run: ActiveRun) -> None:
         try:

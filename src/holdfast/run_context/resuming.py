@@ -9,7 +9,16 @@ import msgspec
 
 from holdfast.documents import Run, RunStatus
 from holdfast.entry import Consistency
-from holdfast.errors import HoldfastError, NotFound, NotOwner, RunOver, TierUnavailable
+from holdfast.errors import (
+    ContextCorrupt,
+    HoldfastError,
+    NotFound,
+    NotOwner,
+    OutcomeUnknown,
+    RunOver,
+    TierUnavailable,
+)
+from holdfast.key_locks import KeyLocks
 from holdfast.keys import Key
 from holdfast.kinds import RUN, RUN_SNAPSHOT, SWARM
 from holdfast.protocols import Isolation, JournalState
@@ -18,27 +27,35 @@ from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.announcements import Announcements
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ground import Ground
-from holdfast.run_context.loading import SnapshotLoader
+from holdfast.run_context.loading import SnapshotLoader, names_same
 from holdfast.run_context.restoring import Restored
 from holdfast.run_context.snapshots import base_of, id_of, rebased
+from holdfast.run_context.under_way import UnderWay
 from holdfast.transactions import Transaction
 
 logger = logging.getLogger("holdfast")
 
 ATTEMPTS_MAX: Final = 8
-"""Others may take the run over at the same time."""
+"""Others may take the run over, or prune it, at the same time."""
 
 
 class Resuming:
     """Takes runs over for this server."""
 
-    def __init__(self, ground: Ground, loader: SnapshotLoader) -> None:
+    def __init__(self, ground: Ground, loader: SnapshotLoader, under_way: UnderWay) -> None:
         self._ground = ground
         self._loader = loader
+        self._under_way = under_way
+        self._turns = KeyLocks()
         self._announcements = Announcements(ground)
 
     async def resume(self, run_id: str, *, force: bool) -> ActiveRun:
         """Go on with a run; see `Runs.resume`."""
+        # One after the other: what this server has in L3 is known to be a run that is under way, or nobody's.
+        async with self._turns.turn(self._ground.runs.key(run_id)):
+            return await self._resumed(run_id, force=force)
+
+    async def _resumed(self, run_id: str, *, force: bool) -> ActiveRun:
         begun = self._ground.clock.monotonic()
         before, run, restored = await self._taken(run_id, force=force)
         if restored.lost:
@@ -60,7 +77,7 @@ class Resuming:
             limits=self._ground.limits,
         )
         context.status = run.status
-        resumed = ActiveRun(self._ground, context, run, lost=restored.lost)
+        resumed = ActiveRun(self._ground, self._under_way, context, run, lost=restored.lost)
         resumed.note_restored(run)
         return resumed
 
@@ -69,17 +86,26 @@ class Resuming:
         for _ in range(ATTEMPTS_MAX):
             before = await self._row(run_id)
             await self._check(run_id, before, force=force)
-            handed_over, run = 0, before
-            if before.owner is not None:
-                if before.swarm_id is not None:  # whoever goes on with the run must see what it did to its swarm
-                    await self._ground.handing_over.decide_for(Key(SWARM.name, before.swarm_id), before.owner)
-                handed_over = await self._ground.handing_over.decide_for(self._ground.runs.key(run_id), before.owner)
-                run = await self._row(run_id)
+            if before.swarm_id is not None:  # whoever goes on with the run must see what it did to its swarm
+                await self._decided(Key(SWARM.name, before.swarm_id), before)
+            handed_over = await self._decided(self._ground.runs.key(run_id), before)
+            run = await self._row(run_id)
             # Before it is taken: of a run that cannot be restored nothing is changed.
-            restored = await self._loader.restored(run_id, run)
+            try:
+                restored = await self._loader.restored(run_id, run)
+            except ContextCorrupt:
+                if names_same(run, await self._row(run_id)):
+                    raise
+                continue  # what the row named a moment ago was pruned since
+            # Once more: a live owner has written on while all that was read.
+            handed_over = await self._decided(self._ground.runs.key(run_id), before) or handed_over
             if (taken := await self._take(run_id, before.epoch, handed_over)) is not None:
                 return before, taken, await self._restored_now(run_id, run, taken, restored)
-        raise TierUnavailable(f"run {run_id}: other servers take it over all the time")
+        raise TierUnavailable(f"run {run_id}: other servers take it over, or prune it, all the time")
+
+    async def _decided(self, key: Key, before: Run) -> int:
+        """Decide what the owner before has written for a key; the number of the last entry, 0: there was none."""
+        return 0 if before.owner is None else await self._ground.handing_over.decide_for(key, before.owner)
 
     async def _row(self, run_id: str) -> Run:
         run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
@@ -100,11 +126,13 @@ class Resuming:
     async def _check(self, run_id: str, run: Run, *, force: bool) -> None:
         if run.status in ENDED:
             raise RunOver(f"run {run_id} is {run.status}: fork it to go on from one of its snapshots")
-        if not force and run.status != RunStatus.PAUSED.value and await self._is_live(run):
+        if not force and run.status != RunStatus.PAUSED.value and await self._is_live(run_id, run):
             raise NotOwner(f"run {run_id} is run by {run.owner}, which is alive; force=True takes it over nevertheless")
 
-    async def _is_live(self, run: Run) -> bool:
+    async def _is_live(self, run_id: str, run: Run) -> bool:
         """Whether the owner answers for the run still: it beats, or nobody has found it dead so far."""
+        if run.journal == await self._ground.journal() and run_id not in self._under_way:
+            return False  # this very server was given it, and has lost it: how that went was not heard of
         return any(
             record.journal == run.journal
             and record.state is JournalState.LIVE
@@ -132,7 +160,20 @@ class Resuming:
             await runs.put(run_id, taken)
             return taken
 
-        return await self._ground.transactions.transact(take, Isolation.READ_COMMITTED)
+        try:
+            return await self._ground.transactions.transact(take, Isolation.READ_COMMITTED)
+        except OutcomeUnknown:
+            if (held := await self._if_taken(run_id, journal, epoch + 1)) is None:
+                raise
+            return held
+
+    async def _if_taken(self, run_id: str, journal: str, epoch: int) -> Run | None:
+        """The run, if L3 has given it to this server, which it did not say."""
+        try:
+            held = await self._row(run_id)
+        except HoldfastError:  # that it is not known is what the caller is told
+            return None
+        return held if (held.journal, held.epoch) == (journal, epoch) else None
 
     async def _begun_anew(self, run_id: str, run: Run, restored: Restored) -> Run:
         """A base above all numbers, so that what is damaged is never in the way again."""

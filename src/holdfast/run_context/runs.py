@@ -7,24 +7,36 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from holdfast.documents import Run, decode
+from holdfast.documents import Run, RunStatus, decode
 from holdfast.documents.frozen import EMPTY_DICT
 from holdfast.entry import Consistency
-from holdfast.errors import ContextCorrupt, NotFound, NotOwner, RunOver, SettingsError
+from holdfast.errors import (
+    Conflict,
+    ContextCorrupt,
+    HoldfastError,
+    InvalidDocument,
+    NotFound,
+    NotOwner,
+    OutcomeUnknown,
+    RunOver,
+    SettingsError,
+)
+from holdfast.keys import ID_BYTES_MAX, check_text
 from holdfast.kinds import RUN, RUN_SNAPSHOT
 from holdfast.protocols import Isolation, ListedSnapshot, RunFilter
 from holdfast.protocols.runs import ENDED, LISTED_MAX, PRUNED_MAX
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.changes import ContextState
 from holdfast.run_context.context import RunContext
-from holdfast.run_context.contexts import Contexts, RunView
+from holdfast.run_context.contexts import READ_MAX, Contexts, RunView
 from holdfast.run_context.differences import Difference, difference
 from holdfast.run_context.ground import Ground
-from holdfast.run_context.loading import SnapshotLoader
+from holdfast.run_context.loading import SnapshotLoader, names_same
 from holdfast.run_context.opening import Opening
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.resuming import Resuming
 from holdfast.run_context.snapshots import base_of, id_of, rebased
+from holdfast.run_context.under_way import UnderWay
 from holdfast.transactions import Transaction
 
 LIST_LIMIT: Final = 100
@@ -49,7 +61,8 @@ class Runs:
         self._ground = ground
         self._loader = SnapshotLoader(ground.l3, ground.index)
         self._contexts = Contexts(ground, self._loader)
-        self._resuming = Resuming(ground, self._loader)
+        self._under_way = UnderWay()
+        self._resuming = Resuming(ground, self._loader, self._under_way)
 
     def begin(
         self,
@@ -80,17 +93,19 @@ class Runs:
             NotOwner: another server has taken the parent over.
             InvalidKey, InvalidDocument: an id, or an input.
             TierError: L3 did not take it.
+            TypeError: the parent is no `ActiveRun`.
         """
 
         async def open_() -> ActiveRun:
+            _check_begun_with(routine_id, inputs, swarm_id, parent)
             chosen = self._ground.new_id() if run_id is None else run_id
             swarm = parent.swarm_id if swarm_id is None and parent is not None else swarm_id
             if parent is None:
                 context = RunContext.begin(chosen, routine_id, self._ground.hybrid, inputs, limits=self._ground.limits)
                 return await self._admitted(context, swarm_id=swarm, critical=critical)
-            await parent.save()  # what the child inherits is not to be lost while the child is kept
             context = parent.context.create_child(inputs, routine_id=routine_id, run_id=chosen)
             try:
+                await parent.save()  # what the child has inherited is not to be lost while the child is kept
                 return await self._admitted(context, swarm_id=swarm, critical=critical, parent=parent)
             except BaseException:
                 parent.context.children -= 1
@@ -101,8 +116,8 @@ class Runs:
     def resume(self, run_id: str, *, force: bool = False) -> Opening:
         """Go on with a run that was paused, or whose server has died; `lost` of what it gives says what is lost.
 
-        What its server had written and L2 or L3 had acknowledged is in the context; what it still tries to write is
-        refused as `NotOwner`.
+        What its server had written and L2 or L3 had acknowledged when the resume began is in the context; what it still
+        tries to write is refused as `NotOwner`.
 
         Args:
             force: also if its server is alive.
@@ -154,9 +169,15 @@ class Runs:
 
         Args:
             orphaned: only those that have not ended and that no live server runs: what to resume after a crash.
+            status: a `RunStatus`.
             after: the cursor of the last one known.
             limit: 1 to 1000.
+
+        Raises:
+            InvalidDocument: there is no such status.
         """
+        if status is not None and status not in set(RunStatus):
+            raise InvalidDocument("status", f"is one of {', '.join(RunStatus)}, not {status!r}")
         which = RunFilter(
             swarm_id=swarm_id, status=status, routine_id=routine_id, parent_run_id=parent_run_id, orphaned=orphaned
         )
@@ -237,9 +258,7 @@ class Runs:
         """
         if keep < 1:
             raise SettingsError(f"prune keeps 1 base or more, not {keep}")
-        run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
-        if run is None:
-            raise NotFound(f"there is no run {run_id}")
+        run = await self._row(run_id)
         bases = await self._loader.bases(run_id)
         if len(bases) <= keep:
             return 0
@@ -249,6 +268,12 @@ class Runs:
             return 0
         return await self._ground.index.prune(run_id, below, limit)
 
+    async def _row(self, run_id: str) -> Run:
+        run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
+        if run is None:
+            raise NotFound(f"there is no run {run_id}")
+        return run
+
     async def _known(self, run_id: str) -> RunView:
         view = await self._contexts.view(run_id, Consistency.STRONG)
         if view is None:
@@ -256,15 +281,20 @@ class Runs:
         return view
 
     async def _at(self, run_id: str, sequence: int) -> tuple[Run, ContextState]:
-        run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
-        if run is None:
-            raise NotFound(f"there is no run {run_id}")
-        try:
-            restored = await self._loader.restored(run_id, run, at=sequence)
-        except ContextCorrupt as corrupt:
-            if corrupt.snapshots:
-                raise
-            raise NotFound(f"run {run_id} has no snapshot {sequence}, or no base any more to restore it from") from None
+        run = await self._row(run_id)
+        for left in reversed(range(READ_MAX)):
+            try:
+                restored = await self._loader.restored(run_id, run, at=sequence)
+                break
+            except ContextCorrupt as corrupt:
+                tried, run = run, await self._row(run_id)
+                if left and not names_same(tried, run):
+                    continue  # what the row named a moment ago was pruned since
+                if corrupt.snapshots:
+                    raise
+                raise NotFound(
+                    f"run {run_id} has no snapshot {sequence}, or no base any more to restore it from"
+                ) from None
         if restored.sequence != sequence:
             raise NotFound(
                 f"run {run_id} has no snapshot {sequence}, or it is damaged; the one before is {restored.sequence}"
@@ -301,8 +331,24 @@ class Runs:
             await transaction.collection(RUN).put(run_id, run, expected_version=0)
             await transaction.collection(RUN_SNAPSHOT).put(id_of(base), base)
 
-        await self._ground.transactions.transact(admit, Isolation.READ_COMMITTED)
-        return ActiveRun(self._ground, context, run, lost=lost)
+        try:
+            await self._ground.transactions.transact(admit, Isolation.READ_COMMITTED)
+        except Conflict as conflict:
+            if conflict.key == self._ground.runs.key(run_id):
+                conflict.args = (f"there is a run {run_id} already: go on with it, or choose another id",)
+            raise
+        except OutcomeUnknown:
+            if not await self._is_there(run_id, run):
+                raise
+        return ActiveRun(self._ground, self._under_way, context, run, lost=lost)
+
+    async def _is_there(self, run_id: str, run: Run) -> bool:
+        """Whether L3 has taken in this very run, which it did not say."""
+        try:
+            held = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
+        except HoldfastError:  # that it is not known is what the caller is told
+            return False
+        return held is not None and run_id not in self._under_way and _beginning(held) == _beginning(run)
 
     def _with_child(self, parent: ActiveRun) -> Callable[[Run], Run]:
         def changed(row: Run) -> Run:
@@ -314,3 +360,18 @@ class Runs:
             return msgspec.structs.replace(row, children=row.children + 1)
 
         return changed
+
+
+def _beginning(run: Run) -> tuple[object, ...]:
+    """What tells a run from others that were begun under its id."""
+    return run.epoch, run.owner, run.journal, run.started_at, run.newest
+
+
+def _check_begun_with(routine_id: object, inputs: object, swarm_id: object, parent: object) -> None:
+    check_text("routine_id", routine_id, ID_BYTES_MAX)
+    if swarm_id is not None:
+        check_text("swarm_id", swarm_id, ID_BYTES_MAX)
+    if not isinstance(inputs, Mapping):
+        raise InvalidDocument("inputs", f"are a mapping of names to values, not {type(inputs).__name__}")
+    if parent is not None and not isinstance(parent, ActiveRun):
+        raise TypeError(f"parent is an ActiveRun of this server, not {type(parent).__name__}")
