@@ -17,6 +17,7 @@ from holdfast.testing.conformance import FenceSinkSuite, SharedCacheSuite
 from holdfast.testing.door import connect_flows
 from simulation.mutants import MUTANTS
 from simulation.test_owners import CAUGHT as CAUGHT_BY_OWNERS
+from simulation.test_runs import CAUGHT as CAUGHT_BY_RUNS
 from simulation.test_scopes import CAUGHT as CAUGHT_BY_SCOPES
 from simulation.test_worlds import CAUGHT_IN
 from simulation.test_write_behind import CAUGHT_IN as CAUGHT_BY_WRITES
@@ -97,5 +98,5 @@ async def test_the_test_passes_and_its_mutant_is_caught(name: str, monkeypatch: 
 def test_no_mutant_is_left_out() -> None:
     """Worlds or a test of its own catch each."""
     by_worlds = CAUGHT_IN.keys() | CAUGHT_BY_WRITES.keys()
-    by_others = {*CAUGHT_BY_SCOPES, *test_scopes.CAUGHT_HERE, *CAUGHT_BY_OWNERS}
+    by_others = {*CAUGHT_BY_SCOPES, *test_scopes.CAUGHT_HERE, *CAUGHT_BY_OWNERS, *CAUGHT_BY_RUNS}
     assert CAUGHT_BY.keys() | by_worlds | by_others == MUTANTS.keys()
