@@ -257,7 +257,7 @@ async def test_b11_a_write_is_seen_everywhere_and_stays_seen_here() -> None:
 
 async def test_b14_what_is_read_cannot_be_changed_in_place() -> None:
     """B14: the original handed out the live object, to which two servers added credits, each on its own."""
-    async with servers(2) as (one, other):
+    async with servers(2, PATIENT) as (one, other):
         await one.store.swarms.put(KEY.id, Swarm(metadata={"list": [1]}))
         swarm: Any = await one.store.swarms.get(KEY.id)
         with pytest.raises(AttributeError):

@@ -16,7 +16,7 @@ from fix_tiers import Behind, flows_of
 from fix_write_behind import names_in, noted, quick, stored
 from holdfast import Durability, Overloaded, Settings, Swarm, TierError, Undecided
 from holdfast.node import OpenStore
-from holdfast.write_behind import flusher
+from holdfast.write_behind import flusher, pace
 from holdfast.write_behind.buffer import Buffer
 
 WRITES_MAX = 200
@@ -159,6 +159,7 @@ async def test_a_transaction_for_each_key_is_found(
     settings: Settings, behind_proxy: Behind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mutant: each key is decided by a transaction of its own; the end of the same outage is a storm."""
-    monkeypatch.setattr(flusher, "KEYS_MAX", 1)
+    monkeypatch.setattr(pace, "KEYS_MAX", 1)
+    monkeypatch.setattr(flusher, "Pace", lambda: pace.Pace(keys=1))
     _, flushes = await outage(settings, behind_proxy, silent=False)
     assert flushes > FLUSHES_FEW

@@ -148,3 +148,16 @@ def test_a_simulated_takeover_repeats() -> None:
     runs = [simulate(seed, race) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
     assert [what for what, _ in runs[0]].count("waits") == 5
+
+
+async def test_deciding_for_a_dead_server_does_not_make_it_seem_alive() -> None:
+    """Others decide its entries too: how old its beat is stays what it is."""
+    storage, clock = MemoryStorage(), ManualClock()
+    base = MemoryJournalBase(storage, clock)
+    await base.register("j", "server")
+    clock.advance(5.0)
+    flush = await base.open_flush("j", 1)
+    await flush.decide(SeqSet.of([1]), SeqSet(), [])
+    await flush.commit()
+    (record,) = await base.records()
+    assert (record.decided, record.seconds) == (SeqSet.of([1]), 5.0)

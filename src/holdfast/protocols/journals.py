@@ -131,7 +131,8 @@ class JournalRecord(msgspec.Struct, frozen=True):
         beat: counted up by its server; one that stands still for long is of a dead server.
         taker: the server that took it over last, in words.
         decided: the entries that are decided, and `refused` those of them that were not applied.
-        seconds: since it was last changed, by L3's clock.
+        seconds: since its beat or state was last changed, by L3's clock. That entries were decided does not count:
+            others than its server do so too, and a dead one would seem alive.
     """
 
     journal: str

@@ -45,9 +45,7 @@ class Marks(NamedTuple):
         """With more decided of a journal; of so many letters the newest are kept."""
         held, first = self.journals[journal], self.drawn + 1
         more = [DeadWrite(first + place, journal, letter, at) for place, letter in enumerate(letters)]
-        record = msgspec.structs.replace(
-            held, decided=held.decided | decided, refused=held.refused | refused, seconds=at
-        )
+        record = msgspec.structs.replace(held, decided=held.decided | decided, refused=held.refused | refused)
         drawn = self.drawn + len(more)
         return self.entered(record)._replace(letters=(*self.letters, *more)[-letters_max:], drawn=drawn)
 

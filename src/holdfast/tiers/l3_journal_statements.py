@@ -45,7 +45,7 @@ ROWS: Final = "SET LOCAL lock_timeout = 250"
 
 DECIDE: Final = """
 UPDATE holdfast.journals SET decided = decided + $2::text::int8multirange,
-    refused = refused + $3::text::int8multirange, changed = clock_timestamp() WHERE journal = $1"""
+    refused = refused + $3::text::int8multirange WHERE journal = $1"""
 
 KEEP: Final = """
 WITH kept AS (
