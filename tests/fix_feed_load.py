@@ -89,7 +89,11 @@ class Load:
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, source: Source, *, seconds: float, open_seconds: float) -> Verdict:
-        """Write and read for so long; one transaction stays open for `open_seconds`, one is prepared meanwhile."""
+        """Write and read for so long; one transaction stays open for `open_seconds`, one is prepared meanwhile.
+
+        May be called again; what was told and committed before counts along.
+        """
+        self.over.clear()
         cursor = (await source.poll(None)).cursor
         prepared = f"feed_load_{uuid.uuid4().hex}"
         async with AsyncExitStack() as stack:
