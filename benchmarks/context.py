@@ -139,6 +139,7 @@ async def _glide(settings: Settings) -> GlideClusterClient:
         GlideClusterClientConfiguration(
             [NodeAddress(each.host, each.port) for each in addresses],
             credentials=ServerCredentials(first.password, first.user) if first.password else None,
+            request_timeout=10_000,  # ms; its own 250 would end a comparison at the first pause of the machine
         )
     )
 

@@ -9,16 +9,14 @@ from typing import Any, TypeVar
 from benchmarks.context import Context
 from benchmarks.documents import SIZES, documents_of, kind_of, size_text
 from benchmarks.measuring import Limit, Result, Side, Work, compare
-from holdfast.documents import encode
 from holdfast.keys import Key, redis_key
-from holdfast.protocols import Absent, Cached, Fill, Row
+from holdfast.protocols import Cached
 from holdfast.resolution import BATCH_KEYS_MAX, L2_BATCHES_MAX, L2_LANES, OVERLAP_SECONDS
 from holdfast.tiers.batching import Batcher
 
 CALLERS = 64
 KEYS = 16  # for each caller, of its own: a key asked for twice at once would be read once
 REPEATS = 32  # a round of a third of a second: after a shorter one's change of sides the machine has not settled
-TTL_SECONDS = 900.0
 TRUST_SECONDS = 20.0
 
 K = TypeVar("K", Key, bytes)
@@ -44,30 +42,21 @@ async def run(context: Context) -> list[Result]:
 
 
 async def _fill(context: Context, size: int) -> list[Key]:
-    """Documents in L2, under keys that nothing was ever fenced for."""
-    kind, view = kind_of(size), context.flows.view
-    documents = documents_of(size, CALLERS * KEYS)
-    rows = {
-        Key(kind.name, f"l2-{size}-{name}"): Row(1, 1, each.SCHEMA, encode(each)) for name, each in documents.items()
-    }
-    await _until_trusted(context, next(iter(rows)))
-    answers = await context.l2.read(list(rows), view)
-    absent = {key: answer for key, answer in answers.items() if isinstance(answer, Absent)}
-    fills = [Fill(key, rows[key], TTL_SECONDS, absent[key]) for key in rows]
-    stored = await context.l2.fill(fills, view.coherence)
-    assert stored == len(rows), f"{stored} of {len(rows)} entries were stored"
-    return list(rows)
-
-
-async def _until_trusted(context: Context, key: Key) -> None:
-    """Wait until the relay has given each node a watermark that this server trusts."""
-    async with asyncio.timeout(TRUST_SECONDS):
-        while True:
-            (answer,) = (await context.l2.read([key], context.flows.view, lease=False)).values()
-            marks = [await context.fences.watermark(node) for node in await context.fences.targets()]
-            if all(mark is not None and context.flows.view.trusts(mark) for mark in marks) and type(answer) is Absent:
-                return
+    """Documents in L3 and L2, as reads leave them there: the verifier looks into L3 meanwhile."""
+    kind = kind_of(size)
+    documents = {f"l2-{size}-{name}": each for name, each in documents_of(size, CALLERS * KEYS).items()}
+    await context.flows.store.collection(kind).put_many(documents)
+    keys = [Key(kind.name, identifier) for identifier in documents]
+    async with asyncio.timeout(TRUST_SECONDS):  # until the relay has fenced the puts, and this server trusts each node
+        while not await _all_in_l2(context, keys):
+            await asyncio.gather(*map(context.flows.resolver.load, keys))
             await asyncio.sleep(TRUST_SECONDS / 1000)
+    return keys
+
+
+async def _all_in_l2(context: Context, keys: Sequence[Key]) -> bool:
+    answers = await context.l2.read(keys, context.flows.view, lease=False)
+    return all(type(each) is Cached for each in answers.values())
 
 
 class _Reader:

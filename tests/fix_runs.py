@@ -21,7 +21,7 @@ from holdfast.documents import (
 from holdfast.keys import Key
 from holdfast.run_context.changes import ContextState, Draft
 from holdfast.run_context.hybrid_clock import HybridClock
-from holdfast.run_context.restoring import Found, Restored, Restoring, restoring
+from holdfast.run_context.restoring import Restored, Restoring, restoring
 from holdfast.run_context.snapshots import UNLIMITED, base_id, base_of, rebased
 from holdfast.run_context.spilling import spill_run
 
@@ -90,7 +90,7 @@ class KeptRun:
         row = Run(routine_id="search", critical=critical)
         base = base_of(RUN_ID, row, state, sequence=0, previous=None)
         self.run = rebased(row, base)
-        self.rows: dict[str, Found] = {base_id(RUN_ID, 0): base}
+        self.rows: dict[str, bytes] = {base_id(RUN_ID, 0): stored_bytes(base)}
         self.bases = [0]
         self.history: list[list[ContextChange]] = [[]]
         self.states = [state]
@@ -108,7 +108,7 @@ class KeptRun:
             for kind, identifier, document in spilled.history:
                 assert kind == "run_snapshot"
                 assert isinstance(document, RunContextSnapshot)
-                self.rows[identifier] = document
+                self.rows[identifier] = stored_bytes(document)
 
     def add_base(self) -> None:
         """Write a base behind the newest delta, as an owner does in the background."""
@@ -116,7 +116,7 @@ class KeptRun:
         if number in self.bases:
             return
         base = base_of(RUN_ID, self.run, self.states[number], sequence=number, previous=self.run.newest)
-        self.rows[base_id(RUN_ID, number)] = base
+        self.rows[base_id(RUN_ID, number)] = stored_bytes(base)
         self.bases.append(number)
         self.run = msgspec.structs.replace(self.run, base=number)
 
@@ -130,14 +130,14 @@ class KeptRun:
         return restored(self.run, self.rows, self.bases if bases is None else bases, at=at)
 
 
-def restored(run: Run, rows: Mapping[str, Found], bases: Iterable[int], *, at: int | None = None) -> Restored:
+def restored(run: Run, rows: Mapping[str, bytes], bases: Iterable[int], *, at: int | None = None) -> Restored:
     """Walk over rows, answering each question from them."""
     return answered(restoring(RUN_ID, run, bases, at=at), rows)
 
 
-def answered(walk: Restoring, rows: Mapping[str, Found]) -> Restored:
+def answered(walk: Restoring, rows: Mapping[str, bytes]) -> Restored:
     """What a walk comes to whose questions rows answer."""
-    found: Mapping[str, Found] | None = None
+    found: Mapping[str, bytes] | None = None
     while True:
         try:
             asked = next(walk) if found is None else walk.send(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
@@ -224,6 +225,33 @@ async def test_versions_of_another_incarnation_are_not_confirmed(flows: Flows, l
     l3.crash(lose=1)
     await l3.raw_put(Key("bot", "b1"), b'{"name":"Ada"}')
     assert await flows.store.bots.get("b1", consistency=Consistency.STRONG) == ADA
+
+
+async def test_what_a_tier_heard_before_the_feed_does_not_bring_the_past_back(
+    flows: Flows, l3: MemoryStorage, clock: ManualClock
+) -> None:
+    """The feed's connection hears of a new incarnation first; those that read and write rows know the one before."""
+    former = l3.coherence()
+    l3.crash()
+    clock.advance(0.01)
+    assert await flows.feed.refresh()
+    now_known = flows.applier.incarnation
+    assert now_known != former.incarnation
+    clock.advance(0.01)
+    flows.applier.adopt(former, flows.resolver.now())
+    assert flows.applier.incarnation == now_known
+
+
+async def test_the_feed_may_go_back_to_an_incarnation(flows: Flows, l3: MemoryStorage, clock: ManualClock) -> None:
+    """L3 was switched back to a server that it was on before: what is asked last is right."""
+    files = l3.copy()
+    former = l3.coherence()
+    for begin in (l3.crash, partial(l3.restore, files), l3.crash):
+        begin()
+        clock.advance(0.01)
+        assert await flows.feed.refresh()
+        assert flows.applier.incarnation == l3.coherence().incarnation
+    assert flows.applier.incarnation != former.incarnation
 
 
 async def test_what_was_read_after_the_last_poll_is_doubted_when_l3_was_started_anew(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import re
 
 import msgspec
 import pytest
@@ -20,7 +22,7 @@ from holdfast.documents import (
     decode,
     encode,
 )
-from holdfast.errors import CorruptDocument, SchemaTooNew
+from holdfast.errors import SchemaTooNew
 from holdfast.keys import Key
 from holdfast.run_context.changes import EMPTY_STATE, ContextState, applied
 from holdfast.run_context.snapshots import (
@@ -30,10 +32,8 @@ from holdfast.run_context.snapshots import (
     base_is_due,
     base_of,
     change_of,
-    checksum_of,
     delta_of,
     id_of,
-    is_intact,
     sealed,
     snapshot_id,
     snapshot_in,
@@ -63,27 +63,24 @@ def test_ids_are_in_the_order_of_numbers() -> None:
 def test_a_delta_and_a_base_hold_what_was_put_in(several: list[ContextChange]) -> None:
     """From and to state, and intact after the way through their bytes."""
     delta = delta_of(RUN_ID, Run(routine_id="q", changes=several))
-    read = decode(RunContextSnapshot, stored_bytes(delta))
+    read = snapshot_in(stored_bytes(delta))
+    assert read == delta
     state = applied(EMPTY_STATE, change_of(read))
     base = base_of(RUN_ID, Run(routine_id="q"), state, sequence=3, previous=None)
-    assert is_intact(read)
-    assert in_order(state_of(decode(RunContextSnapshot, stored_bytes(base)))) == in_order(state)
+    found = snapshot_in(stored_bytes(base))
+    assert found is not None
+    assert in_order(state_of(found)) == in_order(state)
     assert (id_of(delta), id_of(base)) == ("run1/00000001", "run1/00000003.base")
 
 
 @settings(max_examples=300)
 @given(st.lists(changes(), min_size=1, max_size=3), st.randoms(use_true_random=False))
 def test_no_flipped_bit_passes_for_what_was_sealed(several: list[ContextChange], rnd: random.Random) -> None:
-    """It is no JSON any more, or no snapshot, or not intact; or the flip changed nothing that is said."""
+    """Wherever it is."""
     snapshot = delta_of(RUN_ID, Run(routine_id="q", changes=several))
     body = bytearray(stored_bytes(snapshot))
     body[rnd.randrange(len(body))] ^= 1 << rnd.randrange(8)
-    assert snapshot_in(bytes(body)) in (None, snapshot)
-    try:
-        found = decode(RunContextSnapshot, bytes(body))
-    except (CorruptDocument, SchemaTooNew):
-        return
-    assert found == snapshot or not is_intact(found)
+    assert snapshot_in(bytes(body)) is None
 
 
 def test_a_newer_schema_is_told_from_a_flipped_bit() -> None:
@@ -92,18 +89,22 @@ def test_a_newer_schema_is_told_from_a_flipped_bit() -> None:
     assert snapshot_in(body) is not None
     flipped = body.replace(b'"__version":2', b'"__version":3')
     assert snapshot_in(flipped) is None
-    newer = flipped.replace(snapshot_sum(body), checksum_of(flipped).encode())
     with pytest.raises(SchemaTooNew):
-        snapshot_in(newer)
+        snapshot_in(sealed_again(flipped))
 
 
-def snapshot_sum(body: bytes) -> bytes:
-    return decode(RunContextSnapshot, body).sha256.encode()
+def sealed_again(body: bytes) -> bytes:
+    """The body of a snapshot, as another program would write it, with its checksum: of all but its digits."""
+    before, after = re.split(rb'(?<="sha256":")[0-9a-f]*(?=")', body, maxsplit=1)
+    return before + hashlib.sha256(before + after).hexdigest().encode() + after
 
 
-@given(st.binary(max_size=20) | st.sampled_from([b"[]", b"{}", b'{"sha256":1}', b"[" * 100_000, b'{"a":' * 100_000]))
+ENDLESS = b'{"__version":2,"sha256":"","inputs":' + b'{"a":' * 100_000
+
+
+@given(st.binary(max_size=20) | st.sampled_from([b"[]", b"{}", b'{"sha256":1}', b"[" * 100_000, sealed_again(ENDLESS)]))
 def test_any_bytes_are_no_snapshot(body: bytes) -> None:
-    """Nothing is raised for what is no JSON, or nests without end."""
+    """Nothing is raised for what is no JSON, or nests without end, be it sealed."""
     assert snapshot_in(body) is None
 
 
@@ -111,32 +112,33 @@ def test_a_text_that_can_be_read_and_not_written_is_no_error() -> None:
     """A flip can make half a surrogate pair, or a NUL, of an escape."""
     snapshot = sealed(RunContextSnapshot(run_id="r", routine_id="q", sequence=1, inputs={"a": "\\u0041"}))
     body = stored_bytes(snapshot).replace(b"\\\\u0041", b"\\u0000")
-    assert not is_intact(decode(RunContextSnapshot, body))
+    assert snapshot_in(body) is None
 
 
 def test_a_snapshot_without_a_checksum_is_not_intact() -> None:
     """What schema 1 left does not pass for a part of a chain."""
-    assert not is_intact(RunContextSnapshot(run_id="r", routine_id="q", sequence=1))
+    assert snapshot_in(stored_bytes(RunContextSnapshot(run_id="r", routine_id="q", sequence=1))) is None
 
 
-def test_another_order_of_keys_and_unknown_fields_do_not_matter() -> None:
-    """A server of another version reads fields as extra, and puts them elsewhere."""
+def test_unknown_fields_count() -> None:
+    """A newer server's, wherever it puts them: this one keeps them, and tells when they are damaged."""
     body = stored_bytes(RunContextSnapshot(run_id="r", routine_id="q", sequence=1))
-    newer = b'{"__version":2,"later":{"a":1},' + body[len(b'{"__version":2,') :]
-    checksum = checksum_of(newer)
-    found = decode(RunContextSnapshot, newer.replace(b'"sha256":""', b'"sha256":"%s"' % checksum.encode()))
-    assert found.extra
-    assert is_intact(found)
-    assert not is_intact(msgspec.structs.replace(found, extra={"later": {"a": 2}}))
+    newer = sealed_again(body.replace(b'"runId"', b'"later":{"a":1},"runId"'))
+    found = snapshot_in(newer)
+    assert found is not None
+    assert found.extra == {"later": {"a": 1}}
+    assert snapshot_in(newer.replace(b'"a":1', b'"a":2')) is None
 
 
 def test_the_checksum_is_of_what_is_stored() -> None:
     """Not of what a machine makes of it: one that lacks a time zone reads another value, and tells by the bytes."""
     moment = b'{"$datetime":["2025-06-01T00:00:00+02:00","No/Where",0]}'
-    stored = b'{"__version":2,"runId":"r","routineId":"q","sequence":1,"inputs":{"at":%s}}' % moment
-    assert b"No/Where" not in stored_bytes(decode(RunContextSnapshot, stored))
-    assert checksum_of(stored) == checksum_of(stored.replace(b"}}}", b'}},"sha256":"00"}'))
-    assert checksum_of(stored) != checksum_of(stored.replace(b"No/Where", b"No/There"))
+    body = stored_bytes(RunContextSnapshot(run_id="r", routine_id="q", sequence=1, inputs={"at": 1}))
+    stored = sealed_again(body.replace(b'"at":1', b'"at":' + moment))
+    found = snapshot_in(stored)
+    assert found is not None
+    assert b"No/Where" not in stored_bytes(found)
+    assert snapshot_in(stored.replace(b"No/Where", b"No/There")) is None
 
 
 @given(changes())
@@ -237,8 +239,8 @@ def test_a_base_tells_no_names_of_what_was_before() -> None:
     kept = KeptRun(ContextState(at=NOON))
     kept.decide(msgspec.structs.replace(written(1), snapshot=True))
     kept.add_base()
-    base, newest = kept.rows[base_id(RUN_ID, 1)], kept.run.newest
-    assert isinstance(base, RunContextSnapshot)
+    base, newest = snapshot_in(kept.rows[base_id(RUN_ID, 1)]), kept.run.newest
+    assert base is not None
     assert newest is not None
     assert base.previous == msgspec.structs.replace(newest, variables=())
     assert newest.variables == ["a"]

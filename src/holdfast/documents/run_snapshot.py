@@ -100,12 +100,12 @@ class RunContextSnapshot(Document, frozen=True, kw_only=True, rename="camel", om
     """The context of a run at one moment, or what changed since the one before; snapshots are only ever added.
 
     Attributes:
+        sha256: of its JSON without these digits, in hexadecimal. It stands first, where it is found without parsing.
         sequence: counts the deltas of a run, from 1; a base has that of the delta it was made behind, 0 at the begin.
         is_base: it holds all; otherwise only what changed, and `removed_...` what is no more.
         previous: what `Run.newest` was when it was made: of a delta the snapshot before, of a base the one whose state
             it holds, without the names of variables; None: there was none.
         previous_base: sequence of the base before this base; -1: none, or it is a delta.
-        sha256: of all else, as it is stored, in hexadecimal digits.
         status: a `RunStatus`.
         current_step: id of the step; None in a delta: as before.
         inputs: as the run was started with; a free mapping; of a base.
@@ -118,6 +118,7 @@ class RunContextSnapshot(Document, frozen=True, kw_only=True, rename="camel", om
 
     SCHEMA = 2
 
+    sha256: str = ""
     run_id: str
     routine_id: str
     sequence: int
@@ -125,7 +126,6 @@ class RunContextSnapshot(Document, frozen=True, kw_only=True, rename="camel", om
     is_base: bool = True
     previous: SnapshotSummary | None = None
     previous_base: int = -1
-    sha256: str = ""
     status: str = RunStatus.RUNNING.value
     current_step: str | None = None
     inputs: Mapping[str, Any] = EMPTY_DICT

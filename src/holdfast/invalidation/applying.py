@@ -5,8 +5,10 @@ No method awaits: a reader sees a poll applied wholly or not at all.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from typing import Final
 from uuid import UUID
 
 from holdfast.clock import Clock
@@ -19,6 +21,9 @@ from holdfast.metrics.counters import Counters
 from holdfast.protocols import Coherence, Poll
 from holdfast.tags import EVERY_TAG
 from holdfast.tiers.l1_local import LocalCache
+
+LEFT_MAX: Final = 64
+"""Incarnations that are remembered as past; an answer is not under way for as long as so many take."""
 
 
 class ChangeApplier:
@@ -48,6 +53,7 @@ class ChangeApplier:
         self._counters = counters
         self._history = history
         self._adopted_at = clock.monotonic()
+        self._left: deque[UUID] = deque(maxlen=LEFT_MAX)
         self._life: tuple[str, ...] = ()
 
     @property
@@ -120,6 +126,10 @@ class ChangeApplier:
         """Take over what L3 said of itself in a call begun at `began`; a new incarnation empties L1 first."""
         if coherence is self._view.coherence or began < self._adopted_at:
             return  # an answer overtaken by one that began later must not bring the past back
+        # Nor may what a tier heard last, on another connection than the feed. Should L3 be switched back to a server
+        # that it was on before, the feed's next poll says so.
+        if coherence.incarnation in self._left:
+            return
         self._adopted_at = began
         if coherence.incarnation != self._view.coherence.incarnation:
             self._begin_anew(coherence)
@@ -130,6 +140,9 @@ class ChangeApplier:
         """What was read so far may be of a history that was lost."""
         self._counters.flushes += 1
         self._history.flushed(self._clock.monotonic())
+        self._left.append(self._view.coherence.incarnation)
+        if coherence.incarnation in self._left:
+            self._left.remove(coherence.incarnation)
         self._lease.revoke()
         self._view.reset(coherence)
         self._flights.detach_all()

@@ -12,7 +12,7 @@ from holdfast.kinds import RUN_SNAPSHOT
 from holdfast.protocols import RunIndex, Storage
 from holdfast.protocols.runs import LISTED_MAX
 from holdfast.run_context.changes import ContextState
-from holdfast.run_context.restoring import Found, Restored, Restoring, following, restoring
+from holdfast.run_context.restoring import Restored, Restoring, following, restoring
 
 
 class SnapshotLoader:
@@ -54,7 +54,7 @@ class SnapshotLoader:
         return bases
 
     async def _walked(self, walk: Restoring) -> Restored:
-        found: dict[str, Found] | None = None
+        found: dict[str, bytes] | None = None
         while True:
             try:
                 wanted = next(walk) if found is None else walk.send(found)
@@ -67,7 +67,7 @@ class SnapshotLoader:
                 found = {}
                 await asyncio.sleep(0)
 
-    async def _found(self, identifiers: Sequence[str]) -> dict[str, Found]:
+    async def _found(self, identifiers: Sequence[str]) -> dict[str, bytes]:
         keys = [Key(RUN_SNAPSHOT.name, identifier) for identifier in identifiers]
         loaded = await self._l3.load(keys)
         return {key.id: row.body for key, row in loaded.rows.items()}

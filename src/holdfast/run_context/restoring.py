@@ -6,9 +6,8 @@ comes behind the first that does not is lost: changes may build on one another, 
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Generator, Iterable, Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -18,7 +17,6 @@ from holdfast.run_context.changes import ContextState, Draft, combined, ends_in
 from holdfast.run_context.snapshots import (
     base_id,
     change_of,
-    is_intact,
     is_same,
     snapshot_id,
     snapshot_in,
@@ -33,16 +31,8 @@ PAGE_BYTES: Final = 8 * 1024 * 1024
 """No more are asked for at once than have so many bytes, if they are as large as the last ones."""
 
 
-class Unreadable(enum.Enum):
-    """Its one member stands for a row that is there and is no snapshot (`CorruptDocument`)."""
-
-    UNREADABLE = "unreadable"
-
-
-UNREADABLE: Final = Unreadable.UNREADABLE
-Found: TypeAlias = bytes | RunContextSnapshot | Literal[Unreadable.UNREADABLE]
-"""A row's JSON as it is stored, or a document that was read from it. The former is surer: there a flipped bit in the
-number of the schema does not pass for a newer version."""
+LOOKED_AT_BYTES: Final = 64 * 1024
+"""Others have their turn each time that so much was looked at, which takes about a millisecond."""
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -90,10 +80,10 @@ class Restored(msgspec.Struct, frozen=True):
     damaged: tuple[str, ...] = ()
 
 
-Restoring: TypeAlias = Generator[tuple[str, ...], Mapping[str, Found], Restored]
-"""Yields ids of snapshots, is sent those that are there, by id, and returns what came of it.
+Restoring: TypeAlias = Generator[tuple[str, ...], Mapping[str, bytes], Restored]
+"""Yields ids of snapshots, is sent the JSON of those that are there, by id, as stored, and returns what came of it.
 
-After each snapshot it yields none: to look into one takes milliseconds, and others may have their turn.
+At times it yields none: to look into many takes milliseconds, and others may have their turn.
 """
 
 
@@ -134,32 +124,33 @@ def following(run_id: str, run: Run, state: ContextState, newest: SnapshotSummar
     return (yield from walk.onward(Draft(state), newest, run.base, newest.sequence))
 
 
-def _intact(found: Found | None) -> RunContextSnapshot | None:
-    if isinstance(found, bytes):
-        return snapshot_in(found)
-    return found if isinstance(found, RunContextSnapshot) and is_intact(found) else None
-
-
 class _Walk:
     """One restoring: what was found last, how many may be asked for at once, and what was bad."""
 
-    __slots__ = ("at_once", "damaged", "end", "found", "run", "run_id", "with_tail")
+    __slots__ = ("at_once", "damaged", "end", "found", "looked_at", "run", "run_id", "with_tail")
 
     def __init__(self, run_id: str, run: Run, end: int, *, with_tail: bool) -> None:
         self.run_id = run_id
         self.run = run
         self.end = end
         self.with_tail = with_tail
-        self.found: Mapping[str, Found] = {}
+        self.found: Mapping[str, bytes] = {}
         self.at_once = min(FIRST_IDS_MAX, IDS_MAX)
         self.damaged: dict[str, None] = {}
+        self.looked_at = 0
 
-    def hear(self, found: Mapping[str, Found]) -> None:
+    def hear(self, found: Mapping[str, bytes]) -> None:
         """Take an answer."""
         self.found = found
-        sizes = [len(each) for each in found.values() if isinstance(each, bytes)]
-        if any(sizes):
-            self.at_once = max(2, min(IDS_MAX, PAGE_BYTES * len(sizes) // sum(sizes)))
+        if size := sum(map(len, found.values())):
+            self.at_once = max(2, min(IDS_MAX, PAGE_BYTES * len(found) // size))
+
+    def is_long(self) -> bool:
+        """Whether enough was looked at since this was last true for others to have their turn."""
+        if self.looked_at < LOOKED_AT_BYTES:
+            return False
+        self.looked_at = 0
+        return True
 
     def page(self, first: int) -> tuple[str, ...]:
         """The ids of deltas to ask for, from this number."""
@@ -172,7 +163,9 @@ class _Walk:
 
     def good(self, identifier: str, number: int, *, is_base: bool = False) -> RunContextSnapshot | None:
         """The snapshot of this id, if it is intact and in its own place; otherwise it is noted as damaged."""
-        snapshot = _intact(self.found.get(identifier))
+        body = self.found.get(identifier, b"")
+        self.looked_at += len(body)
+        snapshot = snapshot_in(body)
         if snapshot is not None:
             place = (snapshot.run_id, snapshot.sequence, snapshot.is_base)
             if place == (self.run_id, number, is_base) and self._is_newest(snapshot):
@@ -203,7 +196,8 @@ class _Walk:
             draft.apply(change_of(delta))
             draft.status = delta.status
             newest = summary_of(delta)
-            yield ()
+            if self.is_long():
+                yield ()
         lost = NOTHING_LOST if newest.sequence == self.end else (yield from self._lost(newest))
         if self.with_tail:
             draft.status = self.run.status
@@ -219,7 +213,7 @@ class _Walk:
         self.damaged[identifier] = None
         return None
 
-    def _lost(self, kept: SnapshotSummary) -> Generator[tuple[str, ...], Mapping[str, Found], Loss]:
+    def _lost(self, kept: SnapshotSummary) -> Generator[tuple[str, ...], Mapping[str, bytes], Loss]:
         """What the snapshots behind `kept`, and the row's changes, held: by their own word or that of the next."""
         told: dict[int, SnapshotSummary] = {}
         first, last = kept.sequence + 1, min(self.end + 1, self.run.sequence)  # the next tells of the last that is lost
@@ -227,7 +221,8 @@ class _Walk:
             asked = self._ids(first, last)
             self.hear((yield asked))
             for number, identifier in enumerate(asked, first):
-                yield ()
+                if self.is_long():
+                    yield ()
                 delta = self.good(identifier, number)
                 if delta is not None:
                     told[number] = summary_of(delta)

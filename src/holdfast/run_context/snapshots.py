@@ -1,20 +1,21 @@
 """Snapshots of a run's context: their ids, checksums and links, and the way to and from a state (pure).
 
-A checksum is taken over the stored JSON with its keys sorted, not over the document: a server that does not know a
-field, or a time zone, finds it right all the same.
+A checksum is taken over the stored bytes, not over the document: a server that does not know a field, or a time zone,
+finds it right all the same, and nothing that was damaged is parsed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from holdfast.documents import ContextChange, Limits, Run, RunContextSnapshot, SnapshotSummary, decode, encode
 from holdfast.documents.frozen import EMPTY_LIST, seal_dict, seal_list
-from holdfast.errors import CorruptDocument, InvalidDocument
+from holdfast.errors import CorruptDocument
 from holdfast.run_context.changes import ContextState, combined, ends_in, name_bytes
 
 BASE_AFTER_BYTES_RATIO: Final = 2
@@ -26,6 +27,7 @@ NAMES_BYTES_MAX: Final = 1024
 writes: there has to be room for changes beside it."""
 
 _BASE: Final = ".base"
+_SEAL: Final = re.compile(rb'\{"__version":[0-9]{1,9},"sha256":"(?P<sha256>[0-9a-f]{64})"')
 
 UNLIMITED: Final = Limits(bytes_max=1 << 40, depth_max=128)
 """Of what is looked at here; whoever stores it has limits of his own."""
@@ -201,29 +203,24 @@ def is_same(one: SnapshotSummary | None, other: SnapshotSummary | None) -> bool:
     return (one.sequence, one.sha256) == (other.sequence, other.sha256)
 
 
-def checksum_of(body: bytes) -> str:
-    """The checksum of a snapshot's JSON, in hexadecimal digits."""
-    return _checksum(msgspec.json.decode(body))
-
-
-def _checksum(stored: dict[str, Any]) -> str:
-    told = {name: value for name, value in stored.items() if name != "sha256"}
-    return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
-
-
 def snapshot_in(body: bytes) -> RunContextSnapshot | None:
     """The snapshot that stored bytes hold; None: they are not what was sealed.
 
     Raises:
         SchemaTooNew: they are, by a newer version of this program.
     """
-    try:
-        stored = msgspec.json.decode(body)
-        if not isinstance(stored, dict) or stored.get("sha256") != _checksum(stored):
-            return None
-        return decode(RunContextSnapshot, body)
-    except (CorruptDocument, ValueError, RecursionError):  # no JSON, no UTF-8, too deep: whatever damage makes
+    seal = _SEAL.match(body)
+    if seal is None or seal["sha256"].decode() != checksum_of(body[: seal.start("sha256")], body[seal.end("sha256") :]):
         return None
+    try:
+        return decode(RunContextSnapshot, body)
+    except CorruptDocument:  # sealed, and yet no snapshot: whoever wrote it has a fault
+        return None
+
+
+def checksum_of(*parts: bytes) -> str:
+    """The checksum of a snapshot's JSON in which that of the checksum is empty, in hexadecimal digits."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def sealed(snapshot: RunContextSnapshot) -> RunContextSnapshot:
@@ -232,15 +229,8 @@ def sealed(snapshot: RunContextSnapshot) -> RunContextSnapshot:
     Raises:
         InvalidDocument: it holds what cannot be stored; `path` says where.
     """
-    return msgspec.structs.replace(snapshot, sha256=checksum_of(encode(snapshot, UNLIMITED)))
-
-
-def is_intact(snapshot: RunContextSnapshot) -> bool:
-    """Whether a snapshot is what was sealed."""
-    try:
-        return snapshot.sha256 == checksum_of(encode(snapshot, UNLIMITED))
-    except InvalidDocument:  # a flipped bit may make text that is read and never written
-        return False
+    blank = msgspec.structs.replace(snapshot, sha256="")
+    return msgspec.structs.replace(snapshot, sha256=checksum_of(encode(blank, UNLIMITED)))
 
 
 def size_of(snapshot: RunContextSnapshot) -> int:
