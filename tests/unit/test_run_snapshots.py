@@ -24,14 +24,13 @@ from holdfast.documents import (
 )
 from holdfast.errors import SchemaTooNew
 from holdfast.keys import Key
-from holdfast.run_context.changes import EMPTY_STATE, ContextState, applied
+from holdfast.run_context.changes import ContextState, Draft
 from holdfast.run_context.snapshots import (
     NAMES_BYTES_MAX,
     NAMES_MAX,
     base_id,
     base_is_due,
     base_of,
-    change_of,
     delta_of,
     id_of,
     sealed,
@@ -65,7 +64,9 @@ def test_a_delta_and_a_base_hold_what_was_put_in(several: list[ContextChange]) -
     delta = delta_of(RUN_ID, Run(routine_id="q", changes=several))
     read = snapshot_in(stored_bytes(delta))
     assert read == delta
-    state = applied(EMPTY_STATE, change_of(read))
+    draft = Draft()
+    draft.apply_delta(read)
+    state = draft.state()
     base = base_of(RUN_ID, Run(routine_id="q"), state, sequence=3, previous=None)
     found = snapshot_in(stored_bytes(base))
     assert found is not None

@@ -10,7 +10,7 @@ import pytest
 
 from fix_races import until
 from fix_run_servers import RUN, Hall, hall, values
-from holdfast import Consistency, Durability
+from holdfast import Collection, Consistency, Durability
 from holdfast.errors import ContextCorrupt, NotOwner, OutcomeUnknown
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.loading import SnapshotLoader
@@ -20,17 +20,20 @@ from holdfast.write_behind.handing_over import HandingOver
 
 
 def lose_answers(patch: pytest.MonkeyPatch, *, committed: bool = True, away: Hall | None = None) -> None:
-    """Let each transaction be one of unknown outcome; `away`: and L3 cannot be asked then."""
-    healthy = Transactions.transact
+    """Let each transaction and each put be one of unknown outcome; `away`: and L3 cannot be asked then."""
 
-    async def transact(self: Transactions, *words: Any) -> Any:
-        if committed:
-            await healthy(self, *words)
-        if away is not None:
-            away.l3.away = True
-        raise OutcomeUnknown("the connection was lost")
+    def lost(healthy: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def write(*words: Any, **named: Any) -> Any:
+            if committed:
+                await healthy(*words, **named)
+            if away is not None:
+                away.l3.away = True
+            raise OutcomeUnknown("the connection was lost")
 
-    patch.setattr(Transactions, "transact", transact)
+        return write
+
+    patch.setattr(Transactions, "transact", lost(Transactions.transact))
+    patch.setattr(Collection, "put", lost(Collection.put))
 
 
 async def test_a_begin_of_unknown_outcome_goes_on_if_it_is_in_l3(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +109,23 @@ async def test_a_run_is_resumed_by_one_task_of_a_server() -> None:
         assert RUN in at.a._under_way
         await first.complete()
         assert RUN not in at.a._under_way
+
+
+async def test_of_two_servers_that_have_restored_a_run_one_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other finds that the row has changed since it read it, and that its owner is alive."""
+    async with hall() as at:
+        await (await at.a.begin("search", run_id=RUN)).pause()
+        both, healthy = asyncio.Barrier(2), SnapshotLoader.restored
+
+        async def restored(*words: Any, **named: Any) -> Any:
+            found = await healthy(*words, **named)
+            await both.wait()
+            return found
+
+        monkeypatch.setattr(SnapshotLoader, "restored", restored)
+        outcomes = await asyncio.gather(*(each.resume(RUN)._opened() for each in (at.a, at.b)), return_exceptions=True)
+        assert sorted(type(each).__name__ for each in outcomes) == ["ActiveRun", "NotOwner"]
+        assert at.row().epoch == 2
 
 
 async def acknowledged_meanwhile(at: Hall, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -138,19 +138,19 @@ def freeze(value: FreeValue) -> FreeValue:
         raise fault.refused() from None
 
 
-def freeze_within(value: FreeValue, room: int) -> FreeValue:  # noqa: PLR0911  # a table of cases
+def freeze_within(value: FreeValue, room: int = DEPTH_CEILING) -> FreeValue:  # noqa: PLR0911  # a table of cases
     """`freeze`, with a `FaultError` for a value that needs more than `room` levels of containers."""
     kind = type(value)
     if kind in IMMUTABLE:
         return value
-    if kind is list or kind is dict or isinstance(value, list | dict | tuple):
+    # Every value read passes here, and most containers hold leaves only: those are sealed without a loop.
+    if kind is dict and room > 0 and _all_immutable(map(type, value.values())):
+        return seal_dict(value)
+    if kind is list and room > 0 and _all_immutable(map(type, value)):
+        return seal_list(value)
+    if isinstance(value, list | dict | tuple):
         if room <= 0:
             raise too_deep()
-        # Every value read passes here, and most containers hold leaves only: those are sealed without a loop.
-        if kind is list and _all_immutable(map(type, value)):
-            return seal_list(value)
-        if kind is dict and _all_immutable(map(type, value.values())):
-            return seal_dict(value)
         return _freeze_container(value, room - 1)
     if isinstance(value, set | frozenset):
         return frozenset(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from holdfast.documents.annotations import PartShape, checked, shape_of
-from holdfast.documents.frozen import EMPTY_DICT, EMPTY_LIST
+from holdfast.documents.frozen import EMPTY_DICT, EMPTY_LIST, freeze_within
 from holdfast.documents.shapes import Leaf, Shape
 
 EXTRA = "$extra"
@@ -21,12 +22,13 @@ NEVER = object()
 
 
 class Field(NamedTuple):
-    """One field with a shape: its name in Python, its name as stored, and `Shape.settled`."""
+    """One field with a shape: its name in Python, its name as stored, `Shape.settled`, and what freezes a value."""
 
     attribute: str
     name: str
     shape: Shape
     settled: AbstractSet[type]
+    freeze: Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def build_plan(struct: type[msgspec.Struct], part: PartShape) -> Plan:
         raise TypeError(f"{where}; parts of documents are defined at its top level") from error
     shapes = [_shape(struct, info, part) for info in infos]
     fields = [
-        Field(info.name, info.encode_name, shape, shape.settled)
+        Field(info.name, info.encode_name, shape, shape.settled, _freezing(shape))
         for info, shape in zip(infos, shapes, strict=True)
         if shape is not None
     ]
@@ -97,6 +99,11 @@ def build_plan(struct: type[msgspec.Struct], part: PartShape) -> Plan:
         is_open=EXTRA in names,
         tag=tag,
     )
+
+
+def _freezing(shape: Shape) -> Callable[[Any], Any]:
+    """`Shape.freeze`, without a frame of its own where a shape has none: it runs for each part that is read."""
+    return freeze_within if type(shape).freeze is Shape.freeze else shape.freeze
 
 
 def _omitted(default: object, *, sparse: bool) -> object:

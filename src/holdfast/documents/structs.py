@@ -80,10 +80,10 @@ def freeze_fields(struct: msgspec.Struct) -> None:
     """
     attribute = ""
     try:
-        for attribute, _, shape, settled in plan_of(type(struct)).containers:
+        for attribute, _, _, settled, freeze in plan_of(type(struct)).containers:
             value = getattr(struct, attribute)
             if type(value) not in settled:
-                _set(struct, attribute, shape.freeze(value))
+                _set(struct, attribute, freeze(value))
     except FaultError as fault:
         fault.under(at_key(attribute))
         raise fault.refused() from None
@@ -110,7 +110,7 @@ def store_struct(struct: msgspec.Struct, room: int) -> dict[str, Any]:
     }
     attribute = ""
     try:
-        for attribute, name, shape, _ in plan.shaped:  # noqa: B007  # a fault names the field
+        for attribute, name, shape, *_ in plan.shaped:  # noqa: B007  # a fault names the field
             value = stored.get(name)
             if value is not None and value is not EMPTY_LIST and value is not EMPTY_DICT:
                 stored[name] = shape.store(value, room - 1)
@@ -157,7 +157,7 @@ def load_struct(plan: Plan, stored: dict[str, Any], *, tagged: bool) -> dict[str
     if plan.is_open and not stored.keys() <= plan.known:
         strangers = [name for name in stored if name not in plan.known]
         stored[EXTRA] = seal_dict({name: _load_under(name, _FREE, stored.pop(name)) for name in strangers})
-    for attribute, name, shape, _ in plan.shaped if tagged else plan.with_parts:
+    for attribute, name, shape, *_ in plan.shaped if tagged else plan.with_parts:
         value = stored.get(name)
         if value is not None:
             stored[name] = _load_under(attribute, shape, value, tagged=tagged)

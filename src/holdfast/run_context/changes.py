@@ -16,6 +16,7 @@ from holdfast.documents import (
     ContextChange,
     ContextVariable,
     ExportDeclaration,
+    RunContextSnapshot,
     RunStatus,
     StepRecord,
     StepStatus,
@@ -68,13 +69,24 @@ class Draft:
 
     def apply(self, change: ContextChange) -> None:
         """Make a change: first what it removes, then what it sets."""
+        self._apply(change, change.steps, change.at)
+
+    def apply_delta(self, delta: RunContextSnapshot) -> None:
+        """Make the change that a snapshot holds."""
+        self._apply(delta, delta.step_history, delta.created_at)
+        self.status = delta.status
+
+    def _apply(
+        self, change: ContextChange | RunContextSnapshot, steps: Sequence[StepRecord], at: dt.datetime | None
+    ) -> None:
         for mapping, (removed, values) in zip(self.sections, _sections(change), strict=True):
             for key in removed:
                 mapping.pop(key, None)
             mapping.update(values)
-        self.steps.update((record.step_id, record) for record in change.steps)
+        for record in steps:
+            self.steps[record.step_id] = record
         self.current_step = self.current_step if change.current_step is None else change.current_step
-        self.at = self.at if change.at is None else change.at
+        self.at = self.at if at is None else at
 
     def state(self) -> ContextState:
         """What the context is now; costs as much as it holds."""
@@ -178,7 +190,7 @@ def ends_in(records: Iterable[StepRecord]) -> int:
     return sum(map(has_ended, records))
 
 
-def _sections(change: ContextChange) -> Iterator[tuple[Sequence[str], Mapping[str, Any]]]:
+def _sections(change: ContextChange | RunContextSnapshot) -> Iterator[tuple[Sequence[str], Mapping[str, Any]]]:
     yield change.removed_variables, change.variables
     yield change.removed_intermediate, change.intermediate
     yield change.removed_exports, change.exports

@@ -16,8 +16,8 @@ from holdfast.errors import ContextCorrupt
 from holdfast.run_context.changes import ContextState, Draft, combined, ends_in
 from holdfast.run_context.snapshots import (
     base_id,
-    change_of,
     is_same,
+    named_by,
     snapshot_id,
     snapshot_in,
     state_of,
@@ -25,7 +25,7 @@ from holdfast.run_context.snapshots import (
 )
 
 IDS_MAX: Final = 200
-"""Snapshots that are asked for at once, and `FIRST_IDS_MAX` before it is known how large they are."""
+"""Snapshots that are asked for at once, and `FIRST_IDS_MAX` before the run's row or an answer says how large they are."""
 FIRST_IDS_MAX: Final = 32
 PAGE_BYTES: Final = 8 * 1024 * 1024
 """No more are asked for at once than have so many bytes, if they are as large as the last ones."""
@@ -136,14 +136,19 @@ class _Walk:
         self.with_tail = with_tail
         self.found: Mapping[str, bytes] = {}
         self.at_once = min(FIRST_IDS_MAX, IDS_MAX)
+        self._fit(run.sequence - run.base + 1, run.base_bytes + run.delta_bytes)
         self.damaged: dict[str, None] = {}
         self.looked_at = 0
 
     def hear(self, found: Mapping[str, bytes]) -> None:
         """Take an answer."""
         self.found = found
-        if size := sum(map(len, found.values())):
-            self.at_once = max(2, min(IDS_MAX, PAGE_BYTES * len(found) // size))
+        self._fit(len(found), sum(map(len, found.values())))
+
+    def _fit(self, count: int, size: int) -> None:
+        """Ask for as many at once as fit together, if the next are as large as these."""
+        if size:
+            self.at_once = max(2, min(IDS_MAX, PAGE_BYTES * count // size))
 
     def is_long(self) -> bool:
         """Whether enough was looked at since this was last true for others to have their turn."""
@@ -176,7 +181,7 @@ class _Walk:
     def _is_newest(self, snapshot: RunContextSnapshot) -> bool:
         """Whether a snapshot is the one that the row names, if it has its number."""
         newest = self.run.newest
-        return newest is None or snapshot.sequence != newest.sequence or is_same(summary_of(snapshot), newest)
+        return newest is None or snapshot.sequence != newest.sequence or is_same(named_by(snapshot), newest)
 
     def onward(self, draft: Draft, newest: SnapshotSummary, base: int, asked_up_to: int) -> Restoring:
         """From a good state through the deltas, to the end or to the first bad one.
@@ -185,19 +190,20 @@ class _Walk:
             draft: the state, which has all up to `newest`.
             asked_up_to: the number of the last delta that was asked for already.
         """
+        last: RunContextSnapshot | SnapshotSummary = newest
         for number in range(newest.sequence + 1, self.end + 1):
             if number > asked_up_to:
                 asked = self.page(number)
                 self.hear((yield asked))
                 asked_up_to += len(asked)
-            delta = self._next(number, newest)
+            delta = self._next(number, last)
             if delta is None:
                 break
-            draft.apply(change_of(delta))
-            draft.status = delta.status
-            newest = summary_of(delta)
+            draft.apply_delta(delta)
+            last = delta
             if self.is_long():
                 yield ()
+        newest = last if isinstance(last, SnapshotSummary) else summary_of(last)
         lost = NOTHING_LOST if newest.sequence == self.end else (yield from self._lost(newest))
         if self.with_tail:
             draft.status = self.run.status
@@ -205,10 +211,10 @@ class _Walk:
                 draft.apply(change)
         return Restored(draft.state(), newest.sequence, newest, base, lost, tuple(self.damaged))
 
-    def _next(self, number: int, newest: SnapshotSummary) -> RunContextSnapshot | None:
+    def _next(self, number: int, last: RunContextSnapshot | SnapshotSummary) -> RunContextSnapshot | None:
         identifier = snapshot_id(self.run_id, number)
         delta = self.good(identifier, number)
-        if delta is not None and is_same(delta.previous, newest):
+        if delta is not None and is_same(delta.previous, last):
             return delta
         self.damaged[identifier] = None
         return None

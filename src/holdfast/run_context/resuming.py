@@ -10,6 +10,7 @@ import msgspec
 from holdfast.documents import Run, RunStatus
 from holdfast.entry import Consistency
 from holdfast.errors import (
+    Conflict,
     ContextCorrupt,
     HoldfastError,
     NotFound,
@@ -84,34 +85,73 @@ class Resuming:
     async def _taken(self, run_id: str, *, force: bool) -> tuple[Run, Run, Restored]:
         """The run's row as it was, and as this server owns it, with its context."""
         for _ in range(ATTEMPTS_MAX):
-            before = await self._row(run_id)
+            before, version = await self._row(run_id)
             await self._check(run_id, before, force=force)
+            if before.owner is None:
+                if (nobodys := await self._take_nobodys(run_id, before, version)) is not None:
+                    return before, *nobodys
+                continue
             if before.swarm_id is not None:  # whoever goes on with the run must see what it did to its swarm
-                await self._decided(Key(SWARM.name, before.swarm_id), before)
-            handed_over = await self._decided(self._ground.runs.key(run_id), before)
-            run = await self._row(run_id)
-            # Before it is taken: of a run that cannot be restored nothing is changed.
-            try:
-                restored = await self._loader.restored(run_id, run)
-            except ContextCorrupt:
-                if names_same(run, await self._row(run_id)):
-                    raise
-                continue  # what the row named a moment ago was pruned since
-            # Once more: a live owner has written on while all that was read.
-            handed_over = await self._decided(self._ground.runs.key(run_id), before) or handed_over
+                await self._decided(Key(SWARM.name, before.swarm_id), before.owner)
+            handed_over = await self._decided(self._ground.runs.key(run_id), before.owner)
+            run, _ = await self._row(run_id)
+            if (restored := await self._restored(run_id, run)) is None:
+                continue
+            # Once more: if it lives, it has written on while all that was read.
+            handed_over = await self._decided(self._ground.runs.key(run_id), before.owner) or handed_over
             if (taken := await self._take(run_id, before.epoch, handed_over)) is not None:
                 return before, taken, await self._restored_now(run_id, run, taken, restored)
         raise TierUnavailable(f"run {run_id}: other servers take it over, or prune it, all the time")
 
-    async def _decided(self, key: Key, before: Run) -> int:
+    async def _decided(self, key: Key, owner: str) -> int:
         """Decide what the owner before has written for a key; the number of the last entry, 0: there was none."""
-        return 0 if before.owner is None else await self._ground.handing_over.decide_for(key, before.owner)
+        return await self._ground.handing_over.decide_for(key, owner)
 
-    async def _row(self, run_id: str) -> Run:
-        run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
-        if run is None:
+    async def _row(self, run_id: str) -> tuple[Run, int]:
+        """The row as it is in L3, and its version."""
+        entry = await self._ground.runs.entry(run_id, consistency=Consistency.STRONG)
+        if entry is None:
             raise NotFound(f"there is no run {run_id}")
-        return run
+        return entry.value, entry.version
+
+    async def _restored(self, run_id: str, run: Run) -> Restored | None:
+        """The context, before the run is taken: of one that cannot be restored nothing is changed.
+
+        None: what the row named a moment ago was pruned since.
+        """
+        try:
+            return await self._loader.restored(run_id, run)
+        except ContextCorrupt:
+            if names_same(run, (await self._row(run_id))[0]):
+                raise
+            return None
+
+    async def _take_nobodys(self, run_id: str, run: Run, version: int) -> tuple[Run, Restored] | None:
+        """Take a run without an owner: nothing is left to be decided, and one statement does; None: it has changed."""
+        if (restored := await self._restored(run_id, run)) is None:
+            return None
+        journal = await self._ground.journal()
+        taken = self._owned(run, journal, 0)
+        try:
+            await self._ground.runs.put(run_id, taken, expected_version=version)
+        except Conflict:
+            return None
+        except OutcomeUnknown:
+            if (held := await self._if_taken(run_id, journal, taken.epoch)) is None:
+                raise
+            return held, restored
+        return taken, restored
+
+    def _owned(self, run: Run, journal: str, handed_over: int) -> Run:
+        """The row of a run that this server has taken."""
+        return msgspec.structs.replace(
+            run,
+            status=RunStatus.RUNNING.value,
+            owner=self._ground.server,
+            journal=journal,
+            epoch=run.epoch + 1,
+            handed_over=handed_over,
+        )
 
     async def _restored_now(self, run_id: str, run: Run, taken: Run, restored: Restored) -> Restored:
         """The context as it is in the row that was taken: its owner, if it lives, may have written until then."""
@@ -131,6 +171,8 @@ class Resuming:
 
     async def _is_live(self, run_id: str, run: Run) -> bool:
         """Whether the owner answers for the run still: it beats, or nobody has found it dead so far."""
+        if run.journal is None:
+            return False
         if run.journal == await self._ground.journal() and run_id not in self._under_way:
             return False  # this very server was given it, and has lost it: how that went was not heard of
         return any(
@@ -149,14 +191,7 @@ class Resuming:
             run = await runs.get(run_id, lock=True)
             if run is None or run.epoch != epoch or run.status in ENDED:
                 return None
-            taken = msgspec.structs.replace(
-                run,
-                status=RunStatus.RUNNING.value,
-                owner=self._ground.server,
-                journal=journal,
-                epoch=epoch + 1,
-                handed_over=handed_over,
-            )
+            taken = self._owned(run, journal, handed_over)
             await runs.put(run_id, taken)
             return taken
 
@@ -170,7 +205,7 @@ class Resuming:
     async def _if_taken(self, run_id: str, journal: str, epoch: int) -> Run | None:
         """The run, if L3 has given it to this server, which it did not say."""
         try:
-            held = await self._row(run_id)
+            held, _ = await self._row(run_id)
         except HoldfastError:  # that it is not known is what the caller is told
             return None
         return held if (held.journal, held.epoch) == (journal, epoch) else None

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from holdfast.documents import ContextChange, Limits, Run, RunContextSnapshot, SnapshotSummary, decode, encode
+from holdfast.documents import Limits, Run, RunContextSnapshot, SnapshotSummary, decode, encode
 from holdfast.documents.frozen import EMPTY_LIST, seal_dict, seal_list
 from holdfast.errors import CorruptDocument
 from holdfast.run_context.changes import ContextState, combined, ends_in, name_bytes
@@ -77,21 +77,6 @@ def delta_of(run_id: str, run: Run) -> RunContextSnapshot:
             removed_exports=change.removed_exports,
             created_at=change.at or (run.newest.at if run.newest else None),
         )
-    )
-
-
-def change_of(delta: RunContextSnapshot) -> ContextChange:
-    """What a delta changes."""
-    return ContextChange(
-        at=delta.created_at,
-        variables=delta.variables,
-        intermediate=delta.intermediate,
-        exports=delta.exports,
-        removed_variables=delta.removed_variables,
-        removed_intermediate=delta.removed_intermediate,
-        removed_exports=delta.removed_exports,
-        steps=delta.step_history,
-        current_step=delta.current_step,
     )
 
 
@@ -163,9 +148,9 @@ def base_is_due(run: Run, deltas_min: int) -> bool:
 
 def summary_of(snapshot: RunContextSnapshot) -> SnapshotSummary:
     """What the next delta names as the snapshot before: of a base behind a delta that delta, as it holds the same."""
-    before = snapshot.previous
-    if snapshot.is_base and before is not None and before.sequence == snapshot.sequence:
-        return before
+    before, itself = snapshot.previous, named_by(snapshot)
+    if isinstance(itself, SnapshotSummary):
+        return itself
     steps = 0 if before is None else before.steps
     keys = () if snapshot.is_base else tuple(dict.fromkeys((*snapshot.removed_variables, *snapshot.variables)))
     named = _first(keys)
@@ -196,8 +181,16 @@ def _nameless(summary: SnapshotSummary) -> SnapshotSummary:
     return msgspec.structs.replace(summary, variables=EMPTY_LIST, more=0)
 
 
-def is_same(one: SnapshotSummary | None, other: SnapshotSummary | None) -> bool:
-    """Whether two summaries are of one snapshot."""
+def named_by(snapshot: RunContextSnapshot) -> RunContextSnapshot | SnapshotSummary:
+    """What the next delta names as the snapshot before."""
+    before = snapshot.previous
+    return before if snapshot.is_base and before is not None and before.sequence == snapshot.sequence else snapshot
+
+
+def is_same(
+    one: RunContextSnapshot | SnapshotSummary | None, other: RunContextSnapshot | SnapshotSummary | None
+) -> bool:
+    """Whether two snapshots, or summaries of them, are one."""
     if one is None or other is None:
         return False
     return (one.sequence, one.sha256) == (other.sequence, other.sha256)

@@ -18,10 +18,9 @@ class TrackedState:
 
     Attributes:
         draft: as it is now; to be read.
-        bytes: of all it holds, as JSON.
     """
 
-    __slots__ = ("_collected", "_limits", "_run_id", "_sizes", "_state", "bytes", "draft")
+    __slots__ = ("_bytes", "_collected", "_limits", "_measured_sizes", "_run_id", "_state", "draft")
 
     def __init__(self, run_id: str, state: ContextState, limits: RunLimits) -> None:
         """Go on with a state; also with one that is over a limit: it cannot grow, but it is not lost."""
@@ -30,8 +29,22 @@ class TrackedState:
         self._limits = limits
         self._collected: Collected | None = None
         self._state: ContextState | None = state
-        self._sizes = self._measured(state, seal_list(list(state.steps.values())))
-        self.bytes = sum(self._sizes.values()) + limits.measured(state.inputs)
+        self._measured_sizes: Sizes | None = None
+        self._bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """Of all it holds, as JSON."""
+        self._sizes()
+        return self._bytes
+
+    def _sizes(self) -> Sizes:
+        """Of all it holds; measured when it is first asked for: to read a context that was resumed takes none of it."""
+        if self._measured_sizes is None:
+            draft = self.draft
+            sizes = self._measured_sizes = self._measured(draft, seal_list(list(draft.steps.values())))
+            self._bytes = sum(sizes.values()) + self._limits.measured(draft.inputs)
+        return self._measured_sizes
 
     def check(self) -> None:
         """Refuse a state that is over a limit.
@@ -59,9 +72,9 @@ class TrackedState:
             InvalidDocument: it holds what cannot be stored; `path` says where.
             LimitExceeded: the context would be over a limit, and larger than it is.
         """
-        sizes = self._measured(change, change.steps)
-        gone = [place for place in _removed(change) if place in self._sizes]
-        left = sum(map(self._sizes.__getitem__, dict.fromkeys((*gone, *(sizes.keys() & self._sizes.keys())))))
+        sizes, held = self._measured(change, change.steps), self._sizes()
+        gone = [place for place in _removed(change) if place in held]
+        left = sum(map(held.__getitem__, dict.fromkeys((*gone, *(sizes.keys() & held.keys())))))
         size = self.bytes - left + sum(sizes.values())
         names = sum(name_bytes(key) for _, key in gone)
         if size + names > self.bytes:
@@ -71,9 +84,9 @@ class TrackedState:
         if new:
             self._limits.check(self._run_id, "variables", len(self.draft.variables) + new)
         for place in gone:
-            self._sizes.pop(place, None)
-        self._sizes.update(sizes)
-        self.bytes = size
+            held.pop(place, None)
+        held.update(sizes)
+        self._bytes = size
         self._collect(change, self.draft)
         self.draft.apply(change)
         self._state = None
@@ -98,7 +111,7 @@ class TrackedState:
             self._collected = Collected()
         self._collected.add(change, before)
 
-    def _measured(self, part: ContextState | ContextChange, steps: Sequence[StepRecord]) -> Sizes:
+    def _measured(self, part: Draft | ContextChange, steps: Sequence[StepRecord]) -> Sizes:
         sizes = self._limits.sizes(steps=steps, **{name: getattr(part, name) for name in _SECTIONS})
         if part.current_step is not None:
             sizes["current_step", ""] = len(msgspec.json.encode(part.current_step))
