@@ -106,6 +106,7 @@ async def test_what_a_taker_refused_is_told_as_refused() -> None:
         late = await append(two.old.store, "a", owner=1)
         await raise_epoch(two.new.store)
         await two.decide()
+        assert two.new.counters.write_behind.refused == 1
         await two.old.store.flush()
         with pytest.raises(Refused) as refused:
             await late.reached(Durability.COMMITTED)

@@ -25,7 +25,7 @@ from holdfast.run_context.snapshots import (
 )
 
 IDS_MAX: Final = 200
-"""Snapshots that are asked for at once, and `FIRST_IDS_MAX` before the run's row or an answer says how large they are."""
+"""Snapshots that are asked for at once; `FIRST_IDS_MAX` before the run's row, or an answer, says how large they are."""
 FIRST_IDS_MAX: Final = 32
 PAGE_BYTES: Final = 8 * 1024 * 1024
 """No more are asked for at once than have so many bytes, if they are as large as the last ones."""

@@ -16,18 +16,14 @@ from holdfast.errors import (
     CorruptDocument,
     HoldfastError,
     NotOwner,
-    Refused,
-    SerializationFailure,
     TierError,
     TierUnavailable,
 )
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.protocols import JournalBase, JournalRecord, JournalSealed, JournalState, JournalStreams
-from holdfast.write_behind.bisecting import bisected
 from holdfast.write_behind.entries import Entry, decode_entry, key_of
-from holdfast.write_behind.flushing import Flushing, written
-from holdfast.write_behind.refusals import OnRefused
+from holdfast.write_behind.others_entries import OthersEntries
 
 logger = logging.getLogger("holdfast")
 
@@ -41,32 +37,24 @@ PAUSE_SECONDS: Final = 0.25
 
 
 class HandingOver:
-    """Decides the writes of one document; one per server.
-
-    Args:
-        tell: is told the versions of rows that were written, and `on_refused` of writes that were refused.
-    """
+    """Decides the writes of one document; one per server."""
 
     def __init__(
         self,
         base: JournalBase,
         streams: JournalStreams,
-        flushing: Flushing,
+        entries: OthersEntries,
         *,
         kinds: Mapping[str, Kind[Any]],
         limits: Limits,
         sleep: Callable[[float], Awaitable[object]],
-        tell: Callable[[Mapping[Key, int]], None],
-        on_refused: OnRefused,
     ) -> None:
         self._base = base
         self._streams = streams
-        self._flushing = flushing
+        self._entries = entries
         self._kinds = kinds
         self._limits = limits
         self._sleep = sleep
-        self._tell = tell
-        self._on_refused = on_refused
 
     async def decide_for(self, key: Key, server: str) -> int:
         """Decide what a server has acknowledged for a key, as JOURNALED or more, before this was called.
@@ -165,25 +153,4 @@ class HandingOver:
         """Decide what of some entries was not decided when the record was read."""
         left = [self._entry(key, seq, data) for seq, data in page if seq not in record.decided]
         entries = [entry for entry in left if entry is not None]
-        if not entries:
-            return
-
-        async def flush(part: dict[Key, list[Entry]]) -> None:
-            settled = await self._flushing.flush(record.journal, record.epoch, part)
-            self._tell(written(settled))
-            for each in settled.values():
-                self._refused(record.journal, each.refused)
-
-        async def give_up(entry: Entry, reason: str) -> None:
-            self._refused(record.journal, await self._flushing.refuse(record.journal, record.epoch, [entry], reason))
-
-        await bisected({key: entries}, flush, give_up, _raise)
-
-    def _refused(self, journal: str, refused: Mapping[int, Refused]) -> None:
-        for seq, why in refused.items():
-            self._on_refused(why, journal, seq)
-
-
-def _raise(_key: Key, fault: SerializationFailure) -> None:
-    """The row is locked: it is tried again."""
-    raise fault
+        await self._entries.decide(record.journal, record.epoch, {key: entries} if entries else {})

@@ -23,6 +23,7 @@ from holdfast.write_behind.handing_over import HandingOver
 from holdfast.write_behind.heartbeat import Heartbeat
 from holdfast.write_behind.journal import JournalWriter
 from holdfast.write_behind.lives import Life, Lives
+from holdfast.write_behind.others_entries import OthersEntries
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.publishing import FlushPublisher
 from holdfast.write_behind.refusals import announcing
@@ -85,6 +86,9 @@ class Making:
         self._flushing = Flushing(ground.base, ground.kinds, self._limits)
         self._publisher = FlushPublisher(ground.writer)
         self._on_refused = announcing(ground.announce, WRITE_REFUSED)
+        self._others_entries = OthersEntries(
+            self._flushing, ground.counters, tell=self._publisher.tell, on_refused=self._on_refused
+        )
         self._lives = self._make_lives()
 
     def write_behind(self) -> WriteBehind:
@@ -111,6 +115,7 @@ class Making:
             ground.base,
             ground.streams,
             self._flushing,
+            self._others_entries,
             kinds=ground.kinds,
             limits=self._limits,
             server=ground.server,
@@ -120,8 +125,6 @@ class Making:
             random_=ground.random_,
             counters=ground.counters,
             own=lambda: self._lives.journal,
-            tell=self._publisher.tell,
-            on_refused=self._on_refused,
         )
 
     def handing_over(self) -> HandingOver:
@@ -130,12 +133,10 @@ class Making:
         return HandingOver(
             ground.base,
             ground.streams,
-            self._flushing,
+            self._others_entries,
             kinds=ground.kinds,
             limits=self._limits,
             sleep=ground.sleep,
-            tell=self._publisher.tell,
-            on_refused=self._on_refused,
         )
 
     def dead_writes(self, write_behind: WriteBehind) -> DeadWrites:

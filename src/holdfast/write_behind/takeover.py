@@ -22,7 +22,6 @@ from holdfast.errors import (
     NotOwner,
     Refused,
     SchemaTooNew,
-    SerializationFailure,
     TierError,
     UnknownKind,
 )
@@ -31,12 +30,11 @@ from holdfast.kinds import Kind
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.protocols import JournalBase, JournalRecord, JournalState, JournalStreams, Letter
 from holdfast.seq_set import SeqSet
-from holdfast.write_behind.bisecting import bisected
 from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.entries import Entry, decode_entry
-from holdfast.write_behind.flushing import Flushing, written
+from holdfast.write_behind.flushing import Flushing
+from holdfast.write_behind.others_entries import OthersEntries
 from holdfast.write_behind.pace import Pace
-from holdfast.write_behind.refusals import OnRefused
 
 logger = logging.getLogger("holdfast")
 
@@ -62,7 +60,7 @@ class Takeover:
     Args:
         server: this one, in words.
         own: the journal that this server writes; None: it has none.
-        tell: is told the versions of rows that were written, and `on_refused` of writes that were refused.
+        entries: decides them.
     """
 
     def __init__(
@@ -70,6 +68,7 @@ class Takeover:
         base: JournalBase,
         streams: JournalStreams,
         flushing: Flushing,
+        entries: OthersEntries,
         *,
         kinds: Mapping[str, Kind[Any]],
         limits: Limits,
@@ -80,12 +79,11 @@ class Takeover:
         random_: random.Random,
         counters: WriteBehindCounters,
         own: Callable[[], str | None],
-        tell: Callable[[Mapping[Key, int]], None],
-        on_refused: OnRefused,
     ) -> None:
         self._base = base
         self._streams = streams
         self._flushing = flushing
+        self._entries = entries
         self._kinds = kinds
         self._limits = limits
         self._server = server
@@ -95,8 +93,6 @@ class Takeover:
         self._random = random_
         self._counters = counters
         self._own = own
-        self._tell = tell
-        self._on_refused = on_refused
         self._seen: dict[str, Seen] = {}
         self._left: dict[str, float] = {}  # journals that cannot be read here, and until when they are left alone
         self._pace = Pace()  # one entry may be of a key of its own
@@ -208,33 +204,11 @@ class Takeover:
                 entry = decode_entry(data, seq, self._kinds, self._limits)
             except CorruptDocument as fault:
                 await self._flushing.bury(journal, epoch, [Letter(NOBODY, seq, data, str(fault))])
-                self._refused(journal, {seq: Refused(NOBODY, RefusalReason.POISON.value, str(fault))})
+                self._entries.refused(journal, {seq: Refused(NOBODY, RefusalReason.POISON.value, str(fault))})
             else:
                 batch.setdefault(entry.key, []).append(entry)
 
-        async def flush(part: dict[Key, list[Entry]]) -> None:
-            settled = await self._flushing.flush(journal, epoch, part)
-            self._tell(written(settled))
-            for each in settled.values():
-                self._refused(journal, each.refused)
-
-        async def give_up(entry: Entry, reason: str) -> None:
-            refused = await self._flushing.refuse(journal, epoch, [entry], reason)
-            self._counters.dead_letters += len(refused)
-            self._refused(journal, refused)
-
-        if batch:
-            await bisected(batch, flush, give_up, _raise)
-
-    def _refused(self, journal: str, refused: Mapping[int, Refused]) -> None:
-        self._counters.refused += len(refused)
-        for seq, why in refused.items():
-            self._on_refused(why, journal, seq)
-
-
-def _raise(_key: Key, fault: SerializationFailure) -> None:
-    """A journal is drained in order; it is gone on with when its beat has stood still again."""
-    raise fault
+        await self._entries.decide(journal, epoch, batch)
 
 
 NOBODY: Final = Key("unknown", "unknown")
