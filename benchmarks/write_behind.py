@@ -14,8 +14,8 @@ from benchmarks.bare_table import BARE, BareTable
 from benchmarks.context import Context, open_context
 from benchmarks.documents import documents_of
 from benchmarks.measuring import Figure, Limit, Result, Side, compare, steady_collector
-from holdfast import Append, Durability, Increment, Set
-from holdfast.documents import ToolCallRecord
+from holdfast import Append, Collection, Durability, Increment, Set
+from holdfast.documents import Swarm, ToolCallRecord
 from holdfast.kinds import SWARM
 
 BYTES = 1700
@@ -24,6 +24,7 @@ PATCHES = 20_000
 CALLERS = 64
 CALLS = 10
 RECORDS = 20
+REPLICATED_SECONDS = 20.0
 READ = f"SELECT id, document FROM {BARE} WHERE id = ANY($1) ORDER BY id FOR UPDATE"  # noqa: S608 - our own name
 WRITE = f"""UPDATE {BARE} t SET document = u.document FROM unnest($1::text[], $2::json[]) AS u (id, document)
 WHERE t.id = u.id"""  # noqa: S608 - our own name
@@ -148,6 +149,7 @@ async def _journaled(context: Context) -> list[Result]:
     await swarms.put_many(documents)
     names = list(documents)
     entry = bytes(200)
+    await _until_replicated(swarms, names[0])
 
     async def ours() -> int:
         async def call(name: str) -> None:
@@ -173,6 +175,16 @@ async def _journaled(context: Context) -> list[Result]:
         between=context.flows.store.flush,
     )
     return [result]
+
+
+async def _until_replicated(swarms: Collection[Swarm], name: str) -> None:
+    """The replicas of servers that were just started copy their primaries first."""
+    async with asyncio.timeout(REPLICATED_SECONDS):
+        replicas = 0
+        while not replicas:
+            await asyncio.sleep(REPLICATED_SECONDS / 1000)
+            operation = Increment("stats", "total_tool_calls")
+            replicas = (await swarms.patch(name, operation, durability=Durability.JOURNALED)).replicas
 
 
 async def _append_and_wait(context: Context, number: int, entry: bytes) -> None:

@@ -25,7 +25,7 @@ from holdfast.write_behind.receipts import PendingWrite
 from holdfast.write_behind.routes import Inapplicable
 
 OwnedBy = Callable[[Any], int]
-UNOWNED: Final[Mapping[str, OwnedBy]] = MappingProxyType({})
+NO_KINDS: Final[Mapping[str, OwnedBy]] = MappingProxyType({})
 NOTHING: Laid = (object(), None)
 """Laid over no value at all: whoever asks is sent the long way."""
 
@@ -43,7 +43,7 @@ class Overlay:
         self,
         buffer: Buffer,
         laid: Mapping[str, dict[str, Laid]],
-        owned: Mapping[str, OwnedBy] = UNOWNED,
+        owned: Mapping[str, OwnedBy] = NO_KINDS,
         handed_over: Container[str] = (),
     ) -> None:
         self._buffer = buffer
