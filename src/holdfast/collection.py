@@ -6,13 +6,12 @@ Reads go to L1 first, without awaiting anything on a hit; the rest is `reading`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 from holdfast.documents import Document, encode
 from holdfast.entry import MISSING, Consistency, Durability, Entry, Receipt
-from holdfast.errors import AppendOnly, Conflict, InvalidDocument, InvalidKey, InvalidOperation, NotFound, SettingsError
+from holdfast.errors import AppendOnly, Conflict, InvalidDocument, InvalidKey, InvalidOperation, NotFound
 from holdfast.flights import Resolved
 from holdfast.intake import checked_key, checked_version, checked_write
 from holdfast.key_locks import KeyLocks
@@ -381,23 +380,3 @@ class Collection(Generic[D]):
             else:
                 return changed
         raise cast("Conflict", conflict)
-
-
-def chosen(collections: Mapping[str, Collection[Any]], kind: Kind[D]) -> Collection[D]:
-    """The collection of a kind.
-
-    Raises:
-        SettingsError: the kind is not known to this store, or it is another one of that name.
-    """
-    if not isinstance(kind, Kind):
-        raise SettingsError(f"collection takes a Kind, not a {type(kind).__name__}; by name: collections[...]")
-    collection = collections.get(kind.name)
-    if collection is None:
-        raise SettingsError(f"kind {kind.name} is not known here: connect(kinds=[...]) takes own kinds")
-    if others := _differing(kind, collection.kind):
-        raise SettingsError(f"kind {kind.name} is not the one known here: they differ in {', '.join(others)}")
-    return collection
-
-
-def _differing(kind: Kind[Any], other: Kind[Any]) -> list[str]:
-    return [each.name for each in fields(kind) if getattr(kind, each.name) != getattr(other, each.name)]

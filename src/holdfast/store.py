@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from holdfast.collection import Collection, chosen
+from holdfast.choosing import chosen
+from holdfast.collection import Collection
 from holdfast.documents import Document
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.consistency import ConsistencyReport

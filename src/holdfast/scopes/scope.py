@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from holdfast.collection import Collection, chosen
+from holdfast.choosing import chosen
+from holdfast.collection import Collection
 from holdfast.documents import Document
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.reading import Reader
