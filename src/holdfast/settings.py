@@ -93,6 +93,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         run_children_max: runs begun below one; 10,000.
         run_snapshot_months: how many months of run snapshots are kept, beside the current one; older ones are dropped,
             a month at a time, when no run that has any there is still under way; 1 to 1200. By default all are kept.
+        run_on_conflict: what becomes of a variable that a run and one below it have both changed, where neither the
+            variable nor the run says otherwise: parent_wins, child_wins, merge_objects, keep_latest or manual_review;
+            parent_wins.
+        export_secrets: what becomes of secret and pii variables that are to leave a run for anything but its parent:
+            refuse, or mask: three asterisks leave in the value's place; refuse.
+        clock_skew_ms_max: how far ahead of this server's clock another's may be before a conflict that time resolves is
+            flagged; 500 ms.
+        delivery_attempts_max: calls of an exporter with one delivery, before it is dead; 8.
+        delivery_timeout_seconds: for one call of an exporter; 30 s.
     """
 
     postgres_url: str = ""
@@ -148,6 +157,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     run_depth_max: Annotated[int, Meta(ge=0)] = 16
     run_children_max: Annotated[int, Meta(ge=0)] = 10_000
     run_snapshot_months: Annotated[int, Meta(ge=1, le=1200)] | None = None
+    run_on_conflict: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest", "manual_review"] = (
+        "parent_wins"
+    )
+    export_secrets: Literal["refuse", "mask"] = "refuse"
+    clock_skew_ms_max: Annotated[int, Meta(ge=0, le=3_600_000)] = 500
+    delivery_attempts_max: Annotated[int, Meta(ge=1, le=1000)] = 8
+    delivery_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0
 
     def __post_init__(self) -> None:
         """Check each field, as the sources do, and what no single field can say."""

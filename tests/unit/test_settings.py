@@ -32,6 +32,8 @@ AS_TEXT: dict[str, tuple[str, Any]] = {
     "document_bytes_max": ("20000000", 20_000_000),
     "document_depth_max": ("32", 32),
     "inflated_bytes_max": ("20000000", 20_000_000),
+    "run_on_conflict": ("keep_latest", "keep_latest"),
+    "export_secrets": ("mask", "mask"),
 }
 
 

@@ -6,8 +6,8 @@ L3's feed: `tiers.l3_feed.PostgresFeed` and `testing.memory_feed.MemoryFeed`. `S
 carries events: `tiers.l2_events.RedisEvents` and `testing.memory_events.MemoryEvents`. `JournalStreams` is the journal
 of write-behind in L2: `tiers.l2_journal.RedisJournals` and `testing.memory_journals.MemoryJournals`. `JournalBase` is
 what L3 knows of it: `tiers.l3_journals.PostgresJournals` and `testing.memory_journal_base.MemoryJournalBase`.
-`RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`. The suites
-in `holdfast.testing.conformance` run on all of them.
+`RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`. `Reviewer`
+has conflicts decided that no strategy may resolve. The suites in `holdfast.testing.conformance` run on all of them.
 """
 
 from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
@@ -25,6 +25,7 @@ from holdfast.protocols.journals import (
     JournalStreams,
     Letter,
 )
+from holdfast.protocols.reviews import Reviewer, Settled
 from holdfast.protocols.runs import ListedSnapshot, Retained, RunFilter, RunIndex
 from holdfast.protocols.shared_cache import (
     Absent,
@@ -79,9 +80,11 @@ __all__ = [
     "Poll",
     "Replayed",
     "Retained",
+    "Reviewer",
     "Row",
     "RunFilter",
     "RunIndex",
+    "Settled",
     "SharedCache",
     "Snapshot",
     "Storage",

@@ -11,9 +11,16 @@ def inherited(variable: ContextVariable) -> ContextVariable:
     """A variable as a child gets it: to be read, from the moment it had in the parent."""
     if is_inherited(variable):
         return variable
-    return msgspec.structs.replace(variable, source=VariableSource.PARENT.value, mutable=False)
+    return msgspec.structs.replace(variable, source=VariableSource.PARENT.value, mutable=False, ancestor=None)
 
 
 def is_inherited(variable: ContextVariable) -> bool:
     """Whether a run has a variable from its parent and has not written it."""
     return variable.source == VariableSource.PARENT and not variable.mutable
+
+
+def ancestor_of(before: ContextVariable | None) -> str | None:
+    """The `ContextVariable.ancestor` of what a run writes over this; None: it has no such variable."""
+    if before is None:
+        return None
+    return before.clock if is_inherited(before) else before.ancestor

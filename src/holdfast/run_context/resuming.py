@@ -76,6 +76,7 @@ class Resuming:
             depth=run.depth,
             children=run.children,
             limits=self._ground.limits,
+            transformations=self._ground.terms.transformations,
         )
         context.status = run.status
         resumed = ActiveRun(self._ground, self._under_way, context, run, lost=restored.lost)
