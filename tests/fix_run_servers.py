@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.kinds import register
 from holdfast.run_context.contexts import RunView
+from holdfast.run_context.exports import Transformation
 from holdfast.testing import JournalHub, ManualClock, MemoryJournals, MemoryStorage
 from holdfast.testing.door import connect_flows
 from holdfast.testing.memory_cache import MemoryCache
@@ -36,8 +38,9 @@ class Hall:
         servers: those that serve, by name.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, transformations: Mapping[str, Transformation]) -> None:
         self.settings = settings
+        self.transformations = transformations
         self.clock = ManualClock()
         self.hub = JournalHub()
         self.l2 = MemoryCache(self.clock)
@@ -55,6 +58,7 @@ class Hall:
             events=MemoryEvents(self.events),
             clock=self.clock,
             settings=self.settings,
+            transformations=self.transformations,
             server=name,
         ) as flows:
             await flows.takeover.stop()
@@ -102,13 +106,16 @@ class Hall:
 
 
 @asynccontextmanager
-async def hall(*names: str, **changes: Any) -> AsyncIterator[Hall]:
+async def hall(
+    *names: str, transformations: Mapping[str, Transformation] = MappingProxyType({}), **changes: Any
+) -> AsyncIterator[Hall]:
     """Servers of these names; by default "a" and "b".
 
     Args:
+        transformations: that all of them know.
         changes: of the settings.
     """
-    shared = Hall(msgspec.structs.replace(SETTINGS, **changes))
+    shared = Hall(msgspec.structs.replace(SETTINGS, **changes), transformations)
     async with AsyncExitStack() as stack:
         for name in names or ("a", "b"):
             await stack.enter_async_context(shared.server(name))

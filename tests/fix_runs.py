@@ -43,7 +43,7 @@ def changes(draw: st.DrawFn) -> ContextChange:
         at=NOON + dt.timedelta(seconds=draw(st.integers(0, 100))),
         variables={key: ContextVariable(key=key, value=draw(free_values)) for key in draw(st.lists(keys, max_size=2))},
         intermediate=draw(st.dictionaries(keys, free_values, max_size=2)),
-        exports={key: ExportDeclaration(key=key) for key in draw(st.lists(keys, max_size=1))},
+        exports={key: [ExportDeclaration(key=key)] for key in draw(st.lists(keys, max_size=1))},
         removed_variables=draw(st.lists(keys, max_size=2, unique=True)),
         removed_intermediate=draw(st.lists(keys, max_size=2, unique=True)),
         removed_exports=draw(st.lists(keys, max_size=1)),
@@ -53,6 +53,8 @@ def changes(draw: st.DrawFn) -> ContextChange:
         ],
         current_step=draw(st.none() | keys),
         snapshot=draw(st.booleans()),
+        strategies=draw(st.dictionaries(keys, st.sampled_from(["child_wins", "later word"]), max_size=2)),
+        merged=draw(st.none() | st.integers(1, 100)),
     )
 
 

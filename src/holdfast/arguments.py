@@ -65,3 +65,8 @@ class SettingArguments(TypedDict, total=False):
     run_children_max: int
     run_snapshot_months: int | None
     master_keys: tuple[str, ...]
+    run_on_conflict: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest", "manual_review"]
+    export_secrets: Literal["refuse", "mask"]
+    clock_skew_ms_max: int
+    delivery_attempts_max: int
+    delivery_timeout_seconds: float

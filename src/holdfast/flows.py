@@ -30,6 +30,8 @@ from holdfast.metrics.counters import Counters
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.run_context import ground as runs_ground
+from holdfast.run_context.child_merging import NoReviews
+from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.hybrid_clock import HybridClock
 from holdfast.run_context.partitions import Partitions
 from holdfast.run_context.runs import Runs
@@ -291,6 +293,10 @@ class Flows:
             limits=runs_ground.run_limits(settings),
             deltas_per_base=settings.run_deltas_per_base,
             takeover_seconds=settings.write_behind_takeover_seconds,
+            terms=runs_ground.run_terms(settings, given.transformations),
+            on_conflict=ConflictStrategy(settings.run_on_conflict),
+            skew_ms_max=settings.clock_skew_ms_max,
+            reviewer=NoReviews(),
         )
 
     def _elsewhere(self) -> Elsewhere:

@@ -23,6 +23,7 @@ from holdfast.protocols import (
     SharedCache,
     Storage,
 )
+from holdfast.run_context.exports import Transformation
 from holdfast.settings import Settings
 
 
@@ -47,6 +48,7 @@ class Given:
         server: this one's name, for what it finds and what it makes void.
         rules: what goes with a document that changed; acted on by the server that fences L2.
         rules_l3: by which it does: apart from the others, who may keep all connections busy; None: as all.
+        transformations: of what leaves runs, by name.
         journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts.
     """
 
@@ -74,3 +76,4 @@ class Given:
     server: str = "a server"
     rules: tuple[Rule, ...] = ()
     rules_l3: Storage | None = None
+    transformations: Mapping[str, Transformation] = field(default_factory=dict)

@@ -7,13 +7,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from holdfast.documents import Bot, Document, Routine, Run, RunContextSnapshot, Swarm, Team
+from holdfast.documents import (
+    Bot,
+    Delivery,
+    Document,
+    ExportedValue,
+    Routine,
+    Run,
+    RunContextSnapshot,
+    Swarm,
+    Team,
+)
 from holdfast.entry import Durability
 from holdfast.errors import InvalidDocument, InvalidKey, SettingsError
 from holdfast.keys import Key, check_kind_name
 from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.spilling import SNAPSHOT_KIND, Spilled, spill_run
-from holdfast.tags import EVERY_TAG, checked_tags, in_cache, run_tags, snapshot_tags, swarm_tags
+from holdfast.tags import EVERY_TAG, checked_tags, export_tags, in_cache, run_tags, snapshot_tags, swarm_tags
 
 D = TypeVar("D", bound=Document)
 
@@ -203,7 +213,11 @@ RUN: Final = Kind(
     owned_by=lambda run: run.epoch,
     spill=spill_run,
 )
-BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT, RUN)
+EXPORT: Final = Kind(
+    "export", ExportedValue, "Export", Caching(cache="run", l2_ttl_seconds=15 * 60.0), tags=export_tags
+)
+DELIVERY: Final = Kind("delivery", Delivery, "Delivery", Caching(cache="run"))
+BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT, RUN, EXPORT, DELIVERY)
 
 
 def register(own: Iterable[Kind[Any]]) -> dict[str, Kind[Any]]:

@@ -12,7 +12,7 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -23,12 +23,14 @@ import msgspec
 from holdfast.adapters import open_tiers
 from holdfast.arguments import SettingArguments
 from holdfast.clock import SystemClock
+from holdfast.documents.frozen import EMPTY_DICT
 from holdfast.errors import Closed, HoldfastError, SettingsError
 from holdfast.flows import Flows
 from holdfast.given import Given
 from holdfast.invalidation.rules import RULES, Rule
 from holdfast.invalidation.rules import check as check_rules
 from holdfast.kinds import Kind, register
+from holdfast.run_context.exports import Transformation
 from holdfast.settings import Settings, load_settings
 from holdfast.store import StateStore
 from holdfast.tiers.l1_caches import build_caches
@@ -48,10 +50,12 @@ class Node:
         *,
         progress: Callable[[str], None],
         rules: Iterable[Rule] = RULES,
+        transformations: Mapping[str, Transformation] = EMPTY_DICT,
     ) -> None:
         self.settings = settings
         self.kinds = register(kinds)
         self.rules = check_rules(rules, self.kinds)
+        self._transformations = dict(transformations)
         self._clock = SystemClock()
         build_caches(settings, self.kinds, self._clock)  # what cannot work is refused before anything connects
         self.flows: Flows | None = None
@@ -109,6 +113,7 @@ class Node:
                 server=process_name(),
                 rules=self.rules,
                 rules_l3=tiers.rules_l3,
+                transformations=self._transformations,
             )
         )
         self._stack.push_async_callback(flows.stop)
@@ -190,6 +195,7 @@ def connect(
     *,
     kinds: Iterable[Kind[Any]] = (),
     rules: Iterable[Rule] = RULES,
+    transformations: Mapping[str, Transformation] = EMPTY_DICT,
     config: Path | str | None = None,
     progress: Callable[[str], None] = lambda _: None,
     **arguments: Unpack[SettingArguments],
@@ -203,6 +209,8 @@ def connect(
         kinds: own kinds, beside the built-in ones.
         rules: which change of a document makes what else void: the seed's by default, ``(*RULES, ...)`` for more. All
             servers need the same rules and kinds: those of the one that fences L2 decide.
+        transformations: of values on their way out of a run, by the names that `mark_for_export` uses: pure functions
+            of a value.
         config: a TOML file with settings.
         progress: told in words what is being waited for.
         arguments: single settings by name; they win over the environment and the file.
@@ -215,4 +223,4 @@ def connect(
     chosen = settings or load_settings(
         environment=os.environ, file=Path(config) if config is not None else None, arguments=arguments
     )
-    return Connecting(Node(chosen, kinds, progress=progress, rules=rules))
+    return Connecting(Node(chosen, kinds, progress=progress, rules=rules, transformations=transformations))

@@ -99,6 +99,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         master_keys: by which the data keys are wrapped that secret variables of runs are sealed with, each ``id:key``
             with 32 bytes in base64 as `holdfast keys new` makes them, separated by commas. The first wraps what is new,
             the others are there to be rotated away from; by default none, and no variable can be secret.
+        run_on_conflict: what becomes of a variable that a run and one below it have both changed, where neither the
+            variable nor the run says otherwise: parent_wins, child_wins, merge_objects, keep_latest or manual_review;
+            parent_wins.
+        export_secrets: what becomes of secret and pii variables that are to leave a run for anything but its parent:
+            refuse, or mask: three asterisks leave in the value's place; refuse.
+        clock_skew_ms_max: how far ahead of this server's clock another's may be before a conflict that time resolves is
+            flagged; 500 ms.
+        delivery_attempts_max: calls of an exporter with one delivery, before it is dead; 8.
+        delivery_timeout_seconds: for one call of an exporter; 30 s.
     """
 
     postgres_url: str = ""
@@ -155,6 +164,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     run_children_max: Annotated[int, Meta(ge=0)] = 10_000
     run_snapshot_months: Annotated[int, Meta(ge=1, le=1200)] | None = None
     master_keys: tuple[str, ...] = ()
+    run_on_conflict: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest", "manual_review"] = (
+        "parent_wins"
+    )
+    export_secrets: Literal["refuse", "mask"] = "refuse"
+    clock_skew_ms_max: Annotated[int, Meta(ge=0, le=3_600_000)] = 500
+    delivery_attempts_max: Annotated[int, Meta(ge=1, le=1000)] = 8
+    delivery_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0
 
     def __post_init__(self) -> None:
         """Check each field, as the sources do, and what no single field can say."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from holdfast.documents import Run, RunContextSnapshot, Swarm
+from holdfast.documents import ExportedValue, Run, RunContextSnapshot, Swarm
 from holdfast.errors import InvalidKey
 from holdfast.keys import ID_BYTES_MAX, KIND_NAME_BYTES_MAX, check_text
 
@@ -70,6 +70,12 @@ def run_tags(run: Run) -> list[str]:
     """The routine that is run, and the swarm it works for."""
     tags = _references("routine:", [run.routine_id])
     return tags if run.swarm_id is None else tags + _references("swarm:", [run.swarm_id])
+
+
+def export_tags(exported: ExportedValue) -> list[str]:
+    """The routine that was run, the run, and the swarm it worked for."""
+    tags = _references("routine:", [exported.routine_id]) + _references("run:", [exported.run_id])
+    return tags if exported.swarm_id is None else tags + _references("swarm:", [exported.swarm_id])
 
 
 def snapshot_tags(snapshot: RunContextSnapshot) -> list[str]:

@@ -34,6 +34,7 @@ from holdfast.documents import (
     thaw,
 )
 from holdfast.entry import MISSING
+from holdfast.errors import SettingsError
 from holdfast.run_context import context as contexts
 from holdfast.run_context import limits as limits_of_runs
 from holdfast.run_context.changes import ContextState, applied
@@ -268,17 +269,32 @@ def test_what_cannot_be_frozen_is_refused() -> None:
 
 def test_exports_are_declared() -> None:
     """With the variable's sensitivity; a variable that is gone is exported no more."""
-    context = begun()
+    context = begun(transformations={"round": round})
     context.set("result", 1, sensitivity="confidential")
     context.mark_for_export("result", "blackboard", transformation="round")
     declared = ExportDeclaration(
         key="result", destination="blackboard", sensitivity="confidential", transformation="round"
     )
-    assert context.exports == {"result": declared}
+    assert context.exports == {"result": [declared]}
+    context.mark_for_export("result", "external_system", exporter="crm")
+    context.mark_for_export("result", "external_system", exporter="archive")
+    context.mark_for_export("result", "blackboard")
+    assert [(each.destination, each.exporter) for each in context.exports["result"]] == [
+        ("external_system", "crm"),
+        ("external_system", "archive"),
+        ("blackboard", None),
+    ]
     with pytest.raises(KeyError):
         context.mark_for_export("other", "blackboard")
     with pytest.raises(ValueError, match="moon"):
         context.mark_for_export("result", "moon")
+    with pytest.raises(SettingsError, match="'halve'"):
+        context.mark_for_export("result", "blackboard", transformation="halve")
+    for place, exporter in (("external_system", None), ("blackboard", "crm")):
+        with pytest.raises(SettingsError, match="exporter"):
+            context.mark_for_export("result", place, exporter=exporter)
+    with pytest.raises(InvalidKey):
+        context.mark_for_export("result", "external_system", exporter="a/b")
     taken(context)
     del context["result"]
     assert context.exports == {}

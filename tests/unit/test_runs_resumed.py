@@ -10,6 +10,7 @@ from fix_races import until
 from holdfast import Consistency, Durability, Increment, Settings, StateStore, Swarm
 from holdfast.keys import Key
 from holdfast.run_context.active_run import ActiveRun
+from holdfast.run_context.ending import Ending
 from holdfast.run_context.snapshots import base_number
 from holdfast.testing import JournalHub, MemoryStorage, connect
 from holdfast.write_behind.handing_over import HandingOver
@@ -147,8 +148,8 @@ async def test_mutant_the_swarm_waits_for_its_flush(
 ) -> None:
     """Then whoever goes on begins with a swarm of before."""
 
-    async def settle_before(_: ActiveRun) -> None:
+    async def settle_before(_: Ending) -> None:
         pass
 
-    monkeypatch.setattr(ActiveRun, "_settle_before", settle_before)
+    monkeypatch.setattr(Ending, "settle_before", settle_before)
     assert await tool_calls_after(*pair, "pause") == 0

@@ -34,6 +34,8 @@ AS_TEXT: dict[str, tuple[str, Any]] = {
     "document_depth_max": ("32", 32),
     "inflated_bytes_max": ("20000000", 20_000_000),
     "master_keys": (f" {OLD} , {NEW},", (OLD, NEW)),
+    "run_on_conflict": ("keep_latest", "keep_latest"),
+    "export_secrets": ("mask", "mask"),
 }
 
 

@@ -18,12 +18,15 @@ from holdfast.documents import (
     ConfigResource,
     ContextChange,
     ContextVariable,
+    Delivery,
     Document,
     ExportDeclaration,
+    ExportedValue,
     FrozenDict,
     InputSpec,
     OutputSpec,
     PendingToolCall,
+    RefusedExport,
     ResourceRequirements,
     ResourceTranslation,
     Routine,
@@ -218,9 +221,10 @@ SNAPSHOT = RunContextSnapshot(
     },
     intermediate={"page": 2},
     exports={
-        "budget": ExportDeclaration(
-            key="budget", destination="blackboard", sensitivity="internal", transformation="round"
-        )
+        "budget": [
+            ExportDeclaration(key="budget", destination="blackboard", sensitivity="internal", transformation="round"),
+            ExportDeclaration(key="budget", destination="external_system", exporter="crm"),
+        ]
     },
     step_history=[STEP],
     created_at=NOON,
@@ -231,6 +235,8 @@ SNAPSHOT = RunContextSnapshot(
     removed_variables=["old"],
     removed_intermediate=["page0"],
     removed_exports=["old"],
+    strategies={"budget": "keep_latest"},
+    merged=7,
 )
 
 RUN = Run(
@@ -255,19 +261,49 @@ RUN = Run(
             at=NOON,
             variables={"budget": ContextVariable(key="budget", value=5, timestamp=NOON, clock="0197.0000.n1")},
             intermediate={"page": 2},
-            exports={"budget": ExportDeclaration(key="budget")},
+            exports={"budget": [ExportDeclaration(key="budget")]},
             removed_variables=["old"],
             removed_intermediate=["page0"],
             removed_exports=["old"],
             steps=[STEP],
             current_step="s1",
             snapshot=True,
+            strategies={"budget": "keep_latest"},
+            merged=7,
         ),
         ContextChange(variables={"page": ContextVariable(key="page", mutable=False)}),
     ],
     started_at=NOON,
     ended_at=NOON,
     error="no route",
+    on_conflict="child_wins",
+    exported={"budget": ContextVariable(key="budget", value=5, ancestor="0196.0000.n1")},
+    refused_exports=[
+        RefusedExport(key="token", destination="external_system", reason="secret", exporter="crm"),
+    ],
+)
+
+EXPORTED = ExportedValue(
+    run_id="run1",
+    routine_id="search",
+    key="budget",
+    value=Decimal("99.90"),
+    swarm_id="swarm1",
+    sensitivity="public",
+    transformation="round",
+    exported_at=NOON,
+)
+
+DELIVERY = Delivery(
+    run_id="run1",
+    routine_id="search",
+    key="budget",
+    exporter="crm",
+    value=(1, 2),
+    swarm_id="swarm1",
+    sensitivity="public",
+    transformation="round",
+    exported_at=NOON,
 )
 
 GOLDEN: dict[str, tuple[Document, str]] = {
@@ -346,14 +382,33 @@ GOLDEN: dict[str, tuple[Document, str]] = {
             '"variables":["budget"],"more":0,"at":"2025-06-05T12:00:00Z"},"baseBytes":100,"deltaBytes":200,'
             '"changes":[{"at":"2025-06-05T12:00:00Z","variables":{"budget":{"key":"budget","value":5,'
             '"source":"step","timestamp":"2025-06-05T12:00:00Z","clock":"0197.0000.n1",'
-            '"sensitivity":"internal"}},"intermediate":{"page":2},"exports":{"budget":{"key":"budget",'
-            '"destination":"parent_context","sensitivity":"internal"}},"removedVariables":["old"],'
+            '"sensitivity":"internal"}},"intermediate":{"page":2},"exports":{"budget":[{"key":"budget",'
+            '"destination":"parent_context","sensitivity":"internal"}]},"removedVariables":["old"],'
             '"removedIntermediate":["page0"],"removedExports":["old"],"steps":[{"stepId":"s0",'
             '"status":"completed","startedAt":"2025-06-05T12:00:00Z","endedAt":"2025-06-05T12:00:00Z",'
-            '"result":{"$tuple":[1,2]},"error":"none"}],"currentStep":"s1","snapshot":true},'
+            '"result":{"$tuple":[1,2]},"error":"none"}],"currentStep":"s1","snapshot":true,'
+            '"strategies":{"budget":"keep_latest"},"merged":7},'
             '{"variables":{"page":{"key":"page","source":"step","clock":"","sensitivity":"internal",'
             '"mutable":false}}}],"startedAt":"2025-06-05T12:00:00Z","endedAt":"2025-06-05T12:00:00Z",'
-            '"error":"no route"}'
+            '"error":"no route","onConflict":"child_wins","exported":{"budget":{"key":"budget","value":5,'
+            '"source":"step","clock":"","sensitivity":"internal","ancestor":"0196.0000.n1"}},'
+            '"refusedExports":[{"key":"token","destination":"external_system","reason":"secret",'
+            '"exporter":"crm"}]}'
+        ),
+    ),
+    "export": (
+        EXPORTED,
+        (
+            '{"__version":1,"runId":"run1","routineId":"search","key":"budget","value":{"$decimal":"99.90"},'
+            '"swarmId":"swarm1","sensitivity":"public","transformation":"round","exportedAt":"2025-06-05T12:00:00Z"}'
+        ),
+    ),
+    "delivery": (
+        DELIVERY,
+        (
+            '{"__version":1,"runId":"run1","routineId":"search","key":"budget","exporter":"crm",'
+            '"value":{"$tuple":[1,2]},"swarmId":"swarm1","sensitivity":"public","transformation":"round",'
+            '"exportedAt":"2025-06-05T12:00:00Z"}'
         ),
     ),
     "run_snapshot": (
@@ -365,11 +420,13 @@ GOLDEN: dict[str, tuple[Document, str]] = {
             '"currentStep":"s1","inputs":{"query":"bicycle"},"variables":{"budget":{"key":"budget",'
             '"value":{"$decimal":"99.90"},"source":"user","timestamp":"2025-06-05T12:00:00Z",'
             '"clock":"0197.0000.n1","sensitivity":"confidential","mutable":false}},"intermediate":{"page":2},'
-            '"exports":{"budget":{"key":"budget","destination":"blackboard","sensitivity":"internal",'
-            '"transformation":"round"}},"stepHistory":[{"stepId":"s0","status":"completed",'
+            '"exports":{"budget":[{"key":"budget","destination":"blackboard","sensitivity":"internal",'
+            '"transformation":"round"},{"key":"budget","destination":"external_system",'
+            '"sensitivity":"internal","exporter":"crm"}]},"stepHistory":[{"stepId":"s0","status":"completed",'
             '"startedAt":"2025-06-05T12:00:00Z","endedAt":"2025-06-05T12:00:00Z","result":{"$tuple":[1,2]},'
             '"error":"none"}],"removedVariables":["old"],"removedIntermediate":["page0"],'
-            '"removedExports":["old"],"createdAt":"2025-06-05T12:00:00Z"}'
+            '"removedExports":["old"],"strategies":{"budget":"keep_latest"},"merged":7,'
+            '"createdAt":"2025-06-05T12:00:00Z"}'
         ),
     ),
 }
@@ -383,10 +440,14 @@ def test_a_document_is_stored_in_these_bytes(name: str) -> None:
     assert decode(type(document), stored.encode()) == document
 
 
-@pytest.mark.parametrize("document", [SWARM, BOT, TEAM, ROUTINE, RUN, SNAPSHOT], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(
+    "document",
+    [SWARM, BOT, TEAM, ROUTINE, RUN, SNAPSHOT, EXPORTED, DELIVERY],
+    ids=lambda each: type(each).__name__,
+)
 def test_the_golden_documents_leave_no_field_out(document: Document) -> None:
     """Each field differs from its default, so that its stored name stands in the bytes above."""
-    required: dict[str, Any] = {"run_id": "", "routine_id": "", "sequence": 0}
+    required: dict[str, Any] = {"run_id": "", "routine_id": "", "sequence": 0, "key": "", "exporter": ""}
     blank = type(document)(**{name: required[name] for name in required if hasattr(document, name)})
     for name in document.__struct_fields__:
         if name != "extra":
@@ -413,9 +474,10 @@ def test_a_snapshot_of_schema_1_is_a_base() -> None:
     snapshot = decode(RunContextSnapshot, SCHEMA_1["run_snapshot"].encode())
     assert (snapshot.is_base, snapshot.sequence, snapshot.sha256) == (True, 3, "")
     assert (snapshot.variables["budget"].value, snapshot.step_history[0]) == (Decimal("99.90"), STEP)
+    assert [each.destination for each in snapshot.exports["budget"]] == ["blackboard"]
 
 
 def test_the_checksum_of_a_snapshot() -> None:
     """What it is taken over must not change either: else all snapshots that are stored count as damaged."""
-    assert sealed(SNAPSHOT).sha256 == "7568ce431acf28afe080848bcf7d8267ddd67ae4dc2583b4fc134eae57affd5f"
+    assert sealed(SNAPSHOT).sha256 == "f316879af2466f44a75f82a7085b4ee7698dbf65b38eac3dd3cef86f625fc8f3"
     assert snapshot_in(encode(sealed(SNAPSHOT), UNLIMITED)) == sealed(SNAPSHOT)

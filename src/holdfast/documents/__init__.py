@@ -9,6 +9,7 @@ from holdfast.documents.base import Document, Part
 from holdfast.documents.bot import Bot, ConfigResource, ResourceTranslation
 from holdfast.documents.decoding import decode
 from holdfast.documents.encoding import Limits, encode
+from holdfast.documents.exports import Delivery, ExportedValue
 from holdfast.documents.frozen import FreeValue, FrozenDict, FrozenList, freeze, thaw
 from holdfast.documents.routine import (
     InputSpec,
@@ -22,6 +23,7 @@ from holdfast.documents.run import ContextChange, Run
 from holdfast.documents.run_snapshot import (
     ContextVariable,
     ExportDeclaration,
+    RefusedExport,
     RunContextSnapshot,
     SnapshotSummary,
     StepRecord,
@@ -67,9 +69,11 @@ __all__ = [
     "ContextChange",
     "ContextVariable",
     "DataSensitivity",
+    "Delivery",
     "Document",
     "ExportDeclaration",
     "ExportDestination",
+    "ExportedValue",
     "FreeValue",
     "FrozenDict",
     "FrozenList",
@@ -81,6 +85,7 @@ __all__ = [
     "PendingToolCall",
     "PendingToolCallStatus",
     "Priority",
+    "RefusedExport",
     "ResourceKind",
     "ResourceRequirements",
     "ResourceTranslation",

@@ -13,7 +13,13 @@ from typing import Any
 
 from holdfast.documents.base import Document, Part
 from holdfast.documents.frozen import EMPTY_DICT, EMPTY_LIST
-from holdfast.documents.run_snapshot import ContextVariable, ExportDeclaration, SnapshotSummary, StepRecord
+from holdfast.documents.run_snapshot import (
+    ContextVariable,
+    ExportDeclaration,
+    RefusedExport,
+    SnapshotSummary,
+    StepRecord,
+)
 from holdfast.documents.vocabulary import RunStatus
 
 
@@ -28,18 +34,23 @@ class ContextChange(Part, frozen=True, kw_only=True, rename="camel", omit_defaul
         steps: records that are new, or replace the one of their `step_id`.
         current_step: the step that was entered; None: as before.
         snapshot: the changes up to here are to become a snapshot.
+        strategies: how conflicts of a variable are resolved, by its key: a `ConflictStrategy`.
+        merged: the birth of the last child whose exports are in `variables`, and in those of changes before;
+            None: as before. Children are merged in the order of their births, so this one number tells which were.
     """
 
     at: dt.datetime | None = None
     variables: Mapping[str, ContextVariable] = EMPTY_DICT
     intermediate: Mapping[str, Any] = EMPTY_DICT
-    exports: Mapping[str, ExportDeclaration] = EMPTY_DICT
+    exports: Mapping[str, Sequence[ExportDeclaration]] = EMPTY_DICT
     removed_variables: Sequence[str] = EMPTY_LIST
     removed_intermediate: Sequence[str] = EMPTY_LIST
     removed_exports: Sequence[str] = EMPTY_LIST
     steps: Sequence[StepRecord] = EMPTY_LIST
     current_step: str | None = None
     snapshot: bool = False
+    strategies: Mapping[str, str] = EMPTY_DICT
+    merged: int | None = None
 
 
 class Run(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -61,6 +72,9 @@ class Run(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=Tru
         base_bytes, delta_bytes: of the newest base, and of the deltas since.
         changes: since the newest snapshot, in order.
         error: why it failed, in words.
+        on_conflict: a `ConflictStrategy` for variables that declare none; None: that of the kind.
+        exported: of a completed run: what its parent may merge, by key.
+        refused_exports: what it had declared and did not export.
     """
 
     routine_id: str
@@ -83,3 +97,6 @@ class Run(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=Tru
     started_at: dt.datetime | None = None
     ended_at: dt.datetime | None = None
     error: str | None = None
+    on_conflict: str | None = None
+    exported: Mapping[str, ContextVariable] = EMPTY_DICT
+    refused_exports: Sequence[RefusedExport] = EMPTY_LIST

@@ -33,6 +33,7 @@ class ContextVariable(Part, frozen=True, kw_only=True, omit_defaults=True):
         clock: of its last change: a hybrid logical clock as text, in whose order writes are ordered; empty: none.
         sensitivity: a `DataSensitivity`.
         mutable: False for what a child inherited.
+        ancestor: of what a child has written anew: the `clock` of what it had inherited; None: it inherited nothing.
     """
 
     key: str
@@ -42,22 +43,41 @@ class ContextVariable(Part, frozen=True, kw_only=True, omit_defaults=True):
     clock: str = ""
     sensitivity: str = DataSensitivity.INTERNAL.value
     mutable: bool = True
+    ancestor: str | None = None
 
 
 class ExportDeclaration(Part, frozen=True, kw_only=True):
-    """A variable that leaves the run when it completes.
+    """That a variable leaves the run when it completes, to one destination.
 
     Attributes:
         key: of the variable.
         destination: an `ExportDestination`.
         sensitivity: a `DataSensitivity`.
-        transformation: what happens to the value on the way, in a word.
+        transformation: what happens to the value on the way: a name that was registered with `connect`.
+        exporter: of what leaves for an external system: who brings it there, by the name registered with `connect`.
     """
 
     key: str
     destination: str = ExportDestination.PARENT_CONTEXT.value
     sensitivity: str = DataSensitivity.INTERNAL.value
     transformation: str | None = None
+    exporter: str | None = None
+
+
+class RefusedExport(Part, frozen=True, kw_only=True):
+    """An export that was declared and did not take place.
+
+    Attributes:
+        key: of the variable.
+        destination: an `ExportDestination`.
+        reason: in words; it names no value.
+        exporter: as it was declared.
+    """
+
+    key: str
+    destination: str
+    reason: str
+    exporter: str | None = None
 
 
 class StepRecord(Part, frozen=True, kw_only=True, rename="camel"):
@@ -111,7 +131,9 @@ class RunContextSnapshot(Document, frozen=True, kw_only=True, rename="camel", om
         inputs: as the run was started with; a free mapping; of a base.
         variables: key to variable.
         intermediate: results that no later run needs; a free mapping.
-        exports: key to declaration.
+        exports: key to its declarations, one for each destination.
+        strategies: how conflicts of a variable are resolved, by its key: a `ConflictStrategy`; in a delta, what is new.
+        merged: the birth of the last child whose exports are in here; None: of none, or in a delta: as before.
         step_history: records of steps, in the order they were entered; in a delta those that are new or changed.
         created_at: when the last that it holds was changed.
     """
@@ -131,14 +153,19 @@ class RunContextSnapshot(Document, frozen=True, kw_only=True, rename="camel", om
     inputs: Mapping[str, Any] = EMPTY_DICT
     variables: Mapping[str, ContextVariable] = EMPTY_DICT
     intermediate: Mapping[str, Any] = EMPTY_DICT
-    exports: Mapping[str, ExportDeclaration] = EMPTY_DICT
+    exports: Mapping[str, Sequence[ExportDeclaration]] = EMPTY_DICT
     step_history: Sequence[StepRecord] = EMPTY_LIST
     removed_variables: Sequence[str] = EMPTY_LIST
     removed_intermediate: Sequence[str] = EMPTY_LIST
     removed_exports: Sequence[str] = EMPTY_LIST
+    strategies: Mapping[str, str] = EMPTY_DICT
+    merged: int | None = None
     created_at: dt.datetime | None = None
 
     @classmethod
     def upgrade(cls, fields: dict[str, Any], schema: int) -> dict[str, Any]:
-        """Schema 1 knew bases only."""
-        return {**fields, "isBase": True} if schema == 1 else fields
+        """Schema 1 knew bases only, and one destination of each variable."""
+        if schema != 1:
+            return fields
+        exports = {key: [declared] for key, declared in fields.get("exports", {}).items()}
+        return {**fields, "isBase": True, **({"exports": exports} if exports else {})}

@@ -8,7 +8,7 @@ of write-behind in L2: `tiers.l2_journal.RedisJournals` and `testing.memory_jour
 what L3 knows of it: `tiers.l3_journals.PostgresJournals` and `testing.memory_journal_base.MemoryJournalBase`.
 `RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`. `KeyRows` is
 what L3 knows of data keys: `tiers.l3_keys.PostgresKeys` and `testing.memory_keys.MemoryKeys`. The suites in
-`holdfast.testing.conformance` run on all of them.
+`holdfast.testing.conformance` run on all of them. `Reviewer` has conflicts decided that no strategy may resolve.
 """
 
 from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
@@ -27,6 +27,7 @@ from holdfast.protocols.journals import (
     JournalStreams,
     Letter,
 )
+from holdfast.protocols.reviews import Reviewer, Settled
 from holdfast.protocols.runs import ListedSnapshot, Retained, RunFilter, RunIndex
 from holdfast.protocols.shared_cache import (
     Absent,
@@ -84,9 +85,11 @@ __all__ = [
     "Poll",
     "Replayed",
     "Retained",
+    "Reviewer",
     "Row",
     "RunFilter",
     "RunIndex",
+    "Settled",
     "SharedCache",
     "Snapshot",
     "Storage",

@@ -84,6 +84,17 @@ class RunIndex(Protocol):
         """
         ...
 
+    async def children(self, parent_run_id: str, *, after: int, limit: int) -> Sequence[tuple[str, Row]]:
+        """The runs begun below a run with their rows, the oldest first: in the order of their births.
+
+        A run is begun below another one under the lock of that one's row: so none turns up later that was born before
+        one that is told here.
+
+        Args:
+            after: the `birth` of the last one known: those begun after it.
+        """
+        ...
+
     async def snapshots(self, run_id: str, *, after: str | None = None, limit: int) -> Sequence[ListedSnapshot]:
         """What snapshots a run has, in order of their ids: a delta, the base of its number, the next delta.
 

@@ -13,19 +13,23 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from holdfast.documents import ContextChange, FreeValue, Run, RunStatus, StepStatus
 from holdfast.entry import Durability, Receipt
-from holdfast.errors import HoldfastError, NotOwner, Refused, RunOver, TierUnavailable, Undecided
-from holdfast.keys import Key
-from holdfast.kinds import SWARM
+from holdfast.errors import HoldfastError, NotOwner, OutcomeUnknown, Refused, RunOver, Undecided
+from holdfast.protocols import Reviewer
 from holdfast.run_context.announcements import Announcements
 from holdfast.run_context.basing import BaseWriter
 from holdfast.run_context.changes import ContextState
+from holdfast.run_context.child_merging import ChildMerging, Merge, MergedChild
+from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.context import RunContext
+from holdfast.run_context.ending import NOBODYS, Ending, ends
+from holdfast.run_context.exports import Origin, leaving
 from holdfast.run_context.fault_words import in_words
 from holdfast.run_context.ground import Ground
+from holdfast.run_context.merging import Strategies
 from holdfast.run_context.repeating import repeated
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.snapshots import snapshot_id
@@ -36,8 +40,6 @@ from holdfast.write_behind.operations import Append, Operation, Set
 Result = TypeVar("Result")
 
 logger = logging.getLogger("holdfast")
-
-_NOBODYS: Final[Sequence[Operation]] = (Set("owner", None), Set("journal", None))
 
 
 class Step:
@@ -84,6 +86,9 @@ class ActiveRun:
         self._writes: set[asyncio.Task[Any]] = set()
         self._bases = BaseWriter(ground, self.id, run)
         self._announcements = Announcements(ground)
+        self._ending = Ending(ground, self.id, run.swarm_id, run.epoch)
+        self._on_conflict = ground.on_conflict if run.on_conflict is None else ConflictStrategy(run.on_conflict)
+        self._merging = asyncio.Lock()
         under_way.note(self.id, self.epoch)
 
     def note_restored(self, run: Run) -> None:
@@ -142,6 +147,35 @@ class ActiveRun:
         """
         return await self._going_on(self._checkpoint())
 
+    async def merge_children(self, *, wait: bool = False, reviewer: Reviewer | None = None) -> Merge:
+        """Take over what runs below this one have exported, in the order in which they were begun, and keep it.
+
+        A child that has not ended holds back those behind it: call it again when it has. Children that have failed, or
+        were cancelled, have exported nothing.
+
+        Args:
+            wait: until conflicts that are to be reviewed are decided.
+            reviewer: who has them decided; None: this server's reviews.
+
+        Raises:
+            LimitExceeded: what a child exported does not fit; those before it are merged.
+            NotOwner, RunOver, Refused, Undecided, TierError: as `save`.
+        """
+        self._check_under_way()
+        asked = self._ground.reviewer if reviewer is None else reviewer
+        strategies = Strategies(self.context.strategies, self._on_conflict)
+        merging, children = ChildMerging(self._ground, self.context, strategies, asked), list[MergedChild]()
+        async with self._merging:  # two at once would take over the same child
+            while True:
+                merge = await merging.merge()
+                if merge.children:
+                    await self.save()
+                    self._announcements.merged(self.id, self.context.routine_id, merge)
+                children += merge.children
+                if not (wait and merge.needs_review):
+                    return merge._replace(children=tuple(children))
+                await asked.changed()
+
     async def pause(self) -> None:
         """Keep all, and let go of the run: whoever wants to goes on with `Runs.resume`; raises as `save`."""
         await self._end(RunStatus.PAUSED, None)
@@ -149,7 +183,9 @@ class ActiveRun:
     async def complete(self) -> None:
         """End it well, in all tiers when this returns; raises as `save`.
 
-        If it is `Undecided`, the run is over all the same: that it ends was accepted, and is not given up.
+        What was marked for export leaves it in the transaction in which it ends; what is refused the row tells, as
+        `refused_exports`. If it is `Undecided`, the run is over all the same: that it ends was accepted, and is not
+        given up. If it exports and L3 does not say whether it ended, `OutcomeUnknown`, it is over here too.
         """
         await self._end(RunStatus.COMPLETED, None)
 
@@ -220,15 +256,12 @@ class ActiveRun:
         async with self._turn:
             self._check_under_way()
             before, self.context.status = self.context.status, status.value
-            ends: list[Operation] = [Set("status", status.value)]
-            if status is RunStatus.PAUSED:
-                ends += _NOBODYS
-            else:
-                ends.append(Set("ended_at", self._ground.hybrid.now().as_datetime()))
-            if error is not None:
-                ends.append(Set("error", error))
             try:
-                await self._write_last(ends, snapshot=True)
+                if status is RunStatus.COMPLETED and self.context.exports:
+                    await self._complete_exporting()
+                else:
+                    operations = ends(status, error, self._ground.hybrid.now().as_datetime())
+                    await self._write_last(operations, snapshot=True)
             except BaseException:
                 if not self.is_over:
                     self.context.status = before
@@ -236,12 +269,34 @@ class ActiveRun:
 
     async def _release(self) -> None:
         async with self._turn:
-            await self._write_last(_NOBODYS)
+            await self._write_last(NOBODYS)
+
+    async def _complete_exporting(self) -> None:
+        """Complete it, and let go what was marked for export, at once."""
+        await self._ending.settle_before()
+        await self._check_decided()
+        context, at = self.context, self._ground.hybrid.now()
+        origin = Origin(self.id, context.routine_id, self.swarm_id, context.parent_run_id)
+        found = leaving(origin, context.variables, context.exports, self._ground.terms, at)
+        change = context.take_changes(snapshot=True) or ContextChange(snapshot=True)
+        try:
+            self._ground.limits.check_exported(self.id, found.exported)
+            run = await self._ending.complete(change, found, at.as_datetime())
+        except NotOwner as known:
+            raise await self._not_owner(str(known)) from known
+        except OutcomeUnknown:
+            await self._be_over()
+            raise
+        except HoldfastError:
+            context.put_back(change)
+            raise
+        await self._be_over()
+        self._announcements.exports_refused(self.id, run)
 
     async def _write_last(self, operations: Sequence[Operation], *, snapshot: bool = False) -> None:
         """Write what makes the run over here: once that is accepted it stands, however long L3 takes to decide it."""
         self._check_under_way()
-        await self._settle_before()
+        await self._ending.settle_before()
         try:
             await self._write(Durability.COMMITTED, snapshot=snapshot, also=operations)
         except Undecided:
@@ -249,16 +304,6 @@ class ActiveRun:
             raise
         await self._be_over()
         await self._check_decided()
-
-    async def _settle_before(self) -> None:
-        """Have decided what was written until now: nothing refused is ended over, and who goes on sees the swarm."""
-        keys = [self._ground.runs.key(self.id)]
-        if self.swarm_id is not None:
-            keys.append(Key(SWARM.name, self.swarm_id))
-        try:
-            await self._ground.runs.write_behind.settle(keys)
-        except TierUnavailable as fault:  # then the end waits in the journal too, behind them, and is `Undecided`
-            logger.warning("run %s ends while writes before are undecided: %s", self.id, fault)
 
     async def _be_over(self) -> None:
         self.is_over = True

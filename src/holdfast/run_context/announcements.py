@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from holdfast.documents import Run
 from holdfast.errors import HoldfastError
+from holdfast.run_context.child_merging import Merge
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.restoring import Restored
 from holdfast.run_context.snapshots import base_id, snapshot_id
@@ -19,6 +20,10 @@ RESTORED: Final = "routine/state/restored"
 MIGRATED: Final = "routine/state/migrated"
 CORRUPTED: Final = "routine/state/corrupted"
 RECOVERED: Final = "routine/state/recovered"
+MERGED: Final = "routine/branch/merged"
+CONFLICT: Final = "routine/branch/conflict"
+RESOLVED: Final = "routine/branch/resolved"
+EXPORT_REFUSED: Final = "run/export/refused"
 
 NAMED_MAX: Final = 100
 """Of what is named in one event."""
@@ -69,12 +74,45 @@ class Announcements:
         if before.owner != run.owner:
             self._tell(MIGRATED, run_id, run, fromExecutor=before.owner, toExecutor=run.owner, migrationTime=seconds)
 
+    def merged(self, run_id: str, routine_id: str, merge: Merge) -> None:
+        """Exports of children are in the context, and kept; of conflicts what became of them, without values."""
+        ids = [child.id for child in merge.children]
+        self._publish_soon(MERGED, run_id, routine_id, childIds=ids[:NAMED_MAX], children=len(ids))
+        told = [
+            {
+                "childId": child.id,
+                "variable": each.variable_name,
+                "strategy": each.strategy.value,
+                "reason": each.reason,
+                "skewed": each.skewed,
+            }
+            for child in merge.children
+            for each in child.resolutions
+        ]
+        if told:
+            facts = [{"childId": each["childId"], "variable": each["variable"]} for each in told[:NAMED_MAX]]
+            self._publish_soon(CONFLICT, run_id, routine_id, conflicts=facts, count=len(told))
+            self._publish_soon(RESOLVED, run_id, routine_id, resolutions=told[:NAMED_MAX], count=len(told))
+
+    def exports_refused(self, run_id: str, run: Run) -> None:
+        """A run has completed, and of what it had declared to export this has not left it."""
+        refused = run.refused_exports
+        if refused:
+            told = [
+                {"key": each.key, "destination": each.destination, "reason": each.reason}
+                for each in refused[:NAMED_MAX]
+            ]
+            self._tell(EXPORT_REFUSED, run_id, run, refused=told, count=len(refused))
+
     def _tell(self, topic: str, run_id: str, run: Run, **facts: Any) -> None:
+        self._publish_soon(topic, run_id, run.routine_id, **facts)
+
+    def _publish_soon(self, topic: str, run_id: str, routine_id: str, **facts: Any) -> None:
         if len(self._tasks) >= UNDER_WAY_MAX:
             logger.warning("%s of run %s is not told: %d wait already", topic, run_id, len(self._tasks))
             return
         timestamp = round(self._hybrid.now().as_datetime().timestamp() * 1000)
-        data = {"routineId": run.routine_id, "runId": run_id, **facts, "timestamp": timestamp}
+        data = {"routineId": routine_id, "runId": run_id, **facts, "timestamp": timestamp}
         task = asyncio.get_running_loop().create_task(self._publish(topic, data))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

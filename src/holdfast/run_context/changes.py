@@ -30,18 +30,23 @@ class ContextState(msgspec.Struct, frozen=True, kw_only=True):
     """All that a run's context holds at one moment; immutable to the leaf.
 
     Attributes:
+        exports: key to its declarations.
         steps: id to record, in the order the steps were first entered.
         at: of the last change.
+        strategies: how conflicts of a variable are resolved, by its key: a `ConflictStrategy`.
+        merged: the birth of the last child whose exports are in here; 0: none.
     """
 
     inputs: Mapping[str, Any] = EMPTY_DICT
     variables: Mapping[str, ContextVariable] = EMPTY_DICT
     intermediate: Mapping[str, Any] = EMPTY_DICT
-    exports: Mapping[str, ExportDeclaration] = EMPTY_DICT
+    exports: Mapping[str, Sequence[ExportDeclaration]] = EMPTY_DICT
     steps: Mapping[str, StepRecord] = EMPTY_DICT
     current_step: str | None = None
     status: str = RunStatus.RUNNING.value
     at: dt.datetime | None = None
+    strategies: Mapping[str, str] = EMPTY_DICT
+    merged: int = 0
 
 
 EMPTY_STATE: Final = ContextState()
@@ -50,7 +55,18 @@ EMPTY_STATE: Final = ContextState()
 class Draft:
     """A context while it is being changed, in place; its values are frozen."""
 
-    __slots__ = ("at", "current_step", "exports", "inputs", "intermediate", "status", "steps", "variables")
+    __slots__ = (
+        "at",
+        "current_step",
+        "exports",
+        "inputs",
+        "intermediate",
+        "merged",
+        "status",
+        "steps",
+        "strategies",
+        "variables",
+    )
 
     def __init__(self, state: ContextState = EMPTY_STATE) -> None:
         self.inputs = state.inputs
@@ -61,6 +77,8 @@ class Draft:
         self.current_step = state.current_step
         self.status = state.status
         self.at = state.at
+        self.strategies = dict(state.strategies)
+        self.merged = state.merged
 
     @property
     def sections(self) -> tuple[dict[str, Any], ...]:
@@ -87,6 +105,8 @@ class Draft:
             self.steps[record.step_id] = record
         self.current_step = self.current_step if change.current_step is None else change.current_step
         self.at = self.at if at is None else at
+        self.strategies.update(change.strategies)
+        self.merged = max(self.merged, change.merged or 0)
 
     def state(self) -> ContextState:
         """What the context is now; costs as much as it holds."""
@@ -99,6 +119,8 @@ class Draft:
             current_step=self.current_step,
             status=self.status,
             at=self.at,
+            strategies=seal_dict(self.strategies),
+            merged=self.merged,
         )
 
 
@@ -157,6 +179,8 @@ class Collected:
             steps=seal_list(list(draft.steps.values())),
             current_step=draft.current_step,
             snapshot=self._snapshot,
+            strategies=seal_dict(draft.strategies),
+            merged=draft.merged or None,
         )
 
 

@@ -52,6 +52,7 @@ class Resolution(msgspec.Struct, frozen=True):
         reason: in words.
         needs_review: a person is to look at it.
         variable_name: of the variable that the conflict was about; None: it was about none.
+        skewed: a clock that decided is further ahead of this server's than clocks may differ: it may be wrong.
     """
 
     value: FreeValue
@@ -59,6 +60,7 @@ class Resolution(msgspec.Struct, frozen=True):
     reason: str
     needs_review: bool = False
     variable_name: str | None = None
+    skewed: bool = False
 
 
 class VariableConflict(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ share what one of them could change. What was written since is collected for `ta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -27,8 +27,9 @@ from holdfast.documents import (
 from holdfast.documents.frozen import EMPTY_DICT, seal_dict
 from holdfast.keys import ID_BYTES_MAX, check_text
 from holdfast.run_context.changes import EMPTY_STATE, ContextState
-from holdfast.run_context.conflicts import Resolution, VariableConflict
-from holdfast.run_context.hybrid_clock import HybridClock
+from holdfast.run_context.conflicts import ConflictStrategy, Resolution, VariableConflict
+from holdfast.run_context.exports import Transformation, declared
+from holdfast.run_context.hybrid_clock import HybridClock, hybrid_time
 from holdfast.run_context.inheriting import inherited, is_inherited, is_same_write
 from holdfast.run_context.intermediate import Intermediate
 from holdfast.run_context.limits import RunLimits, check_run_id
@@ -65,11 +66,13 @@ class RunContext(MutableMapping[str, FreeValue]):
         children: int = 0,
         limits: RunLimits = _DEFAULT_LIMITS,
         keys: KnownKeys | None = None,
+        transformations: Mapping[str, Transformation] = EMPTY_DICT,
     ) -> None:
         """Go on with a state; also with one that is over a limit: then it cannot grow.
 
         Args:
             keys: that secret variables are sealed and opened with; None: it can have none.
+            transformations: that exports may name.
 
         Raises:
             InvalidKey: the id.
@@ -83,6 +86,7 @@ class RunContext(MutableMapping[str, FreeValue]):
         self._clock = clock
         self._limits = limits
         self._keys = KnownKeys() if keys is None else keys
+        self._transformations = transformations
         self._tracked = TrackedState(run_id, state, limits)
         self._draft = self._tracked.draft
         self._variables = Variables(run_id, self._tracked, clock, self._keys)
@@ -101,6 +105,7 @@ class RunContext(MutableMapping[str, FreeValue]):
         depth: int = 0,
         limits: RunLimits = _DEFAULT_LIMITS,
         keys: KnownKeys | None = None,
+        transformations: Mapping[str, Transformation] = EMPTY_DICT,
     ) -> RunContext:
         """The context of a new run; what it begins with counts as no change.
 
@@ -123,6 +128,7 @@ class RunContext(MutableMapping[str, FreeValue]):
             depth=depth,
             limits=limits,
             keys=keys,
+            transformations=transformations,
         )
         begun._tracked.check()
         return begun
@@ -138,9 +144,19 @@ class RunContext(MutableMapping[str, FreeValue]):
         return MappingProxyType(self._draft.variables)
 
     @property
-    def exports(self) -> Mapping[str, ExportDeclaration]:
-        """Name to declaration, as they are now; to be read."""
+    def exports(self) -> Mapping[str, Sequence[ExportDeclaration]]:
+        """Name to declarations, one for each destination, as they are now; to be read."""
         return MappingProxyType(self._draft.exports)
+
+    @property
+    def strategies(self) -> Mapping[str, str]:
+        """Name to the `ConflictStrategy` that was declared, as they are now; to be read."""
+        return MappingProxyType(self._draft.strategies)
+
+    @property
+    def merged(self) -> int:
+        """The birth of the last child whose exports are in here; 0: none."""
+        return self._draft.merged
 
     @property
     def steps(self) -> Mapping[str, StepRecord]:
@@ -251,6 +267,7 @@ class RunContext(MutableMapping[str, FreeValue]):
             depth=self.depth + 1,
             limits=self._limits,
             keys=self._keys,
+            transformations=self._transformations,
         )
         self.children = number
         return child
@@ -286,23 +303,47 @@ class RunContext(MutableMapping[str, FreeValue]):
         """A text with ``***`` in the place of secrets that were sealed or opened in this process."""
         return self._keys.masked(text)
 
-    def mark_for_export(self, key: str, destination: str, *, transformation: str | None = None) -> None:
-        """Declare that a variable leaves the run when it completes.
+    def mark_for_export(
+        self, key: str, destination: str, *, transformation: str | None = None, exporter: str | None = None
+    ) -> None:
+        """Declare that a variable leaves the run when it completes; it may have several destinations.
 
         Args:
             destination: an `ExportDestination`.
-            transformation: what happens to the value on the way, in a word.
+            transformation: what happens to the value on the way: a name given to ``connect(transformations=...)``.
+            exporter: who brings it to an external system: a name that some server gives to ``connect(exporters=...)``.
 
         Raises:
             KeyError: there is no such variable.
+            SettingsError: there is no such transformation; or an exporter is missing, or said for another destination.
         """
         declaration = ExportDeclaration(
             key=key,
             destination=ExportDestination(destination).value,
             sensitivity=self.variable(key).sensitivity,
             transformation=transformation,
+            exporter=exporter,
         )
-        self._write(exports={key: declaration})
+        self._write(exports={key: declared(self._draft.exports.get(key, ()), declaration, self._transformations)})
+
+    def declare_strategy(self, key: str, strategy: ConflictStrategy | str) -> None:
+        """Say how conflicts of a variable are resolved, now or when there is one; raises ValueError if it is none."""
+        self._write(strategies={key: ConflictStrategy(strategy).value})
+
+    def merge(self, birth: int, variables: Mapping[str, ContextVariable], removed: Sequence[str] = ()) -> None:
+        """Take over what a child has exported, and that it has been: one change, so neither is ever kept alone.
+
+        Args:
+            birth: of the child; of a later one than all before.
+            variables: what stands now, of what the child has exported; `removed`: names of what does not.
+
+        Raises:
+            LimitExceeded: there would be too many variables, or bytes; nothing was taken over.
+        """
+        for variable in variables.values():
+            if (seen := hybrid_time(variable.clock)) is not None:
+                self._clock.observe(seen)
+        self._write(variables=variables, removed_variables=removed, merged=birth)
 
     def resolve_variable_conflicts(self, conflicts: Iterable[VariableConflict]) -> list[Resolution]:
         """Decide each conflict, and write here the values that stand and are not here yet.

@@ -8,10 +8,12 @@ from typing import Any
 
 from holdfast.clock import Clock
 from holdfast.collection import Collection
-from holdfast.documents import Run, RunContextSnapshot
+from holdfast.documents import Limits, Run, RunContextSnapshot
 from holdfast.invalidation.bus import EventBus
 from holdfast.kinds import RUN, RUN_SNAPSHOT
-from holdfast.protocols import JournalBase, RunIndex, Storage
+from holdfast.protocols import JournalBase, Reviewer, RunIndex, Storage
+from holdfast.run_context.conflicts import ConflictStrategy
+from holdfast.run_context.exports import Terms, Transformation
 from holdfast.run_context.hybrid_clock import HybridClock
 from holdfast.run_context.limits import RunLimits
 from holdfast.sensitivity.key_ring import KeyRing
@@ -34,6 +36,10 @@ class Ground:
         server: this one, in words, as its journals are entered.
         deltas_per_base: at least, behind one base.
         takeover_seconds: a server whose beat is older is dead.
+        terms: on which anything leaves a run.
+        on_conflict: the strategy of runs and variables that say none.
+        skew_ms_max: how far ahead of this server's clock another's may be.
+        reviewer: has conflicts decided that no strategy may resolve.
     """
 
     collections: Mapping[str, Collection[Any]]
@@ -52,6 +58,10 @@ class Ground:
     limits: RunLimits
     deltas_per_base: int
     takeover_seconds: float
+    terms: Terms
+    on_conflict: ConflictStrategy
+    skew_ms_max: int
+    reviewer: Reviewer
 
     @property
     def runs(self) -> Collection[Run]:
@@ -76,4 +86,13 @@ def run_limits(settings: Settings) -> RunLimits:
         depth_max=settings.run_depth_max,
         children_max=settings.run_children_max,
         value_depth_max=settings.document_depth_max,
+    )
+
+
+def run_terms(settings: Settings, transformations: Mapping[str, Transformation]) -> Terms:
+    """On which anything leaves a run."""
+    return Terms(
+        transformations=transformations,
+        masks=settings.export_secrets == "mask",
+        limits=Limits(settings.document_bytes_max, settings.document_depth_max),
     )

@@ -95,5 +95,9 @@ class HybridClock:
         self._last = max(self._last, (time.ms, time.counter))
         return True
 
+    def ahead_ms(self, time: HybridTime) -> int:
+        """Milliseconds by which a moment is ahead of this server's wall clock; below 0: behind it."""
+        return time.ms - self._wall_ms()
+
     def _wall_ms(self) -> int:
         return min(max(int(self._wall() * 1000), 0), MS_MAX)

@@ -12,7 +12,7 @@ def inherited(variable: ContextVariable) -> ContextVariable:
     """A variable as a child gets it: to be read, from the moment it had in the parent."""
     if is_inherited(variable):
         return variable
-    return msgspec.structs.replace(variable, source=VariableSource.PARENT.value, mutable=False)
+    return msgspec.structs.replace(variable, source=VariableSource.PARENT.value, mutable=False, ancestor=None)
 
 
 def is_inherited(variable: ContextVariable) -> bool:
@@ -25,3 +25,10 @@ def is_same_write(one: ContextVariable, other: ContextVariable) -> bool:
     if type(one.value) is Sealed and type(other.value) is Sealed and one.clock:
         other = msgspec.structs.replace(other, value=one.value)
     return identical(one, other)
+
+
+def ancestor_of(before: ContextVariable | None) -> str | None:
+    """The `ContextVariable.ancestor` of what a run writes over this; None: it has no such variable."""
+    if before is None:
+        return None
+    return before.clock if is_inherited(before) else before.ancestor

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from holdfast.documents import Limits, RunContextSnapshot, StepRecord, encode
+from holdfast.documents import ContextVariable, Limits, RunContextSnapshot, StepRecord, encode
 from holdfast.documents.frozen import EMPTY_LIST
 from holdfast.errors import InvalidKey, LimitExceeded, SettingsError
 from holdfast.keys import ID_BYTES_MAX, check_id
@@ -66,6 +66,11 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
         if value > allowed:
             raise LimitExceeded(run_id, limit, value=value, allowed=allowed, setting=f"run_{limit}_max")
 
+    def check_exported(self, run_id: str, exported: Mapping[str, ContextVariable]) -> None:
+        """Refuse what a run leaves for its parent if that is more than a context may be; raises as `check`."""
+        if exported:
+            self.check(run_id, "bytes", sum(self.sizes(variables=exported).values()))
+
     def measured(self, inputs: Mapping[str, Any]) -> int:
         """Bytes of a run's inputs as JSON; raises as `sizes`."""
         around = len(',"inputs":') + len("{}") if inputs else 0
@@ -104,6 +109,7 @@ class _Parts(msgspec.Struct, rename="camel"):
     variables: dict[str, msgspec.Raw] = {}
     intermediate: dict[str, msgspec.Raw] = {}
     exports: dict[str, msgspec.Raw] = {}
+    strategies: dict[str, msgspec.Raw] = {}
     step_history: list[msgspec.Raw] = []
 
 

@@ -29,6 +29,8 @@ def repeated(change: ContextChange, context: RunContext) -> ContextChange:
         removed_exports=removed_exports,
         steps=seal_list([context.steps[record.step_id] for record in change.steps]),
         current_step=None if change.current_step is None else context.current_step,
+        strategies=seal_dict({key: context.strategies[key] for key in change.strategies}),
+        merged=context.merged if change.merged else None,
     )
 
 

@@ -27,6 +27,7 @@ from holdfast.protocols.runs import ENDED, LISTED_MAX, PRUNED_MAX
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.begun_with import beginning_of, check_begun_with, set_secrets
 from holdfast.run_context.changes import ContextState
+from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.contexts import READ_MAX, Contexts, RunView
 from holdfast.run_context.differences import Difference, difference
@@ -75,6 +76,7 @@ class Runs:
         parent: ActiveRun | None = None,
         run_id: str | None = None,
         critical: bool = False,
+        on_conflict: ConflictStrategy | str | None = None,
     ) -> Opening:
         """Begin a run: ``async with state.runs.begin("research", {"topic": "ants"}) as run:``.
 
@@ -88,8 +90,11 @@ class Runs:
             parent: a run of this server, whose variables it inherits as read-only copies.
             run_id: None: a new one.
             critical: keep a snapshot at the end of each step, not only at checkpoints.
+            on_conflict: what becomes of variables that it and a run below it have both changed, unless a variable
+                declares otherwise; None: setting `run_on_conflict`.
 
         Raises:
+            ValueError: `on_conflict` is no `ConflictStrategy`.
             Conflict: there is a run of that id.
             LimitExceeded: the parent has too many children, or the run lies too deep or begins with too much.
             RunOver: the parent has ended.
@@ -99,6 +104,7 @@ class Runs:
             TierError: L3 did not take it.
             TypeError: the parent is no `ActiveRun`.
         """
+        strategy = None if on_conflict is None else ConflictStrategy(on_conflict).value
 
         async def open_() -> ActiveRun:
             check_begun_with(routine_id, inputs, secrets, swarm_id)
@@ -107,15 +113,25 @@ class Runs:
             chosen = self._ground.new_id() if run_id is None else run_id
             swarm = parent.swarm_id if swarm_id is None and parent is not None else swarm_id
             if parent is None:
-                ground, keys = self._ground, self._ground.keys.known
-                context = RunContext.begin(chosen, routine_id, ground.hybrid, inputs, limits=ground.limits, keys=keys)
+                ground = self._ground
+                context = RunContext.begin(
+                    chosen,
+                    routine_id,
+                    ground.hybrid,
+                    inputs,
+                    limits=ground.limits,
+                    keys=ground.keys.known,
+                    transformations=ground.terms.transformations,
+                )
                 set_secrets(context, secrets)
-                return await self._admitted(context, swarm_id=swarm, critical=critical)
+                return await self._admitted(context, swarm_id=swarm, critical=critical, on_conflict=strategy)
             context = parent.context.create_child(inputs, routine_id=routine_id, run_id=chosen)
             try:
                 set_secrets(context, secrets)
                 await parent.save()  # what the child has inherited is not to be lost while the child is kept
-                return await self._admitted(context, swarm_id=swarm, critical=critical, parent=parent)
+                return await self._admitted(
+                    context, swarm_id=swarm, critical=critical, on_conflict=strategy, parent=parent
+                )
             except BaseException:
                 parent.context.children -= 1
                 raise
@@ -250,9 +266,12 @@ class Runs:
                 state=moved_state(state, run_id, chosen, keys.known),
                 limits=self._ground.limits,
                 keys=keys.known,
+                transformations=self._ground.terms.transformations,
             )
             context.status = Run(routine_id=run.routine_id).status
-            return await self._admitted(context, swarm_id=run.swarm_id, critical=run.critical, lost=lost)
+            return await self._admitted(
+                context, swarm_id=run.swarm_id, critical=run.critical, on_conflict=run.on_conflict, lost=lost
+            )
 
         return Opening(open_)
 
@@ -321,6 +340,7 @@ class Runs:
         *,
         swarm_id: str | None,
         critical: bool,
+        on_conflict: str | None,
         parent: ActiveRun | None = None,
         lost: Loss = NOTHING_LOST,
     ) -> ActiveRun:
@@ -335,6 +355,7 @@ class Runs:
             owner=self._ground.server,
             journal=await self._ground.journal(),
             started_at=self._ground.hybrid.now().as_datetime(),
+            on_conflict=on_conflict,
         )
         base = base_of(run_id, row, context.state, sequence=0, previous=None)
         run = rebased(row, base)

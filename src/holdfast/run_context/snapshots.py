@@ -75,6 +75,8 @@ def delta_of(run_id: str, run: Run) -> RunContextSnapshot:
             removed_variables=change.removed_variables,
             removed_intermediate=change.removed_intermediate,
             removed_exports=change.removed_exports,
+            strategies=change.strategies,
+            merged=change.merged,
             created_at=change.at or (run.newest.at if run.newest else None),
         )
     )
@@ -104,6 +106,8 @@ def base_of(
             intermediate=state.intermediate,
             exports=state.exports,
             step_history=seal_list(list(state.steps.values())),
+            strategies=state.strategies,
+            merged=state.merged or None,
             created_at=state.at,
         )
     )
@@ -120,6 +124,8 @@ def state_of(base: RunContextSnapshot) -> ContextState:
         current_step=base.current_step,
         status=base.status,
         at=base.created_at,
+        strategies=base.strategies,
+        merged=base.merged or 0,
     )
 
 

@@ -112,13 +112,14 @@ class TrackedState:
         self._collected.add(change, before)
 
     def _measured(self, part: Draft | ContextChange, steps: Sequence[StepRecord]) -> Sizes:
-        sizes = self._limits.sizes(steps=steps, **{name: getattr(part, name) for name in _SECTIONS})
+        sizes = self._limits.sizes(steps=steps, **{name: getattr(part, name) for name in _MEASURED})
         if part.current_step is not None:
             sizes["current_step", ""] = len(msgspec.json.encode(part.current_step))
         return sizes
 
 
 _SECTIONS = ("variables", "intermediate", "exports")
+_MEASURED = (*_SECTIONS, "strategies")
 
 
 def _removed(change: ContextChange) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from holdfast.errors import ReadOnlyVariable
 from holdfast.run_context.conflicts import Resolution, VariableConflict
 from holdfast.run_context.differences import identical
 from holdfast.run_context.hybrid_clock import HybridClock, hybrid_time
-from holdfast.run_context.inheriting import is_inherited
+from holdfast.run_context.inheriting import ancestor_of, is_inherited
 from holdfast.run_context.secrets import SECRET, opened, protected
 from holdfast.run_context.settling import settled
 from holdfast.run_context.tracked import TrackedState
@@ -69,6 +69,7 @@ class Variables:
             clock=time.as_text(),
             sensitivity=kept if sensitivity is None else sensitivity,
             mutable=mutable,
+            ancestor=ancestor_of(before),
         )
         return protected(variable, self._run_id, self._keys)
 

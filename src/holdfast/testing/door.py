@@ -30,6 +30,7 @@ from holdfast.protocols import (
     SharedCache,
     Storage,
 )
+from holdfast.run_context.exports import Transformation
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.testing.clock import ManualClock
@@ -67,6 +68,7 @@ async def connect_flows(
     window_seconds: float = WINDOW_SECONDS,
     untrusted: Mapping[str, str] = MappingProxyType({}),
     rules: Iterable[Rule] = (),
+    transformations: Mapping[str, Transformation] = MappingProxyType({}),
     server: str = "a server",
 ) -> AsyncIterator[Flows]:
     """A server's inside over the given tiers, for tests that look at caches and counters.
@@ -78,6 +80,7 @@ async def connect_flows(
         journals, runs, key_rows: by default those of the L3, in memory or in PostgreSQL; any other L3 needs its own.
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
+        transformations: of what leaves runs, by name.
         window_seconds: how long it remembers a change, to judge L2 by.
         server: its name.
     """
@@ -108,6 +111,7 @@ async def connect_flows(
             window_seconds=window_seconds,
             untrusted=untrusted,
             rules=check_rules(rules, registered),
+            transformations=transformations,
             server=server,
         )
     )

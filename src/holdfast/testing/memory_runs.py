@@ -77,6 +77,18 @@ class MemoryRuns:
             ]
         return sorted(found, key=lambda each: each[1].birth, reverse=True)[:limit]
 
+    async def children(self, parent_run_id: str, *, after: int, limit: int) -> Sequence[tuple[str, Row]]:
+        """The runs below a run, the oldest first; see `RunIndex.children`."""
+        check_limit(limit, LISTED_MAX)
+        which = RunFilter(parent_run_id=parent_run_id)
+        async with await self._open():
+            found = [
+                (key.id, row)
+                for key, row in self._rows(RUN.name)
+                if row.birth > after and self._fits(which, msgspec.json.decode(row.body))
+            ]
+        return sorted(found, key=lambda each: each[1].birth)[:limit]
+
     async def snapshots(self, run_id: str, *, after: str | None = None, limit: int) -> Sequence[ListedSnapshot]:
         """What snapshots a run has; see `RunIndex.snapshots`."""
         check_limit(limit, LISTED_MAX)

@@ -16,6 +16,11 @@ _ORPHANED: Final = f"""{_OPEN} AND fields[4] <> 'paused' AND NOT EXISTS (
     WHERE j.journal = holdfast.run_journal(r.document) AND j.state = 'live'
         AND greatest(j.changed, b.changed) > statement_timestamp() - $1::float8 * interval '1 second')"""
 
+CHILDREN: Final = """
+SELECT id, version, birth, schema, document FROM holdfast."Run"
+WHERE fields[2] = $1 AND birth > $2 ORDER BY birth LIMIT $3"""
+"""($1 parent, $2 the birth before, $3 limit)."""
+
 SNAPSHOTS: Final = r"""
 SELECT id, octet_length(document::text), created_at FROM holdfast."RunContextSnapshot"
 WHERE id >= $1::text || '/0' AND id < $1 || '/:' AND id > $2::text

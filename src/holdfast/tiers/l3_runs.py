@@ -45,6 +45,14 @@ class PostgresRuns:
                 records = await connection.fetch(statement, *arguments)
         return [(name, Row(version, birth, schema, body)) for name, version, birth, schema, body in records]
 
+    async def children(self, parent_run_id: str, *, after: int, limit: int) -> Sequence[tuple[str, Row]]:
+        """The runs below a run, the oldest first; see `RunIndex.children`."""
+        check_limit(limit, LISTED_MAX)
+        with mapped(f"listing the children of run {parent_run_id}"):
+            async with self._pool.connection() as connection:
+                records = await connection.fetch(sql.CHILDREN, parent_run_id, after, limit)
+        return [(name, Row(version, birth, schema, body)) for name, version, birth, schema, body in records]
+
     async def snapshots(self, run_id: str, *, after: str | None = None, limit: int) -> Sequence[ListedSnapshot]:
         """What snapshots a run has; see `RunIndex.snapshots`."""
         check_limit(limit, LISTED_MAX)

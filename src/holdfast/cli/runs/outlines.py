@@ -7,8 +7,8 @@ to allow it, and of what carries no sensitivity (inputs, intermediate results, r
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -95,7 +95,7 @@ class ShownRun(msgspec.Struct, frozen=True):
     current_step: str | None
     inputs: list[str]
     intermediate: list[str]
-    exports: dict[str, str]
+    exports: dict[str, list[str]]
     variables: list[VariableLine]
     steps: list[StepLine]
     left_out: dict[str, int]
@@ -156,7 +156,7 @@ def shown_run(
         current_step=state.current_step,
         inputs=sorted(state.inputs)[:most],
         intermediate=sorted(state.intermediate)[:most],
-        exports={key: state.exports[key].destination for key in sorted(state.exports)[:most]},
+        exports={key: _destinations(state.exports[key]) for key in sorted(state.exports)[:most]},
         variables=[_variable(state.variables[name]) for name in names[:most]],
         steps=[_step(record) for record in steps[-most:]],
         left_out={what: count for what, count in left_out.items() if count > 0},
@@ -217,7 +217,12 @@ def _told(value: FreeValue) -> str | None:
         return value_of(value)
     if isinstance(value, StepRecord):
         return value.status
-    return value.destination if isinstance(value, ExportDeclaration) else None
+    return (", ".join(_destinations(value)) or None) if isinstance(value, list) else None
+
+
+def _destinations(declarations: Sequence[Any]) -> list[str]:
+    """Where a variable goes; of the values in a list of anything else, nothing."""
+    return [each.destination for each in declarations if isinstance(each, ExportDeclaration)]
 
 
 def lost_in_words(lost: Loss) -> str:

@@ -64,7 +64,7 @@ def _heading(shown: ShownRun) -> Iterator[str]:
             ("current step", shown.current_step),
             ("inputs", ", ".join(shown.inputs)),
             ("intermediate results", ", ".join(shown.intermediate)),
-            ("exports", ", ".join(f"{key} to {place}" for key, place in shown.exports.items())),
+            ("exports", ", ".join(f"{key} to {' and '.join(places)}" for key, places in shown.exports.items())),
         )
         if value
     )

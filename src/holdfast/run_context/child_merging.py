@@ -1,0 +1,187 @@
+"""Takes over what ended children have exported, in the order in which they were begun (rule W6).
+
+A child that has not ended holds back those behind it, so what a run comes to does not depend on who was faster. Of each
+child the variables, and that it was merged, are one change of the context: however often an owner dies on the way, the
+next one goes on behind the last child that was kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Final, NamedTuple
+
+from holdfast.documents import ContextVariable, Run, decode
+from holdfast.entry import MISSING
+from holdfast.errors import SettingsError
+from holdfast.protocols import Reviewer, Settled
+from holdfast.protocols.runs import ENDED
+from holdfast.run_context.conflicts import Resolution
+from holdfast.run_context.context import RunContext
+from holdfast.run_context.ground import Ground
+from holdfast.run_context.merging import (
+    Comparison,
+    Conflict,
+    Resolved,
+    Strategies,
+    compared,
+    is_for_a_person,
+    resolved,
+    taken_over,
+)
+
+logger = logging.getLogger("holdfast")
+
+PAGE: Final = 50
+"""Children whose rows are read at a time: each may hold as much as a context."""
+
+
+class MergedChild(NamedTuple):
+    """A child whose exports its parent has taken over.
+
+    Attributes:
+        variables: names of those that it had exported.
+        resolutions: what became of conflicts.
+    """
+
+    id: str
+    status: str
+    variables: tuple[str, ...]
+    resolutions: tuple[Resolution, ...]
+
+
+class Merge(NamedTuple):
+    """What `ActiveRun.merge_children` has done.
+
+    Attributes:
+        children: those that were merged, in order.
+        waits_for: the child that holds back all behind it; None: all were merged.
+        needs_review: it is a decision on its conflicts that is missing; otherwise it has not ended.
+    """
+
+    children: tuple[MergedChild, ...]
+    waits_for: str | None = None
+    needs_review: bool = False
+
+    @property
+    def resolutions(self) -> tuple[Resolution, ...]:
+        """What became of all conflicts."""
+        return tuple(each for child in self.children for each in child.resolutions)
+
+
+class NoReviews:
+    """Stands where nobody reviews: a conflict that is for a person is an error."""
+
+    async def settle(
+        self,
+        run_id: str,
+        child_run_id: str,
+        parent: ContextVariable | None,  # noqa: ARG002 - the contract's
+        child: ContextVariable,
+    ) -> Settled | None:
+        """Refuse; see `Reviewer.settle`."""
+        raise SettingsError(
+            f"run {run_id}: {child.key} of {child_run_id} is to be reviewed, and this server has no reviews: "
+            "merge_children(reviewer=...), or another strategy"
+        )
+
+    async def changed(self) -> None:
+        """Return at once: nothing is ever decided."""
+
+
+class ChildMerging:
+    """Merges the children of one run into its context.
+
+    Args:
+        otherwise: what resolves conflicts of variables that declare nothing.
+    """
+
+    def __init__(self, ground: Ground, context: RunContext, strategies: Strategies, reviewer: Reviewer) -> None:
+        self._ground = ground
+        self._context = context
+        self._strategies = strategies
+        self._reviewer = reviewer
+
+    async def merge(self) -> Merge:
+        """Merge all that can be; the context then has it, and nothing of it is stored yet."""
+        children: list[MergedChild] = []
+        async for name, run, birth in self._unmerged():
+            if run.status not in ENDED:
+                return Merge(tuple(children), name)
+            merged = await self._merged(name, run, birth)
+            if merged is None:
+                return Merge(tuple(children), name, needs_review=True)
+            children.append(merged)
+        return Merge(tuple(children))
+
+    async def _unmerged(self) -> AsyncIterator[tuple[str, Run, int]]:
+        """Children that are not merged yet, with their births, in order of these."""
+        after = self._context.merged
+        while rows := await self._ground.index.children(self._context.run_id, after=after, limit=PAGE):
+            for name, row in rows:
+                yield name, decode(Run, row.body, what=f"run:{name}"), row.birth
+            after = rows[-1][1].birth
+
+    async def _merged(self, name: str, run: Run, birth: int) -> MergedChild | None:
+        """Merge a child that has ended; None: somebody must decide first."""
+        while True:
+            found = compared(run.exported, self._context.variables, self._strategies)
+            settled = await self._settled(name, found)
+            if settled is None:
+                return None
+            # The run's code goes on beside this: what it wrote while a decision was asked for makes another conflict.
+            if not _differs(found, compared(run.exported, self._context.variables, self._strategies)):
+                break
+        resolutions = self._take(name, birth, found, settled)
+        return MergedChild(name, run.status, tuple(run.exported), resolutions)
+
+    async def _settled(self, name: str, found: Comparison) -> Mapping[str, Settled] | None:
+        """The decisions on conflicts that are for a person; all of them are asked for, even if one is missing."""
+        settled = {}
+        for conflict in filter(is_for_a_person, found.conflicts):
+            told = await self._reviewer.settle(self._context.run_id, name, conflict.parent, conflict.child)
+            if told is not None:
+                settled[conflict.key] = told
+        return settled if len(settled) == sum(map(is_for_a_person, found.conflicts)) else None
+
+    def _take(self, name: str, birth: int, found: Comparison, settled: Mapping[str, Settled]) -> tuple[Resolution, ...]:
+        """Write what stands, and that the child is merged, in one go."""
+        decided = [(each, self._resolved(each, settled)) for each in found.conflicts]
+        standing: dict[str, ContextVariable | None] = dict(found.unopposed)
+        standing.update((each.key, made.variable) for each, made in decided if made.variable is not each.parent)
+        before = self._context.variables
+        variables = {
+            key: taken_over(adopted(self._context, variable, name), before.get(key))
+            for key, variable in standing.items()
+            if variable is not None
+        }
+        gone = [key for key, variable in standing.items() if variable is None and key in before]
+        self._context.merge(birth, variables, gone)
+        return tuple(made.resolution for _, made in decided)
+
+    def _resolved(self, conflict: Conflict, settled: Mapping[str, Settled]) -> Resolved:
+        if (decision := settled.get(conflict.key)) is not None:
+            value = MISSING if decision.variable is None else decision.variable.value
+            told = Resolution(value, conflict.strategy, decision.reason, variable_name=conflict.key)
+            return Resolved(decision.variable, told)
+        made = resolved(conflict, self._ground.hybrid, self._ground.skew_ms_max)
+        if made.resolution.skewed:
+            logger.warning(
+                "run %s: %s was resolved by clocks, one of which is over %d ms ahead of this server's",
+                self._context.run_id,
+                conflict.key,
+                self._ground.skew_ms_max,
+            )
+        return made
+
+
+def adopted(context: RunContext, variable: ContextVariable, from_run_id: str) -> ContextVariable:  # noqa: ARG001
+    """A variable of another run as one of this run."""
+    return variable
+
+
+def _differs(one: Comparison, other: Comparison) -> bool:
+    """Whether the parent's side of a comparison has changed."""
+    return one.unopposed.keys() != other.unopposed.keys() or [
+        (each.key, each.parent, each.strategy) for each in one.conflicts
+    ] != [(each.key, each.parent, each.strategy) for each in other.conflicts]

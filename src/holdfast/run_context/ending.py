@@ -1,0 +1,149 @@
+"""How a run ends: what must be decided before, and the one transaction in which a run completes that exports anything.
+
+A run without exports ends by a patch, as it is saved by one. With exports all that leaves the run, and that it is over,
+takes effect at once or not at all.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from holdfast.documents import BlackboardItem, ContextChange, RefusedExport, Run, RunStatus, Swarm
+from holdfast.documents.frozen import seal_list
+from holdfast.errors import NotOwner, OutcomeUnknown, RunOver, TierUnavailable
+from holdfast.keys import Key
+from holdfast.kinds import DELIVERY, EXPORT, RUN, SWARM
+from holdfast.protocols import Isolation
+from holdfast.protocols.runs import ENDED
+from holdfast.run_context.exports import Leaving
+from holdfast.run_context.ground import Ground
+from holdfast.run_context.spilling import spill_run
+from holdfast.transactions import Transaction
+from holdfast.write_behind.operations import Operation, Set
+
+logger = logging.getLogger("holdfast")
+
+NOBODYS: Final[Sequence[Operation]] = (Set("owner", None), Set("journal", None))
+UNKNOWN_MAX: Final = 4
+"""Attempts at a transaction of which L3 does not say what became of it."""
+
+
+def ends(status: RunStatus, error: str | None, at: dt.datetime) -> list[Operation]:
+    """What is written to a run's row when it ends, or is paused."""
+    written: list[Operation] = [Set("status", status.value)]
+    written += NOBODYS if status is RunStatus.PAUSED else [Set("ended_at", at)]
+    return written if error is None else [*written, Set("error", error)]
+
+
+class Ending:
+    """Ends one run.
+
+    Args:
+        epoch: under which this server owns it.
+    """
+
+    def __init__(self, ground: Ground, run_id: str, swarm_id: str | None, epoch: int) -> None:
+        self._ground = ground
+        self._run_id = run_id
+        self._swarm_id = swarm_id
+        self._epoch = epoch
+
+    async def settle_before(self) -> None:
+        """Have decided what was written until now: nothing refused is ended over, and who goes on sees the swarm."""
+        keys = [self._ground.runs.key(self._run_id)]
+        if self._swarm_id is not None:
+            keys.append(Key(SWARM.name, self._swarm_id))
+        try:
+            await self._ground.runs.write_behind.settle(keys)
+        except TierUnavailable as fault:  # then the end waits in the journal too, behind them, and is `Undecided`
+            logger.warning("run %s ends while writes before are undecided: %s", self._run_id, fault)
+
+    async def complete(self, change: ContextChange, leaving: Leaving, at: dt.datetime) -> Run:
+        """Complete the run with what leaves it, in one transaction; its row as it is then.
+
+        Where L3 does not say what became of it, it is made again: whichever comes first completes the run, and what
+        comes behind it finds it complete. Nobody else could have completed it under this epoch.
+
+        Args:
+            change: what was not stored of its context.
+
+        Raises:
+            NotOwner: another server has taken the run over; nothing took effect.
+            OutcomeUnknown: L3 does not say either whether an attempt took effect.
+            RunOver, TierError, InvalidDocument: nothing took effect.
+        """
+
+        async def complete(transaction: Transaction) -> Run:
+            return await self._complete(transaction, change, leaving, at)
+
+        unknown: OutcomeUnknown | None = None
+        for attempt in range(1, UNKNOWN_MAX + 1):
+            try:
+                return await self._ground.transactions.transact(complete, Isolation.READ_COMMITTED)
+            except OutcomeUnknown as fault:
+                unknown = fault
+            except TierUnavailable as fault:
+                if unknown is None:
+                    raise
+                logger.warning("run %s: what became of its end cannot be asked: %s", self._run_id, fault)
+            await self._ground.transactions.pause(attempt)
+        raise unknown or OutcomeUnknown(f"run {self._run_id}: L3 did not say whether it is complete")
+
+    async def _complete(
+        self, transaction: Transaction, change: ContextChange, leaving: Leaving, at: dt.datetime
+    ) -> Run:
+        runs = transaction.collection(RUN)
+        held = await runs.get(self._run_id, lock=True)
+        if held is None:
+            raise RunOver(f"run {self._run_id} was deleted")
+        if held.epoch != self._epoch:
+            raise NotOwner(f"it is under epoch {held.epoch}, not {self._epoch}")
+        if held.status == RunStatus.COMPLETED:  # by an attempt before
+            return held
+        if held.status in ENDED:
+            raise RunOver(f"run {self._run_id} is {held.status}")
+        refused = [*leaving.refused, *await self._post(transaction, leaving.items)]
+        run = msgspec.structs.replace(
+            held,
+            status=RunStatus.COMPLETED.value,
+            ended_at=at,
+            changes=seal_list([*held.changes, change]),
+            exported=leaving.exported,
+            refused_exports=refused,
+        )
+        spilled = spill_run(self._ground.runs.key(self._run_id), run)
+        if spilled is not None:
+            run = spilled.document
+            for kind, identifier, document in spilled.history:
+                await transaction.collection(self._ground.collections[kind].kind).put(identifier, document)
+        await transaction.collection(EXPORT).put_many(leaving.values)
+        await transaction.collection(DELIVERY).put_many(leaving.deliveries)
+        await runs.put(self._run_id, run)
+        return run
+
+    async def _post(self, transaction: Transaction, items: Sequence[BlackboardItem]) -> Iterable[RefusedExport]:
+        """Put items on the swarm's blackboard; returns those that have no place there."""
+        if not items or self._swarm_id is None:
+            return ()
+        swarms = transaction.collection(SWARM)
+        swarm = await swarms.get(self._swarm_id, lock=True)
+        if swarm is None:
+            return [self._without_swarm(item) for item in items]
+        await swarms.put(self._swarm_id, posted(swarm, items))
+        return ()
+
+    def _without_swarm(self, item: BlackboardItem) -> RefusedExport:
+        key = item.id.removeprefix(f"{self._run_id}/")
+        return RefusedExport(key=key, destination="blackboard", reason=f"there is no swarm {self._swarm_id}")
+
+
+def posted(swarm: Swarm, items: Iterable[BlackboardItem]) -> Swarm:
+    """A swarm with items on its blackboard: each in the place of the one of its id, otherwise behind all."""
+    board = {item.id: item for item in swarm.blackboard}
+    board.update((item.id, item) for item in items)
+    return msgspec.structs.replace(swarm, blackboard=seal_list(list(board.values())))

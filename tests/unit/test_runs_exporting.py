@@ -1,0 +1,254 @@
+"""Runs that complete with exports: all that leaves them, and their end, take effect at once or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from fix_races import until
+from fix_run_servers import RUN, Hall, hall, values
+from holdfast import Swarm
+from holdfast.documents import BlackboardItem
+from holdfast.errors import LimitExceeded, NotOwner, OutcomeUnknown, RunOver, TierUnavailable
+from holdfast.kinds import DELIVERY, EXPORT
+from holdfast.run_context import ending
+from holdfast.run_context.active_run import ActiveRun
+from holdfast.run_context.ending import Ending
+from holdfast.transactions import Transactions
+
+EVERYWHERE = ("parent_context", "blackboard", "persistent_store")
+
+
+async def child_with_exports(at: Hall, swarm_id: str | None = "swarm1") -> ActiveRun:
+    """A run below another one, with a variable that leaves it for every destination."""
+    parent = await at.a.begin("search", run_id="parent", swarm_id=swarm_id)
+    child: ActiveRun = await at.a.begin("look", parent=parent, run_id=RUN)
+    child.context["x"] = 1
+    for place in EVERYWHERE:
+        child.context.mark_for_export("x", place)
+    child.context.mark_for_export("x", "external_system", exporter="crm")
+    return child
+
+
+def kept(at: Hall, kind: str) -> list[str]:
+    """The ids of a kind's rows in L3."""
+    return [key.id for key in at.l3.log.rows if key.kind == kind]
+
+
+async def board(at: Hall) -> list[tuple[str, Any]]:
+    """What L3 has on the swarm's blackboard."""
+    swarm = await at.servers["a"].store.swarms.get("swarm1")
+    return [] if swarm is None else [(item.id, item.value) for item in swarm.blackboard]
+
+
+async def test_all_that_leaves_a_run_does_when_it_completes() -> None:
+    """And nothing before; its last changes are kept in the same transaction."""
+    async with hall() as at:
+        await at.servers["a"].store.swarms.put("swarm1", Swarm(blackboard=[BlackboardItem(id="other", value=0)]))
+        run = await child_with_exports(at)
+        await run.checkpoint()
+        run.context["y"] = 2
+        assert (kept(at, "export"), kept(at, "delivery"), await board(at)) == ([], [], [("other", 0)])
+        await run.complete()
+        row = at.row()
+        assert (row.status, row.changes, [*row.exported], row.refused_exports) == ("completed", [], ["x"], [])
+        assert row.ended_at is not None
+        assert await board(at) == [("other", 0), (f"{RUN}/x", 1)]
+        exported = await at.servers["b"].store.collection(EXPORT).get(f"{RUN}/x")
+        assert exported is not None
+        assert (exported.run_id, exported.value, exported.exported_at) == (RUN, 1, row.ended_at)
+        assert kept(at, "delivery") == [f"{RUN}/crm/x"]
+        delivery = await at.servers["b"].store.collection(DELIVERY).get(f"{RUN}/crm/x")
+        assert delivery is not None
+        assert (delivery.exporter, delivery.value) == ("crm", 1)
+        view = await at.b.get(RUN)
+        assert values(view) == {"x": 1, "y": 2}
+        with pytest.raises(RunOver):
+            await run.save()
+
+
+async def test_what_was_accepted_before_is_in_the_snapshot() -> None:
+    """What the flusher had not brought to L3 comes first."""
+    async with hall("a") as at:
+        run = await child_with_exports(at, swarm_id=None)
+        await run.save()
+        await run.complete()
+        assert values(await at.a.get(RUN)) == {"x": 1}
+        assert at.row().changes == []
+
+
+async def test_an_item_takes_the_place_of_the_one_before() -> None:
+    """A blackboard grows by no item that was there."""
+    before = Swarm(blackboard=[BlackboardItem(id=f"{RUN}/x", value=0), BlackboardItem(id="other", value=0)])
+    async with hall("a") as at:
+        await at.servers["a"].store.swarms.put("swarm1", before)
+        await (await child_with_exports(at)).complete()
+        assert await board(at) == [(f"{RUN}/x", 1), ("other", 0)]
+
+
+async def test_what_does_not_leave_is_told() -> None:
+    """By the run's row and an event, without values; the rest leaves all the same."""
+    async with hall("a") as at:
+        heard: list[Any] = []
+        at.servers["a"].store.subscribe("run/export/refused", heard.append)
+        run = await child_with_exports(at, swarm_id="nobody")
+        run.context.set("token", "s3cret", sensitivity="secret")
+        run.context.mark_for_export("token", "persistent_store")
+        await run.complete()
+        row = at.row()
+        assert [(each.key, each.destination) for each in row.refused_exports] == [
+            ("token", "persistent_store"),
+            ("x", "blackboard"),
+        ]
+        assert kept(at, "export") == [f"{RUN}/x"]
+
+        async def told() -> bool:
+            return bool(heard)
+
+        await until(told)
+        assert [each["key"] for each in heard[0].data["refused"]] == ["token", "x"]
+        assert "s3cret" not in repr(heard[0].data)
+
+
+async def test_a_failed_run_exports_nothing() -> None:
+    """Nor does a cancelled one."""
+    async with hall("a") as at:
+        await (await child_with_exports(at)).fail("it broke")
+        assert (at.row().exported, kept(at, "export"), kept(at, "delivery")) == ({}, [], [])
+
+
+async def test_another_owner_lets_nothing_leave() -> None:
+    """Whoever has lost the run changes nothing by completing it."""
+    async with hall() as at:
+        run = await child_with_exports(at)
+        await run.save()
+        await at.b.resume(RUN, force=True)
+        with pytest.raises(NotOwner):
+            await run.complete()
+        assert run.is_over
+        assert (at.row().status, kept(at, "export"), kept(at, "delivery")) == ("running", [], [])
+
+
+async def test_while_l3_is_away_the_run_goes_on() -> None:
+    """It is not over, its context has all, and it can be completed later."""
+    async with hall("a") as at:
+        run = await child_with_exports(at, swarm_id=None)
+        at.l3.away = True
+        with pytest.raises(TierUnavailable):
+            await run.complete()
+        at.l3.away = False
+        assert (run.is_over, run.context.status) == (False, "running")
+        await run.complete()
+        assert [*at.row().exported] == ["x"]
+        assert values(await at.a.get(RUN)) == {"x": 1}
+
+
+async def test_more_than_a_context_may_hold_does_not_leave() -> None:
+    """A transformation that makes too much fails the end, not the run."""
+    async with hall("a", transformations={"grow": lambda _: "x" * 3000}, run_bytes_max=2000) as at:
+        parent = await at.a.begin("search", run_id="parent")
+        run = await at.a.begin("look", parent=parent, run_id=RUN)
+        run.context["x"] = 1
+        run.context.mark_for_export("x", "parent_context", transformation="grow")
+        with pytest.raises(LimitExceeded):
+            await run.complete()
+        assert (run.is_over, at.row().status) == (False, "running")
+
+
+Transact = Callable[..., Awaitable[Any]]
+
+
+def lose_commits(patch: pytest.MonkeyPatch, *, times: int, in_effect: bool) -> None:
+    """Let the answers to the next transactions get lost, which took effect or did not."""
+    healthy = Transactions.transact
+    left = times
+
+    async def transact(self: Transactions, *words: Any, **named: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            return await healthy(self, *words, **named)
+        if in_effect:
+            await healthy(self, *words, **named)
+        raise OutcomeUnknown("the reply was lost")
+
+    patch.setattr(Transactions, "transact", transact)
+
+
+@pytest.mark.parametrize("in_effect", [True, False])
+async def test_an_end_of_unknown_outcome_is_found_out(monkeypatch: pytest.MonkeyPatch, *, in_effect: bool) -> None:
+    """L3 is asked by making it again: it takes effect once."""
+    async with hall("a") as at:
+        await at.servers["a"].store.swarms.put("swarm1", Swarm())
+        run = await child_with_exports(at)
+        with monkeypatch.context() as patch:
+            lose_commits(patch, times=2, in_effect=in_effect)
+            await run.complete()
+        row = at.row()
+        assert (run.is_over, row.status, row.sequence) == (True, "completed", 1)
+        assert len(await board(at)) == 1
+
+
+async def test_an_end_that_nobody_can_find_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is over here; where it did not take effect, it can be resumed."""
+    async with hall("a") as at:
+        run = await child_with_exports(at, swarm_id=None)
+        await run.checkpoint()
+        with monkeypatch.context() as patch:
+            lose_commits(patch, times=99, in_effect=False)
+            with pytest.raises(OutcomeUnknown):
+                await run.complete()
+        assert run.is_over
+        again = await at.a.resume(RUN)
+        await again.complete()
+        assert [*at.row().exported] == ["x"]
+
+
+async def test_mutant_the_answer_is_believed_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without asking L3 once more, a run that has completed raises."""
+    monkeypatch.setattr(ending, "UNKNOWN_MAX", 1)
+    async with hall("a") as at:
+        run = await child_with_exports(at, swarm_id=None)
+        with monkeypatch.context() as patch:
+            lose_commits(patch, times=1, in_effect=True)
+            with pytest.raises(OutcomeUnknown):
+                await run.complete()
+        assert at.row().status == "completed"
+
+
+async def test_a_cancelled_caller_lets_the_end_go_on() -> None:
+    """Half of it is never in effect."""
+    async with hall("a") as at:
+        run = await child_with_exports(at, swarm_id=None)
+        task = asyncio.ensure_future(run.complete())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+        async def over() -> bool:
+            return at.row().status == "completed"
+
+        await until(over)
+        assert [*at.row().exported] == ["x"]
+        assert kept(at, "export") == [f"{RUN}/x"]
+
+
+async def test_mutant_the_epoch_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then an owner of before completes, and exports, what another one runs."""
+    healthy = Ending._complete
+
+    async def complete(self: Ending, transaction: Any, *words: Any) -> Any:
+        held = await transaction.collection(at.a._ground.runs.kind).get(RUN)
+        self._epoch = held.epoch
+        return await healthy(self, transaction, *words)
+
+    async with hall() as at:
+        run = await child_with_exports(at)
+        await run.save()
+        await at.b.resume(RUN, force=True)
+        monkeypatch.setattr(Ending, "_complete", complete)
+        await run.complete()
+        assert at.row().status == "completed"
