@@ -147,7 +147,9 @@ class Writer:
 
     def publish(self, begun: Begun, filled: Sequence[Filled]) -> None:
         """These rows were committed: tell the caches, and let L1 take the documents."""
-        self.adopt()
+        if not self.adopt():
+            self.tell(dict.fromkeys([each.key for each in filled], ANY_VERSION))
+            return
         # Another change of a key may have been told meanwhile; only L3 knows which came last.
         fit = [each for each in filled if each.document is not None and not self._is_contested(begun, each.key)]
         self.tell({each.key: each.version for each in filled})
@@ -173,9 +175,8 @@ class Writer:
 
     async def _delete(self, key: Key, expected: int | None) -> Receipt:
         version, existed = await self._written([key], self._l3.delete(key, expected=expected))
-        self.adopt()
         # Also when there was no row: a cache may still hold what another server deleted.
-        self.tell({key: version})
+        self.tell({key: version if self.adopt() else ANY_VERSION})
         return Receipt(version, existed=existed)
 
     async def _written(self, keys: Iterable[Key], write: Awaitable[Outcome]) -> Outcome:
@@ -193,9 +194,13 @@ class Writer:
                 self.tell(dict.fromkeys(keys, ANY_VERSION))
             raise
 
-    def adopt(self) -> None:
-        """Take over L3's identity: a commit under another one must not be judged by what is known of this one."""
-        self._applier.adopt(self._l3.coherence(), self._resolver.now())
+    def adopt(self) -> bool:
+        """Take over L3's identity: a commit under another one must not be judged by what is known of this one.
+
+        False: it is of the past. Whether what was just written is in effect, the feed will tell; its version says
+        nothing.
+        """
+        return self._applier.adopt_heard(self._l3.coherence())
 
     def tell(self, versions: Mapping[Key, int]) -> None:
         """At least these versions exist, or may: fence this server's caches, and wake the others."""

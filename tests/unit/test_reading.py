@@ -13,6 +13,7 @@ from fix_races import until
 from holdfast import Bot, Consistency, StaleUnavailable, Swarm, Tier, TierUnavailable, reading
 from holdfast.flows import Flows
 from holdfast.keys import Key
+from holdfast.protocols import Loaded
 from holdfast.testing import ManualClock, MemoryFeed, MemoryStorage
 from holdfast.testing.door import connect_flows
 from holdfast.testing.pauses import PausingStorage
@@ -228,18 +229,48 @@ async def test_versions_of_another_incarnation_are_not_confirmed(flows: Flows, l
 
 
 async def test_what_a_tier_heard_before_the_feed_does_not_bring_the_past_back(
-    flows: Flows, l3: MemoryStorage, clock: ManualClock
+    flows: Flows, l3: MemoryStorage, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The feed's connection hears of a new incarnation first; those that read and write rows know the one before."""
-    former = l3.coherence()
+    bots, former = flows.store.bots, l3.coherence()
     l3.crash()
     clock.advance(0.01)
     assert await flows.feed.refresh()
     now_known = flows.applier.incarnation
     assert now_known != former.incarnation
     clock.advance(0.01)
-    flows.applier.adopt(former, flows.resolver.now())
+    monkeypatch.setattr(l3, "coherence", lambda: former)
+    await bots.put("b1", EVE)
     assert flows.applier.incarnation == now_known
+    assert bots.peek("b1") is None, "under which incarnation it was committed is not known"
+    await bots.delete("b2")
+    monkeypatch.undo()
+    assert await flows.feed.refresh()
+    assert await bots.get("b1") == EVE
+    assert flows.applier.incarnation == now_known
+
+
+async def test_what_is_read_of_a_former_incarnation_is_kept_by_no_cache(
+    flows: Flows, l3: MemoryStorage, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection may lead to a primary that was replaced: its answer is one, and nothing more."""
+    bots, key = flows.store.bots, Key("bot", "b1")
+    past = await l3.load([key])
+    l3.crash()
+    await l3.raw_put(key, b'{"name":"Eve"}')
+    clock.advance(0.01)
+    assert await flows.feed.refresh()
+    clock.advance(0.01)
+
+    async def of_the_past(*_: object) -> Loaded:
+        return past
+
+    with monkeypatch.context() as patch:
+        patch.setattr(l3, "load", of_the_past)
+        assert await bots.get("b1") == ADA
+    clock.advance(0.01)
+    assert await flows.feed.refresh()
+    assert await bots.get("b1") == EVE
 
 
 async def test_the_feed_may_go_back_to_an_incarnation(flows: Flows, l3: MemoryStorage, clock: ManualClock) -> None:

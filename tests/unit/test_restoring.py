@@ -291,6 +291,14 @@ def test_of_large_snapshots_few_are_asked_for(monkeypatch: pytest.MonkeyPatch, *
         assert least <= max(sizes) <= most
 
 
+def test_what_the_row_tells_of_its_base_is_not_taken_for_another() -> None:
+    """Sizes of the present chain say nothing of those before it."""
+    kept = kept_run(100, bases=(99,))
+    kept.run = msgspec.structs.replace(kept.run, base_bytes=100, delta_bytes=100)
+    assert len(next(restoring(RUN_ID, kept.run, [99]))) == 2
+    assert len(next(restoring(RUN_ID, kept.run, [0]))) == rules.FIRST_IDS_MAX
+
+
 def test_a_sound_snapshot_of_another_chain_is_not_taken() -> None:
     """Its checksum is right, but it does not name the one before; or the row names another in its place."""
     kept, other = kept_run(3), other_chain()

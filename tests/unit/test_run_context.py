@@ -762,3 +762,27 @@ def test_a_context_goes_on_with_a_state() -> None:
     assert (resumed.inputs, resumed.current_step, resumed.take_changes()) == (context.inputs, "s", None)
     assert resumed.create_child({}).run_id == "run1.4"
     assert ContextState().inputs == {}
+
+
+def test_what_is_held_deeper_than_is_allowed_now_is_measured_all_the_same() -> None:
+    """The limit of depth was higher when it was written: it cannot be written again, but it is not lost, and counts."""
+    deep: Any = 1
+    for _ in range(30):
+        deep = [deep]
+    state = ContextState(
+        inputs=freeze({"q": deep}),
+        variables={
+            name: ContextVariable(key=name, value=freeze(value)) for name, value in {"a": deep, "b": "x" * 900}.items()
+        },
+    )
+    context = RunContext(
+        RUN_ID, "search", hybrid_clock(), state=state, limits=RunLimits(bytes_max=1500, value_depth_max=20)
+    )
+    for _ in range(2):
+        with pytest.raises(LimitExceeded):
+            context["c"] = "y" * 700
+    with pytest.raises(InvalidDocument):
+        context["c"] = deep
+    del context["a"]
+    del context["b"]
+    context["c"] = "y" * 700

@@ -10,8 +10,9 @@ import pytest
 
 from fix_races import until
 from fix_run_servers import RUN, Hall, hall, values
-from holdfast import Collection, Consistency, Durability
-from holdfast.errors import ContextCorrupt, NotOwner, OutcomeUnknown
+from holdfast import Collection, Consistency, Durability, Set
+from holdfast.errors import ContextCorrupt, NotOwner, OutcomeUnknown, Refused
+from holdfast.kinds import RUN as KIND
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.loading import SnapshotLoader
 from holdfast.run_context.runs import Runs
@@ -126,6 +127,20 @@ async def test_of_two_servers_that_have_restored_a_run_one_has_it(monkeypatch: p
         outcomes = await asyncio.gather(*(each.resume(RUN)._opened() for each in (at.a, at.b)), return_exceptions=True)
         assert sorted(type(each).__name__ for each in outcomes) == ["ActiveRun", "NotOwner"]
         assert at.row().epoch == 2
+
+
+async def test_what_a_taker_has_accepted_for_the_row_is_not_taken_for_its_state() -> None:
+    """It was laid over what L3 has, and is refused when it comes there: what another server committed stands."""
+    async with hall() as at:
+        await (await at.a.begin("search", run_id=RUN)).pause()
+        rows = {name: each.store.collection(KIND) for name, each in at.servers.items()}
+        await rows["b"].get(RUN)
+        late = await rows["b"].patch(RUN, Set("error", "accepted"), durability=Durability.ACCEPTED)
+        await rows["a"].patch(RUN, Set("error", "committed"), durability=Durability.COMMITTED)
+        await at.b.resume(RUN)
+        with pytest.raises(Refused):
+            await late.reached(Durability.COMMITTED)
+        assert (at.row().error, at.row().owner) == ("committed", "b")
 
 
 async def acknowledged_meanwhile(at: Hall, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -12,9 +12,8 @@ from holdfast.documents.plans import EXTRA
 from holdfast.documents.structs import freeze_fields
 
 
-# The collector need not look at them: what never changes refers only to what was there before it, never in a circle.
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
-class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A struct inside a document: immutable to the leaf, open to fields that a newer version added.
 
     Values given to the constructor are frozen there: a list becomes a `FrozenList`, a dict a `FrozenDict`.

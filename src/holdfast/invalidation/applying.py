@@ -23,7 +23,7 @@ from holdfast.tags import EVERY_TAG
 from holdfast.tiers.l1_local import LocalCache
 
 LEFT_MAX: Final = 64
-"""Incarnations that are remembered as past; an answer is not under way for as long as so many take."""
+"""Incarnations that are remembered as past; no tier is behind for as long as so many take."""
 
 
 class ChangeApplier:
@@ -126,15 +126,22 @@ class ChangeApplier:
         """Take over what L3 said of itself in a call begun at `began`; a new incarnation empties L1 first."""
         if coherence is self._view.coherence or began < self._adopted_at:
             return  # an answer overtaken by one that began later must not bring the past back
-        # Nor may what a tier heard last, on another connection than the feed. Should L3 be switched back to a server
-        # that it was on before, the feed's next poll says so.
-        if coherence.incarnation in self._left:
-            return
         self._adopted_at = began
         if coherence.incarnation != self._view.coherence.incarnation:
             self._begin_anew(coherence)
         else:
             self._flush_below(coherence)
+
+    def adopt_heard(self, coherence: Coherence) -> bool:
+        """Take over what a tier heard last of L3's identity, nobody knows when; False: it is of the past.
+
+        The feed, on another connection, may have heard of the incarnation after it. Should L3 be switched back to a
+        server that it was on before, the feed's next poll says so.
+        """
+        if coherence.incarnation in self._left:
+            return False
+        self.adopt(coherence, self._clock.monotonic())
+        return True
 
     def _begin_anew(self, coherence: Coherence) -> None:
         """What was read so far may be of a history that was lost."""

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from holdfast.documents import ContextVariable, Limits, RunContextSnapshot, StepRecord, encode
+from holdfast.documents.faults import DEPTH_CEILING
 from holdfast.documents.frozen import EMPTY_LIST
 from holdfast.errors import InvalidKey, LimitExceeded, SettingsError
 from holdfast.keys import ID_BYTES_MAX, check_id
@@ -71,23 +72,27 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
         if exported:
             self.check(run_id, "bytes", sum(self.sizes(variables=exported).values()))
 
-    def measured(self, inputs: Mapping[str, Any]) -> int:
-        """Bytes of a run's inputs as JSON; raises as `sizes`."""
+    def measured(self, inputs: Mapping[str, Any], *, is_held: bool = False) -> int:
+        """Bytes of a run's inputs as JSON; `is_held` and errors as of `sizes`."""
         around = len(',"inputs":') + len("{}") if inputs else 0
-        return len(self._json(inputs=inputs)) - len(_BLANK) - around
+        return len(_json(self._depth_max(is_held=is_held), inputs=inputs)) - len(_BLANK) - around
 
-    def sizes(self, *, steps: Sequence[StepRecord] = EMPTY_LIST, **sections: Mapping[str, Any]) -> Sizes:
+    def sizes(
+        self, *, steps: Sequence[StepRecord] = EMPTY_LIST, is_held: bool = False, **sections: Mapping[str, Any]
+    ) -> Sizes:
         """Bytes of each part of a context as JSON, its key and a comma included; all are written in one go.
 
         A step that has not ended has those of its end besides.
 
         Args:
+            is_held: it is in the context already, maybe under a limit of depth that was higher then.
             sections: mappings of a snapshot, by the name of its field.
 
         Raises:
             InvalidDocument: a part cannot be stored; `path` says where in the context, and why.
         """
-        stored = msgspec.json.decode(self._json(step_history=steps, **sections), type=_Parts)
+        body = _json(self._depth_max(is_held=is_held), step_history=steps, **sections)
+        stored = msgspec.json.decode(body, type=_Parts)
         sizes = {
             (name, key): len(msgspec.json.encode(key)) + len(":,") + len(value)
             for name, section in sections.items()
@@ -98,9 +103,13 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
             sizes["steps", record.step_id] = len(value) + len(",") + end
         return sizes
 
-    def _json(self, **part: Any) -> bytes:
-        within = Limits(bytes_max=1 << 40, depth_max=max(self.value_depth_max - _LEVELS_ABOVE, 1))
-        return encode(RunContextSnapshot(run_id="", routine_id="", sequence=0, **part), within)
+    def _depth_max(self, *, is_held: bool) -> int:
+        return DEPTH_CEILING if is_held else max(self.value_depth_max - _LEVELS_ABOVE, 1)
+
+
+def _json(depth_max: int, **part: Any) -> bytes:
+    within = Limits(bytes_max=1 << 40, depth_max=depth_max)
+    return encode(RunContextSnapshot(run_id="", routine_id="", sequence=0, **part), within)
 
 
 class _Parts(msgspec.Struct, rename="camel"):

@@ -102,7 +102,9 @@ def restoring(run_id: str, run: Run, bases: Iterable[int], *, at: int | None = N
     end = run.sequence if at is None else min(at, run.sequence)
     walk = _Walk(run_id, run, end, with_tail=at is None)
     for number in sorted({number for number in bases if 0 <= number <= end}, reverse=True):
-        # The deltas are asked for together with the base: as a rule it is good.
+        # The deltas are asked for together with the base: as a rule it is good, and the row knows how large they are.
+        if number == run.base:
+            walk.fit(run.sequence - run.base + 1, run.base_bytes + run.delta_bytes)
         page = walk.page(number + 1)
         walk.hear((yield (base_id(run_id, number), *page)))
         base = walk.good(base_id(run_id, number), number, is_base=True)
@@ -136,16 +138,15 @@ class _Walk:
         self.with_tail = with_tail
         self.found: Mapping[str, bytes] = {}
         self.at_once = min(FIRST_IDS_MAX, IDS_MAX)
-        self._fit(run.sequence - run.base + 1, run.base_bytes + run.delta_bytes)
         self.damaged: dict[str, None] = {}
         self.looked_at = 0
 
     def hear(self, found: Mapping[str, bytes]) -> None:
         """Take an answer."""
         self.found = found
-        self._fit(len(found), sum(map(len, found.values())))
+        self.fit(len(found), sum(map(len, found.values())))
 
-    def _fit(self, count: int, size: int) -> None:
+    def fit(self, count: int, size: int) -> None:
         """Ask for as many at once as fit together, if the next are as large as these."""
         if size:
             self.at_once = max(2, min(IDS_MAX, PAGE_BYTES * count // size))

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from holdfast.documents import Run, RunStatus
-from holdfast.entry import Consistency
+from holdfast.entry import Consistency, Entry
 from holdfast.errors import (
     Conflict,
     ContextCorrupt,
@@ -89,16 +89,18 @@ class Resuming:
     async def _taken(self, run_id: str, *, force: bool) -> tuple[Run, Run, Restored]:
         """The run's row as it was, and as this server owns it, with its context."""
         for _ in range(ATTEMPTS_MAX):
-            before, version = await self._row(run_id)
+            entry = await self._row(run_id)
+            before = entry.value
             await self._check(run_id, before, force=force)
-            if before.owner is None:
-                if (nobodys := await self._take_nobodys(run_id, before, version)) is not None:
+            # What this server has laid over the row may be refused yet; then it is not the row of that version.
+            if before.owner is None and not entry.pending:
+                if (nobodys := await self._take_nobodys(run_id, before, entry.version)) is not None:
                     return before, *nobodys
                 continue
             if before.swarm_id is not None:  # whoever goes on with the run must see what it did to its swarm
                 await self._decided(Key(SWARM.name, before.swarm_id), before.owner)
             handed_over = await self._decided(self._ground.runs.key(run_id), before.owner)
-            run, _ = await self._row(run_id)
+            run = (await self._row(run_id)).value
             if (restored := await self._restored(run_id, run)) is None:
                 continue
             # Once more: if it lives, it has written on while all that was read.
@@ -107,16 +109,16 @@ class Resuming:
                 return before, taken, await self._restored_now(run_id, run, taken, restored)
         raise TierUnavailable(f"run {run_id}: other servers take it over, or prune it, all the time")
 
-    async def _decided(self, key: Key, owner: str) -> int:
+    async def _decided(self, key: Key, owner: str | None) -> int:
         """Decide what the owner before has written for a key; the number of the last entry, 0: there was none."""
-        return await self._ground.handing_over.decide_for(key, owner)
+        return 0 if owner is None else await self._ground.handing_over.decide_for(key, owner)
 
-    async def _row(self, run_id: str) -> tuple[Run, int]:
-        """The row as it is in L3, and its version."""
+    async def _row(self, run_id: str) -> Entry[Run]:
+        """The row as it is in L3, under what this server has accepted for it."""
         entry = await self._ground.runs.entry(run_id, consistency=Consistency.STRONG)
         if entry is None:
             raise NotFound(f"there is no run {run_id}")
-        return entry.value, entry.version
+        return entry
 
     async def _restored(self, run_id: str, run: Run) -> Restored | None:
         """The context, before the run is taken: of one that cannot be restored nothing is changed.
@@ -126,7 +128,7 @@ class Resuming:
         try:
             return await self._loader.restored(run_id, run)
         except ContextCorrupt:
-            if names_same(run, (await self._row(run_id))[0]):
+            if names_same(run, (await self._row(run_id)).value):
                 raise
             return None
 
@@ -209,7 +211,7 @@ class Resuming:
     async def _if_taken(self, run_id: str, journal: str, epoch: int) -> Run | None:
         """The run, if L3 has given it to this server, which it did not say."""
         try:
-            held, _ = await self._row(run_id)
+            held = (await self._row(run_id)).value
         except HoldfastError:  # that it is not known is what the caller is told
             return None
         return held if (held.journal, held.epoch) == (journal, epoch) else None

@@ -38,20 +38,23 @@ class TrackedState:
         self._sizes()
         return self._bytes
 
-    def _sizes(self) -> Sizes:
+    def _sizes(self, *, is_held: bool = True) -> Sizes:
         """Of all it holds; measured when it is first asked for: to read a context that was resumed takes none of it."""
         if self._measured_sizes is None:
             draft = self.draft
-            sizes = self._measured_sizes = self._measured(draft, seal_list(list(draft.steps.values())))
-            self._bytes = sum(sizes.values()) + self._limits.measured(draft.inputs)
+            sizes = self._measured(draft, seal_list(list(draft.steps.values())), is_held=is_held)
+            self._bytes = sum(sizes.values()) + self._limits.measured(draft.inputs, is_held=is_held)
+            self._measured_sizes = sizes  # last: after a fault they are not known
         return self._measured_sizes
 
     def check(self) -> None:
-        """Refuse a state that is over a limit.
+        """Refuse a state to begin with that is over a limit.
 
         Raises:
+            InvalidDocument: it holds what cannot be stored.
             LimitExceeded: it is.
         """
+        self._sizes(is_held=False)
         self._limits.check(self._run_id, "variables", len(self.draft.variables))
         self._limits.check(self._run_id, "bytes", self.bytes)
 
@@ -111,8 +114,9 @@ class TrackedState:
             self._collected = Collected()
         self._collected.add(change, before)
 
-    def _measured(self, part: Draft | ContextChange, steps: Sequence[StepRecord]) -> Sizes:
-        sizes = self._limits.sizes(steps=steps, **{name: getattr(part, name) for name in _MEASURED})
+    def _measured(self, part: Draft | ContextChange, steps: Sequence[StepRecord], *, is_held: bool = False) -> Sizes:
+        sections = {name: getattr(part, name) for name in _MEASURED}
+        sizes = self._limits.sizes(steps=steps, is_held=is_held, **sections)
         if part.current_step is not None:
             sizes["current_step", ""] = len(msgspec.json.encode(part.current_step))
         return sizes

@@ -32,5 +32,4 @@ class FlushPublisher:
 
     def tell(self, versions: Mapping[Key, int]) -> None:
         """Rows of these versions are in effect; another server's journal said so."""
-        self._writer.adopt()
-        self._writer.tell(versions)
+        self._writer.tell(versions if self._writer.adopt() else dict.fromkeys(versions, ANY_VERSION))
