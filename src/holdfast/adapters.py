@@ -24,6 +24,7 @@ from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_journal import RedisJournals
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l2_secured import SecuredCalls
+from holdfast.tiers.l3_audit import PostgresAudit
 from holdfast.tiers.l3_connect import PostgresConnector
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
@@ -31,6 +32,7 @@ from holdfast.tiers.l3_feed import PostgresFeed
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_keys import PostgresKeys
 from holdfast.tiers.l3_postgres import PostgresStorage
+from holdfast.tiers.l3_reviews import PostgresReviews
 from holdfast.tiers.l3_runs import PostgresRuns
 
 POLL_SECONDS_MAX: Final = 5.0
@@ -51,7 +53,7 @@ class Tiers:
         fences: L2 as the relay sees it.
         events: what carries events between servers.
         journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
-        runs: L3's side of run contexts, and `key_rows`: its data keys.
+        runs: L3's side of run contexts; `key_rows`: its data keys; `reviews`: of reviews; `audit`: the audit log there.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
     """
@@ -68,6 +70,8 @@ class Tiers:
     streams: RedisJournals
     runs: PostgresRuns
     key_rows: PostgresKeys
+    reviews: PostgresReviews
+    audit: PostgresAudit
     coherence: Coherence
     untrusted: Mapping[str, str]
 
@@ -120,6 +124,8 @@ async def open_tiers(
         streams=journal_streams(settings, clock, stack),
         runs=PostgresRuns(pool, dead_after_seconds=settings.write_behind_takeover_seconds),
         key_rows=PostgresKeys(pool),
+        reviews=PostgresReviews(pool),
+        audit=PostgresAudit(pool),
         coherence=coherence,
         untrusted=untrusted,
     )

@@ -70,3 +70,6 @@ class SettingArguments(TypedDict, total=False):
     clock_skew_ms_max: int
     delivery_attempts_max: int
     delivery_timeout_seconds: float
+    review_policy: Literal["wait", "go_on"]
+    review_timeout_seconds: float
+    review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"]

@@ -12,6 +12,7 @@ from holdfast.invalidation.fence_map import WINDOW_SECONDS
 from holdfast.invalidation.rules import Rule
 from holdfast.kinds import Kind
 from holdfast.protocols import (
+    AuditRows,
     ChangeSource,
     Coherence,
     EventTransport,
@@ -19,6 +20,7 @@ from holdfast.protocols import (
     JournalBase,
     JournalStreams,
     KeyRows,
+    ReviewIndex,
     RunIndex,
     SharedCache,
     Storage,
@@ -50,6 +52,7 @@ class Given:
         rules_l3: by which it does: apart from the others, who may keep all connections busy; None: as all.
         transformations: of what leaves runs, by name.
         journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts.
+        reviews: L3's side of reviews; `audit`: the audit log there.
     """
 
     settings: Settings
@@ -63,6 +66,8 @@ class Given:
     streams: JournalStreams
     runs: RunIndex
     key_rows: KeyRows
+    reviews: ReviewIndex
+    audit: AuditRows
     new_id: Callable[[], str]
     entropy: Callable[[int], bytes]
     wall: Callable[[], float]

@@ -12,6 +12,7 @@ from holdfast.documents import (
     Delivery,
     Document,
     ExportedValue,
+    Review,
     Routine,
     Run,
     RunContextSnapshot,
@@ -42,6 +43,7 @@ RESERVED_TABLES: Final = frozenset(
     {"generations", "incarnation", "invalidations", "kinds", "migrations", "tag_count", "tag_generations"}
     | {"dead_writes", "journal_beats", "journals"}  # of write-behind
     | {"data_keys", "master_keys"}  # of secrets
+    | {"audit", "audit_head"}
 )
 RESERVED_BEGINNING: Final = "outbox"
 RESERVED_END: Final = "_ids"
@@ -217,7 +219,8 @@ EXPORT: Final = Kind(
     "export", ExportedValue, "Export", Caching(cache="run", l2_ttl_seconds=15 * 60.0), tags=export_tags
 )
 DELIVERY: Final = Kind("delivery", Delivery, "Delivery", Caching(cache="run"))
-BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT, RUN, EXPORT, DELIVERY)
+REVIEW: Final = Kind("review", Review, "Review", Caching(cache="run", l2_ttl_seconds=15 * 60.0))
+BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT, RUN, EXPORT, DELIVERY, REVIEW)
 
 
 def register(own: Iterable[Kind[Any]]) -> dict[str, Kind[Any]]:

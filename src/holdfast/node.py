@@ -102,6 +102,8 @@ class Node:
                 streams=tiers.streams,
                 runs=tiers.runs,
                 key_rows=tiers.key_rows,
+                reviews=tiers.reviews,
+                audit=tiers.audit,
                 new_id=lambda: uuid.uuid4().hex,
                 entropy=os.urandom,
                 wall=self._clock.wall,

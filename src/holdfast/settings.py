@@ -108,6 +108,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             flagged; 500 ms.
         delivery_attempts_max: calls of an exporter with one delivery, before it is dead; 8.
         delivery_timeout_seconds: for one call of an exporter; 30 s.
+        review_policy: while a person is asked to decide a conflict, the run that merges waits (``wait``), or goes on
+            with its own value, and the decision reaches it later (``go_on``); wait.
+        review_timeout_seconds: after which `review_fallback` decides what nobody has; one hour.
+        review_fallback: a conflict strategy: parent_wins, child_wins, merge_objects or keep_latest; parent_wins.
     """
 
     postgres_url: str = ""
@@ -171,6 +175,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     clock_skew_ms_max: Annotated[int, Meta(ge=0, le=3_600_000)] = 500
     delivery_attempts_max: Annotated[int, Meta(ge=1, le=1000)] = 8
     delivery_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    review_policy: Literal["wait", "go_on"] = "wait"
+    review_timeout_seconds: Seconds = 3600.0
+    review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"] = "parent_wins"
 
     def __post_init__(self) -> None:
         """Check each field, as the sources do, and what no single field can say."""

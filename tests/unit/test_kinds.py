@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from holdfast.documents import Bot, Delivery, Document, ExportedValue, Routine, Run, RunContextSnapshot, Swarm, Team
+from holdfast.documents import (
+    Bot,
+    Delivery,
+    Document,
+    ExportedValue,
+    Review,
+    Routine,
+    Run,
+    RunContextSnapshot,
+    Swarm,
+    Team,
+)
 from holdfast.errors import InvalidKey, SettingsError
 from holdfast.kinds import BUILT_IN, SWARM, Caching, Kind, register
 
@@ -32,6 +43,7 @@ def test_the_built_in_kinds_are_those_of_the_seed() -> None:
         ("run", Run, "Run", "run", 900, False),
         ("export", ExportedValue, "Export", "run", 900, False),
         ("delivery", Delivery, "Delivery", "run", 900, False),
+        ("review", Review, "Review", "run", 900, False),
     ]
 
 
@@ -124,7 +136,8 @@ def test_own_kinds_stand_beside_the_built_in_ones() -> None:
     """Registered kinds are found by name, own and built-in, in order of declaration."""
     plan = Kind("plan", Plan)
     registered = register([plan])
-    assert list(registered) == ["swarm", "bot", "team", "routine", "run_snapshot", "run", "export", "delivery", "plan"]
+    built_in = ["swarm", "bot", "team", "routine", "run_snapshot", "run", "export", "delivery", "review"]
+    assert list(registered) == [*built_in, "plan"]
     assert registered["plan"] is plan
     assert registered["swarm"] is SWARM
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import cyclopts
 
+from holdfast.cli.audit import audit
 from holdfast.cli.dead_letters import dead_letters
 from holdfast.cli.demo import demo
 from holdfast.cli.events import events
@@ -20,6 +21,7 @@ from holdfast.cli.invalidate import invalidate
 from holdfast.cli.keys import keys
 from holdfast.cli.migrate import migrate
 from holdfast.cli.pending import pending
+from holdfast.cli.reviews import reviews
 from holdfast.cli.runs import runs
 from holdfast.cli.servers import down, status, up
 from holdfast.cli.showing import printable
@@ -43,6 +45,8 @@ app.command(pending)
 app.command(dead_letters)
 app.command(runs)
 app.command(keys)
+app.command(reviews)
+app.command(audit)
 
 
 def main() -> None:

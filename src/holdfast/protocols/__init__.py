@@ -7,10 +7,13 @@ carries events: `tiers.l2_events.RedisEvents` and `testing.memory_events.MemoryE
 of write-behind in L2: `tiers.l2_journal.RedisJournals` and `testing.memory_journals.MemoryJournals`. `JournalBase` is
 what L3 knows of it: `tiers.l3_journals.PostgresJournals` and `testing.memory_journal_base.MemoryJournalBase`.
 `RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`. `KeyRows` is
-what L3 knows of data keys: `tiers.l3_keys.PostgresKeys` and `testing.memory_keys.MemoryKeys`. The suites in
+what L3 knows of data keys: `tiers.l3_keys.PostgresKeys` and `testing.memory_keys.MemoryKeys`. `ReviewIndex` is
+L3's side of reviews: `tiers.l3_reviews.PostgresReviews` and `testing.memory_reviews.MemoryReviews`. `AuditRows` is the
+audit log: `tiers.l3_audit.PostgresAudit` and `testing.memory_audit.MemoryAudit`. The suites in
 `holdfast.testing.conformance` run on all of them. `Reviewer` has conflicts decided that no strategy may resolve.
 """
 
+from holdfast.protocols.audit import AuditRows
 from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
 from holdfast.protocols.data_keys import DataKeyRow, KeyRows, MasterKeyUse
 from holdfast.protocols.events import Append, Dead, DeadLetter, EventTransport, Exchange, Exchanged, Handed, Replayed
@@ -27,6 +30,7 @@ from holdfast.protocols.journals import (
     JournalStreams,
     Letter,
 )
+from holdfast.protocols.review_index import Due, ReviewIndex
 from holdfast.protocols.reviews import Reviewer, Settled
 from holdfast.protocols.runs import ListedSnapshot, Retained, RunFilter, RunIndex
 from holdfast.protocols.shared_cache import (
@@ -51,6 +55,7 @@ __all__ = [
     "Affected",
     "Append",
     "Appended",
+    "AuditRows",
     "Cached",
     "Change",
     "ChangeSource",
@@ -60,6 +65,7 @@ __all__ = [
     "Dead",
     "DeadLetter",
     "DeadWrite",
+    "Due",
     "EventTransport",
     "Exchange",
     "Exchanged",
@@ -85,6 +91,7 @@ __all__ = [
     "Poll",
     "Replayed",
     "Retained",
+    "ReviewIndex",
     "Reviewer",
     "Row",
     "RunFilter",

@@ -162,7 +162,7 @@ class ActiveRun:
             NotOwner, RunOver, Refused, Undecided, TierError: as `save`.
         """
         self._check_under_way()
-        asked = self._ground.reviewer if reviewer is None else reviewer
+        asked = self._ground.reviewer() if reviewer is None else reviewer
         strategies = Strategies(self.context.strategies, self._on_conflict)
         merging, children = ChildMerging(self._ground, self.context, strategies, asked), list[MergedChild]()
         async with self._merging:  # two at once would take over the same child

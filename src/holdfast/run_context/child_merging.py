@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 from holdfast.documents import ContextVariable, Run, decode
 from holdfast.entry import MISSING
-from holdfast.errors import SettingsError
 from holdfast.protocols import Reviewer, Settled
 from holdfast.protocols.runs import ENDED
 from holdfast.run_context.conflicts import Resolution
@@ -29,6 +28,7 @@ from holdfast.run_context.merging import (
     resolved,
     taken_over,
 )
+from holdfast.run_context.secrets import key_ids
 
 logger = logging.getLogger("holdfast")
 
@@ -69,26 +69,6 @@ class Merge(NamedTuple):
         return tuple(each for child in self.children for each in child.resolutions)
 
 
-class NoReviews:
-    """Stands where nobody reviews: a conflict that is for a person is an error."""
-
-    async def settle(
-        self,
-        run_id: str,
-        child_run_id: str,
-        parent: ContextVariable | None,  # noqa: ARG002 - the contract's
-        child: ContextVariable,
-    ) -> Settled | None:
-        """Refuse; see `Reviewer.settle`."""
-        raise SettingsError(
-            f"run {run_id}: {child.key} of {child_run_id} is to be reviewed, and this server has no reviews: "
-            "merge_children(reviewer=...), or another strategy"
-        )
-
-    async def changed(self) -> None:
-        """Return at once: nothing is ever decided."""
-
-
 class ChildMerging:
     """Merges the children of one run into its context.
 
@@ -124,6 +104,7 @@ class ChildMerging:
 
     async def _merged(self, name: str, run: Run, birth: int) -> MergedChild | None:
         """Merge a child that has ended; None: somebody must decide first."""
+        await self._ground.keys.know(key_ids(run.exported.values()))
         while True:
             found = compared(run.exported, self._context.variables, self._strategies)
             settled = await self._settled(name, found)
@@ -142,6 +123,7 @@ class ChildMerging:
             told = await self._reviewer.settle(self._context.run_id, name, conflict.parent, conflict.child)
             if told is not None:
                 settled[conflict.key] = told
+                await self._ground.keys.know(key_ids([] if told.variable is None else [told.variable]))
         return settled if len(settled) == sum(map(is_for_a_person, found.conflicts)) else None
 
     def _take(self, name: str, birth: int, found: Comparison, settled: Mapping[str, Settled]) -> tuple[Resolution, ...]:
@@ -151,7 +133,7 @@ class ChildMerging:
         standing.update((each.key, made.variable) for each, made in decided if made.variable is not each.parent)
         before = self._context.variables
         variables = {
-            key: taken_over(adopted(self._context, variable, name), before.get(key))
+            key: taken_over(self._context.adopt(variable, name), before.get(key))
             for key, variable in standing.items()
             if variable is not None
         }
@@ -173,11 +155,6 @@ class ChildMerging:
                 self._ground.skew_ms_max,
             )
         return made
-
-
-def adopted(context: RunContext, variable: ContextVariable, from_run_id: str) -> ContextVariable:  # noqa: ARG001
-    """A variable of another run as one of this run."""
-    return variable
 
 
 def _differs(one: Comparison, other: Comparison) -> bool:

@@ -39,7 +39,7 @@ class Ground:
         terms: on which anything leaves a run.
         on_conflict: the strategy of runs and variables that say none.
         skew_ms_max: how far ahead of this server's clock another's may be.
-        reviewer: has conflicts decided that no strategy may resolve.
+        reviewer: makes what has conflicts decided that no strategy may resolve.
     """
 
     collections: Mapping[str, Collection[Any]]
@@ -61,7 +61,7 @@ class Ground:
     terms: Terms
     on_conflict: ConflictStrategy
     skew_ms_max: int
-    reviewer: Reviewer
+    reviewer: Callable[[], Reviewer]
 
     @property
     def runs(self) -> Collection[Run]:

@@ -1,6 +1,6 @@
 """What L3 in memory has committed beside rows.
 
-Journals, writes that were given up, ids of erased history, data keys.
+Journals, writes that were given up, ids of erased history, data keys, the audit log.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from holdfast.audit.chain import GENESIS, AuditEntry, AuditNote, Link, chained
 from holdfast.keys import Key
 from holdfast.protocols import DataKeyRow, DeadWrite, JournalRecord, Letter
 from holdfast.seq_set import SeqSet
@@ -26,6 +27,7 @@ class Marks(NamedTuple):
         drawn: the newest number of a letter.
         erased: documents of history that are no more, whose ids stay taken.
         data_keys: by id, the oldest first; `masters`: since when master keys are retired; None: they are not.
+        audit: the audit log, the oldest first; `audit_head`: what it says its newest is.
     """
 
     journals: Mapping[str, JournalRecord] = MappingProxyType({})
@@ -34,6 +36,8 @@ class Marks(NamedTuple):
     erased: frozenset[Key] = frozenset()
     data_keys: Mapping[str, DataKeyRow] = MappingProxyType({})
     masters: Mapping[str, dt.datetime | None] = MappingProxyType({})
+    audit: tuple[AuditEntry, ...] = ()
+    audit_head: Link = GENESIS
 
     def entered(self, record: JournalRecord) -> Marks:
         """With a journal's record in place of the one that was, or as the newest."""
@@ -63,3 +67,9 @@ class Marks(NamedTuple):
     def discarded(self, identifier: int) -> Marks:
         """Without a letter."""
         return self._replace(letters=tuple(each for each in self.letters if each.id != identifier))
+
+    def audited(self, note: AuditNote) -> Marks:
+        """With an entry more in the audit log."""
+        at = dt.datetime(2000, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=self.audit_head.number + 1)
+        entry = chained(self.audit_head, note, at)
+        return self._replace(audit=(*self.audit, entry), audit_head=Link(entry.number, entry.hash))
