@@ -141,7 +141,11 @@ async def with_servers(settings: Settings, progress: Callable[[str], None]) -> S
     )
     replicas = settings.embedded_replicas if settings.journal_replicas is None else settings.journal_replicas
     return msgspec.structs.replace(
-        settings, postgres_url=running.postgres_url, redis_urls=running.redis_urls, journal_replicas=replicas
+        settings,
+        postgres_url=running.postgres_url,
+        redis_urls=running.redis_urls,
+        journal_replicas=replicas,
+        master_keys=settings.master_keys or (running.master_key,),
     )
 
 

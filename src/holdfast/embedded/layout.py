@@ -111,6 +111,11 @@ class Layout:
         return self.home / "password"
 
     @property
+    def master_key(self) -> Path:
+        """The master key of this home, as the setting `master_keys` takes it, mode 0600."""
+        return self.home / "master_key"
+
+    @property
     def postgres(self) -> Path:
         """PostgreSQL's area, unless `privileges` has to place it elsewhere."""
         return self.home / "postgres"

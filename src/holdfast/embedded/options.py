@@ -42,11 +42,14 @@ class Running:
         postgres_url: as asyncpg takes it.
         redis_urls: of every node; they contain the password.
         started: names of the servers that this call started, empty when all of them ran.
+        master_key: for the setting `master_keys`: secrets are closed to whoever has the servers' files without the
+            home's own; one for whoever names no key of his own.
     """
 
     postgres_url: str
     redis_urls: tuple[str, ...]
     started: tuple[str, ...]
+    master_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

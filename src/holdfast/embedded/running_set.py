@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from holdfast.embedded import cluster, postgres, redis, starting, state
 from holdfast.embedded.binaries import postgres_tree
-from holdfast.embedded.layout import Layout, NodeFiles, remove_private_directory
+from holdfast.embedded.layout import Layout, NodeFiles, remove_private_directory, write_privately
 from holdfast.embedded.options import EmbeddedOptions, Progress, Running, ServerStatus
 from holdfast.embedded.privileges import data_area
 from holdfast.embedded.processes import Identity, Process, Program
@@ -20,6 +22,8 @@ from holdfast.embedded.redis_config import ADDRESS, ports_of, url
 from holdfast.errors import ServerStartError
 
 T = TypeVar("T")
+
+MASTER_KEY_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,12 @@ def ensure(options: EmbeddedOptions, say: Progress) -> Running:
     """Reuse the running set, or start what is missing of it."""
     layout = Layout.of(options.home)
     with _in_words(layout):
-        if (running := _reuse(options, layout)) is not None:
+        if layout.master_key.exists() and (running := _reuse(options, layout)) is not None:
             return running
         layout.prepare()
         with state.exclusive(layout.lock):  # whoever comes second finds the set running
+            if not layout.master_key.exists():
+                write_privately(layout.master_key, _new_master_key())
             return _reuse(options, layout) or _start(options, layout, say)
 
 
@@ -124,11 +130,16 @@ def _reuse(options: EmbeddedOptions, layout: Layout) -> Running | None:
         return None
     if any(reason is not None for reason in _at_once(lambda server: server.trouble(), servers)):
         return None
-    return _running(servers, ())
+    return _running(layout, servers, ())
 
 
-def _running(servers: tuple[Server, ...], started: tuple[str, ...]) -> Running:
-    return Running(servers[0].url, tuple(server.url for server in servers[1:]), started)
+def _running(layout: Layout, servers: tuple[Server, ...], started: tuple[str, ...]) -> Running:
+    master_key = layout.master_key.read_text().strip()
+    return Running(servers[0].url, tuple(server.url for server in servers[1:]), started, master_key)
+
+
+def _new_master_key() -> bytes:
+    return b"embedded:" + base64.b64encode(os.urandom(MASTER_KEY_BYTES))
 
 
 def _start(options: EmbeddedOptions, layout: Layout, say: Progress) -> Running:
@@ -151,7 +162,7 @@ def _start(options: EmbeddedOptions, layout: Layout, say: Progress) -> Running:
     sockets = servers[0].address
     made = state.State(state.FORMAT, options.postgres_version, options.replicas, sockets, identities)
     state.write(layout.state, made)
-    return _running(servers, tuple(server.name for server in servers if server.name not in ran))
+    return _running(layout, servers, tuple(server.name for server in servers if server.name not in ran))
 
 
 def _check_home(options: EmbeddedOptions, layout: Layout) -> None:

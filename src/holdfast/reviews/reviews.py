@@ -256,7 +256,7 @@ class Reviews:
                 f"the variable {review.variable!r} is {variable.sensitivity}: a value for it is taken only by a server "
                 "with keys (master_keys); choose parent or child"
             )
-        return self._seal(review.run_id, variable)
+        return self._seal(review.child_run_id, variable)
 
     async def _tell(self, topic: str, identifier: str, review: Review) -> None:
         """Publish what became of a review, without values and without promise: it has happened in any case."""

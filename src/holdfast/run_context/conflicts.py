@@ -133,8 +133,10 @@ def _resolve_latest(parent: Side, child: Side) -> Resolution:
     if parent.clock is None or child.clock is None:
         return Resolution(parent.value, strategy, "there are no two clocks: the committed value counts as the later")
     if child.clock > parent.clock:
-        return Resolution(child.value, strategy, f"{child.clock} is later than {parent.clock}")
-    return Resolution(parent.value, strategy, f"{child.clock} is not later than {parent.clock}")
+        return Resolution(child.value, strategy, f"the child's, of {child.clock}, is later than that of {parent.clock}")
+    return Resolution(
+        parent.value, strategy, f"the child's, of {child.clock}, is not later than that of {parent.clock}"
+    )
 
 
 def merged_objects(parent: FrozenDict, child: FrozenDict, ancestor: FreeValue = MISSING) -> FrozenDict:

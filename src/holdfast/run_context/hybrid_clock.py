@@ -33,6 +33,10 @@ class HybridTime(NamedTuple):
     counter: int
     node: str
 
+    def __str__(self) -> str:
+        counted = f" ({self.counter})" if self.counter else ""
+        return f"{self.as_datetime().isoformat(timespec='milliseconds')}{counted}"
+
     def as_text(self) -> str:
         """Text whose order, by code points, is the order of the moments."""
         return f"{self.ms:012x}.{self.counter:04x}.{self.node}"

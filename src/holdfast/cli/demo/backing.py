@@ -49,7 +49,11 @@ async def backing_servers(settings: Settings, *, keep: bool, say: Callable[[str]
         started_here = len(running.started) == len(await status(options))
         replicas = settings.embedded_replicas if settings.journal_replicas is None else settings.journal_replicas
         yield msgspec.structs.replace(
-            settings, postgres_url=running.postgres_url, redis_urls=running.redis_urls, journal_replicas=replicas
+            settings,
+            postgres_url=running.postgres_url,
+            redis_urls=running.redis_urls,
+            journal_replicas=replicas,
+            master_keys=settings.master_keys or (running.master_key,),
         )
     finally:
         if started_here and not keep:

@@ -14,11 +14,13 @@ from rich.console import Console
 from holdfast.cli.demo.backing import backing_servers
 from holdfast.cli.demo.corpus import load_corpus
 from holdfast.cli.demo.files import InputError
+from holdfast.cli.demo.inquiry import InquiryReport, run_inquiry
+from holdfast.cli.demo.inquiry_printing import print_inquiry
 from holdfast.cli.demo.job import run_demo
 from holdfast.cli.demo.printing import print_report
 from holdfast.cli.demo.progress import Output, Phases
 from holdfast.cli.demo.report import Report
-from holdfast.settings import load_settings
+from holdfast.settings import Settings, load_settings
 
 SHIPPED_INPUT = Path(__file__).parent / "input"
 SERVERS_MAX = 16
@@ -31,6 +33,7 @@ async def demo(
     json: Path | None = None,
     keep: bool = False,
     kill: bool = False,
+    conflicts: bool = False,
 ) -> int:
     """Replay recorded swarm scenarios across server processes, and compare with a replay in plain Python.
 
@@ -45,16 +48,30 @@ async def demo(
         json: File to write the report to, beside printing it.
         keep: Leave embedded servers running that this demo started.
         kill: Start one server more, and kill one with -9 in the middle of a step; its runs are resumed on others.
+        conflicts: Play another scenario: runs that contradict each other, merged by each strategy, with one review.
     """
     console = Output()
     if json is not None and not json.parent.is_dir():
         raise InputError(f"--json {json}: {json.parent} is not a directory")
+    settings = load_settings(environment=os.environ)
+    if conflicts:
+        return await _conflicts(settings, console, json, keep=keep, other=kill or input is not None)
     root = input or SHIPPED_INPUT
     corpus = load_corpus(root)
-    settings = load_settings(environment=os.environ)
     async with backing_servers(settings, keep=keep, say=lambda line: _say(console, line)) as named:
         report = await run_demo(corpus, named, root=root, count=servers, phases=Phases(console), kill=kill)
     print_report(report, console)
+    if json is not None:
+        _write(json, report)
+    return 0 if report.passed else 1
+
+
+async def _conflicts(settings: Settings, console: Output, json: Path | None, *, keep: bool, other: bool) -> int:
+    if other:
+        raise InputError("--conflicts is a scenario of its own: it takes neither --input nor --kill")
+    async with backing_servers(settings, keep=keep, say=lambda line: _say(console, line)) as named:
+        report = await run_inquiry(named, say=lambda line: _say(console, line))
+    print_inquiry(report, console)
     if json is not None:
         _write(json, report)
     return 0 if report.passed else 1
@@ -64,7 +81,7 @@ def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _write(path: Path, report: Report) -> None:
+def _write(path: Path, report: Report | InquiryReport) -> None:
     try:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
     except OSError as error:
