@@ -304,7 +304,7 @@ async def test_others_are_told_of_a_merge() -> None:
 
 
 async def _merged(strategy: str, mutant: Any, patch: pytest.MonkeyPatch) -> Any:
-    """What x is after the children are merged, of which the second ended first; and what, once a new owner has merged."""
+    """What x is after children are merged, of which the second ended first; and what once a new owner has merged."""
     async with hall() as at:
         parent, (one, two) = await parent_of(at, "c1", "c2", on_conflict=strategy)
         await two.complete()
