@@ -26,6 +26,7 @@ from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l2_secured import SecuredCalls
 from holdfast.tiers.l3_connect import PostgresConnector
 from holdfast.tiers.l3_connections import ConnectionPool
+from holdfast.tiers.l3_deliveries import PostgresDeliveries
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed import PostgresFeed
 from holdfast.tiers.l3_journals import PostgresJournals
@@ -50,7 +51,7 @@ class Tiers:
         fences: L2 as the relay sees it.
         events: what carries events between servers.
         journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
-        runs: L3's side of run contexts.
+        runs: L3's side of run contexts, and `deliveries`: what it knows of what is to leave them.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
     """
@@ -66,6 +67,7 @@ class Tiers:
     journals: PostgresJournals
     streams: RedisJournals
     runs: PostgresRuns
+    deliveries: PostgresDeliveries
     coherence: Coherence
     untrusted: Mapping[str, str]
 
@@ -117,6 +119,7 @@ async def open_tiers(
         journals=journal_base(settings, kinds, stack),
         streams=journal_streams(settings, clock, stack),
         runs=PostgresRuns(pool, dead_after_seconds=settings.write_behind_takeover_seconds),
+        deliveries=PostgresDeliveries(pool),
         coherence=coherence,
         untrusted=untrusted,
     )

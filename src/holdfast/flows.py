@@ -32,6 +32,8 @@ from holdfast.resolution import Resolver
 from holdfast.run_context import ground as runs_ground
 from holdfast.run_context.child_merging import NoReviews
 from holdfast.run_context.conflicts import ConflictStrategy
+from holdfast.run_context.deliveries import Deliveries
+from holdfast.run_context.delivering import DeliveryRules, DeliveryWorker
 from holdfast.run_context.hybrid_clock import HybridClock
 from holdfast.run_context.partitions import Partitions
 from holdfast.run_context.runs import Runs
@@ -139,6 +141,15 @@ class Flows:
         )
         making = Making(self._ground())
         self.write_behind, self.takeover = making.write_behind(), making.takeover()
+        self.deliveries = DeliveryWorker(
+            given.deliveries,
+            given.exporters,
+            DeliveryRules(given.settings.delivery_attempts_max, given.settings.delivery_timeout_seconds),
+            self.counters.deliveries,
+            sleep=given.sleep,
+            random_=given.random_,
+            announce=self._announce,
+        )
         self.dead_writes = making.dead_writes(self.write_behind)
         self.handing_over = making.handing_over()
         self.transactions = Transactions(
@@ -268,6 +279,7 @@ class Flows:
             write_behind=self.write_behind,
             dead_writes=self.dead_writes,
             runs=Runs(self._runs_ground(collections)),
+            deliveries=Deliveries(self._given.deliveries),
         )
         self.store = StateStore(self.parts)
 
@@ -319,6 +331,7 @@ class Flows:
         self.verifier.start()
         self.takeover.start()
         self.partitions.start()
+        self.deliveries.start()
         await self.bus.start()
 
     async def stop(self) -> None:
@@ -336,6 +349,7 @@ class Flows:
             ends.push_async_callback(self.write_behind.lives.stop)
             ends.push_async_callback(self.takeover.stop)
             ends.push_async_callback(self.partitions.stop)
+            ends.push_async_callback(self.deliveries.stop)
             ends.callback(self.watching.close)
             ends.push_async_callback(self.verifier.stop)
             ends.push_async_callback(self.bus.stop)  # its handlers may use all the rest

@@ -14,6 +14,7 @@ from holdfast.kinds import Kind
 from holdfast.protocols import (
     ChangeSource,
     Coherence,
+    DeliveryQueue,
     EventTransport,
     FenceSink,
     JournalBase,
@@ -22,7 +23,7 @@ from holdfast.protocols import (
     SharedCache,
     Storage,
 )
-from holdfast.run_context.exports import Transformation
+from holdfast.run_context.exports import Exporter, Transformation
 from holdfast.settings import Settings
 
 
@@ -45,8 +46,9 @@ class Given:
         server: this one's name, for what it finds and what it makes void.
         rules: what goes with a document that changed; acted on by the server that fences L2.
         rules_l3: by which it does: apart from the others, who may keep all connections busy; None: as all.
-        transformations: of what leaves runs, by name.
-        journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts.
+        transformations: of what leaves runs, and `exporters`: who bring it to external systems, by name.
+        journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts;
+            `deliveries`: what L3 knows of what is to leave them.
     """
 
     settings: Settings
@@ -59,6 +61,7 @@ class Given:
     journals: JournalBase
     streams: JournalStreams
     runs: RunIndex
+    deliveries: DeliveryQueue
     new_id: Callable[[], str]
     wall: Callable[[], float]
     coherence: Coherence
@@ -72,3 +75,4 @@ class Given:
     rules: tuple[Rule, ...] = ()
     rules_l3: Storage | None = None
     transformations: Mapping[str, Transformation] = field(default_factory=dict)
+    exporters: Mapping[str, Exporter] = field(default_factory=dict)

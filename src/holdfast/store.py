@@ -11,6 +11,7 @@ from holdfast.documents import Document
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.consistency import ConsistencyReport
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
+from holdfast.run_context.deliveries import Deliveries
 from holdfast.run_context.runs import Runs
 from holdfast.scopes import Scopes
 from holdfast.transactions import Transactions
@@ -34,6 +35,7 @@ class Parts:
     write_behind: WriteBehind
     dead_writes: DeadWrites
     runs: Runs
+    deliveries: Deliveries
 
 
 class StateStore:
@@ -48,6 +50,7 @@ class StateStore:
         dead_letters: reliable events that were given up; see `DeadLetters`.
         dead_writes: accepted writes that were given up; see `DeadWrites`.
         runs: runs of routines: begun, found, resumed, forked; see `Runs`.
+        deliveries: what is on its way from completed runs to external systems, or was given up; see `Deliveries`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
         consistency: what the verifier has found so far: of L1's and L2's answers how many were judged and how many were
             stale, and the last findings with their causes.
@@ -69,6 +72,7 @@ class StateStore:
         self.backlog = parts.write_behind.backlog
         self.dead_writes = parts.dead_writes
         self.runs = parts.runs
+        self.deliveries = parts.deliveries
         self.bus = parts.bus
         self.publish = parts.bus.publish
         self.subscribe = parts.bus.subscribe

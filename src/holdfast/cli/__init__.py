@@ -16,6 +16,7 @@ import cyclopts
 from holdfast.cli.dead_letters import dead_letters
 from holdfast.cli.demo import demo
 from holdfast.cli.events import events
+from holdfast.cli.exports import exports
 from holdfast.cli.invalidate import invalidate
 from holdfast.cli.migrate import migrate
 from holdfast.cli.pending import pending
@@ -41,6 +42,7 @@ app.command(events)
 app.command(pending)
 app.command(dead_letters)
 app.command(runs)
+app.command(exports)
 
 
 def main() -> None:

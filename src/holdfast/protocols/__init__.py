@@ -6,11 +6,14 @@ L3's feed: `tiers.l3_feed.PostgresFeed` and `testing.memory_feed.MemoryFeed`. `S
 carries events: `tiers.l2_events.RedisEvents` and `testing.memory_events.MemoryEvents`. `JournalStreams` is the journal
 of write-behind in L2: `tiers.l2_journal.RedisJournals` and `testing.memory_journals.MemoryJournals`. `JournalBase` is
 what L3 knows of it: `tiers.l3_journals.PostgresJournals` and `testing.memory_journal_base.MemoryJournalBase`.
-`RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`. `Reviewer`
-has conflicts decided that no strategy may resolve. The suites in `holdfast.testing.conformance` run on all of them.
+`RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`.
+`DeliveryQueue` is what it knows of deliveries: `tiers.l3_deliveries.PostgresDeliveries` and
+`testing.memory_deliveries.MemoryDeliveries`. The suites in `holdfast.testing.conformance` run on all of them.
+`Reviewer` has conflicts decided that no strategy may resolve.
 """
 
 from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
+from holdfast.protocols.deliveries import DeliveryQueue, DeliveryRow
 from holdfast.protocols.events import Append, Dead, DeadLetter, EventTransport, Exchange, Exchanged, Handed, Replayed
 from holdfast.protocols.feed import Change, ChangeSource, Cursor, Poll, Snapshot
 from holdfast.protocols.journals import (
@@ -57,6 +60,8 @@ __all__ = [
     "Dead",
     "DeadLetter",
     "DeadWrite",
+    "DeliveryQueue",
+    "DeliveryRow",
     "EventTransport",
     "Exchange",
     "Exchanged",

@@ -8,6 +8,7 @@ Nothing in the package imports this.
 from holdfast.testing.clock import ManualClock
 from holdfast.testing.door import connect
 from holdfast.testing.memory_cache import MemoryCache
+from holdfast.testing.memory_deliveries import MemoryDeliveries
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
@@ -21,6 +22,7 @@ __all__ = [
     "JournalHub",
     "ManualClock",
     "MemoryCache",
+    "MemoryDeliveries",
     "MemoryEvents",
     "MemoryFeed",
     "MemoryJournalBase",

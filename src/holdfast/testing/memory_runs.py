@@ -83,10 +83,8 @@ class MemoryRuns:
         check_limit(limit, LISTED_MAX)
         which = RunFilter(parent_run_id=parent_run_id)
         async with await self._open():
-            rows = sorted(
-                ((key.id, row) for key, row in self._rows(RUN.name) if row.birth > after),
-                key=lambda each: each[1].birth,
-            )
+            rows = [(key.id, row) for key, row in self._rows(RUN.name) if row.birth > after]
+        rows.sort(key=lambda each: each[1].birth)
         found = (each for each in rows if self._fits(which, msgspec.json.decode(each[1].body)))
         return list(itertools.islice(found, limit))
 

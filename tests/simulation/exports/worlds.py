@@ -8,11 +8,12 @@ leaves it does, or nothing.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from holdfast.documents import ContextVariable, Run, Swarm, decode
 from holdfast.keys import Key
-from holdfast.protocols import Row
+from holdfast.protocols import Change
 from holdfast.testing.simulation import World
 from holdfast.write_behind.receipts import PendingWrite
 from simulation.exports.model import Child, merged
@@ -87,8 +88,13 @@ class ExportsScene(Scene):
         parent = runs.pop(PARENT, None)
         if parent is not None:
             yield from self._faults_of_parent(parent, list(runs.values()))
+        swarm = decode(Swarm, rows[Key("swarm", SWARM)].body) if runs else Swarm()
+        posted = Counter(item.id for item in swarm.blackboard)
         for child in runs.values():
-            yield from self._faults_of_child(child, rows)
+            yield from self._faults_of_child(child, posted[f"{child.name}/out"])
+
+    def _committed(self, xid: int, changes: Sequence[Change]) -> None:
+        """What L3 has is looked at when all has come to rest."""
 
     def _faults_of_parent(self, parent: Child, children: Sequence[Child]) -> Iterator[str]:
         state = restored_from(PARENT, parent.run, self.l3.log.rows).state
@@ -106,13 +112,11 @@ class ExportsScene(Scene):
             if expected.get(key) != found.get(key):
                 yield f"{key} is {found.get(key)}, not {expected.get(key)}"
 
-    def _faults_of_child(self, child: Child, rows: Mapping[Key, Row]) -> Iterator[str]:
-        """All has left it, or nothing."""
+    def _faults_of_child(self, child: Child, posted: int) -> Iterator[str]:
+        """All has left it, or nothing; `posted`: so many items of it are on the blackboard."""
         completed = child.run.status == "completed"
-        swarm = decode(Swarm, rows[Key("swarm", SWARM)].body)
-        posted = [item.id for item in swarm.blackboard].count(f"{child.name}/out")
         is_posted = completed and int(child.name.removeprefix("ct")) % 10 == 0
-        if (Key("export", f"{child.name}/out") in rows) != completed:
+        if (Key("export", f"{child.name}/out") in self.l3.log.rows) != completed:
             yield f"{child.name} is {child.run.status}, and its export is {'not ' if completed else ''}there"
         if posted != int(is_posted):
             yield f"{child.name} is {child.run.status}, and {posted} times on the blackboard"

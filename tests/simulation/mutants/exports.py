@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from holdfast.documents import ContextVariable, Run
-from holdfast.run_context import child_merging, ending
+from holdfast.kinds import EXPORT
+from holdfast.protocols.runs import ENDED
+from holdfast.run_context import child_merging
 from holdfast.run_context.child_merging import ChildMerging
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import Ending
@@ -24,7 +26,7 @@ def merged_by_arrival(patch: pytest.MonkeyPatch) -> None:
 
     async def unmerged(self: ChildMerging) -> AsyncIterator[tuple[str, Run, int]]:
         async for name, run, birth in healthy(self):
-            if run.status in child_merging.ENDED:
+            if run.status in ENDED:
                 yield name, run, birth
 
     patch.setattr(ChildMerging, "_unmerged", unmerged)
@@ -67,7 +69,7 @@ def left_before_the_end(patch: pytest.MonkeyPatch) -> None:
 
     async def complete(self: Ending, change: Any, leaving: Any, at: Any) -> Run:
         async def leave(transaction: Any) -> None:
-            await transaction.collection(ending.EXPORT).put_many(leaving.values)
+            await transaction.collection(EXPORT).put_many(leaving.values)
 
         await self._ground.transactions.transact(leave)
         return await healthy(self, change, leaving, at)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from holdfast.testing.conformance.change_source import ChangeSourceSuite
+from holdfast.testing.conformance.delivery_queue import DeliveryQueueSuite
 from holdfast.testing.conformance.event_transport import EventTransportSuite
 from holdfast.testing.conformance.fence_sink import FenceSinkSuite
 from holdfast.testing.conformance.journal_base import JournalBaseSuite
@@ -26,6 +27,7 @@ if not __debug__:
 
 __all__ = [
     "ChangeSourceSuite",
+    "DeliveryQueueSuite",
     "EventTransportSuite",
     "FenceSinkSuite",
     "JournalBaseSuite",
