@@ -64,6 +64,14 @@ class AnyPlace(MemoryRuns):
         ]
 
 
+class NewestFirst(MemoryRuns):
+    """Mutant: children come as runs are listed."""
+
+    async def children(self, parent_run_id: str, *, after: int, limit: int) -> Sequence[tuple[str, Row]]:
+        found = await self.list(RunFilter(parent_run_id=parent_run_id), limit=limit)
+        return [each for each in found if each[1].birth > after]
+
+
 class ByServer(MemoryRuns):
     """Mutant: a run is nobody's only if no live journal is of a server of its owner's name."""
 

@@ -49,8 +49,12 @@ class Hall:
         self.servers: dict[str, Flows] = {}
 
     @asynccontextmanager
-    async def server(self, name: str) -> AsyncIterator[Flows]:
-        """One more, which takes no journals over."""
+    async def server(self, name: str, **options: Any) -> AsyncIterator[Flows]:
+        """One more, which takes no journals over.
+
+        Args:
+            options: of `connect_flows`.
+        """
         async with connect_flows(
             l2=self.l2,
             l3=self.l3,
@@ -60,6 +64,7 @@ class Hall:
             settings=self.settings,
             transformations=self.transformations,
             server=name,
+            **options,
         ) as flows:
             await flows.takeover.stop()
             self.servers[name] = flows

@@ -27,6 +27,7 @@ from holdfast.tiers.l2_secured import SecuredCalls
 from holdfast.tiers.l3_audit import PostgresAudit
 from holdfast.tiers.l3_connect import PostgresConnector
 from holdfast.tiers.l3_connections import ConnectionPool
+from holdfast.tiers.l3_deliveries import PostgresDeliveries
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed import PostgresFeed
 from holdfast.tiers.l3_journals import PostgresJournals
@@ -53,7 +54,8 @@ class Tiers:
         fences: L2 as the relay sees it.
         events: what carries events between servers.
         journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
-        runs: L3's side of run contexts; `key_rows`: its data keys; `reviews`: of reviews; `audit`: the audit log there.
+        runs: L3's side of run contexts; `key_rows`: its data keys; `reviews`: of reviews; `audit`: the
+            audit log there; `deliveries`: what is to leave runs.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
     """
@@ -72,6 +74,7 @@ class Tiers:
     key_rows: PostgresKeys
     reviews: PostgresReviews
     audit: PostgresAudit
+    deliveries: PostgresDeliveries
     coherence: Coherence
     untrusted: Mapping[str, str]
 
@@ -126,6 +129,7 @@ async def open_tiers(
         key_rows=PostgresKeys(pool),
         reviews=PostgresReviews(pool),
         audit=PostgresAudit(pool),
+        deliveries=PostgresDeliveries(pool),
         coherence=coherence,
         untrusted=untrusted,
     )

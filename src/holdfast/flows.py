@@ -37,6 +37,8 @@ from holdfast.reviews.rules import ReviewRules
 from holdfast.reviews.sweeper import ReviewSweeper
 from holdfast.run_context import ground as runs_ground
 from holdfast.run_context.conflicts import ConflictStrategy
+from holdfast.run_context.deliveries import Deliveries
+from holdfast.run_context.delivering import DeliveryRules, DeliveryWorker
 from holdfast.run_context.hybrid_clock import HybridClock
 from holdfast.run_context.partitions import Partitions
 from holdfast.run_context.runs import Runs
@@ -150,6 +152,16 @@ class Flows:
         )
         making = Making(self._ground())
         self.write_behind, self.takeover = making.write_behind(), making.takeover()
+        self.deliveries = DeliveryWorker(
+            given.deliveries,
+            given.exporters,
+            DeliveryRules(given.settings.delivery_attempts_max, given.settings.delivery_timeout_seconds),
+            self.counters.deliveries,
+            sleep=given.sleep,
+            random_=given.random_,
+            masked=self.keys.known.masked,
+            announce=self._announce,
+        )
         self.dead_writes = making.dead_writes(self.write_behind)
         self.handing_over = making.handing_over()
         self.transactions = Transactions(
@@ -283,6 +295,7 @@ class Flows:
             runs=Runs(self._runs_ground(collections)),
             reviews=self.reviews,
             audit=self.audit,
+            deliveries=Deliveries(self._given.deliveries),
         )
         self.store = StateStore(self.parts)
 
@@ -359,6 +372,7 @@ class Flows:
         self.takeover.start()
         self.partitions.start()
         self.review_sweeper.start()
+        self.deliveries.start()
         await self.bus.start()
 
     async def stop(self) -> None:
@@ -377,6 +391,7 @@ class Flows:
             ends.push_async_callback(self.takeover.stop)
             ends.push_async_callback(self.partitions.stop)
             ends.push_async_callback(self.review_sweeper.stop)
+            ends.push_async_callback(self.deliveries.stop)
             ends.callback(self.watching.close)
             ends.push_async_callback(self.verifier.stop)
             ends.push_async_callback(self.bus.stop)  # its handlers may use all the rest

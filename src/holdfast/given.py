@@ -15,6 +15,7 @@ from holdfast.protocols import (
     AuditRows,
     ChangeSource,
     Coherence,
+    DeliveryQueue,
     EventTransport,
     FenceSink,
     JournalBase,
@@ -25,7 +26,7 @@ from holdfast.protocols import (
     SharedCache,
     Storage,
 )
-from holdfast.run_context.exports import Transformation
+from holdfast.run_context.exports import Exporter, Transformation
 from holdfast.settings import Settings
 
 
@@ -50,8 +51,9 @@ class Given:
         server: this one's name, for what it finds and what it makes void.
         rules: what goes with a document that changed; acted on by the server that fences L2.
         rules_l3: by which it does: apart from the others, who may keep all connections busy; None: as all.
-        transformations: of what leaves runs, by name.
-        journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts.
+        transformations: of what leaves runs, and `exporters`: who bring it to external systems, by name.
+        journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts;
+            `deliveries`: what L3 knows of what is to leave them.
         reviews: L3's side of reviews; `audit`: the audit log there.
     """
 
@@ -68,6 +70,7 @@ class Given:
     key_rows: KeyRows
     reviews: ReviewIndex
     audit: AuditRows
+    deliveries: DeliveryQueue
     new_id: Callable[[], str]
     entropy: Callable[[int], bytes]
     wall: Callable[[], float]
@@ -82,3 +85,4 @@ class Given:
     rules: tuple[Rule, ...] = ()
     rules_l3: Storage | None = None
     transformations: Mapping[str, Transformation] = field(default_factory=dict)
+    exporters: Mapping[str, Exporter] = field(default_factory=dict)

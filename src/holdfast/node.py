@@ -29,8 +29,9 @@ from holdfast.flows import Flows
 from holdfast.given import Given
 from holdfast.invalidation.rules import RULES, Rule
 from holdfast.invalidation.rules import check as check_rules
+from holdfast.keys import KIND_NAME
 from holdfast.kinds import Kind, register
-from holdfast.run_context.exports import Transformation
+from holdfast.run_context.exports import Exporter, Transformation
 from holdfast.settings import Settings, load_settings
 from holdfast.store import StateStore
 from holdfast.tiers.l1_caches import build_caches
@@ -51,11 +52,13 @@ class Node:
         progress: Callable[[str], None],
         rules: Iterable[Rule] = RULES,
         transformations: Mapping[str, Transformation] = EMPTY_DICT,
+        exporters: Mapping[str, Exporter] = EMPTY_DICT,
     ) -> None:
         self.settings = settings
         self.kinds = register(kinds)
         self.rules = check_rules(rules, self.kinds)
-        self._transformations = dict(transformations)
+        self._transformations = _named(transformations)
+        self._exporters = _named(exporters)
         self._clock = SystemClock()
         build_caches(settings, self.kinds, self._clock)  # what cannot work is refused before anything connects
         self.flows: Flows | None = None
@@ -104,6 +107,7 @@ class Node:
                 key_rows=tiers.key_rows,
                 reviews=tiers.reviews,
                 audit=tiers.audit,
+                deliveries=tiers.deliveries,
                 new_id=lambda: uuid.uuid4().hex,
                 entropy=os.urandom,
                 wall=self._clock.wall,
@@ -116,12 +120,27 @@ class Node:
                 rules=self.rules,
                 rules_l3=tiers.rules_l3,
                 transformations=self._transformations,
+                exporters=self._exporters,
             )
         )
         self._stack.push_async_callback(flows.stop)
         await flows.start()
         self.flows = flows
         return flows.store
+
+
+def _named(functions: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of functions by name.
+
+    Raises:
+        SettingsError: a name is none, or what it names cannot be called.
+    """
+    for name, function in functions.items():
+        if not KIND_NAME.match(name):
+            raise SettingsError(f"{name!r}: a name has 1 to 40 of a-z, 0-9 and _, and begins with a letter")
+        if not callable(function):
+            raise SettingsError(f"{name} is to be a function, not {type(function).__name__}")
+    return dict(functions)
 
 
 async def with_servers(settings: Settings, progress: Callable[[str], None]) -> Settings:
@@ -202,6 +221,7 @@ def connect(
     kinds: Iterable[Kind[Any]] = (),
     rules: Iterable[Rule] = RULES,
     transformations: Mapping[str, Transformation] = EMPTY_DICT,
+    exporters: Mapping[str, Exporter] = EMPTY_DICT,
     config: Path | str | None = None,
     progress: Callable[[str], None] = lambda _: None,
     **arguments: Unpack[SettingArguments],
@@ -217,6 +237,9 @@ def connect(
             servers need the same rules and kinds: those of the one that fences L2 decide.
         transformations: of values on their way out of a run, by the names that `mark_for_export` uses: pure functions
             of a value.
+        exporters: who bring values of completed runs to external systems, by the names that `mark_for_export` uses:
+            each is awaited with a `Delivery` and its idempotency key, perhaps more than once. Not every server needs
+            them.
         config: a TOML file with settings.
         progress: told in words what is being waited for.
         arguments: single settings by name; they win over the environment and the file.
@@ -229,4 +252,6 @@ def connect(
     chosen = settings or load_settings(
         environment=os.environ, file=Path(config) if config is not None else None, arguments=arguments
     )
-    return Connecting(Node(chosen, kinds, progress=progress, rules=rules, transformations=transformations))
+    return Connecting(
+        Node(chosen, kinds, progress=progress, rules=rules, transformations=transformations, exporters=exporters)
+    )

@@ -14,6 +14,7 @@ from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.consistency import ConsistencyReport
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.reviews.reviews import Reviews
+from holdfast.run_context.deliveries import Deliveries
 from holdfast.run_context.runs import Runs
 from holdfast.scopes import Scopes
 from holdfast.transactions import Transactions
@@ -39,6 +40,7 @@ class Parts:
     runs: Runs
     reviews: Reviews
     audit: AuditLog
+    deliveries: Deliveries
 
 
 class StateStore:
@@ -55,6 +57,7 @@ class StateStore:
         runs: runs of routines: begun, found, resumed, forked; see `Runs`.
         reviews: conflicts that a person decides; see `Reviews`.
         audit: who did what, why and when; see `AuditLog`.
+        deliveries: what is on its way from completed runs to external systems, or was given up; see `Deliveries`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
         consistency: what the verifier has found so far: of L1's and L2's answers how many were judged and how many were
             stale, and the last findings with their causes.
@@ -78,6 +81,7 @@ class StateStore:
         self.runs = parts.runs
         self.reviews = parts.reviews
         self.audit = parts.audit
+        self.deliveries = parts.deliveries
         self.bus = parts.bus
         self.publish = parts.bus.publish
         self.subscribe = parts.bus.subscribe

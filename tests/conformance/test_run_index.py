@@ -16,6 +16,7 @@ from fix_run_index import (
     FreesIds,
     MemoryIndexes,
     NeedsNoBase,
+    NewestFirst,
     PostgresIndexes,
 )
 from holdfast.testing import MemoryRuns
@@ -34,6 +35,7 @@ async def test_in_memory(check: Callable[[Any], Any]) -> None:
     ("mutant", "check"),
     [
         (AnyPlace, RunIndexSuite.check_runs_do_not_take_each_others_snapshots),
+        (NewestFirst, RunIndexSuite.check_children_come_in_the_order_of_their_births),
         (ByServer, RunIndexSuite.check_a_server_of_the_same_name_does_not_hide_orphans),
         (ByState, RunIndexSuite.check_a_server_that_does_not_beat_is_dead),
         (DeltasToo, RunIndexSuite.check_bases_are_listed_from_the_highest),

@@ -49,7 +49,8 @@ def left(
 
 def outside(found: Leaving) -> list[Any]:
     """The values that leave for anybody but the parent."""
-    return [each.value for each in (*found.items, *found.values.values(), *found.deliveries.values())]
+    values: list[Any] = [*found.items, *found.values.values(), *found.deliveries.values()]
+    return [each.value for each in values]
 
 
 def test_each_destination_gets_its_form() -> None:
@@ -151,7 +152,8 @@ def test_nothing_guarded_leaves_and_nothing_is_lost_unseen(
     found = leaving(HERE, variables, exports, Terms(TRANSFORMATIONS, masks=masks), hybrid_clock().now())
     gone = len(found.exported) + len(outside(found))
     assert gone + len(found.refused) == sum(map(len, exports.values()))
-    for each in (*found.values.values(), *found.deliveries.values()):
+    named: list[Any] = [*found.values.values(), *found.deliveries.values()]
+    for each in named:
         if variables[each.key].sensitivity in {"secret", "pii"}:
             assert each.value == MASK
     for item in found.items:

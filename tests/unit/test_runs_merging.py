@@ -18,6 +18,7 @@ from holdfast.run_context import child_merging
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.child_merging import ChildMerging
 from holdfast.run_context.context import RunContext
+from holdfast.run_context.merging import Comparison, Strategies
 
 
 class Reviews:
@@ -140,7 +141,7 @@ async def test_what_was_not_kept_is_merged_again() -> None:
 
 
 def _strategies(run: ActiveRun) -> Any:
-    return child_merging.Strategies(run.context.strategies, run._on_conflict)
+    return Strategies(run.context.strategies, run._on_conflict)
 
 
 async def test_the_strategy_is_the_variables_the_runs_or_the_settings() -> None:
@@ -304,7 +305,7 @@ async def test_others_are_told_of_a_merge() -> None:
 
 
 async def _merged(strategy: str, mutant: Any, patch: pytest.MonkeyPatch) -> Any:
-    """What x is after the children are merged, of which the second ended first; and what, once a new owner has merged."""
+    """What x is after children are merged, of which the second ended first; and what once a new owner has merged."""
     async with hall() as at:
         parent, (one, two) = await parent_of(at, "c1", "c2", on_conflict=strategy)
         await two.complete()
@@ -345,7 +346,7 @@ def no_ancestors(patch: pytest.MonkeyPatch) -> None:
     """What a parent has written since counts as what the child began from."""
 
     def compared(exported: Any, parent: Any, _: Any) -> Any:
-        return child_merging.Comparison(dict(exported), [])
+        return Comparison(dict(exported), [])
 
     patch.setattr(child_merging, "compared", compared)
 

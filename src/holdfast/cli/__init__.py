@@ -17,6 +17,7 @@ from holdfast.cli.audit import audit
 from holdfast.cli.dead_letters import dead_letters
 from holdfast.cli.demo import demo
 from holdfast.cli.events import events
+from holdfast.cli.exports import exports
 from holdfast.cli.invalidate import invalidate
 from holdfast.cli.keys import keys
 from holdfast.cli.migrate import migrate
@@ -47,6 +48,7 @@ app.command(runs)
 app.command(keys)
 app.command(reviews)
 app.command(audit)
+app.command(exports)
 
 
 def main() -> None:

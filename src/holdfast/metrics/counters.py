@@ -88,6 +88,21 @@ class PartitionCounters:
 
 
 @dataclass(slots=True)
+class DeliveryCounters:
+    """Of who brings values of completed runs to external systems.
+
+    Attributes:
+        delivered: deliveries that came out.
+        failures: attempts that failed, and will be made again.
+        dead: deliveries that were given up and are kept for a person.
+    """
+
+    delivered: int = 0
+    failures: int = 0
+    dead: int = 0
+
+
+@dataclass(slots=True)
 class Counters:
     """The counters of one server.
 
@@ -100,4 +115,5 @@ class Counters:
     l3: TierCounters = field(default_factory=TierCounters)
     write_behind: WriteBehindCounters = field(default_factory=WriteBehindCounters)
     partitions: PartitionCounters = field(default_factory=PartitionCounters)
+    deliveries: DeliveryCounters = field(default_factory=DeliveryCounters)
     flushes: int = 0

@@ -9,13 +9,15 @@ what L3 knows of it: `tiers.l3_journals.PostgresJournals` and `testing.memory_jo
 `RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`. `KeyRows` is
 what L3 knows of data keys: `tiers.l3_keys.PostgresKeys` and `testing.memory_keys.MemoryKeys`. `ReviewIndex` is
 L3's side of reviews: `tiers.l3_reviews.PostgresReviews` and `testing.memory_reviews.MemoryReviews`. `AuditRows` is the
-audit log: `tiers.l3_audit.PostgresAudit` and `testing.memory_audit.MemoryAudit`. The suites in
-`holdfast.testing.conformance` run on all of them. `Reviewer` has conflicts decided that no strategy may resolve.
+audit log: `tiers.l3_audit.PostgresAudit` and `testing.memory_audit.MemoryAudit`. `DeliveryQueue` is what
+it knows of deliveries: `tiers.l3_deliveries.PostgresDeliveries` and `testing.memory_deliveries.MemoryDeliveries`. The
+suites in `holdfast.testing.conformance` run on all of them. `Reviewer` has conflicts decided that no strategy may resolve.
 """
 
 from holdfast.protocols.audit import AuditRows
 from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
 from holdfast.protocols.data_keys import DataKeyRow, KeyRows, MasterKeyUse
+from holdfast.protocols.deliveries import DeliveryQueue, DeliveryRow
 from holdfast.protocols.events import Append, Dead, DeadLetter, EventTransport, Exchange, Exchanged, Handed, Replayed
 from holdfast.protocols.feed import Change, ChangeSource, Cursor, Poll, Snapshot
 from holdfast.protocols.journals import (
@@ -65,6 +67,8 @@ __all__ = [
     "Dead",
     "DeadLetter",
     "DeadWrite",
+    "DeliveryQueue",
+    "DeliveryRow",
     "Due",
     "EventTransport",
     "Exchange",

@@ -6,7 +6,7 @@ mask goes in its place. That is decided by its label alone; the value is not loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -33,6 +33,8 @@ from holdfast.run_context.hybrid_clock import HybridTime
 from holdfast.run_context.inheriting import ancestor_of, is_inherited
 
 Transformation = Callable[[Any], Any]
+Exporter = Callable[[Delivery, str], Awaitable[object]]
+"""Brings a delivery out, and returns when the system outside has it; the text is its idempotency key."""
 
 MASK: Final = "***"
 """What goes outside in the place of a guarded value, if it is not refused."""

@@ -9,6 +9,7 @@ from holdfast.testing.clock import ManualClock
 from holdfast.testing.door import connect
 from holdfast.testing.memory_audit import MemoryAudit
 from holdfast.testing.memory_cache import MemoryCache
+from holdfast.testing.memory_deliveries import MemoryDeliveries
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
@@ -25,6 +26,7 @@ __all__ = [
     "ManualClock",
     "MemoryAudit",
     "MemoryCache",
+    "MemoryDeliveries",
     "MemoryEvents",
     "MemoryFeed",
     "MemoryJournalBase",

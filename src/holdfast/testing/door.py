@@ -22,6 +22,7 @@ from holdfast.kinds import Kind, register
 from holdfast.protocols import (
     AuditRows,
     ChangeSource,
+    DeliveryQueue,
     EventTransport,
     FenceSink,
     JournalBase,
@@ -32,12 +33,13 @@ from holdfast.protocols import (
     SharedCache,
     Storage,
 )
-from holdfast.run_context.exports import Transformation
+from holdfast.run_context.exports import Exporter, Transformation
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.testing.clock import ManualClock
 from holdfast.testing.memory_audit import MemoryAudit
 from holdfast.testing.memory_cache import MemoryCache
+from holdfast.testing.memory_deliveries import MemoryDeliveries
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
@@ -47,6 +49,7 @@ from holdfast.testing.memory_reviews import MemoryReviews
 from holdfast.testing.memory_runs import MemoryRuns
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.tiers.l3_audit import PostgresAudit
+from holdfast.tiers.l3_deliveries import PostgresDeliveries
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_keys import PostgresKeys
 from holdfast.tiers.l3_postgres import PostgresStorage
@@ -76,7 +79,9 @@ async def connect_flows(
     window_seconds: float = WINDOW_SECONDS,
     untrusted: Mapping[str, str] = MappingProxyType({}),
     rules: Iterable[Rule] = (),
+    deliveries: DeliveryQueue | None = None,
     transformations: Mapping[str, Transformation] = MappingProxyType({}),
+    exporters: Mapping[str, Exporter] = MappingProxyType({}),
     server: str = "a server",
 ) -> AsyncIterator[Flows]:
     """A server's inside over the given tiers, for tests that look at caches and counters.
@@ -85,11 +90,11 @@ async def connect_flows(
         feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
         events, streams: by default in memory, of this server alone.
-        journals, runs, key_rows, reviews, audit: by default those of the L3, in memory or in PostgreSQL; any other L3
-            needs its own.
+        journals, runs, key_rows, reviews, audit, deliveries: by default those of the L3, in memory or in PostgreSQL;
+            any other L3 needs its own.
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
-        transformations: of what leaves runs, by name.
+        transformations: of what leaves runs, and `exporters`: who bring it to external systems, by name.
         window_seconds: how long it remembers a change, to judge L2 by.
         server: its name.
     """
@@ -122,7 +127,9 @@ async def connect_flows(
             window_seconds=window_seconds,
             untrusted=untrusted,
             rules=check_rules(rules, registered),
+            deliveries=deliveries or _deliveries_of(storage, clock),
             transformations=transformations,
+            exporters=exporters,
             server=server,
         )
     )
@@ -210,6 +217,15 @@ def _audit_of(storage: Storage) -> AuditRows:
     if isinstance(beneath, PostgresStorage):
         return PostgresAudit(beneath.pool)
     raise SettingsError("connect_flows: this L3 needs its audit log: audit=...")
+
+
+def _deliveries_of(storage: Storage, clock: Clock) -> DeliveryQueue:
+    beneath = _beneath(storage)
+    if isinstance(beneath, MemoryStorage):
+        return MemoryDeliveries(beneath, clock)
+    if isinstance(beneath, PostgresStorage):
+        return PostgresDeliveries(beneath.pool)
+    raise SettingsError("connect_flows: this L3 needs what it knows of deliveries: deliveries=...")
 
 
 def _relay_over(storage: Storage, cache: SharedCache) -> tuple[MemoryFeed, MemoryCache] | None:

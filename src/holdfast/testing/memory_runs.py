@@ -6,6 +6,7 @@ Each server of a test has one `MemoryRuns` over the `MemoryStorage` they share.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -82,12 +83,10 @@ class MemoryRuns:
         check_limit(limit, LISTED_MAX)
         which = RunFilter(parent_run_id=parent_run_id)
         async with await self._open():
-            found = [
-                (key.id, row)
-                for key, row in self._rows(RUN.name)
-                if row.birth > after and self._fits(which, msgspec.json.decode(row.body))
-            ]
-        return sorted(found, key=lambda each: each[1].birth)[:limit]
+            rows = [(key.id, row) for key, row in self._rows(RUN.name) if row.birth > after]
+        rows.sort(key=lambda each: each[1].birth)
+        found = (each for each in rows if self._fits(which, msgspec.json.decode(each[1].body)))
+        return list(itertools.islice(found, limit))
 
     async def snapshots(self, run_id: str, *, after: str | None = None, limit: int) -> Sequence[ListedSnapshot]:
         """What snapshots a run has; see `RunIndex.snapshots`."""

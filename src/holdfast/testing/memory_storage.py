@@ -34,6 +34,19 @@ class Files(NamedTuple):
     log: ColdCopy
 
 
+class Turn(NamedTuple):
+    """How far a delivery is.
+
+    Attributes:
+        due: when it may be claimed, monotonic seconds.
+    """
+
+    attempts: int
+    due: float
+    dead: bool
+    error: str | None
+
+
 class MemoryStorage:
     """`Storage` in memory.
 
@@ -48,7 +61,7 @@ class MemoryStorage:
         away: while True every call of `Storage` and `MemoryFeed` fails as if the server could not be reached; the raw
             calls and open transactions go on.
         loads: the keys of each `load` so far, for tests that count queries.
-        log: what was committed.
+        log: what was committed; `turns`: how far deliveries are, by id, which stands beside their rows.
         started: names the start of the server; crashes, restarts and restores change it.
         leader: which feed leads; None: none does.
         listeners: wakes the feeds that want hints.
@@ -67,6 +80,7 @@ class MemoryStorage:
         self.away = False
         self.loads: list[tuple[Key, ...]] = []
         self.log = CommitLog(on_commit)
+        self.turns: dict[str, Turn] = {}
         self.leader: object | None = None
         self.listeners: dict[object, Callable[[], None]] = {}
         self._locks = RowLocks()

@@ -14,6 +14,7 @@ from typing import Any
 
 from holdfast.testing.conformance.audit_rows import AuditRowsSuite
 from holdfast.testing.conformance.change_source import ChangeSourceSuite
+from holdfast.testing.conformance.delivery_queue import DeliveryQueueSuite
 from holdfast.testing.conformance.event_transport import EventTransportSuite
 from holdfast.testing.conformance.fence_sink import FenceSinkSuite
 from holdfast.testing.conformance.journal_base import JournalBaseSuite
@@ -30,6 +31,7 @@ if not __debug__:
 __all__ = [
     "AuditRowsSuite",
     "ChangeSourceSuite",
+    "DeliveryQueueSuite",
     "EventTransportSuite",
     "FenceSinkSuite",
     "JournalBaseSuite",

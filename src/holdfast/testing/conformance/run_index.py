@@ -73,6 +73,22 @@ class RunIndexSuite:
         assert await self.ids(RunFilter(swarm_id="s2", status="paused")) == []
         assert await self.ids(EVERY) == ["c", "b", "a"]
 
+    async def check_children_come_in_the_order_of_their_births(self) -> None:
+        """The oldest first, however they changed since; by pages, of one parent alone."""
+        for name in ("c", "a", "b"):
+            await self.begin(name, parentRunId="p")
+        await self.begin("x", parentRunId="p2")
+        await self.begin("y")
+        await self.begin("c", parentRunId="p", status="completed")
+        first = await self.index.children("p", after=0, limit=2)
+        assert [name for name, _ in first] == ["c", "a"]
+        loaded = (await self.storage.load([Key("run", "c")])).rows[Key("run", "c")]
+        assert first[0][1] == loaded
+        rest = await self.index.children("p", after=first[-1][1].birth, limit=2)
+        assert [name for name, _ in rest] == ["b"]
+        assert await self.index.children("p", after=rest[-1][1].birth, limit=2) == []
+        assert await self.index.children("nobody", after=0, limit=2) == []
+
     async def check_a_run_is_found_by_what_it_is_now(self) -> None:
         """A changed field is looked up by its new value, and the order is still that of beginning."""
         await self.begin("a")

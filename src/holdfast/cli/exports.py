@@ -1,0 +1,109 @@
+"""`holdfast exports`: what is on its way from completed runs to external systems, and what was given up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated
+
+import cyclopts
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+
+from holdfast.adapters import connection_pool, prepare
+from holdfast.cli.showing import line, show
+from holdfast.kinds import BUILT_IN
+from holdfast.node import with_servers
+from holdfast.protocols.deliveries import LISTED_MAX
+from holdfast.run_context.deliveries import Deliveries, ListedDelivery
+from holdfast.settings import load_settings
+from holdfast.tiers.l3_deliveries import PostgresDeliveries
+
+COLUMNS = ("id", "exporter", "attempts", "state", "error")
+Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=LISTED_MAX))]
+exports = cyclopts.App(name="exports", help="Values of completed runs on their way to external systems.")
+
+
+@exports.command(name="list")
+async def list_(*, limit: Limit = 100, after: str | None = None) -> None:
+    """Show deliveries that were not brought out yet, the dead included: which, by whom, how often it was tried.
+
+    On a terminal it is a table, otherwise one JSON object a line. No value is shown.
+
+    Parameters
+    ----------
+    limit
+        How many to show, in order of their ids.
+    after
+        The id of the last one known: show those behind it.
+    """
+    async with _deliveries() as deliveries:
+        show(await deliveries.list(limit=limit, after=after), COLUMNS, _cells, "nothing is to be brought out")
+
+
+@exports.command
+async def dead(*, limit: Limit = 100, after: str | None = None) -> None:
+    """Show deliveries that were given up, and why.
+
+    Parameters
+    ----------
+    limit
+        How many to show, in order of their ids.
+    after
+        The id of the last one known: show those behind it.
+    """
+    async with _deliveries() as deliveries:
+        show(await deliveries.list(dead=True, limit=limit, after=after), COLUMNS, _cells, "none was given up")
+
+
+@exports.command
+async def retry(ids: list[str], /) -> int:
+    """Have deliveries tried anew, at once, by a server that has the exporter; the exit status is 1 if one is not there.
+
+    Parameters
+    ----------
+    ids
+        As `list` shows them.
+    """
+    return await _each(ids, lambda deliveries, each: deliveries.retry(each), "is due")
+
+
+@exports.command
+async def discard(ids: list[str], /) -> int:
+    """Remove deliveries for good; the exit status is 1 if one is not there any more.
+
+    Parameters
+    ----------
+    ids
+        As `list` shows them.
+    """
+    return await _each(ids, lambda deliveries, each: deliveries.discard(each), "discarded")
+
+
+async def _each(ids: Iterable[str], act: Callable[[Deliveries, str], Awaitable[bool]], done: str) -> int:
+    """Do something with each, and say what came of it."""
+    console, status = Console(), 0
+    async with _deliveries() as deliveries:
+        for identifier in ids:
+            is_there = await act(deliveries, identifier)
+            status = status if is_there else 1
+            line(console, f"{identifier}: {done if is_there else 'not there'}")
+    return status
+
+
+@asynccontextmanager
+async def _deliveries() -> AsyncIterator[Deliveries]:
+    """The deliveries of L3."""
+    settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
+    async with AsyncExitStack() as stack:
+        pool = connection_pool(settings, size_max=1)
+        stack.push_async_callback(pool.close)
+        await prepare(pool, BUILT_IN, migrate=False, progress=lambda _: None)
+        yield Deliveries(PostgresDeliveries(pool))
+
+
+def _cells(delivery: ListedDelivery) -> Sequence[str]:
+    state = "dead" if delivery.dead else f"in {delivery.wait_seconds:.0f} s" if delivery.wait_seconds > 0 else "due"
+    return delivery.id, delivery.exporter, str(delivery.attempts), state, delivery.error or ""

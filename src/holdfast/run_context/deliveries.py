@@ -1,0 +1,71 @@
+"""What is on its way to external systems, and what was given up: ``state.deliveries``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from holdfast.documents import Delivery, decode
+from holdfast.errors import CorruptDocument
+from holdfast.protocols import DeliveryQueue, DeliveryRow
+
+LIST_LIMIT: Final = 100
+
+
+class ListedDelivery(msgspec.Struct, frozen=True):
+    """A delivery without its value.
+
+    Attributes:
+        run_id, key, exporter: what of which run goes where; empty: its document cannot be read.
+        attempts: that were begun.
+        dead: it was given up.
+        error: why the last attempt failed.
+        wait_seconds: until the next one; 0 or less: it is due.
+    """
+
+    id: str
+    run_id: str
+    key: str
+    exporter: str
+    attempts: int
+    dead: bool
+    error: str | None
+    wait_seconds: float
+
+
+class Deliveries:
+    """Lists, retries and discards deliveries."""
+
+    def __init__(self, queue: DeliveryQueue) -> None:
+        self._queue = queue
+
+    async def list(
+        self, *, dead: bool | None = None, after: str | None = None, limit: int = LIST_LIMIT
+    ) -> Sequence[ListedDelivery]:
+        """Deliveries that were not brought out, in order of their ids.
+
+        Args:
+            dead: only those that were given up, or were not.
+            after: the id of the last one known.
+            limit: 1 to 1000.
+        """
+        return [_listed(row) for row in await self._queue.list(dead=dead, after=after, limit=limit)]
+
+    async def retry(self, identifier: str) -> bool:
+        """Begin anew with a delivery, with all its attempts; False: it is not there any more."""
+        return await self._queue.retry(identifier)
+
+    async def discard(self, identifier: str) -> bool:
+        """Remove a delivery for good; False: it is not there any more."""
+        return await self._queue.discard(identifier)
+
+
+def _listed(row: DeliveryRow) -> ListedDelivery:
+    try:
+        told = decode(Delivery, row.body, what=f"delivery:{row.id}")
+        names = told.run_id, told.key, told.exporter
+    except CorruptDocument:  # it is listed all the same, to be discarded
+        names = "", "", ""
+    return ListedDelivery(row.id, *names, row.attempts, row.dead, row.error, row.wait_seconds)

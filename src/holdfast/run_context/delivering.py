@@ -1,0 +1,155 @@
+"""Brings values of completed runs to external systems, in the background, on any server that knows how.
+
+Who does is decided in L3, by a lease: for as long nobody else tries. An attempt whose end was not heard is made again
+when the lease is over, by whoever comes first; the system outside is told the same idempotency key each time, and is
+what keeps it from taking effect twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from holdfast.background import Background
+from holdfast.documents import Delivery, decode
+from holdfast.errors import HoldfastError, TierError
+from holdfast.metrics.counters import DeliveryCounters
+from holdfast.protocols import DeliveryQueue, DeliveryRow
+from holdfast.run_context.exports import Exporter
+from holdfast.run_context.fault_words import in_words
+
+logger = logging.getLogger("holdfast")
+
+AT_ONCE: Final = 8
+"""Deliveries that one server brings out at once; and claims, so that each begins with its lease."""
+POLL_SECONDS: Final = 1.0
+LEASE_MARGIN_SECONDS: Final = 15.0
+"""Beyond the time an exporter has, for L3 to hear how it went."""
+BACKOFF_SECONDS: Final = 1.0
+BACKOFF_MAX_SECONDS: Final = 600.0
+DEAD: Final = "run/export/dead"
+
+
+class DeliveryRules(NamedTuple):
+    """How often, and how long, it is tried."""
+
+    attempts_max: int
+    timeout_seconds: float
+
+
+class DeliveryWorker:
+    """Brings out what is due while it is started.
+
+    Args:
+        exporters: by name; those of other servers are left to them.
+        masked: takes secrets that this process has seen out of a text.
+        announce: told of a delivery that was given up; without its value.
+    """
+
+    def __init__(
+        self,
+        queue: DeliveryQueue,
+        exporters: Mapping[str, Exporter],
+        rules: DeliveryRules,
+        counters: DeliveryCounters,
+        *,
+        sleep: Callable[[float], Awaitable[object]],
+        random_: random.Random,
+        masked: Callable[[str], str],
+        announce: Callable[[str, Any], None],
+    ) -> None:
+        self._queue = queue
+        self._exporters = exporters
+        self._rules = rules
+        self._counters = counters
+        self._sleep = sleep
+        self._random = random_
+        self._masked = masked
+        self._announce = announce
+        self._loop = Background(self._run, "deliveries")
+
+    def start(self) -> None:
+        """Begin in the background, if there is any exporter."""
+        if self._exporters:
+            self._loop.start()
+
+    async def stop(self) -> None:
+        """End; an exporter that is at work is cancelled, and its delivery made again. May be called twice."""
+        await self._loop.stop()
+
+    async def deliver_due(self) -> int:
+        """Bring out what is due now, some at once; returns how many.
+
+        Raises:
+            TierError: L3 does not say what is due.
+        """
+        lease = self._rules.timeout_seconds + LEASE_MARGIN_SECONDS
+        rows = await self._queue.claim(list(self._exporters), limit=AT_ONCE, lease_seconds=lease)
+        async with asyncio.TaskGroup() as group:
+            for row in rows:
+                group.create_task(self._deliver(row))
+        return len(rows)
+
+    async def _run(self) -> None:
+        while True:
+            claimed = 0
+            try:
+                claimed = await self.deliver_due()
+            except TierError as fault:
+                logger.warning("what is to be brought out cannot be told, which will be tried again: %s", fault)
+            except Exception as fault:  # noqa: BLE001 - without a next round nothing would leave any more
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "holdfast: delivering failed", "exception": fault}
+                )
+            await self._sleep(0.0 if claimed == AT_ONCE else POLL_SECONDS)
+
+    async def _deliver(self, row: DeliveryRow) -> None:
+        """One attempt, and what L3 is told of it; nothing is raised: the lease ends by itself."""
+        try:
+            error = await self._attempt(row)
+            if error is None:
+                await self._queue.delivered(row.id, row.birth)
+                self._counters.delivered += 1
+            else:
+                await self._failed(row, error)
+        except HoldfastError as fault:
+            logger.warning("delivery %s: L3 did not hear how it went, so it is made again: %s", row.id, fault)
+
+    async def _attempt(self, row: DeliveryRow) -> str | None:
+        """Call the exporter; why it failed, in words, None: it did not."""
+        if row.attempts > self._rules.attempts_max:  # each server that tried has died over it
+            return "no attempt has come to its end"
+        try:
+            delivery = decode(Delivery, row.body, what=f"delivery:{row.id}")
+            async with asyncio.timeout(self._rules.timeout_seconds):
+                await self._exporters[delivery.exporter](delivery, idempotency_key(row))
+        except TimeoutError:
+            return f"it took longer than {self._rules.timeout_seconds:g} s"
+        except Exception as fault:  # noqa: BLE001 - a user's function
+            return in_words(fault, self._masked)
+        return None
+
+    async def _failed(self, row: DeliveryRow, error: str) -> None:
+        is_dead = row.attempts >= self._rules.attempts_max
+        again = None if is_dead else self._backoff(row.attempts)
+        if not await self._queue.failed(row, error, again_seconds=again):
+            return
+        if is_dead:
+            self._counters.dead += 1
+            logger.error("delivery %s was given up after %d attempts: %s", row.id, row.attempts, error)
+            self._announce(DEAD, {"id": row.id, "attempts": row.attempts})
+        else:
+            self._counters.failures += 1
+            logger.warning("delivery %s failed, and is tried again in %.0f s: %s", row.id, again, error)
+
+    def _backoff(self, attempts: int) -> float:
+        most = min(BACKOFF_MAX_SECONDS, BACKOFF_SECONDS * 2.0 ** min(attempts, 20))
+        return self._random.uniform(most / 2, most)
+
+
+def idempotency_key(row: DeliveryRow) -> str:
+    """What a delivery is known by outside, however often it is tried; a later one of the same id is another."""
+    return f"{row.id}@{row.birth}"

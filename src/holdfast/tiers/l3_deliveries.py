@@ -1,0 +1,84 @@
+"""`DeliveryQueue` over PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from holdfast.protocols import DeliveryRow
+from holdfast.protocols.deliveries import LISTED_MAX
+from holdfast.protocols.runs import check_limit
+from holdfast.tiers.l3_connections import ConnectionPool
+from holdfast.tiers.l3_errors import mapped
+
+_COLUMNS: Final = """d.id, d.birth, d.document, d.attempts, d.dead, d.error,
+    extract(epoch FROM d.due - statement_timestamp())::float8"""
+# Rows that another server is about to claim are passed over, so no two wait for each other.
+CLAIM: Final = f"""
+UPDATE holdfast."Delivery" AS d
+SET attempts = d.attempts + 1, due = statement_timestamp() + $3::float8 * interval '1 second'
+FROM (SELECT id FROM holdfast."Delivery"
+      WHERE exporter = ANY ($1::text[]) AND NOT dead AND due <= statement_timestamp()
+      ORDER BY due LIMIT $2 FOR UPDATE SKIP LOCKED) AS claimed
+WHERE d.id = claimed.id RETURNING {_COLUMNS}"""  # noqa: S608 - only constants are put together
+"""($1 exporters, $2 limit, $3 seconds of the lease)."""
+DELIVERED: Final = """DELETE FROM holdfast."Delivery" WHERE id = $1 AND birth = $2 RETURNING true"""
+FAILED: Final = """
+UPDATE holdfast."Delivery"
+SET error = $4, dead = $5::float8 IS NULL,
+    due = statement_timestamp() + coalesce($5::float8, 0) * interval '1 second'
+WHERE id = $1 AND birth = $2 AND attempts = $3 AND NOT dead RETURNING true"""
+"""($1 id, $2 birth, $3 attempts, $4 why, $5 seconds until the next attempt, or NULL)."""
+LIST: Final = f"""
+SELECT {_COLUMNS} FROM holdfast."Delivery" AS d
+WHERE ($1::boolean IS NULL OR dead = $1) AND id > $2 ORDER BY id LIMIT $3"""  # noqa: S608 - only constants
+RETRY: Final = """
+UPDATE holdfast."Delivery" SET attempts = 0, dead = false, due = statement_timestamp() WHERE id = $1 RETURNING true"""
+DISCARD: Final = """DELETE FROM holdfast."Delivery" WHERE id = $1 RETURNING true"""
+
+
+class PostgresDeliveries:
+    """`DeliveryQueue` over a pool of held connections."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+
+    async def claim(self, exporters: Collection[str], *, limit: int, lease_seconds: float) -> Sequence[DeliveryRow]:
+        """Take deliveries that are due; see `DeliveryQueue.claim`."""
+        check_limit(limit, LISTED_MAX)
+        with mapped("claiming deliveries", writes=True):
+            async with self._pool.connection() as connection:
+                return _rows(await connection.fetch(CLAIM, list(exporters), limit, lease_seconds))
+
+    async def delivered(self, identifier: str, birth: int) -> bool:
+        """Forget what was brought out; see `DeliveryQueue.delivered`."""
+        return await self._change("noting a delivery", DELIVERED, identifier, birth)
+
+    async def failed(self, row: DeliveryRow, error: str, *, again_seconds: float | None) -> bool:
+        """Note an attempt that failed; see `DeliveryQueue.failed`."""
+        words = row.id, row.birth, row.attempts, error, again_seconds
+        return await self._change("noting a failed delivery", FAILED, *words)
+
+    async def list(self, *, dead: bool | None = None, after: str | None = None, limit: int) -> Sequence[DeliveryRow]:
+        """Deliveries in order of their ids; see `DeliveryQueue.list`."""
+        check_limit(limit, LISTED_MAX)
+        with mapped("listing deliveries"):
+            async with self._pool.connection() as connection:
+                return _rows(await connection.fetch(LIST, dead, after or "", limit))
+
+    async def retry(self, identifier: str) -> bool:
+        """Begin anew; see `DeliveryQueue.retry`."""
+        return await self._change("retrying a delivery", RETRY, identifier)
+
+    async def discard(self, identifier: str) -> bool:
+        """Forget a delivery; see `DeliveryQueue.discard`."""
+        return await self._change("discarding a delivery", DISCARD, identifier)
+
+    async def _change(self, what: str, statement: str, *words: Any) -> bool:
+        with mapped(what, writes=True):
+            async with self._pool.connection() as connection:
+                return bool(await connection.fetchval(statement, *words))
+
+
+def _rows(records: Sequence[Any]) -> list[DeliveryRow]:
+    return [DeliveryRow(*record) for record in records]

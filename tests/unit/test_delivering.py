@@ -1,0 +1,249 @@
+"""Deliveries are brought out by whoever can, tried again, and given up in the end; none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from fix_races import until
+from fix_run_servers import RUN, hall
+from holdfast import Swarm
+from holdfast.documents import Delivery, encode
+from holdfast.errors import SettingsError
+from holdfast.keys import Key
+from holdfast.metrics.counters import DeliveryCounters
+from holdfast.node import connect
+from holdfast.protocols import Write
+from holdfast.run_context import delivering
+from holdfast.run_context.deliveries import Deliveries
+from holdfast.run_context.delivering import DEAD, LEASE_MARGIN_SECONDS, DeliveryRules, DeliveryWorker
+from holdfast.run_context.exports import Exporter
+from holdfast.testing import ManualClock, MemoryDeliveries, MemoryStorage
+
+RULES = DeliveryRules(attempts_max=3, timeout_seconds=30.0)
+
+
+class Place:
+    """An L3 with deliveries, and workers over it.
+
+    Attributes:
+        brought: id and idempotency key of each call of the exporter.
+        fails: what it does.
+    """
+
+    def __init__(self) -> None:
+        self.storage = MemoryStorage()
+        self.clock = ManualClock()
+        self.queue = MemoryDeliveries(self.storage, self.clock)
+        self.counters = DeliveryCounters()
+        self.brought: list[tuple[Any, str]] = []
+        self.told: list[tuple[str, Any]] = []
+        self.fails: Exception | None = None
+
+    async def put(self, *names: str) -> None:
+        """As runs that complete do."""
+        for name in names:
+            body = encode(Delivery(run_id="r1", routine_id="search", key="x", value=name, exporter="crm"))
+            await self.storage.save([Write(Key("delivery", name), 1, body)])
+
+    async def export(self, delivery: Delivery, key: str) -> None:
+        """Bring one out."""
+        self.brought.append((delivery.value, key))
+        if self.fails is not None:
+            raise self.fails
+
+    def worker(self, exporters: Mapping[str, Exporter] | None = None, rules: DeliveryRules = RULES) -> DeliveryWorker:
+        """One server's."""
+        return DeliveryWorker(
+            self.queue,
+            {"crm": self.export} if exporters is None else exporters,
+            rules,
+            self.counters,
+            sleep=asyncio.sleep,
+            random_=random.Random(1),
+            announce=lambda topic, data: self.told.append((topic, data)),
+        )
+
+    async def left(self) -> list[tuple[str, int, bool, str | None]]:
+        """What is not brought out."""
+        return [(row.id, row.attempts, row.dead, row.error) for row in await self.queue.list(limit=100)]
+
+
+async def test_what_is_due_is_brought_out_once() -> None:
+    """And is gone then."""
+    at = Place()
+    await at.put("a", "b")
+    assert await at.worker().deliver_due() == 2
+    assert await at.worker().deliver_due() == 0
+    assert [value for value, _ in at.brought] == ["a", "b"]
+    assert (await at.left(), at.counters.delivered) == ([], 2)
+
+
+async def test_what_fails_is_tried_again_later_and_given_up_in_the_end() -> None:
+    """Each time later, under the same idempotency key; a dead one is told, and kept until a person decides."""
+    at = Place()
+    await at.put("a")
+    at.fails = ConnectionError("no route")
+    worker, waits = at.worker(), []
+    for _ in range(RULES.attempts_max):
+        assert await worker.deliver_due() == 1
+        (row,) = await at.queue.list(limit=1)
+        waits.append(row.wait_seconds)
+        assert await worker.deliver_due() == 0
+        at.clock.advance(row.wait_seconds + 0.001)
+    assert waits[0] < waits[1]
+    assert await at.left() == [("a", 3, True, "ConnectionError: no route")]
+    assert at.told == [(DEAD, {"id": "a", "attempts": 3})]
+    assert (at.counters.failures, at.counters.dead) == (2, 1)
+    at.clock.advance(100_000)
+    assert await worker.deliver_due() == 0
+    at.fails = None
+    assert await Deliveries(at.queue).retry("a")
+    assert await worker.deliver_due() == 1
+    assert await at.left() == []
+    assert len({key for _, key in at.brought}) == 1
+
+
+async def test_one_that_fails_holds_up_no_other() -> None:
+    """Each has its own fate."""
+    at = Place()
+    await at.put("a", "b", "c")
+
+    async def picky(delivery: Delivery, _: str) -> None:
+        if delivery.value == "b":
+            raise ValueError("not this one")
+
+    await at.worker({"crm": picky}).deliver_due()
+    assert await at.left() == [("b", 1, False, "ValueError: not this one")]
+
+
+async def test_an_exporter_that_stands_still_is_given_up() -> None:
+    """After its time; that is an attempt that failed."""
+    at = Place()
+    await at.put("a")
+
+    async def stuck(_: Delivery, __: str) -> None:
+        await asyncio.Event().wait()
+
+    await at.worker({"crm": stuck}, DeliveryRules(3, 0.01)).deliver_due()
+    assert await at.left() == [("a", 1, False, "it took longer than 0.01 s")]
+
+
+async def test_two_servers_bring_none_out_at_once() -> None:
+    """While one is at it the others leave it alone; one that died over it is followed when the lease is over."""
+    at = Place()
+    await at.put("a")
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Delivery, __: str) -> None:
+        begun.set()
+        await go_on.wait()
+
+    first = asyncio.ensure_future(at.worker({"crm": slow}).deliver_due())
+    await begun.wait()
+    assert await at.worker().deliver_due() == 0
+    first.cancel()
+    await asyncio.wait([first])
+    at.clock.advance(RULES.timeout_seconds + LEASE_MARGIN_SECONDS + 0.001)
+    assert await at.worker().deliver_due() == 1
+    assert await at.left() == []
+
+
+async def test_one_that_each_server_dies_over_is_given_up() -> None:
+    """An attempt of which nobody has heard counts too."""
+    at = Place()
+    await at.put("a")
+    for _ in range(RULES.attempts_max):
+        await at.queue.claim(["crm"], limit=1, lease_seconds=1.0)
+        at.clock.advance(1.001)
+    await at.worker().deliver_due()
+    assert (at.brought, await at.left()) == ([], [("a", 4, True, "no attempt has come to its end")])
+
+
+async def test_what_cannot_be_read_is_given_up_too() -> None:
+    """It is listed, and can be discarded."""
+    at = Place()
+    await at.storage.save([Write(Key("delivery", "a"), 1, b'{"exporter": "crm"}')])
+    worker = at.worker()
+    for _ in range(RULES.attempts_max):
+        await worker.deliver_due()
+        at.clock.advance(1000)
+    deliveries = Deliveries(at.queue)
+    (listed,) = await deliveries.list(dead=True)
+    assert (listed.id, listed.run_id, listed.dead) == ("a", "", True)
+    assert await deliveries.discard("a")
+    assert await at.left() == []
+
+
+async def test_while_l3_is_away_nothing_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """It goes on when L3 is back; what nobody heard the end of is made again."""
+    at = Place()
+    await at.put("a")
+
+    async def leaves(delivery: Delivery, key: str) -> None:
+        await at.export(delivery, key)
+        at.storage.away = len(at.brought) == 1
+
+    worker = at.worker({"crm": leaves})
+    await worker.deliver_due()
+    assert "made again" in caplog.text
+    at.storage.away = False
+    at.clock.advance(1000)
+    await worker.deliver_due()
+    assert len(at.brought) == 2
+    assert len(set(at.brought)) == 1
+    assert await at.left() == []
+
+
+async def test_it_works_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From start to stop, whatever fails; more than are brought out at once follow without a pause."""
+    monkeypatch.setattr(delivering, "POLL_SECONDS", 0.001)
+    at = Place()
+    names = [f"d{number:02}" for number in range(20)]
+    await at.put(*names)
+    at.storage.away = True
+    worker = at.worker()
+    worker.start()
+    await asyncio.sleep(0)
+    at.storage.away = False
+
+    async def all_out() -> bool:
+        return not await at.left()
+
+    await until(all_out)
+    await worker.stop()
+    await worker.stop()
+    assert [value for value, _ in at.brought] == names
+
+
+async def test_a_run_exports_to_a_system_outside() -> None:
+    """The whole way: from the declaration on one server to the exporter of another."""
+    brought: list[Any] = []
+
+    async def crm(delivery: Delivery, key: str) -> None:
+        brought.append((delivery.run_id, delivery.key, delivery.value, key))
+
+    async with hall("a") as at, at.server("b", exporters={"crm": crm}) as other:
+        await at.servers["a"].store.swarms.put("swarm1", Swarm())
+        run = await at.a.begin("search", run_id=RUN)
+        run.context["x"] = 1
+        run.context.mark_for_export("x", "external_system", exporter="crm")
+        await run.complete()
+        birth = at.l3.log.rows[Key("delivery", f"{RUN}/crm/x")].birth
+        assert [each.id for each in await at.servers["a"].store.deliveries.list()] == [f"{RUN}/crm/x"]
+        await other.deliveries.deliver_due()
+        assert brought == [(RUN, "x", 1, f"{RUN}/crm/x@{birth}")]
+        assert await at.servers["a"].store.deliveries.list() == []
+
+
+@pytest.mark.parametrize("names", [{"a b": print}, {"": print}, {"crm": "print"}])
+def test_what_cannot_be_named_or_called_is_refused(names: dict[str, Any]) -> None:
+    """At once, and not when the first run completes."""
+    with pytest.raises(SettingsError):
+        connect(exporters=names)
+    with pytest.raises(SettingsError):
+        connect(transformations=names)
