@@ -10,10 +10,11 @@ from typing import Any
 
 from fix_loop import settle
 from holdfast import Event
+from holdfast.audit.log import AuditLog
 from holdfast.invalidation.bus import BusRules, EventBus
 from holdfast.invalidation.subscription import HandlerRules
 from holdfast.protocols import DeadLetter
-from holdfast.testing import EventHub, ManualClock, MemoryEvents
+from holdfast.testing import EventHub, ManualClock, MemoryAudit, MemoryEvents, MemoryStorage
 
 LOOK_SECONDS = 0.002
 DEADLINE_SECONDS = 30.0
@@ -84,6 +85,7 @@ class Stage:
         self.clock = ManualClock()
         self.naps = Naps(self.clock)
         self.hub = EventHub(self.clock)
+        self.l3 = MemoryStorage()
         # The clock of these tests leaps: leases are so long that they end only where a test is about that.
         self.rules = BusRules(handlers=HandlerRules(**rules), lease_seconds=10_000.0)
         self._numbers = count(1)
@@ -101,6 +103,7 @@ class Stage:
             wall=self.clock.monotonic,
             new_id=lambda: f"s{number}-{next(ids)}",
             sleep=self.naps.sleep,
+            audit=AuditLog(MemoryAudit(self.l3), server=f"s{number}"),
         )
         await bus.start()
         try:

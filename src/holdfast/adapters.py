@@ -24,12 +24,14 @@ from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_journal import RedisJournals
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l2_secured import SecuredCalls
+from holdfast.tiers.l3_audit import PostgresAudit
 from holdfast.tiers.l3_connect import PostgresConnector
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed import PostgresFeed
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_postgres import PostgresStorage
+from holdfast.tiers.l3_reviews import PostgresReviews
 from holdfast.tiers.l3_runs import PostgresRuns
 
 POLL_SECONDS_MAX: Final = 5.0
@@ -50,7 +52,7 @@ class Tiers:
         fences: L2 as the relay sees it.
         events: what carries events between servers.
         journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
-        runs: L3's side of run contexts.
+        runs: L3's side of run contexts; `reviews`: of reviews; `audit`: the audit log there.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
     """
@@ -66,6 +68,8 @@ class Tiers:
     journals: PostgresJournals
     streams: RedisJournals
     runs: PostgresRuns
+    reviews: PostgresReviews
+    audit: PostgresAudit
     coherence: Coherence
     untrusted: Mapping[str, str]
 
@@ -117,6 +121,8 @@ async def open_tiers(
         journals=journal_base(settings, kinds, stack),
         streams=journal_streams(settings, clock, stack),
         runs=PostgresRuns(pool, dead_after_seconds=settings.write_behind_takeover_seconds),
+        reviews=PostgresReviews(pool),
+        audit=PostgresAudit(pool),
         coherence=coherence,
         untrusted=untrusted,
     )

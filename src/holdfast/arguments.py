@@ -64,3 +64,6 @@ class SettingArguments(TypedDict, total=False):
     run_depth_max: int
     run_children_max: int
     run_snapshot_months: int | None
+    review_policy: Literal["wait", "go_on"]
+    review_timeout_seconds: float
+    review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"]

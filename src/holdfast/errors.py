@@ -180,6 +180,28 @@ class LimitExceeded(HoldfastError):
         super().__init__(f"run {run_id}: {value} {limit} would be over the limit of {allowed}; setting {setting}")
 
 
+class ReviewSettled(HoldfastError):
+    """The review was decided before, and stays as it was decided; nothing was changed.
+
+    Attributes:
+        review_id: of the review.
+        status: `resolved`, or `timed_out`: nobody had answered.
+        by: who decided; of one that timed out, which server.
+        at: when, by L3's clock.
+        choice: `parent`, `child` or `value`.
+    """
+
+    def __init__(self, review_id: str, *, status: str, by: str, at: Any, choice: str | None) -> None:
+        """Say which review, who decided it, and for what."""
+        self.review_id = review_id
+        self.status = status
+        self.by = by
+        self.at = at
+        self.choice = choice
+        how = "was resolved" if status == "resolved" else "had timed out and was decided"
+        super().__init__(f"review {review_id} {how} by {by} at {at}, for: {choice}")
+
+
 class RunOver(HoldfastError):
     """The run has ended, or was paused: nothing can be written to it any more; `resume` or `fork` it."""
 

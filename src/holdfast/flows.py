@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
 
+from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
-from holdfast.documents import Limits
+from holdfast.documents import Limits, ReviewPolicy
 from holdfast.events import EventLimits
 from holdfast.flights import Flights
 from holdfast.given import Given
@@ -26,10 +27,16 @@ from holdfast.invalidation.sampling import AnswerSampler
 from holdfast.invalidation.subscription import HandlerRules
 from holdfast.invalidation.verifier import Verifier
 from holdfast.key_locks import KeyLocks
+from holdfast.kinds import REVIEW
 from holdfast.metrics.counters import Counters
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
+from holdfast.reviews.reviewer import ReviewChanges
+from holdfast.reviews.reviews import Reviews
+from holdfast.reviews.rules import ReviewRules
+from holdfast.reviews.sweeper import ReviewSweeper
 from holdfast.run_context import ground as runs_ground
+from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.hybrid_clock import HybridClock
 from holdfast.run_context.partitions import Partitions
 from holdfast.run_context.runs import Runs
@@ -56,6 +63,8 @@ class Flows:
     def __init__(self, given: Given) -> None:
         self._given = given
         self.counters = Counters()
+        self.audit = AuditLog(given.audit, server=given.server)
+        self.hybrid = HybridClock(given.wall, given.server)
         self._make_memory()
         self._make_reading()
         self._make_writing()
@@ -154,7 +163,7 @@ class Flows:
         )
         apart = given.rules_l3 or given.l3
         void = Invalidator(
-            l3=apart, kinds=given.kinds, writer=self.writer, applier=self.applier, actor=given.server
+            l3=apart, kinds=given.kinds, writer=self.writer, applier=self.applier, actor=given.server, audited=False
         ).void
         self.cache_invalidator = CacheInvalidator(given.rules, l3=apart, decode=self.resolver.decode, void=void)
         relay, first = given.relay, self.cache_invalidator if given.rules else None
@@ -198,6 +207,7 @@ class Flows:
             wall=given.wall,
             new_id=given.new_id,
             sleep=given.sleep,
+            audit=self.audit,
         )
         self.announcer = Announcer(given.kinds, epoch_ms=lambda: round(given.wall() * 1000))
         self.announcer.on_topic(self.bus.announce, lambda: bool(self.bus.subscriptions))
@@ -239,6 +249,7 @@ class Flows:
             )
             for name, kind in self._given.kinds.items()
         }
+        self._make_reviews(collections)
         self.scopes = Scopes(
             collections=collections,
             shelves=self._shelves,
@@ -266,8 +277,30 @@ class Flows:
             write_behind=self.write_behind,
             dead_writes=self.dead_writes,
             runs=Runs(self._runs_ground(collections)),
+            reviews=self.reviews,
+            audit=self.audit,
         )
         self.store = StateStore(self.parts)
+
+    def _make_reviews(self, collections: Mapping[str, Collection[Any]]) -> None:
+        given, settings = self._given, self._given.settings
+        self.reviews = Reviews(
+            collections[REVIEW.name],
+            self.transactions,
+            given.reviews,
+            self.audit,
+            self.bus,
+            opening=ReviewRules(
+                ReviewPolicy(settings.review_policy),
+                settings.review_timeout_seconds,
+                ConflictStrategy(settings.review_fallback),
+            ),
+            hybrid=self.hybrid,
+            server=given.server,
+        )
+        self.review_changes = ReviewChanges()
+        self.feed.on_applied(self.review_changes.hear)
+        self.review_sweeper = ReviewSweeper(self.reviews, given.sleep)
 
     def _runs_ground(self, collections: Mapping[str, Collection[Any]]) -> runs_ground.Ground:
         given, settings = self._given, self._given.settings
@@ -281,7 +314,7 @@ class Flows:
             lives=self.write_behind.lives,
             bus=self.bus,
             clock=given.clock,
-            hybrid=HybridClock(given.wall, given.server),
+            hybrid=self.hybrid,
             new_id=given.new_id,
             server=given.server,
             limits=runs_ground.run_limits(settings),
@@ -313,6 +346,7 @@ class Flows:
         self.verifier.start()
         self.takeover.start()
         self.partitions.start()
+        self.review_sweeper.start()
         await self.bus.start()
 
     async def stop(self) -> None:
@@ -330,6 +364,7 @@ class Flows:
             ends.push_async_callback(self.write_behind.lives.stop)
             ends.push_async_callback(self.takeover.stop)
             ends.push_async_callback(self.partitions.stop)
+            ends.push_async_callback(self.review_sweeper.stop)
             ends.callback(self.watching.close)
             ends.push_async_callback(self.verifier.stop)
             ends.push_async_callback(self.bus.stop)  # its handlers may use all the rest

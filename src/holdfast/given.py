@@ -12,12 +12,14 @@ from holdfast.invalidation.fence_map import WINDOW_SECONDS
 from holdfast.invalidation.rules import Rule
 from holdfast.kinds import Kind
 from holdfast.protocols import (
+    AuditRows,
     ChangeSource,
     Coherence,
     EventTransport,
     FenceSink,
     JournalBase,
     JournalStreams,
+    ReviewIndex,
     RunIndex,
     SharedCache,
     Storage,
@@ -45,6 +47,7 @@ class Given:
         rules: what goes with a document that changed; acted on by the server that fences L2.
         rules_l3: by which it does: apart from the others, who may keep all connections busy; None: as all.
         journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts.
+        reviews: L3's side of reviews; `audit`: the audit log there.
     """
 
     settings: Settings
@@ -57,6 +60,8 @@ class Given:
     journals: JournalBase
     streams: JournalStreams
     runs: RunIndex
+    reviews: ReviewIndex
+    audit: AuditRows
     new_id: Callable[[], str]
     wall: Callable[[], float]
     coherence: Coherence

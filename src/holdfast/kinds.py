@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from holdfast.documents import Bot, Document, Routine, Run, RunContextSnapshot, Swarm, Team
+from holdfast.documents import Bot, Document, Review, Routine, Run, RunContextSnapshot, Swarm, Team
 from holdfast.entry import Durability
 from holdfast.errors import InvalidDocument, InvalidKey, SettingsError
 from holdfast.keys import Key, check_kind_name
@@ -31,6 +31,7 @@ SCHEMA_MAX: Final = 2**15 - 1
 RESERVED_TABLES: Final = frozenset(
     {"generations", "incarnation", "invalidations", "kinds", "migrations", "tag_count", "tag_generations"}
     | {"dead_writes", "journal_beats", "journals"}  # of write-behind
+    | {"audit", "audit_head"}
 )
 RESERVED_BEGINNING: Final = "outbox"
 RESERVED_END: Final = "_ids"
@@ -202,7 +203,8 @@ RUN: Final = Kind(
     owned_by=lambda run: run.epoch,
     spill=spill_run,
 )
-BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT, RUN)
+REVIEW: Final = Kind("review", Review, "Review", Caching(cache="run", l2_ttl_seconds=15 * 60.0))
+BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT, RUN, REVIEW)
 
 
 def register(own: Iterable[Kind[Any]]) -> dict[str, Kind[Any]]:

@@ -97,6 +97,8 @@ class Node:
                 journals=tiers.journals,
                 streams=tiers.streams,
                 runs=tiers.runs,
+                reviews=tiers.reviews,
+                audit=tiers.audit,
                 new_id=lambda: uuid.uuid4().hex,
                 wall=self._clock.wall,
                 coherence=tiers.coherence,

@@ -93,6 +93,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         run_children_max: runs begun below one; 10,000.
         run_snapshot_months: how many months of run snapshots are kept, beside the current one; older ones are dropped,
             a month at a time, when no run that has any there is still under way; 1 to 1200. By default all are kept.
+        review_policy: while a person is asked to decide a conflict, the run that merges waits (``wait``), or goes on
+            with its own value, and the decision reaches it later (``go_on``); wait.
+        review_timeout_seconds: after which `review_fallback` decides what nobody has; one hour.
+        review_fallback: a conflict strategy: parent_wins, child_wins, merge_objects or keep_latest; parent_wins.
     """
 
     postgres_url: str = ""
@@ -148,6 +152,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     run_depth_max: Annotated[int, Meta(ge=0)] = 16
     run_children_max: Annotated[int, Meta(ge=0)] = 10_000
     run_snapshot_months: Annotated[int, Meta(ge=1, le=1200)] | None = None
+    review_policy: Literal["wait", "go_on"] = "wait"
+    review_timeout_seconds: Seconds = 3600.0
+    review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"] = "parent_wins"
 
     def __post_init__(self) -> None:
         """Check each field, as the sources do, and what no single field can say."""

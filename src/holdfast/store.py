@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from holdfast.audit.log import AuditLog
 from holdfast.choosing import chosen
 from holdfast.collection import Collection
 from holdfast.documents import Document
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.consistency import ConsistencyReport
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
+from holdfast.reviews.reviews import Reviews
 from holdfast.run_context.runs import Runs
 from holdfast.scopes import Scopes
 from holdfast.transactions import Transactions
@@ -35,6 +37,8 @@ class Parts:
     write_behind: WriteBehind
     dead_writes: DeadWrites
     runs: Runs
+    reviews: Reviews
+    audit: AuditLog
 
 
 class StateStore:
@@ -49,6 +53,8 @@ class StateStore:
         dead_letters: reliable events that were given up; see `DeadLetters`.
         dead_writes: accepted writes that were given up; see `DeadWrites`.
         runs: runs of routines: begun, found, resumed, forked; see `Runs`.
+        reviews: conflicts that a person decides; see `Reviews`.
+        audit: who did what, why and when; see `AuditLog`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
         consistency: what the verifier has found so far: of L1's and L2's answers how many were judged and how many were
             stale, and the last findings with their causes.
@@ -70,6 +76,8 @@ class StateStore:
         self.backlog = parts.write_behind.backlog
         self.dead_writes = parts.dead_writes
         self.runs = parts.runs
+        self.reviews = parts.reviews
+        self.audit = parts.audit
         self.bus = parts.bus
         self.publish = parts.bus.publish
         self.subscribe = parts.bus.subscribe

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from holdfast.audit.chain import AuditAction, AuditNote
+from holdfast.audit.log import noted
 from holdfast.errors import SettingsError
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.kinds import Kind
@@ -25,16 +27,26 @@ class Invalidator:
 
     Args:
         actor: who this server is, where a call does not say.
+        audited: what it makes void is recorded in the audit log, in the same transaction. What the rules do is not:
+            that nobody has decided.
     """
 
     def __init__(
-        self, *, l3: Storage, kinds: Mapping[str, Kind[Any]], writer: Writer, applier: ChangeApplier, actor: str
+        self,
+        *,
+        l3: Storage,
+        kinds: Mapping[str, Kind[Any]],
+        writer: Writer,
+        applier: ChangeApplier,
+        actor: str,
+        audited: bool = True,
     ) -> None:
         self._l3 = l3
         self._kinds = kinds
         self._writer = writer
         self._applier = applier
         self._actor = actor
+        self._audited = audited
 
     async def invalidate(
         self,
@@ -70,7 +82,8 @@ class Invalidator:
         return await self._writer.shielded(self._void(target, reason, actor))
 
     async def _void(self, target: Target, reason: str, actor: str) -> Invalidation:
-        done = await self._l3.invalidate(target, reason=reason, actor=actor)
+        note = invalidation_note(target, reason, actor) if self._audited else None
+        done = await self._l3.invalidate(target, reason=reason, actor=actor, note=note)
         self._writer.adopt()  # a generation of a kind, or of everything, is in L3's identity
         if target.tag is not None:
             self._applier.void_tags({target.tag: done.number})
@@ -78,6 +91,11 @@ class Invalidator:
             {target.key: done.number} if target.key is not None else {}
         )  # in any case the others are woken
         return done
+
+
+def invalidation_note(target: Target, reason: str, actor: str) -> AuditNote:
+    """What the audit log says of it (pure)."""
+    return noted(AuditAction.INVALIDATED, str(target), actor=actor, reason=reason)
 
 
 def checked_text(what: str, text: str) -> str:

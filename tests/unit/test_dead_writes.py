@@ -8,6 +8,7 @@ import pytest
 
 from fix_left_journals import KEY, KINDS, LIMITS, entry, give_up, named
 from holdfast import Append, Bot, Delete, Durability, Increment, OutcomeUnknown, Refused, Set
+from holdfast.audit.chain import AuditNote
 from holdfast.errors import CorruptDocument, HoldfastError, TierUnavailable
 from holdfast.flows import Flows
 from holdfast.keys import Key
@@ -148,17 +149,17 @@ async def test_what_is_not_there(ground: Ground) -> None:
 class Fragile(MemoryJournalBase):
     """Letters cannot be removed: as if the server died after the commit."""
 
-    async def discard(self, identifier: int) -> bool:
+    async def discard(self, identifier: int, note: AuditNote | None = None) -> bool:
         raise TierUnavailable(f"L3: {identifier} stays")
 
 
 class DiscardsFirst(DeadWrites):
     """Mutant: the letter goes before the write is in effect."""
 
-    async def _applied(self, entry: Entry) -> int:
+    async def _applied(self, entry: Entry, note: AuditNote) -> int:
         for each in await self.list():
             await self.discard(each.id)
-        return await super()._applied(entry)
+        return await super()._applied(entry, note)
 
 
 def letters_over(l3: MemoryStorage, base: MemoryJournalBase, of: type[DeadWrites] = DeadWrites) -> DeadWrites:
@@ -167,7 +168,7 @@ def letters_over(l3: MemoryStorage, base: MemoryJournalBase, of: type[DeadWrites
     async def settle(_: object) -> None:
         """It has accepted nothing."""
 
-    return of(base, l3, KINDS, LIMITS, settle=settle, tell=lambda _: None, doubt=lambda _: None)
+    return of(base, l3, KINDS, LIMITS, settle=settle, tell=lambda _: None, doubt=lambda _: None, actor="ada")
 
 
 async def test_a_crash_after_the_commit_leaves_the_letter(ground: Ground) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.documents import Bot, Document, Routine, Run, RunContextSnapshot, Swarm, Team
+from holdfast.documents import Bot, Document, Review, Routine, Run, RunContextSnapshot, Swarm, Team
 from holdfast.errors import InvalidKey, SettingsError
 from holdfast.kinds import BUILT_IN, SWARM, Caching, Kind, register
 
@@ -30,6 +30,7 @@ def test_the_built_in_kinds_are_those_of_the_seed() -> None:
         ("routine", Routine, "Routine", "config", 3600, False),
         ("run_snapshot", RunContextSnapshot, "RunContextSnapshot", "run", 900, True),
         ("run", Run, "Run", "run", 900, False),
+        ("review", Review, "Review", "run", 900, False),
     ]
 
 
@@ -122,7 +123,7 @@ def test_own_kinds_stand_beside_the_built_in_ones() -> None:
     """Registered kinds are found by name, own and built-in, in order of declaration."""
     plan = Kind("plan", Plan)
     registered = register([plan])
-    assert list(registered) == ["swarm", "bot", "team", "routine", "run_snapshot", "run", "plan"]
+    assert list(registered) == ["swarm", "bot", "team", "routine", "run_snapshot", "run", "review", "plan"]
     assert registered["plan"] is plan
     assert registered["swarm"] is SWARM
 

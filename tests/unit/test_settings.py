@@ -15,6 +15,8 @@ OWN_SERVERS: dict[str, Any] = {
     "redis_urls": ("redis://cache.example:7000",),
 }
 AS_TEXT: dict[str, tuple[str, Any]] = {
+    "review_policy": ("go_on", "go_on"),
+    "review_fallback": ("keep_latest", "keep_latest"),
     "journal_replicas": ("7", 7),
     "postgres_url": ("postgresql://db.example/app", "postgresql://db.example/app"),
     "postgres_ca_file": ("/etc/pg.pem", "/etc/pg.pem"),

@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 
 import cyclopts
 
+from holdfast.cli.audit import audit
 from holdfast.cli.dead_letters import dead_letters
 from holdfast.cli.demo import demo
 from holdfast.cli.events import events
 from holdfast.cli.invalidate import invalidate
 from holdfast.cli.migrate import migrate
 from holdfast.cli.pending import pending
+from holdfast.cli.reviews import reviews
 from holdfast.cli.runs import runs
 from holdfast.cli.servers import down, status, up
 from holdfast.cli.showing import printable
@@ -41,6 +43,8 @@ app.command(events)
 app.command(pending)
 app.command(dead_letters)
 app.command(runs)
+app.command(reviews)
+app.command(audit)
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ from holdfast.documents import Limits
 from holdfast.errors import HoldfastError, UnknownKind
 from holdfast.keys import Key
 from holdfast.kinds import register
-from holdfast.node import with_servers
+from holdfast.node import process_name, with_servers
 from holdfast.settings import load_settings
 from holdfast.tiers.l3_postgres import PostgresStorage
-from holdfast.write_behind.dead_writes import DeadWrites, GivenUpWrite
+from holdfast.write_behind.dead_writes import BY_HAND, DeadWrites, GivenUpWrite
 
 LIMIT_MAX: Final = 100_000
 """So many are kept."""
@@ -48,7 +48,7 @@ async def list_(*, limit: Annotated[int, Parameter(validator=Number(gte=1, lte=L
 
 
 @dead_letters.command
-async def replay(ids: list[int], /, *, kinds: list[str] | None = None) -> int:
+async def replay(ids: list[int], /, *, kinds: list[str] | None = None, reason: str = BY_HAND) -> int:
     """Apply writes to their rows as they are now; the exit status is 1 if one could not be.
 
     Each is a new write: what was committed since is no conflict. A letter that cannot be applied is kept, with the
@@ -61,27 +61,31 @@ async def replay(ids: list[int], /, *, kinds: list[str] | None = None) -> int:
         As `list` shows them; they are replayed in this order.
     kinds
         Own kinds of these rows, as MODULE:NAME, where NAME is a Kind or a list of them. May be given several times.
+    reason
+        Why, for the audit log.
     """
 
     async def outcome(letters: DeadWrites, identifier: int) -> str | None:
-        receipt = await letters.replay(identifier)
+        receipt = await letters.replay(identifier, reason=reason)
         return None if receipt is None else f"applied, version {receipt.version}"
 
     return await _each(ids, outcome, kinds or [])
 
 
 @dead_letters.command
-async def discard(ids: list[int], /) -> int:
+async def discard(ids: list[int], /, *, reason: str = BY_HAND) -> int:
     """Remove writes for good; the exit status is 1 if one is not there any more.
 
     Parameters
     ----------
     ids
         As `list` shows them.
+    reason
+        Why, for the audit log.
     """
 
     async def outcome(letters: DeadWrites, identifier: int) -> str | None:
-        return "discarded" if await letters.discard(identifier) else None
+        return "discarded" if await letters.discard(identifier, reason=reason) else None
 
     return await _each(ids, outcome, [])
 
@@ -121,6 +125,7 @@ async def _letters(names: Sequence[str] = ()) -> AsyncIterator[DeadWrites]:
             settle=_nothing_accepted,
             tell=lambda _: None,
             doubt=lambda _: None,
+            actor=process_name(),
         )
 
 

@@ -13,14 +13,16 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from holdfast.adapters import event_transport
+from holdfast.adapters import connection_pool, event_transport
+from holdfast.audit.log import AuditLog
 from holdfast.cli.showing import line
 from holdfast.clock import SystemClock
 from holdfast.flows import bus_rules
-from holdfast.invalidation.dead_letters import DeadLetters
-from holdfast.node import with_servers
+from holdfast.invalidation.dead_letters import BY_HAND, DeadLetters
+from holdfast.node import process_name, with_servers
 from holdfast.protocols import Replayed
 from holdfast.settings import load_settings
+from holdfast.tiers.l3_audit import PostgresAudit
 
 LIMIT_MAX: Final = 10_000
 """So many are kept of each partition."""
@@ -44,29 +46,33 @@ async def list_(*, limit: Annotated[int, Parameter(validator=Number(gte=1, lte=L
 
 
 @dead_letters.command
-async def replay(ids: list[str], /) -> int:
+async def replay(ids: list[str], /, *, reason: str = BY_HAND) -> int:
     """Publish events again, each for the group that gave it up; the exit status is 1 if one could not be.
 
     Parameters
     ----------
     ids
         As `list` shows them.
+    reason
+        Why, for the audit log.
     """
     async with _letters() as letters:
-        return _report([(each, await letters.replay(each)) for each in ids])
+        return _report([(each, await letters.replay(each, reason=reason)) for each in ids])
 
 
 @dead_letters.command
-async def discard(ids: list[str], /) -> int:
+async def discard(ids: list[str], /, *, reason: str = BY_HAND) -> int:
     """Remove dead letters; the exit status is 1 if one is not there any more.
 
     Parameters
     ----------
     ids
         As `list` shows them.
+    reason
+        Why, for the audit log.
     """
     async with _letters() as letters:
-        return _report([(each, await letters.discard(each)) for each in ids])
+        return _report([(each, await letters.discard(each, reason=reason)) for each in ids])
 
 
 @asynccontextmanager
@@ -75,7 +81,9 @@ async def _letters() -> AsyncIterator[DeadLetters]:
     async with AsyncExitStack() as stack:
         transport = event_transport(settings, SystemClock(), stack)
         stack.push_async_callback(transport.close)
-        yield DeadLetters(transport, bus_rules(settings).limits)
+        pool = connection_pool(settings, size_max=1)
+        stack.push_async_callback(pool.close)
+        yield DeadLetters(transport, bus_rules(settings).limits, AuditLog(PostgresAudit(pool), server=process_name()))
 
 
 def _report(outcomes: list[tuple[str, Replayed | bool]]) -> int:

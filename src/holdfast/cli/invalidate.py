@@ -19,7 +19,7 @@ from holdfast.protocols import Invalidation, Target
 from holdfast.settings import load_settings
 from holdfast.tags import check_tag
 from holdfast.tiers.l3_postgres import PostgresStorage
-from holdfast.voiding import checked_text
+from holdfast.voiding import checked_text, invalidation_note
 
 FORMS = "a target is kind:NAME, KIND:ID, tag:TAG or all"
 HISTORY_MAX = 10_000
@@ -68,7 +68,8 @@ async def invalidate(
         elif dry_run:
             line(console, f"{wanted}: {await storage.count(wanted)} rows; nothing was changed")
         else:
-            done = await storage.invalidate(wanted, reason=reason, actor=name)
+            note = invalidation_note(wanted, reason, name)
+            done = await storage.invalidate(wanted, reason=reason, actor=name, note=note)
             line(console, f"{done.scope}: void below {done.number}; recorded for {done.actor}: {done.reason}")
     finally:
         await pool.close()

@@ -10,6 +10,7 @@ from holdfast.documents.bot import Bot, ConfigResource, ResourceTranslation
 from holdfast.documents.decoding import decode
 from holdfast.documents.encoding import Limits, encode
 from holdfast.documents.frozen import FreeValue, FrozenDict, FrozenList, freeze, thaw
+from holdfast.documents.review import Review, ReviewChoice, ReviewPolicy, ReviewStatus
 from holdfast.documents.routine import (
     InputSpec,
     OutputSpec,
@@ -83,6 +84,10 @@ __all__ = [
     "ResourceKind",
     "ResourceRequirements",
     "ResourceTranslation",
+    "Review",
+    "ReviewChoice",
+    "ReviewPolicy",
+    "ReviewStatus",
     "Routine",
     "RoutineMetadata",
     "RoutineStep",

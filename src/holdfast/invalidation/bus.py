@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from holdfast.audit.log import AuditLog
 from holdfast.clock import Clock
 from holdfast.documents.frozen import freeze_within
 from holdfast.errors import Closed, CorruptDocument, InvalidEvent, SchemaTooNew, TierError, WrongEventLoop
@@ -73,6 +74,7 @@ class EventBus:
         wall: the time of day, seconds since 1970.
         new_id: a unique id.
         sleep: pauses, seconds.
+        audit: where it is recorded what becomes of dead letters.
 
     Attributes:
         subscriptions: those that are open.
@@ -91,9 +93,10 @@ class EventBus:
         wall: Callable[[], float],
         new_id: Callable[[], str],
         sleep: Callable[[float], Awaitable[object]],
+        audit: AuditLog,
     ) -> None:
         self.subscriptions: list[Subscription] = []
-        self.dead_letters = DeadLetters(transport, rules.limits)
+        self.dead_letters = DeadLetters(transport, rules.limits, audit)
         self.unsent = 0
         self.unreadable = 0
         self._transport = transport

@@ -6,10 +6,13 @@ L3's feed: `tiers.l3_feed.PostgresFeed` and `testing.memory_feed.MemoryFeed`. `S
 carries events: `tiers.l2_events.RedisEvents` and `testing.memory_events.MemoryEvents`. `JournalStreams` is the journal
 of write-behind in L2: `tiers.l2_journal.RedisJournals` and `testing.memory_journals.MemoryJournals`. `JournalBase` is
 what L3 knows of it: `tiers.l3_journals.PostgresJournals` and `testing.memory_journal_base.MemoryJournalBase`.
-`RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`. The suites
-in `holdfast.testing.conformance` run on all of them.
+`RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`.
+`ReviewIndex` is that of reviews: `tiers.l3_reviews.PostgresReviews` and `testing.memory_reviews.MemoryReviews`.
+`AuditRows` is the audit log: `tiers.l3_audit.PostgresAudit` and `testing.memory_audit.MemoryAudit`. The suites in
+`holdfast.testing.conformance` run on all of them.
 """
 
+from holdfast.protocols.audit import AuditRows
 from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
 from holdfast.protocols.events import Append, Dead, DeadLetter, EventTransport, Exchange, Exchanged, Handed, Replayed
 from holdfast.protocols.feed import Change, ChangeSource, Cursor, Poll, Snapshot
@@ -25,6 +28,8 @@ from holdfast.protocols.journals import (
     JournalStreams,
     Letter,
 )
+from holdfast.protocols.review_index import Due, ReviewIndex
+from holdfast.protocols.reviews import Reviewer, Settled
 from holdfast.protocols.runs import ListedSnapshot, Retained, RunFilter, RunIndex
 from holdfast.protocols.shared_cache import (
     Absent,
@@ -48,6 +53,7 @@ __all__ = [
     "Affected",
     "Append",
     "Appended",
+    "AuditRows",
     "Cached",
     "Change",
     "ChangeSource",
@@ -56,6 +62,7 @@ __all__ = [
     "Dead",
     "DeadLetter",
     "DeadWrite",
+    "Due",
     "EventTransport",
     "Exchange",
     "Exchanged",
@@ -79,9 +86,12 @@ __all__ = [
     "Poll",
     "Replayed",
     "Retained",
+    "ReviewIndex",
+    "Reviewer",
     "Row",
     "RunFilter",
     "RunIndex",
+    "Settled",
     "SharedCache",
     "Snapshot",
     "Storage",

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from holdfast.audit.chain import AuditNote
 from holdfast.keys import Key
 from holdfast.protocols.storage import Row, Write
 from holdfast.seq_set import SeqSet
@@ -233,8 +234,12 @@ class JournalBase(Protocol):
         """One of them."""
         ...
 
-    async def discard(self, identifier: int) -> bool:
-        """Remove one; False: it is not there."""
+    async def discard(self, identifier: int, note: AuditNote | None = None) -> bool:
+        """Remove one; False: it is not there.
+
+        Args:
+            note: for the audit log, in the same transaction, if there was one to remove.
+        """
         ...
 
 

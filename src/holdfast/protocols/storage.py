@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from holdfast.audit.chain import AuditNote
 from holdfast.keys import Key
 from holdfast.protocols.coherence import Coherence
 from holdfast.protocols.voids import Invalidation, Target
@@ -109,10 +110,15 @@ class Storage(Protocol):
         """Begin a transaction; whoever gets it must end it, by `commit` or `rollback`."""
         ...
 
-    async def invalidate(self, target: Target, *, reason: str, actor: str) -> Invalidation:
+    async def invalidate(
+        self, target: Target, *, reason: str, actor: str, note: AuditNote | None = None
+    ) -> Invalidation:
         """Make void what caches hold of a target, and record it; `coherence` is that of after it, or a newer one.
 
         A key is told by the feed as a change, though its row is not touched. Everything else is a generation.
+
+        Args:
+            note: for the audit log, in the same transaction.
 
         Raises:
             SettingsError: L3 has no such kind.
@@ -181,6 +187,13 @@ class StorageTransaction(Protocol):
 
     async def delete(self, key: Key, *, expected: int | None = None) -> tuple[int, bool]:
         """Delete a row; as `Storage.delete`. After a `Conflict` the transaction goes on."""
+        ...
+
+    async def audit(self, note: AuditNote) -> None:
+        """Record a deed of this transaction in the audit log: it is there if, and only if, that is in effect.
+
+        All who record wait for the transaction's end: it is to be its last statement.
+        """
         ...
 
     async def affected(self) -> Affected:

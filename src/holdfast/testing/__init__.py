@@ -7,11 +7,13 @@ Nothing in the package imports this.
 
 from holdfast.testing.clock import ManualClock
 from holdfast.testing.door import connect
+from holdfast.testing.memory_audit import MemoryAudit
 from holdfast.testing.memory_cache import MemoryCache
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
+from holdfast.testing.memory_reviews import MemoryReviews
 from holdfast.testing.memory_runs import MemoryRuns
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.testing.pauses import PausingCache, PausingStorage
@@ -20,11 +22,13 @@ __all__ = [
     "EventHub",
     "JournalHub",
     "ManualClock",
+    "MemoryAudit",
     "MemoryCache",
     "MemoryEvents",
     "MemoryFeed",
     "MemoryJournalBase",
     "MemoryJournals",
+    "MemoryReviews",
     "MemoryRuns",
     "MemoryStorage",
     "PausingCache",

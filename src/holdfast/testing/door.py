@@ -19,11 +19,13 @@ from holdfast.invalidation.rules import Rule
 from holdfast.invalidation.rules import check as check_rules
 from holdfast.kinds import Kind, register
 from holdfast.protocols import (
+    AuditRows,
     ChangeSource,
     EventTransport,
     FenceSink,
     JournalBase,
     JournalStreams,
+    ReviewIndex,
     RunIndex,
     SharedCache,
     Storage,
@@ -31,15 +33,19 @@ from holdfast.protocols import (
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.testing.clock import ManualClock
+from holdfast.testing.memory_audit import MemoryAudit
 from holdfast.testing.memory_cache import MemoryCache
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
+from holdfast.testing.memory_reviews import MemoryReviews
 from holdfast.testing.memory_runs import MemoryRuns
 from holdfast.testing.memory_storage import MemoryStorage
+from holdfast.tiers.l3_audit import PostgresAudit
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_postgres import PostgresStorage
+from holdfast.tiers.l3_reviews import PostgresReviews
 from holdfast.tiers.l3_runs import PostgresRuns
 
 
@@ -55,6 +61,8 @@ async def connect_flows(
     journals: JournalBase | None = None,
     streams: JournalStreams | None = None,
     runs: RunIndex | None = None,
+    reviews: ReviewIndex | None = None,
+    audit: AuditRows | None = None,
     clock: Clock | None = None,
     settings: Settings | None = None,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -70,7 +78,8 @@ async def connect_flows(
         feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
         events, streams: by default in memory, of this server alone.
-        journals, runs: by default those of the L3, in memory or in PostgreSQL; any other L3 needs its own.
+        journals, runs, reviews, audit: by default those of the L3, in memory or in PostgreSQL; any other L3 needs its
+            own.
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
         window_seconds: how long it remembers a change, to judge L2 by.
@@ -92,6 +101,8 @@ async def connect_flows(
             journals=journals or _journals_of(storage, registered, clock),
             streams=streams or MemoryJournals(JournalHub()),
             runs=runs or _runs_of(storage, clock, settings or Settings()),
+            reviews=reviews or _reviews_of(storage, clock),
+            audit=audit or _audit_of(storage),
             new_id=lambda: uuid.uuid4().hex,  # servers of one test must differ, whatever their seed
             wall=clock.monotonic,
             coherence=(await storage.load([])).coherence,
@@ -161,6 +172,24 @@ def _runs_of(storage: Storage, clock: Clock, settings: Settings) -> RunIndex:
     if isinstance(beneath, PostgresStorage):
         return PostgresRuns(beneath.pool, dead_after_seconds=seconds)
     raise SettingsError("connect_flows: this L3 needs its side of run contexts: runs=...")
+
+
+def _reviews_of(storage: Storage, clock: Clock) -> ReviewIndex:
+    beneath = _beneath(storage)
+    if isinstance(beneath, MemoryStorage):
+        return MemoryReviews(beneath, clock)
+    if isinstance(beneath, PostgresStorage):
+        return PostgresReviews(beneath.pool)
+    raise SettingsError("connect_flows: this L3 needs its side of reviews: reviews=...")
+
+
+def _audit_of(storage: Storage) -> AuditRows:
+    beneath = _beneath(storage)
+    if isinstance(beneath, MemoryStorage):
+        return MemoryAudit(beneath)
+    if isinstance(beneath, PostgresStorage):
+        return PostgresAudit(beneath.pool)
+    raise SettingsError("connect_flows: this L3 needs its audit log: audit=...")
 
 
 def _relay_over(storage: Storage, cache: SharedCache) -> tuple[MemoryFeed, MemoryCache] | None:

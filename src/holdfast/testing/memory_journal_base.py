@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from holdfast.audit.chain import AuditNote
 from holdfast.clock import Clock
 from holdfast.errors import NotOwner, TierUnavailable
 from holdfast.keys import Key
@@ -134,12 +135,14 @@ class MemoryJournalBase:
             found = (self._aged(letter) for letter in self._marks.letters if letter.id == identifier)
             return next(found, None)
 
-    async def discard(self, identifier: int) -> bool:
+    async def discard(self, identifier: int, note: AuditNote | None = None) -> bool:
         """Remove one; see `JournalBase.discard`."""
         async with self._transaction() as transaction:
             if all(letter.id != identifier for letter in self._marks.letters):
                 return False
             transaction.note(lambda marks: marks.discarded(identifier))
+            if note is not None:
+                await transaction.audit(note)
         return True
 
     @property

@@ -1,13 +1,15 @@
-"""What L3 in memory has committed beside rows: journals, writes that were given up, ids of erased history."""
+"""What L3 in memory has committed beside rows: journals, writes given up, ids of erased history, the audit log."""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 
+from holdfast.audit.chain import GENESIS, AuditEntry, AuditNote, Link, chained
 from holdfast.keys import Key
 from holdfast.protocols import DeadWrite, JournalRecord, Letter
 from holdfast.seq_set import SeqSet
@@ -21,12 +23,15 @@ class Marks(NamedTuple):
         letters: the oldest first.
         drawn: the newest number of a letter.
         erased: documents of history that are no more, whose ids stay taken.
+        audit: the audit log, the oldest first; `audit_head`: what it says its newest is.
     """
 
     journals: Mapping[str, JournalRecord] = MappingProxyType({})
     letters: tuple[DeadWrite, ...] = ()
     drawn: int = 0
     erased: frozenset[Key] = frozenset()
+    audit: tuple[AuditEntry, ...] = ()
+    audit_head: Link = GENESIS
 
     def entered(self, record: JournalRecord) -> Marks:
         """With a journal's record in place of the one that was, or as the newest."""
@@ -56,3 +61,9 @@ class Marks(NamedTuple):
     def discarded(self, identifier: int) -> Marks:
         """Without a letter."""
         return self._replace(letters=tuple(each for each in self.letters if each.id != identifier))
+
+    def audited(self, note: AuditNote) -> Marks:
+        """With an entry more in the audit log."""
+        at = dt.datetime(2000, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=self.audit_head.number + 1)
+        entry = chained(self.audit_head, note, at)
+        return self._replace(audit=(*self.audit, entry), audit_head=Link(entry.number, entry.hash))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from holdfast.audit.chain import AuditNote
 from holdfast.changes import ChangeOperation
 from holdfast.errors import OutcomeUnknown, SettingsError, TierUnavailable
 from holdfast.keys import Key
@@ -154,13 +155,15 @@ class MemoryStorage:
         self._commit_voids(self.log.voids.raised(scope, generation))
         return generation
 
-    async def invalidate(self, target: Target, *, reason: str, actor: str) -> Invalidation:
+    async def invalidate(
+        self, target: Target, *, reason: str, actor: str, note: AuditNote | None = None
+    ) -> Invalidation:
         """Make void what caches hold of a target; see `Storage.invalidate`."""
         self._check_here()
         self._check_kind(target)
-        return self.void(target, reason=reason, actor=actor)
+        return self.void(target, reason=reason, actor=actor, note=note)
 
-    def void(self, target: Target, *, reason: str = "", actor: str = "") -> Invalidation:
+    def void(self, target: Target, *, reason: str = "", actor: str = "", note: AuditNote | None = None) -> Invalidation:
         """What another tool makes void. The day of the record is of no matter: a second for each number drawn."""
         number, voids = self.log.draw(), self.log.voids
         at = dt.datetime(2000, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=number)
@@ -169,7 +172,7 @@ class MemoryStorage:
             voids = voids.tag_raised(target.tag, number, tags_max=self._tags_max)
         elif target.key is None:
             voids = voids.raised(str(target), number)
-        self._commit_voids(voids.recorded(record), target.key, number)
+        self._commit_voids(voids.recorded(record), target.key, number, note)
         return record
 
     async def count(self, target: Target) -> int:
@@ -235,10 +238,12 @@ class MemoryStorage:
         self._locks.break_all()
         self._identify(incarnation)
 
-    def _commit_voids(self, voids: Voids, key: Key | None = None, number: int = 0) -> None:
+    def _commit_voids(
+        self, voids: Voids, key: Key | None = None, number: int = 0, note: AuditNote | None = None
+    ) -> None:
         xid = self.log.start()
         entries = [self.log.entry(xid, Change(key, number, ChangeOperation.VOID, xid))] if key is not None else []
-        self.log.commit(xid, {}, entries, voids)
+        self.log.commit(xid, {}, entries, voids, [] if note is None else [lambda marks: marks.audited(note)])
         self._identify(self._coherence.incarnation)
 
     def _check_kind(self, target: Target) -> None:

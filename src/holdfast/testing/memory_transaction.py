@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
+from holdfast.audit.chain import AuditNote
 from holdfast.changes import ChangeOperation
 from holdfast.errors import (
     AppendOnly,
@@ -259,6 +260,10 @@ class MemoryTransaction:
         if self.xid is None:
             self.xid = self._log.start()
         self._notes.append(change)
+
+    async def audit(self, note: AuditNote) -> None:
+        """Record a deed; see `StorageTransaction.audit`."""
+        self.note(lambda marks: marks.audited(note))
 
     def lose(self) -> None:
         """L3 ends the connection: nothing of it takes effect, and its locks go to who waits for them."""

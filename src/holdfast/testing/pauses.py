@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from holdfast.audit.chain import AuditNote
 from holdfast.keys import Key
 from holdfast.protocols import (
     Absent,
@@ -93,9 +94,11 @@ class PausingStorage:
         """Begin a transaction; see `Storage.open_transaction`."""
         return await self.inner.open_transaction(isolation)
 
-    async def invalidate(self, target: Target, *, reason: str, actor: str) -> Invalidation:
+    async def invalidate(
+        self, target: Target, *, reason: str, actor: str, note: AuditNote | None = None
+    ) -> Invalidation:
         """Make void what caches hold of a target; see `Storage.invalidate`."""
-        return await self.inner.invalidate(target, reason=reason, actor=actor)
+        return await self.inner.invalidate(target, reason=reason, actor=actor, note=note)
 
     async def count(self, target: Target) -> int:
         """How many rows a target names; see `Storage.count`."""

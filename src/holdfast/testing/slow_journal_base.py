@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+from holdfast.audit.chain import AuditNote
 from holdfast.errors import HoldfastError, TierUnavailable
 from holdfast.keys import Key
 from holdfast.protocols import DeadWrite, JournalRecord, JournalState, Letter, Row, Write
@@ -81,9 +82,9 @@ class SlowJournalBase:
         """One of them; see `JournalBase.letter`."""
         return await self._link.call(lambda: self._inner.letter(identifier), "letter")
 
-    async def discard(self, identifier: int) -> bool:
+    async def discard(self, identifier: int, note: AuditNote | None = None) -> bool:
         """Remove one; see `JournalBase.discard`."""
-        return await self._link.write(lambda: self._inner.discard(identifier), "discard")
+        return await self._link.write(lambda: self._inner.discard(identifier, note), "discard")
 
     def lose(self, flush: MemoryFlush) -> None:
         """The connection of a flush is gone, which L3 notices after a while."""

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from holdfast.audit.chain import AuditNote
 from holdfast.errors import HoldfastError, OutcomeUnknown, TierUnavailable
 from holdfast.keys import Key
 from holdfast.protocols import (
@@ -84,9 +85,11 @@ class SlowStorage:
         """Begin a transaction; see `Storage.open_transaction`. A connection that is new after a crash tells so."""
         return SlowTransaction(await self.step(lambda: self._inner.open_transaction(isolation)), self)
 
-    async def invalidate(self, target: Target, *, reason: str, actor: str) -> Invalidation:
+    async def invalidate(
+        self, target: Target, *, reason: str, actor: str, note: AuditNote | None = None
+    ) -> Invalidation:
         """Make void what caches hold of a target; see `Storage.invalidate`."""
-        return await self.write(lambda: self._inner.invalidate(target, reason=reason, actor=actor))
+        return await self.write(lambda: self._inner.invalidate(target, reason=reason, actor=actor, note=note))
 
     async def count(self, target: Target) -> int:
         """How many rows a target names; see `Storage.count`."""
@@ -178,6 +181,10 @@ class SlowTransaction:
     async def delete(self, key: Key, *, expected: int | None = None) -> tuple[int, bool]:
         """Delete a row; see `StorageTransaction.delete`."""
         return await self._storage.step(lambda: self._inner.delete(key, expected=expected))
+
+    async def audit(self, note: AuditNote) -> None:
+        """Record a deed; see `StorageTransaction.audit`."""
+        await self._storage.step(lambda: self._inner.audit(note))
 
     async def affected(self) -> Affected:
         """What it has changed so far; see `StorageTransaction.affected`."""

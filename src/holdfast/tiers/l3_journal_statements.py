@@ -64,6 +64,11 @@ FROM holdfast.dead_writes"""
 LETTERS: Final = f"{_LETTERS} ORDER BY id LIMIT $1"
 LETTER: Final = f"{_LETTERS} WHERE id = $1"
 DISCARD: Final = "DELETE FROM holdfast.dead_writes WHERE id = $1 RETURNING true"
+DISCARD_NOTED: Final = f"""
+WITH gone (done) AS ({DISCARD}),
+     noted AS (INSERT INTO holdfast.audit (action, subject, actor, reason, detail)
+               SELECT $2::text, $3::text, $4::text, $5::text, $6::json FROM gone)
+SELECT done FROM gone"""
 
 SAVEPOINT: Final = "SAVEPOINT refusable"
 BACK: Final = "ROLLBACK TO SAVEPOINT refusable; RELEASE SAVEPOINT refusable"

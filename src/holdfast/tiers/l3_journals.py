@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import asyncpg
 
+from holdfast.audit.chain import AuditNote
 from holdfast.errors import NotOwner, TierUnavailable
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.protocols import DeadWrite, JournalRecord, JournalState, Letter, Row
 from holdfast.seq_set import SeqSet
 from holdfast.tiers import l3_journal_statements as sql
+from holdfast.tiers.l3_audit import noted_columns
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_flush import PostgresFlush
@@ -140,11 +142,12 @@ class PostgresJournals:
                 record = await connection.fetchrow(sql.LETTER, identifier)
         return None if record is None else _letter(record)
 
-    async def discard(self, identifier: int) -> bool:
+    async def discard(self, identifier: int, note: AuditNote | None = None) -> bool:
         """Remove one; see `JournalBase.discard`."""
+        statement, columns = (sql.DISCARD, ()) if note is None else (sql.DISCARD_NOTED, noted_columns(note))
         with mapped(f"discarding letter {identifier}", writes=True):
             async with self._pool.connection() as connection:
-                return bool(await connection.fetchval(sql.DISCARD, identifier))
+                return bool(await connection.fetchval(statement, identifier, *columns))
 
     async def _change(self, what: str, statement: str, journal: str, epoch: int, *new: str) -> bool:
         with mapped(what, writes=True):

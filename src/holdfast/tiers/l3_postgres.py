@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from holdfast.audit.chain import AuditNote
 from holdfast.errors import StorageNotReady
 from holdfast.keys import Key
 from holdfast.kinds import Kind
@@ -128,11 +129,13 @@ class PostgresStorage:
             for identifier, version, birth, schema, document in records
         ]
 
-    async def invalidate(self, target: Target, *, reason: str, actor: str) -> Invalidation:
+    async def invalidate(
+        self, target: Target, *, reason: str, actor: str, note: AuditNote | None = None
+    ) -> Invalidation:
         """Make void what caches hold of a target; see `Storage.invalidate`."""
         async with self.pool.connection() as connection:
             with mapped(f"invalidating {target}", writes=True):
-                done = await l3_voids.invalidate(connection, target, reason, actor)
+                done = await l3_voids.invalidate(connection, target, reason, actor, note)
                 records = await connection.fetch(l3_statements.COHERENCE)
         if records:  # else L3 is being made another one, and whoever asks next will know
             self._read_coherence(records[0])

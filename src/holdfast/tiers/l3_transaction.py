@@ -10,9 +10,11 @@ from typing import Any, Final
 
 import asyncpg
 
+from holdfast.audit.chain import AuditNote
 from holdfast.errors import TierError
 from holdfast.keys import Key
 from holdfast.protocols import Affected, Isolation, Row, Write
+from holdfast.tiers import l3_audit
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped, meaning
 from holdfast.tiers.l3_rows import NoPartition, RowWriter, read_rows
@@ -101,6 +103,11 @@ class PostgresTransaction:
         """Delete a row; see `StorageTransaction.delete`."""
         with mapped(f"deleting {key}"):
             return await self._rows.delete(self._connection, key, expected)
+
+    async def audit(self, note: AuditNote) -> None:
+        """Record a deed; see `StorageTransaction.audit`."""
+        with mapped(f"recording {note.action} of {note.subject}"):
+            await l3_audit.append(self._connection, note)
 
     async def affected(self) -> Affected:
         """What it has changed so far; see `StorageTransaction.affected`."""

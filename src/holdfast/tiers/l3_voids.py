@@ -8,18 +8,28 @@ from typing import Any, Final
 
 import asyncpg
 
+from holdfast.audit.chain import AuditNote
 from holdfast.errors import SettingsError
 from holdfast.protocols import Invalidation, Target
+from holdfast.tiers.l3_audit import noted_columns
 
 INVALIDATE: Final = "SELECT * FROM holdfast.invalidate($1, $2, $3, $4, $5)"
+INVALIDATE_NOTED: Final = f"""
+WITH done AS MATERIALIZED ({INVALIDATE}),
+     noted AS (INSERT INTO holdfast.audit (action, subject, actor, reason, detail)
+               SELECT $6::text, $7::text, $8::text, $9::text, $10::json FROM done)
+SELECT * FROM done"""  # noqa: S608 - the statement above
+"""From `done`, so that the log's lock, which others wait for, is taken last."""
 COUNT: Final = "SELECT holdfast.count_rows($1, $2, $3)"
 RECORDS: Final = "SELECT * FROM holdfast.invalidations ORDER BY entry DESC LIMIT $1"
 
 
-async def invalidate(connection: Any, target: Target, reason: str, actor: str) -> Invalidation:
-    """Make void what caches hold of a target; see `Storage.invalidate`."""
+async def invalidate(connection: Any, target: Target, reason: str, actor: str, note: AuditNote | None) -> Invalidation:
+    """Make void what caches hold of a target; see `Storage.invalidate`. One statement, so all or nothing of it."""
+    statement, columns = (INVALIDATE, ()) if note is None else (INVALIDATE_NOTED, noted_columns(note))
     with _known_kind():
-        return _read(await connection.fetchrow(INVALIDATE, target.kind, target.id, target.tag, reason, actor))
+        named = target.kind, target.id, target.tag
+        return _read(await connection.fetchrow(statement, *named, reason, actor, *columns))
 
 
 async def count(connection: Any, target: Target) -> int:

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from holdfast.audit.chain import AuditAction, AuditNote
+from holdfast.audit.log import Detail, noted
 from holdfast.documents import Limits
 from holdfast.entry import Receipt
 from holdfast.errors import Conflict, CorruptDocument, Overloaded, Refused, SchemaTooNew
@@ -24,6 +26,7 @@ from holdfast.write_behind.entries import Entry, decode_entry
 from holdfast.write_behind.flushing import writes_of
 from holdfast.write_behind.outlines import outline
 
+BY_HAND: Final = "by hand"
 ATTEMPTS_MAX: Final = 16
 """Of a replay whose row is absent, and turns up while it is being inserted."""
 
@@ -56,6 +59,7 @@ class DeadWrites:
         settle: brings this server's undecided writes of rows to L3 before anything else is done to these.
         tell: tells this server's caches the versions of rows that were written.
         doubt: tells them that rows may have changed.
+        actor: who this server is, where a call does not say.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class DeadWrites:
         settle: Callable[[Iterable[Key]], Awaitable[None]],
         tell: Callable[[Mapping[Key, int]], None],
         doubt: Callable[[Iterable[Key]], None],
+        actor: str,
     ) -> None:
         self._base = base
         self._l3 = l3
@@ -76,6 +81,7 @@ class DeadWrites:
         self._settle = settle
         self._tell = tell
         self._doubt = doubt
+        self._actor = actor
 
     async def list(self, *, limit: int = 100) -> list[GivenUpWrite]:
         """The dead letters, the oldest first.
@@ -85,10 +91,14 @@ class DeadWrites:
         """
         return [given_up(letter, self._limits) for letter in await self._base.letters(limit=limit)]
 
-    async def replay(self, identifier: int) -> Receipt | None:
+    async def replay(self, identifier: int, *, actor: str | None = None, reason: str = BY_HAND) -> Receipt | None:
         """Apply a given-up write to its row as it is now, and remove its letter; None: there is no such letter.
 
-        It is a new write: what was committed since is no conflict. A letter that was not applied is kept.
+        It is a new write: what was committed since is no conflict. A letter that was not applied is kept. The audit
+        log says so in the transaction that applies it.
+
+        Args:
+            actor, reason: for the audit log; the actor is by default this server.
 
         Raises:
             Refused: the row does not allow it, would be too large, or is not there; the reason says which.
@@ -101,27 +111,39 @@ class DeadWrites:
             return None
         entry = decode_entry(dead.letter.entry, dead.letter.seq, self._kinds, self._limits)
         await self._settle([entry.key])
-        version = await self._applied(_afresh(entry))
+        note = self._note(AuditAction.REPLAYED, dead, actor, reason)
+        version = await self._applied(_afresh(entry), note)
         await self._base.discard(identifier)
         return Receipt(version)
 
-    async def discard(self, identifier: int) -> bool:
-        """Remove a letter; False: there is none. Raises as `list` does."""
-        return await self._base.discard(identifier)
+    async def discard(self, identifier: int, *, actor: str | None = None, reason: str = BY_HAND) -> bool:
+        """Remove a letter, and record that in the audit log, at once; False: there is none.
 
-    async def _applied(self, entry: Entry) -> int:
+        Arguments are those of `replay`. Raises as `list` does.
+        """
+        dead = await self._base.letter(identifier)
+        if dead is None:
+            return False
+        return await self._base.discard(identifier, self._note(AuditAction.DISCARDED, dead, actor, reason))
+
+    def _note(self, action: AuditAction, dead: DeadWrite, actor: str | None, reason: str) -> AuditNote:
+        facts: Detail = {"key": str(dead.letter.key), "journal": dead.journal, "seq": dead.letter.seq}
+        return noted(action, f"dead_write:{dead.id}", actor=actor or self._actor, reason=reason, detail=facts)
+
+    async def _applied(self, entry: Entry, note: AuditNote) -> int:
         """Commit what an entry makes of its row; returns the row's version, or what a deletion drew."""
         for _ in range(ATTEMPTS_MAX):
             try:
-                return await self._attempt(entry)
+                return await self._attempt(entry, note)
             except Conflict:
                 continue  # a row turned up after it was seen to be absent: the entry is applied to that one
         raise Overloaded(f"{entry.key}: the row comes and goes while the write is being applied; try again")
 
-    async def _attempt(self, entry: Entry) -> int:
+    async def _attempt(self, entry: Entry, note: AuditNote) -> int:
         transaction = await self._l3.open_transaction(Isolation.READ_COMMITTED)
         try:
             version = await self._written(transaction, entry)
+            await transaction.audit(note)
             await self._commit(transaction, entry.key)
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(transaction.rollback()))

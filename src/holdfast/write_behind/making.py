@@ -150,6 +150,7 @@ class Making:
             settle=write_behind.settle,
             tell=self._publisher.tell,
             doubt=self._publisher.doubt,
+            actor=ground.server,
         )
 
     def _make_lives(self) -> Lives:

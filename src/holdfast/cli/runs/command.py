@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import cyclopts
@@ -23,12 +21,11 @@ from holdfast.cli.runs.outlines import (
     shown_run,
 )
 from holdfast.cli.runs.printing import COLUMNS, cells, print_run, time
+from holdfast.cli.serving import serving
 from holdfast.cli.showing import line, show
-from holdfast.node import OpenStore, connect, with_servers
 from holdfast.protocols import ListedSnapshot
 from holdfast.protocols.runs import LISTED_MAX
 from holdfast.run_context.active_run import ActiveRun
-from holdfast.settings import load_settings
 
 Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=LISTED_MAX))]
 Snapshot = Annotated[int, Parameter(validator=Number(gte=0))]
@@ -72,7 +69,7 @@ async def list_(
     json
         JSON on a terminal too.
     """
-    async with _state() as state:
+    async with serving() as state:
         found = await state.runs.list(
             swarm_id=swarm,
             status=status,
@@ -105,7 +102,7 @@ async def show_(run: str, /, *, at: Snapshot | None = None, limit: Limit = 100, 
     json
         JSON on a terminal too.
     """
-    async with _state() as state:
+    async with serving() as state:
         if (row := await state.runs.row(run)) is None:
             raise not_there(run)
         if at is not None:
@@ -132,7 +129,7 @@ async def tree(run: str, /, *, limit: Limit = 200, json: bool = False) -> None:
     json
         JSON on a terminal too.
     """
-    async with _state() as state:
+    async with serving() as state:
         found = await family(state.runs, run, limit)
     console = Console()
     for each in found.lines:
@@ -159,7 +156,7 @@ async def history(run: str, /, *, limit: Limit = 100, after: str | None = None, 
     json
         JSON on a terminal too.
     """
-    async with _state() as state:
+    async with serving() as state:
         found = await state.runs.history(run, after=after, limit=limit)
         if not found and await state.runs.row(run) is None:
             raise not_there(run)
@@ -183,7 +180,7 @@ async def diff(run: str, earlier: Snapshot, later: Snapshot | None = None, /, *,
     json
         JSON on a terminal too.
     """
-    async with _state() as state:
+    async with serving() as state:
         lines = list(difference_lines(await state.runs.diff(run, earlier, later)))
     columns = ("section", "key", "what", "before", "after")
     show(lines[:DIFFERENCES_MAX], columns, _difference_cells, "nothing is different", json=json)
@@ -206,7 +203,7 @@ async def resume(run: str, /, *, force: bool = False) -> int:
     force
         Also if its server is alive.
     """
-    async with _state() as state:
+    async with serving() as state:
         taken = await state.runs.resume(run, force=force)
         await taken.release()
     console = Console()
@@ -230,19 +227,11 @@ async def fork(run: str, /, *, at: Snapshot | None = None, id: str | None = None
     id
         Of the new run; without it, one is made.
     """
-    async with _state() as state:
+    async with serving() as state:
         forked = await state.runs.fork(run, at=at, new_run_id=id)
         await forked.release()
     line(Console(stderr=True), f"a fork of {run}: {_holding(forked)}; a server has to resume it")
     line(Console(), forked.id)
-
-
-@asynccontextmanager
-async def _state() -> AsyncIterator[OpenStore]:
-    """A server as long as the command takes; the schema is for `holdfast migrate` to change."""
-    settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
-    async with connect(msgspec.structs.replace(settings, migrate_on_connect=False)) as state:
-        yield state
 
 
 def _holding(run: ActiveRun) -> str:

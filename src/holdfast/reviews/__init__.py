@@ -1,0 +1,1 @@
+"""Reviews: conflicts that a person decides, or the fallback when nobody has."""
