@@ -10,6 +10,7 @@ pytest_plugins = [
     "fix_feed",
     "fix_journal_bases",
     "fix_cluster",
+    "fix_reviews",
     "fix_run_index",
     "fix_scopes",
     "fix_servers",

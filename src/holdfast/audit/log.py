@@ -68,7 +68,7 @@ class AuditLog:
             OutcomeUnknown: sent, and the reply was lost: there may be an entry for what is not done.
             TierError: L3 did not take it; the deed must not be done.
         """
-        note = noted(action, subject, actor=actor or self._server, reason=reason, detail=detail)
+        note = noted(action, subject, actor=self._server if actor is None else actor, reason=reason, detail=detail)
         await (self._rows.append(note) if transaction is None else transaction.audit(note))
 
     async def list(self, *, after: int = 0, limit: int = LIST_LIMIT) -> list[AuditEntry]:

@@ -15,6 +15,7 @@ from holdfast.errors import ReviewSettled
 from holdfast.keys import ID_BYTES_MAX
 from holdfast.protocols.reviews import Settled
 from holdfast.run_context.conflicts import ConflictStrategy, Side, resolve
+from holdfast.run_context.differences import identical
 from holdfast.run_context.hybrid_clock import hybrid_time
 
 CLOSED: Final = frozenset({DataSensitivity.SECRET.value, DataSensitivity.PII.value})
@@ -145,10 +146,11 @@ def strictest(*sensitivities: str) -> str:
 
 
 def _fallen_back(review: Review) -> tuple[ReviewChoice, ContextVariable | None, str]:
-    found = resolve(_strategy(review.fallback), _side(review.parent), _side(review.child))
-    if found.value is _side(review.parent).value:
+    parent = _side(review.parent)
+    found = resolve(_strategy(review.fallback), parent, _side(review.child))
+    if identical(found.value, parent.value):
         return ReviewChoice.PARENT, None, found.reason
-    if found.value is review.child.value:
+    if identical(found.value, review.child.value):
         return ReviewChoice.CHILD, review.child, found.reason
     return ReviewChoice.VALUE, joined(review, found.value), found.reason
 

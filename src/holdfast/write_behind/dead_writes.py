@@ -128,7 +128,8 @@ class DeadWrites:
 
     def _note(self, action: AuditAction, dead: DeadWrite, actor: str | None, reason: str) -> AuditNote:
         facts: Detail = {"key": str(dead.letter.key), "journal": dead.journal, "seq": dead.letter.seq}
-        return noted(action, f"dead_write:{dead.id}", actor=actor or self._actor, reason=reason, detail=facts)
+        who = self._actor if actor is None else actor
+        return noted(action, f"dead_write:{dead.id}", actor=who, reason=reason, detail=facts)
 
     async def _applied(self, entry: Entry, note: AuditNote) -> int:
         """Commit what an entry makes of its row; returns the row's version, or what a deletion drew."""

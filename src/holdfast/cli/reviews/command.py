@@ -27,6 +27,7 @@ from holdfast.reviews.reviews import VALUE_BYTES_MAX
 from holdfast.reviews.rules import CLOSED
 
 STDIN: Final = "-"
+Text = Annotated[str, Parameter(allow_leading_hyphen=True)]
 reviews = cyclopts.App(name="reviews", help="Conflicts between runs and their children that a person decides.")
 
 
@@ -96,8 +97,8 @@ async def resolve(
     /,
     *,
     choice: Literal["parent", "child"] | None = None,
-    value: str | None = None,
-    value_file: str | None = None,
+    value: Text | None = None,
+    value_file: Text | None = None,
     reason: str,
     by: str | None = None,
 ) -> None:

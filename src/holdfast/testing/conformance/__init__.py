@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from holdfast.testing.conformance.audit_rows import AuditRowsSuite
 from holdfast.testing.conformance.change_source import ChangeSourceSuite
 from holdfast.testing.conformance.event_transport import EventTransportSuite
 from holdfast.testing.conformance.fence_sink import FenceSinkSuite
 from holdfast.testing.conformance.journal_base import JournalBaseSuite
 from holdfast.testing.conformance.journal_streams import JournalStreamsSuite
+from holdfast.testing.conformance.review_index import ReviewIndexSuite
 from holdfast.testing.conformance.run_index import RunIndexSuite
 from holdfast.testing.conformance.shared_cache import SharedCacheSuite
 from holdfast.testing.conformance.storage import StorageSuite
@@ -25,11 +27,13 @@ if not __debug__:
     raise RuntimeError("the conformance suites are made of assertions: run them without python -O")
 
 __all__ = [
+    "AuditRowsSuite",
     "ChangeSourceSuite",
     "EventTransportSuite",
     "FenceSinkSuite",
     "JournalBaseSuite",
     "JournalStreamsSuite",
+    "ReviewIndexSuite",
     "RunIndexSuite",
     "SharedCacheSuite",
     "StorageSuite",

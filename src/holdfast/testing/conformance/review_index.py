@@ -1,0 +1,107 @@
+"""The contract of `ReviewIndex`: reviews are found, and those that are overdue."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from holdfast.keys import Key
+from holdfast.protocols import Due, ReviewIndex, Storage, Write
+from holdfast.protocols.review_index import REVIEWS_LISTED_MAX
+
+HOUR = dt.timedelta(hours=1)
+
+
+class ReviewIndexes(Protocol):
+    """Makes what a check needs, over one L3 without reviews."""
+
+    @property
+    def storage(self) -> Storage:
+        """Its rows."""
+        ...
+
+    @property
+    def index(self) -> ReviewIndex:
+        """Its side of reviews."""
+        ...
+
+
+class ReviewIndexSuite:
+    """The checks."""
+
+    def __init__(self, indexes: ReviewIndexes) -> None:
+        self.storage, self.index = indexes.storage, indexes.index
+
+    async def check_reviews_are_found_by_run_and_status(self) -> None:
+        """The oldest first, as they are now; one without a status is open."""
+        await self.put("a", runId="r1")
+        await self.put("b", runId="r2", status="resolved")
+        await self.put("c", runId="r1", status="timed_out")
+        await self.put("a", runId="r1", status="resolved")
+        await self.put("d", runId="r1")
+        assert await self.ids() == ["a", "b", "c", "d"]
+        assert await self.ids(run_id="r1") == ["a", "c", "d"]
+        assert await self.ids(status="resolved") == ["a", "b"]
+        assert await self.ids(status="open") == ["d"]
+        assert await self.ids(status="resolved", run_id="r1") == ["a"]
+        assert await self.ids(run_id="nobody") == []
+
+    async def check_rows_come_as_they_are_stored(self) -> None:
+        """With version, birth and body."""
+        await self.put("a", runId="r1")
+        loaded = (await self.storage.load([Key("review", "a")])).rows[Key("review", "a")]
+        assert list(await self.index.list(limit=1)) == [("a", loaded)]
+
+    async def check_pages_follow_each_other(self) -> None:
+        """Each begins behind the birth of the last one of the page before; a limit is a limit."""
+        for number in range(5):
+            await self.put(f"v{number}", runId="r1")
+        seen: list[str] = []
+        after = None
+        while page := await self.index.list(run_id="r1", after=after, limit=2):
+            seen += [name for name, _ in page]
+            after = page[-1][1].birth
+        assert seen == [f"v{number}" for number in range(5)]
+        for call in (self.index.list(limit=0), self.index.due(limit=REVIEWS_LISTED_MAX + 1)):
+            try:
+                await call
+            except ValueError:
+                continue
+            raise AssertionError("a limit that is none was taken")
+
+    async def check_overdue_reviews_are_found_by_the_clock_of_l3(self) -> None:
+        """Open ones whose deadline has passed, those of long ago first; none that is decided or has no deadline."""
+        now = await self.index.now()
+        await self.put("late", runId="r1", deadline=now - HOUR)
+        await self.put("later", runId="r1", deadline=now - 2 * HOUR)
+        await self.put("same", runId="r1", deadline=now - 2 * HOUR)
+        await self.put("to come", runId="r1", deadline=now + HOUR)
+        await self.put("decided", runId="r1", status="resolved", deadline=now - HOUR)
+        await self.put("for ever", runId="r1")
+        assert [each.id for each in await self.index.due(limit=10)] == ["later", "same", "late"]
+        seen: list[Due] = []
+        while page := await self.index.due(after=seen[-1] if seen else None, limit=1):
+            seen += page
+        assert seen == [Due(now - 2 * HOUR, "later"), Due(now - 2 * HOUR, "same"), Due(now - HOUR, "late")]
+        await self.put("late", runId="r1", status="timed_out", deadline=now - HOUR)
+        assert [each.id for each in await self.index.due(limit=10)] == ["later", "same"]
+
+    async def check_any_document_can_be_stored(self) -> None:
+        """What is no deadline, a NUL, a text longer than any id: no row is refused for its index."""
+        await self.put("a", runId="r1", deadline="tomorrow")
+        await self.put("b", runId="\0", deadline="2025-13-45T99:00:00Z", variable="\0")
+        await self.put("c", runId="x" * 9000, deadline=5)
+        await self.storage.save([Write(Key("review", "d"), 1, b"[1]")])
+        assert await self.index.due(limit=10) == []
+        assert await self.ids(run_id="r1") == ["a"]
+
+    async def put(self, identifier: str, **fields: Any) -> None:
+        """Store a review."""
+        await self.storage.save([Write(Key("review", identifier), 1, msgspec.json.encode(fields))])
+
+    async def ids(self, **which: Any) -> Sequence[str]:
+        """The ids of the reviews for which this holds."""
+        return [name for name, _ in await self.index.list(**which, limit=100)]

@@ -1,0 +1,85 @@
+"""Reviews and the audit log for tests, and for the suites of their contracts: in memory, over PostgreSQL, mutants."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from holdfast.adapters import connection_pool
+from holdfast.audit.chain import GENESIS, AuditEntry, AuditNote, Link, chained
+from holdfast.documents import ContextVariable
+from holdfast.kinds import register
+from holdfast.settings import Settings
+from holdfast.testing import ManualClock, MemoryAudit, MemoryReviews, MemoryStorage
+from holdfast.tiers.l3_audit import PostgresAudit
+from holdfast.tiers.l3_postgres import PostgresStorage
+from holdfast.tiers.l3_reviews import PostgresReviews
+
+PARENT = ContextVariable(key="site", value="north", clock="000000000001.0000.a")
+CHILD = ContextVariable(key="site", value="south", clock="000000000002.0000.b")
+
+
+class MemoryTiers:
+    """`AuditLogs` and `ReviewIndexes` over an L3 in memory."""
+
+    def __init__(self, audit: type[MemoryAudit] = MemoryAudit, reviews: type[MemoryReviews] = MemoryReviews) -> None:
+        self.storage = MemoryStorage()
+        self.clock = ManualClock(100_000.0)
+        self.index = reviews(self.storage, self.clock)
+        self._audit = audit
+
+    def rows(self) -> MemoryAudit:
+        return self._audit(self.storage)
+
+
+class Unnumbered(MemoryAudit):
+    """Mutant: an entry follows what this server saw last."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        super().__init__(storage)
+        self._last = GENESIS
+
+    async def append(self, note: AuditNote) -> None:
+        entry = chained(self._last, note, dt.datetime(2000, 1, 1, tzinfo=dt.UTC))
+        self._last = Link(entry.number, entry.hash)
+        marks = self._storage.log.marks
+        self._storage.log.marks = marks._replace(audit=(*marks.audit, entry), audit_head=self._last)
+
+
+class Cut(MemoryAudit):
+    """Mutant: tells entries as the head of a log that has lost its end."""
+
+    async def head(self) -> Link:
+        entries: tuple[AuditEntry, ...] = self._entries[:-1]
+        return Link(entries[-1].number, entries[-1].hash) if entries else GENESIS
+
+
+class Undecided(MemoryReviews):
+    """Mutant: what is decided is overdue still."""
+
+    def _reviews(self) -> Any:
+        for name, row, fields in super()._reviews():
+            yield name, row, {**fields, "status": "open"}
+
+
+class PostgresTiers:
+    """`AuditLogs` and `ReviewIndexes` over a real PostgreSQL."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.pool = connection_pool(settings)
+        self.storage = PostgresStorage(self.pool, register([]))
+        self.index = PostgresReviews(self.pool)
+
+    def rows(self) -> PostgresAudit:
+        return PostgresAudit(self.pool)
+
+
+@pytest.fixture
+async def postgres_tiers(settings: Settings) -> AsyncIterator[PostgresTiers]:
+    """The audit log and reviews in this test's database."""
+    tiers = PostgresTiers(settings)
+    yield tiers
+    await tiers.pool.close()
