@@ -84,6 +84,7 @@ async def test_a_write_that_was_given_up_is_shown_kept_and_applied(
     assert int(version) > receipt.version
     assert await run_command("dead-letters", "replay", name) == 1
     assert capsys.readouterr().out == f"{name}: not there\n"
+    assert [entry.note.action for entry in await one.audit.list()] == ["replayed"]
     for state in pair:
 
         async def is_applied(state: OpenStore = state) -> bool:
@@ -98,13 +99,15 @@ async def test_a_write_is_discarded(pair: tuple[OpenStore, OpenStore], capsys: p
     """Once; the row is left alone."""
     await given_up(*pair)
     ((identifier,),) = [[each.id for each in await pair[0].dead_writes.list()]]
-    assert await run_command("dead-letters", "discard", str(identifier)) == 0
+    assert await run_command("dead-letters", "discard", str(identifier), "--reason", "not wanted") == 0
     assert await run_command("dead-letters", "discard", str(identifier), str(identifier)) == 1
     assert capsys.readouterr().out.splitlines() == [
         f"{identifier}: discarded",
         f"{identifier}: not there",
         f"{identifier}: not there",
     ]
+    (note,) = [entry.note for entry in await pair[0].audit.list()]
+    assert (note.action, note.subject, note.reason) == ("discarded", f"dead_write:{identifier}", "not wanted")
 
 
 async def test_a_terminal_gets_a_table(

@@ -198,6 +198,11 @@ async def test_dead_letters_by_the_command_line(
         await notes.until(3)
         assert (notes.data[2], notes.events[2].metadata.duplicate) == (0, True)
         assert await state.dead_letters.list() == []
+        notes_of = [(entry.note.action, entry.note.subject) for entry in await state.audit.list()]
+        assert notes_of[:2] == [
+            ("replayed", f"dead_letter:{letters[0]['id']}"),
+            ("discarded", f"dead_letter:{letters[1]['id']}"),
+        ]
 
 
 async def test_a_dead_letter_of_a_server_that_is_gone_is_not_replayed_to_nobody(

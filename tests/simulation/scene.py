@@ -13,7 +13,15 @@ from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN, Caching, Kind
 from holdfast.protocols import Change
-from holdfast.testing import MemoryCache, MemoryFeed, MemoryJournalBase, MemoryRuns, MemoryStorage
+from holdfast.testing import (
+    MemoryAudit,
+    MemoryCache,
+    MemoryFeed,
+    MemoryJournalBase,
+    MemoryReviews,
+    MemoryRuns,
+    MemoryStorage,
+)
 from holdfast.testing.door import connect_flows
 from holdfast.testing.simulation import World
 from holdfast.testing.slow_cache import SlowCache, SlowFences
@@ -124,6 +132,7 @@ class Server:
         self.fences = SlowFences(scene.l2, world, late_seconds=2.0, **late)
         self._journals = MemoryJournalBase(scene.l3, world)  # nothing is written behind in these worlds
         self._runs = MemoryRuns(scene.l3, world)
+        self._reviews, self._audit = MemoryReviews(scene.l3, world), MemoryAudit(scene.l3)
 
     async def start(self, stack: AsyncExitStack, settings: Settings) -> None:
         """Connect."""
@@ -136,6 +145,8 @@ class Server:
                 relay=(self.relay_feed, self.fences),
                 journals=self._journals,
                 runs=self._runs,
+                reviews=self._reviews,
+                audit=self._audit,
                 clock=self._world,
                 settings=settings,
                 window_seconds=WINDOW_SECONDS,

@@ -9,7 +9,7 @@ import pytest
 
 from fix_events import Notes, Stage, finish, until, until_letters, wake
 from fix_loop import settle
-from holdfast.errors import Closed, InvalidEvent, InvalidTopic, Overloaded, WrongEventLoop
+from holdfast.errors import Closed, InvalidEvent, InvalidTopic, Overloaded, TierUnavailable, WrongEventLoop
 from holdfast.events import Delivery, Event, Priority
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.event_queue import EventQueue
@@ -164,6 +164,31 @@ async def test_a_dead_letter_can_be_replayed() -> None:
         for name in ("nonsense", "0-1", "4-1-0", f"0-{2**64}-0", f"0-0-{2**64}", f"0-{'1' * 21}-0", "0-1-٣"):
             with pytest.raises(InvalidEvent):
                 await bus.dead_letters.replay(name)
+
+
+async def test_what_is_done_to_a_dead_letter_is_recorded_first() -> None:
+    """What could not be recorded, since L3 is away, is not done."""
+    stage, notes = Stage(attempts_max=1), Notes()
+    notes.failures = 2
+    async with stage.server() as bus:
+        await bus.subscribe("**", notes, group="g").ready()
+        for number in range(2):
+            await bus.publish("x", number, delivery=RELIABLE, key="k")
+        await until_letters(stage, 2)
+        one, two = await bus.dead_letters.list()
+        stage.l3.away = True
+        for act in (bus.dead_letters.replay, bus.dead_letters.discard):
+            with pytest.raises(TierUnavailable):
+                await act(one.id)
+        assert len(await bus.dead_letters.list()) == 2
+        stage.l3.away = False
+        await bus.dead_letters.replay(one.id, actor="ada", reason="it is wanted")
+        await bus.dead_letters.discard(two.id)
+        found = [entry.note for entry in stage.l3.log.marks.audit]
+        assert [(each.action, each.subject, each.actor, each.reason) for each in found] == [
+            ("replayed", f"dead_letter:{one.id}", "ada", "it is wanted"),
+            ("discarded", f"dead_letter:{two.id}", "s1", "by hand"),
+        ]
 
 
 async def test_urgent_events_overtake_a_backlog() -> None:

@@ -146,6 +146,41 @@ async def test_what_is_not_there(ground: Ground) -> None:
     assert (await ground.ids(), await ground.bot()) == ([], "old")
 
 
+async def test_what_is_done_to_a_letter_is_recorded_with_it(ground: Ground) -> None:
+    """Who, why, and which write, not what it wrote; of what was not done nothing is."""
+    replayed, discarded, refused = await give_up(
+        ground.base, [named(1), named(2, "other"), entry(3, Increment("metadata", "absent"), key=Key("bot", "b9"))]
+    )
+    await ground.letters.replay(replayed, actor="ada", reason="it is wanted")
+    await ground.letters.discard(discarded)
+    for missing in (replayed, discarded):
+        assert not await ground.letters.discard(missing)
+        assert await ground.letters.replay(missing) is None
+    with pytest.raises(Refused):
+        await ground.letters.replay(refused)
+    notes = [entry.note for entry in await ground.flows.audit.list()]
+    assert [(each.action, each.subject, each.actor, each.reason) for each in notes] == [
+        ("replayed", f"dead_write:{replayed}", "ada", "it is wanted"),
+        ("discarded", f"dead_write:{discarded}", "a server", "by hand"),
+    ]
+    assert notes[0].detail == '{"key":"bot:b1","journal":"j","seq":1}'
+
+
+async def test_what_cannot_be_recorded_is_not_done(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The letter stays, and the row."""
+    (identifier,) = await give_up(ground.base, [named(1)])
+
+    async def refuse(_self: MemoryTransaction, note: AuditNote) -> None:
+        raise TierUnavailable(f"L3: no room for {note.action}")
+
+    monkeypatch.setattr(MemoryTransaction, "audit", refuse)
+    with pytest.raises(TierUnavailable):
+        await ground.letters.replay(identifier)
+    with pytest.raises(TierUnavailable):
+        await ground.letters.discard(identifier)
+    assert (await ground.ids(), await ground.bot()) == ([identifier], "old")
+
+
 class Fragile(MemoryJournalBase):
     """Letters cannot be removed: as if the server died after the commit."""
 

@@ -26,6 +26,7 @@ from holdfast.documents import (
     PendingToolCall,
     ResourceRequirements,
     ResourceTranslation,
+    Review,
     Routine,
     RoutineMetadata,
     RoutineStep,
@@ -270,6 +271,26 @@ RUN = Run(
     error="no route",
 )
 
+REVIEW = Review(
+    run_id="run1",
+    child_run_id="run2",
+    variable="budget",
+    parent=ContextVariable(key="budget", value=5, timestamp=NOON, clock="0197.0000.n1"),
+    child=ContextVariable(key="budget", value=6, timestamp=NOON, clock="0198.0000.n2"),
+    status="resolved",
+    policy="go_on",
+    fallback="child_wins",
+    opened_at=NOON,
+    opened_by="server1",
+    deadline=NOON,
+    choice="child",
+    resolved=ContextVariable(key="budget", value=6, timestamp=NOON, clock="0198.0000.n2"),
+    resolved_by="ada",
+    resolved_at=NOON,
+    reason="she knows",
+    applied=True,
+)
+
 GOLDEN: dict[str, tuple[Document, str]] = {
     "swarm": (
         SWARM,
@@ -356,6 +377,19 @@ GOLDEN: dict[str, tuple[Document, str]] = {
             '"error":"no route"}'
         ),
     ),
+    "review": (
+        REVIEW,
+        (
+            '{"__version":1,"runId":"run1","childRunId":"run2","variable":"budget","parent":{"key":"budget","value":5,'
+            '"source":"step","timestamp":"2025-06-05T12:00:00Z","clock":"0197.0000.n1","sensitivity":"internal"},'
+            '"child":{"key":"budget","value":6,"source":"step","timestamp":"2025-06-05T12:00:00Z",'
+            '"clock":"0198.0000.n2","sensitivity":"internal"},"status":"resolved","policy":"go_on",'
+            '"fallback":"child_wins","openedAt":"2025-06-05T12:00:00Z","openedBy":"server1",'
+            '"deadline":"2025-06-05T12:00:00Z","choice":"child","resolved":{"key":"budget","value":6,"source":"step",'
+            '"timestamp":"2025-06-05T12:00:00Z","clock":"0198.0000.n2","sensitivity":"internal"},"resolvedBy":"ada",'
+            '"resolvedAt":"2025-06-05T12:00:00Z","reason":"she knows","applied":true}'
+        ),
+    ),
     "run_snapshot": (
         SNAPSHOT,
         (
@@ -383,10 +417,13 @@ def test_a_document_is_stored_in_these_bytes(name: str) -> None:
     assert decode(type(document), stored.encode()) == document
 
 
-@pytest.mark.parametrize("document", [SWARM, BOT, TEAM, ROUTINE, RUN, SNAPSHOT], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(
+    "document", [SWARM, BOT, TEAM, ROUTINE, RUN, SNAPSHOT, REVIEW], ids=lambda each: type(each).__name__
+)
 def test_the_golden_documents_leave_no_field_out(document: Document) -> None:
     """Each field differs from its default, so that its stored name stands in the bytes above."""
-    required: dict[str, Any] = {"run_id": "", "routine_id": "", "sequence": 0}
+    required: dict[str, Any] = {"run_id": "", "routine_id": "", "sequence": 0, "child_run_id": "", "variable": ""}
+    required["child"] = ContextVariable(key="")
     blank = type(document)(**{name: required[name] for name in required if hasattr(document, name)})
     for name in document.__struct_fields__:
         if name != "extra":
