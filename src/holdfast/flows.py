@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
-from holdfast.documents import Limits, ReviewPolicy
+from holdfast.documents import Limits
 from holdfast.events import EventLimits
 from holdfast.flights import Flights
 from holdfast.given import Given
@@ -33,7 +33,7 @@ from holdfast.reading import Reader
 from holdfast.resolution import Resolver
 from holdfast.reviews.reviewer import MergeReviewer, ReviewChanges
 from holdfast.reviews.reviews import Reviews
-from holdfast.reviews.rules import ReviewRules
+from holdfast.reviews.rules import review_rules
 from holdfast.reviews.sweeper import ReviewSweeper
 from holdfast.run_context import ground as runs_ground
 from holdfast.run_context.conflicts import ConflictStrategy
@@ -300,21 +300,18 @@ class Flows:
         self.store = StateStore(self.parts)
 
     def _make_reviews(self, collections: Mapping[str, Collection[Any]]) -> None:
-        given, settings = self._given, self._given.settings
+        given = self._given
         self.reviews = Reviews(
             collections[REVIEW.name],
             self.transactions,
             given.reviews,
             self.audit,
             self.bus,
-            opening=ReviewRules(
-                ReviewPolicy(settings.review_policy),
-                settings.review_timeout_seconds,
-                ConflictStrategy(settings.review_fallback),
-            ),
+            opening=review_rules(given.settings),
             hybrid=self.hybrid,
             server=given.server,
             seal=lambda run_id, variable: protected(variable, run_id, self.keys.known),
+            limits=self.writer.limits,
         )
         self.review_changes = ReviewChanges()
         self.feed.on_applied(self.review_changes.hear)

@@ -184,7 +184,7 @@ async def test_what_is_closed_is_shown_on_neither_side(state: OpenStore, reviews
     assert not re.search("hidden-1|north", json.dumps([shown, listed]))
 
 
-@pytest.mark.parametrize("level", ["secret", "pii"])
+@pytest.mark.parametrize("level", ["secret", "pii", "a later word"])
 async def test_a_secret_is_not_taken_from_the_command_line(
     state: OpenStore,
     reviews: Command,

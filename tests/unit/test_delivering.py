@@ -65,6 +65,7 @@ class Place:
             self.counters,
             sleep=asyncio.sleep,
             random_=random.Random(1),
+            masked=lambda text: text,
             announce=lambda topic, data: self.told.append((topic, data)),
         )
 

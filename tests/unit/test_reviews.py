@@ -72,6 +72,39 @@ async def test_a_conflict_has_one_review() -> None:
         assert (listed.id, listed.review) == (ID, first)
 
 
+async def test_what_is_too_large_to_be_reviewed_is_decided_at_once() -> None:
+    """By the fallback, with a record; otherwise the merge could never go on. What fits can be decided in any way."""
+    async with hall("a", review_fallback="child_wins") as shared:
+        large = msgspec.structs.replace(CHILD, value="x" * 600_000)
+        settled = await reviewer(shared.servers["a"]).settle("r1", "c1", PARENT, large)
+        assert settled is not None
+        assert settled.variable == large
+        assert "too large to be reviewed; child_wins" in settled.reason
+        (note,) = entries(shared)
+        assert (note.actor, note.subject) == ("a", f"review:{ID}")
+        assert await shared.servers["a"].store.reviews.list(status=None) == []
+        sides = [msgspec.structs.replace(side, value={side.key: "x" * 250_000}) for side in (PARENT, CHILD)]
+        await opened(shared, sides[1], sides[0])
+        await shared.servers["a"].store.reviews.resolve(ID, value="y" * 65_000, by="ada", reason="why")
+
+
+async def test_only_the_merge_that_waits_for_a_review_is_woken() -> None:
+    """A server may have hundreds that wait; and one that is no more is told nothing."""
+    async with hall("a") as shared:
+        flows = shared.servers["a"]
+        merges = [reviewer(flows, patience_seconds=0.05) for _ in range(2)]
+        for number, merge in enumerate(merges):
+            assert await merge.settle("r1", f"c{number}", PARENT, CHILD) is None
+        assert await flows.feed.refresh()
+        for merge in merges:
+            merge._told.clear()  # of their opening
+        await flows.store.reviews.resolve("r1/c1/site", choice="child", by="ada", reason="why")
+        assert await flows.feed.refresh()
+        assert [merge._told.is_set() for merge in merges] == [False, True]
+        del merge, merges
+        assert len(flows.review_changes._reviewers) == 0
+
+
 async def test_of_two_servers_that_open_it_at_once_one_does() -> None:
     """The other takes what is there."""
     async with hall() as shared:
@@ -94,18 +127,28 @@ async def test_a_decision_on_one_server_reaches_the_merge_on_another() -> None:
         assert (settled.variable, settled.reason) == (CHILD, "resolved by ada: she knows")
 
 
-@pytest.mark.parametrize("remembers", [True, False], ids=["as it is", "mutant"])
+class Forgetful(MergeReviewer):
+    """Mutant: waits for what is told from now on."""
+
+    async def changed(self) -> None:
+        self._told.clear()
+        await super().changed()
+
+
+@pytest.mark.parametrize(("of", "remembers"), [(MergeReviewer, True), (Forgetful, False)])
 async def test_a_decision_between_the_question_and_the_wait_is_not_missed(
+    of: type[MergeReviewer],
     remembers: bool,  # noqa: FBT001
 ) -> None:
-    """Mutant: the wait counts from when it begins, and nobody wakes it."""
+    """Though it was told when nobody waited. In the end whoever waits asks again in any case."""
     async with hall() as shared:
-        merge = reviewer(shared.servers["a"], patience_seconds=0.2)
+        flows = shared.servers["a"]
+        merge = of(flows.reviews, flows.review_changes, patience_seconds=0.2)
         assert await merge.settle("r1", "c1", PARENT, CHILD) is None
+        assert await flows.feed.refresh()
+        merge._told.clear()  # of its opening
         await shared.servers["a"].store.reviews.resolve(ID, choice="child", by="ada", reason="she knows")
         assert await shared.servers["a"].feed.refresh()
-        if not remembers:
-            merge._seen = None
         waiting = asyncio.ensure_future(merge.changed())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -196,7 +239,7 @@ async def test_a_refused_value_is_not_told() -> None:
         assert "hidden-1" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
-@pytest.mark.parametrize("level", ["secret", "pii"])
+@pytest.mark.parametrize("level", ["secret", "pii", "a later word"])
 async def test_a_value_for_a_secret_is_sealed_or_refused(level: str) -> None:
     """Without keys nothing of it is stored; with them what seals it is asked, for the run that merges."""
     async with hall("a") as shared:
@@ -238,7 +281,7 @@ async def test_nobody_is_late_before_the_deadline_and_the_fallback_decides_behin
         shared.clock.advance(1.0)
         await shared.servers["b"].review_sweeper.sweep()
         done = stored(shared)
-        assert (done.status, done.choice, done.resolved_by, done.resolved) == ("timed_out", "child", "b", CHILD)
+        assert (done.status, done.choice, done.resolved_by, done.resolved) == ("timed_out", "child", "b", None)
         (note,) = entries(shared)
         assert (note.action, note.actor) == ("resolved", "b")
         assert note.reason.startswith("no person answered until ")
@@ -379,7 +422,7 @@ async def test_a_run_that_goes_on_finds_what_was_decided_later() -> None:
         assert await reviews.unapplied("r1") == []
         await reviews.resolve(ID, choice="child", by="ada", reason="why")
         (found,) = await reviews.unapplied("r1")
-        assert (found.id, found.review.resolved) == (ID, CHILD)
+        assert (found.id, found.review.choice, found.review.child) == (ID, "child", CHILD)
         assert await reviews.unapplied("r2") == []
         await reviews.note_applied(ID)
         assert await reviews.unapplied("r1") == []

@@ -51,7 +51,7 @@ class Review(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=
         opened_at, deadline, resolved_at: by L3's clock. No deadline: it is open until somebody decides.
         opened_by: the server.
         choice: a `ReviewChoice`; None: it is open.
-        resolved: the variable that takes the place of the parent's; None if that stays.
+        resolved: the variable that takes the place of both; None: one of them stands, or it is open.
         resolved_by: who decided; of a review that timed out, the server.
         reason: why, in words.
         applied: the run has taken the decision over, after it had gone on without.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Final
+from weakref import WeakSet
 
 from holdfast.documents import ContextVariable
 from holdfast.kinds import REVIEW
@@ -17,28 +19,26 @@ PATIENCE_SECONDS: Final = 5.0
 
 
 class ReviewChanges:
-    """Counts polls of this server's change feed that may have changed a review, and wakes whoever waits for one.
-
-    Attributes:
-        count: of them.
-    """
+    """Tells those who wait for reviews what this server's change feed has brought of them."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self._told = asyncio.Event()
+        self._reviewers: WeakSet[MergeReviewer] = WeakSet()
+
+    def join(self, reviewer: MergeReviewer) -> None:
+        """Tell a reviewer, too, as long as there is anybody who has it."""
+        self._reviewers.add(reviewer)
 
     def hear(self, before: Cursor | None, poll: Poll) -> None:
         """Be told of a poll that was applied."""
-        doubtful = before is None or poll.doubt(before) is not None
-        if doubtful or any(change.key.kind == REVIEW.name for change in poll.changes):
-            self.count += 1
-            told, self._told = self._told, asyncio.Event()
-            told.set()
+        changed = [change for change in poll.changes if change.key.kind == REVIEW.name]
+        if before is None or poll.doubt(before) is not None or any(change.whole_kind for change in changed):
+            self._tell(None)
+        elif changed:
+            self._tell({change.key.id for change in changed})
 
-    async def beyond(self, count: int) -> None:
-        """Wait until it is more than that."""
-        while self.count <= count:
-            await self._told.wait()
+    def _tell(self, identifiers: Collection[str] | None) -> None:
+        for reviewer in list(self._reviewers):
+            reviewer.hear(identifiers)
 
 
 class MergeReviewer:
@@ -46,25 +46,32 @@ class MergeReviewer:
 
     def __init__(self, reviews: Reviews, changes: ReviewChanges, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._reviews = reviews
-        self._changes = changes
         self._patience_seconds = patience_seconds
-        self._seen: int | None = None  # how many changes there were before the first answer of None
+        self._awaited: set[str] = set()
+        self._told = asyncio.Event()
+        changes.join(self)
 
     async def settle(
         self, run_id: str, child_run_id: str, parent: ContextVariable | None, child: ContextVariable
     ) -> Settled | None:
         """The decision on a conflict; see `Reviewer.settle`. A review is opened if there is none."""
-        before = self._changes.count  # before L3 is asked: what is decided meanwhile is told later
+        identifier = rules.review_id(run_id, child_run_id, child.key)
+        self._awaited.add(identifier)  # before L3 is asked: what is decided meanwhile is told later
         found = rules.settled(await self._reviews.ask(run_id, child_run_id, parent, child), parent)
-        if found is None and self._seen is None:
-            self._seen = before
+        if found is not None:
+            self._awaited.discard(identifier)
         return found
 
     async def changed(self) -> None:
         """Return once a review may have been decided; see `Reviewer.changed`. In the end it returns in any case."""
-        seen, self._seen = self._seen, None
         try:
             async with asyncio.timeout(self._patience_seconds):
-                await self._changes.beyond(self._changes.count if seen is None else seen)
+                await self._told.wait()
         except TimeoutError:
             return
+        self._told.clear()
+
+    def hear(self, identifiers: Collection[str] | None) -> None:
+        """Be told that these reviews have changed; None: any may have."""
+        if identifiers is None or not self._awaited.isdisjoint(identifiers):
+            self._told.set()

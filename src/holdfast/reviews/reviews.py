@@ -14,11 +14,11 @@ from holdfast.collection import Collection
 from holdfast.documents import ContextVariable, FreeValue, Limits, VariableSource, decode, encode, freeze
 from holdfast.documents.review import Review, ReviewChoice, ReviewPolicy, ReviewStatus
 from holdfast.entry import MISSING, Consistency
-from holdfast.errors import Conflict, HoldfastError, InvalidDocument, NotFound, SettingsError
+from holdfast.errors import Conflict, DocumentTooLarge, HoldfastError, InvalidDocument, NotFound, SettingsError
 from holdfast.invalidation.bus import EventBus
 from holdfast.keys import check_id
 from holdfast.kinds import REVIEW
-from holdfast.protocols import Isolation
+from holdfast.protocols import Isolation, StorageTransaction
 from holdfast.protocols.review_index import ReviewIndex
 from holdfast.reviews import rules
 from holdfast.reviews.rules import Decision, ReviewRules
@@ -29,6 +29,7 @@ OPENED: Final = "routine/review/opened"
 RESOLVED: Final = "routine/review/resolved"
 TIMED_OUT: Final = "routine/review/timed_out"
 LIST_LIMIT: Final = 100
+TOO_LARGE: Final = "both values together are too large to be reviewed"
 VALUE_BYTES_MAX: Final = 64 * 1024
 """Of a value that a person gives, as JSON."""
 VALUE_DEPTH_MAX: Final = 32
@@ -56,6 +57,7 @@ class Reviews:
 
     Args:
         server: who this server is, in words.
+        limits: of documents.
         seal: seals secrets; None: this server has no keys, and takes no values for secret variables.
     """
 
@@ -70,6 +72,7 @@ class Reviews:
         opening: ReviewRules,
         hybrid: HybridClock,
         server: str,
+        limits: Limits,
         seal: Seal | None = None,
     ) -> None:
         self.index = index
@@ -81,6 +84,7 @@ class Reviews:
         self._hybrid = hybrid
         self._server = server
         self._seal = seal
+        self._room = Limits(max(limits.bytes_max // 2, 1), limits.depth_max)  # what is made of both has the other half
 
     async def list(
         self,
@@ -172,6 +176,8 @@ class Reviews:
     ) -> Review:
         """The review of a conflict, which is opened if there is none.
 
+        One whose values are too large for a review is decided by the fallback at once, and that is recorded.
+
         Raises:
             TierError: L3 did not do it.
         """
@@ -181,7 +187,12 @@ class Reviews:
         at = await self.index.now()
         review = rules.opened(run_id, child_run_id, parent, child, rules=self._opening, at=at, by=self._server)
         try:
+            encode(review, self._room)
             await self._collection.put(identifier, review, expected_version=0)
+        except DocumentTooLarge:
+            review = rules.timed_out(identifier, review, at, self._server, TOO_LARGE)
+            await self._note(identifier, review)
+            return review
         except Conflict:  # another server, which had the run before, was faster
             return await self._found(identifier)
         await self._tell(OPENED, identifier, review)
@@ -224,6 +235,10 @@ class Reviews:
     async def _keep(self, transaction: Transaction, identifier: str, review: Review) -> Review:
         """Store a decision together with its record."""
         await transaction.collection(REVIEW).put(identifier, review)
+        await self._note(identifier, review, transaction.opened())
+        return review
+
+    async def _note(self, identifier: str, review: Review, transaction: StorageTransaction | None = None) -> None:
         await self._audit.note(
             AuditAction.RESOLVED,
             f"review:{identifier}",
@@ -236,9 +251,8 @@ class Reviews:
                 "status": review.status,
                 "choice": review.choice,
             },
-            transaction=transaction.opened(),
+            transaction=transaction,
         )
-        return review
 
     def _given_variable(self, review: Review, value: FreeValue) -> ContextVariable:
         """The variable of a person's value, sealed if one of both sides is secret."""
@@ -249,7 +263,7 @@ class Reviews:
             timestamp=now.as_datetime(),
             clock=now.as_text(),
         )
-        if variable.sensitivity not in rules.CLOSED:
+        if variable.sensitivity in rules.OPEN:
             return variable
         if self._seal is None:
             raise SettingsError(

@@ -17,9 +17,12 @@ from holdfast.protocols.reviews import Settled
 from holdfast.run_context.conflicts import ConflictStrategy, Side, resolve
 from holdfast.run_context.differences import identical
 from holdfast.run_context.hybrid_clock import hybrid_time
+from holdfast.settings import Settings
 
-CLOSED: Final = frozenset({DataSensitivity.SECRET.value, DataSensitivity.PII.value})
-"""Sensitivities whose values are shown to nobody who has no key."""
+OPEN: Final = frozenset(
+    {DataSensitivity.PUBLIC.value, DataSensitivity.INTERNAL.value, DataSensitivity.CONFIDENTIAL.value}
+)
+"""Sensitivities whose values are stored as they are: none that this version does not know."""
 _LEVELS: Final = [level.value for level in DataSensitivity]
 """From the most open to the most closed; of `secret` and `pii` both are closed."""
 
@@ -35,6 +38,15 @@ class ReviewRules(msgspec.Struct, frozen=True):
     policy: ReviewPolicy = ReviewPolicy.WAIT
     timeout_seconds: float = 3600.0
     fallback: ConflictStrategy = ConflictStrategy.PARENT_WINS
+
+
+def review_rules(settings: Settings) -> ReviewRules:
+    """How this server opens them."""
+    return ReviewRules(
+        ReviewPolicy(settings.review_policy),
+        settings.review_timeout_seconds,
+        ConflictStrategy(settings.review_fallback),
+    )
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,12 +102,11 @@ def decided(identifier: str, review: Review, decision: Decision, at: dt.datetime
         ReviewSettled: it is not open any more.
     """
     _check_open(identifier, review)
-    variable = review.child if decision.choice is ReviewChoice.CHILD else decision.variable
     return msgspec.structs.replace(
         review,
         status=ReviewStatus.RESOLVED.value,
         choice=decision.choice.value,
-        resolved=variable,
+        resolved=decision.variable,
         resolved_by=decision.by,
         resolved_at=at,
         reason=decision.reason,
@@ -107,14 +118,18 @@ def is_due(review: Review, at: dt.datetime) -> bool:
     return review.status == ReviewStatus.OPEN and review.deadline is not None and review.deadline <= at
 
 
-def timed_out(identifier: str, review: Review, at: dt.datetime, by: str) -> Review:
+def timed_out(identifier: str, review: Review, at: dt.datetime, by: str, why: str | None = None) -> Review:
     """A review that nobody has answered, decided by its fallback.
+
+    Args:
+        why: in words; None: its deadline has passed.
 
     Raises:
         ReviewSettled: it is not open any more.
     """
     _check_open(identifier, review)
-    choice, variable, why = _fallen_back(review)
+    why = why or f"no person answered until {review.deadline}"
+    choice, variable, reason = _fallen_back(review)
     return msgspec.structs.replace(
         review,
         status=ReviewStatus.TIMED_OUT.value,
@@ -122,7 +137,7 @@ def timed_out(identifier: str, review: Review, at: dt.datetime, by: str) -> Revi
         resolved=variable,
         resolved_by=by,
         resolved_at=at,
-        reason=f"no person answered until {review.deadline}; {review.fallback}: {why}",
+        reason=f"{why}; {review.fallback}: {reason}",
     )
 
 
@@ -136,8 +151,9 @@ def settled(review: Review, parent: ContextVariable | None) -> Settled | None:
         if review.policy == ReviewPolicy.GO_ON:
             return Settled(parent, "a review is open, and the run goes on with its own value until it is decided")
         return None
+    stands = {ReviewChoice.PARENT.value: parent, ReviewChoice.CHILD.value: review.child}
     who = f"{review.status} by {review.resolved_by}: {review.reason}"
-    return Settled(parent if review.choice == ReviewChoice.PARENT else review.resolved, who)
+    return Settled(stands.get(review.choice or "", review.resolved), who)
 
 
 def strictest(*sensitivities: str) -> str:
@@ -151,7 +167,7 @@ def _fallen_back(review: Review) -> tuple[ReviewChoice, ContextVariable | None, 
     if identical(found.value, parent.value):
         return ReviewChoice.PARENT, None, found.reason
     if identical(found.value, review.child.value):
-        return ReviewChoice.CHILD, review.child, found.reason
+        return ReviewChoice.CHILD, None, found.reason
     return ReviewChoice.VALUE, joined(review, found.value), found.reason
 
 

@@ -49,7 +49,7 @@ class ShownReview(msgspec.Struct, frozen=True):
 
     Attributes:
         parent: None: the run has no such variable.
-        resolved: what takes the place of the parent's; None: that stays, or nothing is decided yet.
+        resolved: what takes the place of both; None: one of them stands, or nothing is decided yet.
     """
 
     review: ReviewLine
