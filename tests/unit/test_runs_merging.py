@@ -227,17 +227,6 @@ async def test_what_was_written_while_a_decision_was_asked_for_is_not_lost() -> 
         assert parent.context["x"] == "meanwhile"
 
 
-async def test_without_reviews_a_conflict_for_a_person_is_an_error() -> None:
-    """It says what to do; nothing was merged."""
-    async with hall("a") as at:
-        parent, (one,) = await parent_of(at, "c1", on_conflict="manual_review")
-        parent.context["x"] = "mine"
-        await one.complete()
-        with pytest.raises(SettingsError, match="reviewer"):
-            await parent.merge_children()
-        assert parent.context["x"] == "mine"
-
-
 async def test_what_does_not_fit_holds_back_that_child() -> None:
     """Those before it are merged, and the parent can make room."""
     async with hall("a", run_variables_max=2) as at:
