@@ -16,8 +16,8 @@ from holdfast.testing import ManualClock, MemoryFeed, MemoryStorage
 from holdfast.testing.conformance import FenceSinkSuite, SharedCacheSuite
 from holdfast.testing.door import connect_flows
 from simulation.mutants import MUTANTS
-from simulation.test_owners import CAUGHT as CAUGHT_BY_OWNERS
 from simulation.test_exports import CAUGHT as CAUGHT_BY_EXPORTS
+from simulation.test_owners import CAUGHT as CAUGHT_BY_OWNERS
 from simulation.test_runs import CAUGHT as CAUGHT_BY_RUNS
 from simulation.test_scopes import CAUGHT as CAUGHT_BY_SCOPES
 from simulation.test_worlds import CAUGHT_IN

@@ -12,7 +12,7 @@ from fix_races import until
 from fix_run_servers import RUN, Hall, hall, values
 from holdfast import Consistency
 from holdfast.documents import ContextVariable
-from holdfast.errors import LimitExceeded, NotOwner, SettingsError
+from holdfast.errors import LimitExceeded, NotOwner
 from holdfast.protocols import Settled
 from holdfast.run_context import child_merging
 from holdfast.run_context.active_run import ActiveRun
