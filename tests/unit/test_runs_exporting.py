@@ -10,6 +10,7 @@ import pytest
 
 from fix_races import until
 from fix_run_servers import RUN, Hall, hall, values
+from fix_secrets import NEW
 from holdfast import Swarm
 from holdfast.documents import BlackboardItem
 from holdfast.errors import LimitExceeded, NotOwner, OutcomeUnknown, RunOver, TierUnavailable
@@ -91,7 +92,7 @@ async def test_an_item_takes_the_place_of_the_one_before() -> None:
 
 async def test_what_does_not_leave_is_told() -> None:
     """By the run's row and an event, without values; the rest leaves all the same."""
-    async with hall("a") as at:
+    async with hall("a", master_keys=(NEW,)) as at:
         heard: list[Any] = []
         at.servers["a"].store.subscribe("run/export/refused", heard.append)
         run = await child_with_exports(at, swarm_id="nobody")

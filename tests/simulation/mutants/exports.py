@@ -59,7 +59,7 @@ def ancestors_are_ignored(patch: pytest.MonkeyPatch) -> None:
 @mutant("exports")
 def ancestors_are_not_kept(patch: pytest.MonkeyPatch) -> None:
     """A child does not note what it had inherited, so everything is in conflict."""
-    patch.setattr("holdfast.run_context.context.ancestor_of", lambda _: None)
+    patch.setattr("holdfast.run_context.variables.ancestor_of", lambda _: None)
 
 
 @mutant("exports")
