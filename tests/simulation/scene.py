@@ -16,8 +16,10 @@ from holdfast.protocols import Change
 from holdfast.testing import (
     MemoryAudit,
     MemoryCache,
+    MemoryDeliveries,
     MemoryFeed,
     MemoryJournalBase,
+    MemoryKeys,
     MemoryReviews,
     MemoryRuns,
     MemoryStorage,
@@ -133,6 +135,7 @@ class Server:
         self._journals = MemoryJournalBase(scene.l3, world)  # nothing is written behind in these worlds
         self._runs = MemoryRuns(scene.l3, world)
         self._reviews, self._audit = MemoryReviews(scene.l3, world), MemoryAudit(scene.l3)
+        self._key_rows, self._deliveries = MemoryKeys(scene.l3), MemoryDeliveries(scene.l3, world)
 
     async def start(self, stack: AsyncExitStack, settings: Settings) -> None:
         """Connect."""
@@ -147,6 +150,8 @@ class Server:
                 runs=self._runs,
                 reviews=self._reviews,
                 audit=self._audit,
+                key_rows=self._key_rows,
+                deliveries=self._deliveries,
                 clock=self._world,
                 settings=settings,
                 window_seconds=WINDOW_SECONDS,

@@ -256,7 +256,7 @@ async def test_a_value_for_a_secret_is_sealed_or_refused(level: str) -> None:
         reviews._seal = seal
         done = await reviews.resolve(ID, value="hidden-1", by="ada", reason="why")
         assert done.resolved is not None
-        assert (done.resolved.value, done.resolved.sensitivity, asked) == (b"sealed", level, ["r1"])
+        assert (done.resolved.value, done.resolved.sensitivity, asked) == (b"sealed", level, ["c1"])
         assert b"hidden-1" not in b"".join(row.body for row in shared.l3.log.rows.values())
 
 

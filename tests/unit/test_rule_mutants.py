@@ -16,6 +16,7 @@ from holdfast.testing import ManualClock, MemoryFeed, MemoryStorage
 from holdfast.testing.conformance import FenceSinkSuite, SharedCacheSuite
 from holdfast.testing.door import connect_flows
 from simulation.mutants import MUTANTS
+from simulation.test_exports import CAUGHT as CAUGHT_BY_EXPORTS
 from simulation.test_owners import CAUGHT as CAUGHT_BY_OWNERS
 from simulation.test_runs import CAUGHT as CAUGHT_BY_RUNS
 from simulation.test_scopes import CAUGHT as CAUGHT_BY_SCOPES
@@ -98,5 +99,5 @@ async def test_the_test_passes_and_its_mutant_is_caught(name: str, monkeypatch: 
 def test_no_mutant_is_left_out() -> None:
     """Worlds or a test of its own catch each."""
     by_worlds = CAUGHT_IN.keys() | CAUGHT_BY_WRITES.keys()
-    by_others = {*CAUGHT_BY_SCOPES, *test_scopes.CAUGHT_HERE, *CAUGHT_BY_OWNERS, *CAUGHT_BY_RUNS}
+    by_others = {*CAUGHT_BY_SCOPES, *test_scopes.CAUGHT_HERE, *CAUGHT_BY_OWNERS, *CAUGHT_BY_RUNS, *CAUGHT_BY_EXPORTS}
     assert CAUGHT_BY.keys() | by_worlds | by_others == MUTANTS.keys()

@@ -36,6 +36,7 @@ async def test_another_l3_ends_the_scope_and_its_token(pair: Pair) -> None:
         with pytest.raises(IncarnationChanged):
             async with scope.transaction():
                 pass
+    await until(pair.b.feed.refresh)
     with pytest.raises(IncarnationChanged):
         async with pair.b.store.scope(token):
             pass
