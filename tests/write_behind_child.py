@@ -21,6 +21,7 @@ import holdfast
 from fix_write_behind import noted
 from holdfast import Durability, Increment, NotOwner, Receipt, Refused, Swarm, TierError
 from holdfast.node import OpenStore
+from holdfast.run_context.active_run import ActiveRun
 from holdfast.settings import Settings
 from holdfast.tiers.l3_flush import PostgresFlush
 from holdfast.write_behind import renewal
@@ -79,7 +80,21 @@ class RunOn(msgspec.Struct, tag=True):
     run: str
 
 
-Order = Write | Count | Dirty | RunOn
+class MergeOn(msgspec.Struct, tag=True):
+    """Begin a run with runs below it, end these one after the other, and merge each.
+
+    Attributes:
+        file: gets a line for each that was merged and kept.
+        run: the id of the run above; those of the others are that, a dot and a number.
+        children: how many.
+    """
+
+    file: str
+    run: str
+    children: int
+
+
+Order = Write | Count | Dirty | RunOn | MergeOn
 
 
 class Ledger:
@@ -164,6 +179,26 @@ async def run_on(state: OpenStore, order: RunOn) -> None:
             os.write(ledger._file, f"committed {number}\n".encode())
 
 
+def write_exports(run: ActiveRun) -> None:
+    """What each child leaves its parent: a variable that all write, and one of its own."""
+    for key in ("last", run.id):
+        run.context[key] = run.id
+        run.context.mark_for_export(key, "parent_context")
+
+
+async def merge_on(state: OpenStore, order: MergeOn) -> None:
+    parent = await state.runs.begin("search", run_id=order.run, on_conflict="child_wins")
+    parent.context["last"] = ""
+    names = [f"{order.run}.{number:02}" for number in range(order.children)]
+    children = [await state.runs.begin("look", parent=parent, run_id=name) for name in names]
+    ledger = Ledger(order.file)
+    for child in children:
+        write_exports(child)
+        await child.complete()
+        await parent.merge_children()
+        ledger.add(order.run, child.id, Durability.JOURNALED, Durability.JOURNALED, 0)
+
+
 async def follow(state: OpenStore) -> None:
     """Follow orders until the input ends."""
     reader = asyncio.StreamReader()
@@ -178,6 +213,8 @@ async def follow(state: OpenStore) -> None:
                 await dirty(state, order)
             case RunOn() as order:
                 await run_on(state, order)
+            case MergeOn() as order:
+                await merge_on(state, order)
         say("done")
 
 

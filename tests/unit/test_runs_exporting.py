@@ -10,6 +10,7 @@ import pytest
 
 from fix_races import until
 from fix_run_servers import RUN, Hall, hall, values
+from fix_secrets import NEW
 from holdfast import Swarm
 from holdfast.documents import BlackboardItem
 from holdfast.errors import LimitExceeded, NotOwner, OutcomeUnknown, RunOver, TierUnavailable
@@ -17,11 +18,9 @@ from holdfast.kinds import DELIVERY, EXPORT
 from holdfast.run_context import ending
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.ending import Ending
-from holdfast.sensitivity.master_keys import master_key_line
 from holdfast.transactions import Transactions
 
 EVERYWHERE = ("parent_context", "blackboard", "persistent_store")
-MASTER_KEY = master_key_line("m1", bytes(32))
 
 
 async def child_with_exports(at: Hall, swarm_id: str | None = "swarm1") -> ActiveRun:
@@ -93,7 +92,7 @@ async def test_an_item_takes_the_place_of_the_one_before() -> None:
 
 async def test_what_does_not_leave_is_told() -> None:
     """By the run's row and an event, without values; the rest leaves all the same."""
-    async with hall("a", master_keys=(MASTER_KEY,)) as at:
+    async with hall("a", master_keys=(NEW,)) as at:
         heard: list[Any] = []
         at.servers["a"].store.subscribe("run/export/refused", heard.append)
         run = await child_with_exports(at, swarm_id="nobody")

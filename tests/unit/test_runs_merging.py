@@ -227,6 +227,32 @@ async def test_what_was_written_while_a_decision_was_asked_for_is_not_lost() -> 
         assert parent.context["x"] == "meanwhile"
 
 
+async def test_by_default_the_servers_reviews_are_asked() -> None:
+    """A review is opened, and what it comes to is merged."""
+    async with hall("a") as at:
+        parent, (one,) = await parent_of(at, "c1", on_conflict="manual_review")
+        parent.context["x"] = "mine"
+        await one.complete()
+        assert (await parent.merge_children()).needs_review
+        reviews = at.servers["a"].store.reviews
+        (opened,) = await reviews.list(run_id=RUN)
+        await reviews.resolve(opened.id, choice="child", by="ada", reason="the child knows better")
+        assert (await parent.merge_children(wait=True)).waits_for is None
+        assert parent.context["x"] == "c1"
+
+
+async def test_an_export_of_what_is_no_more_is_none() -> None:
+    """A variable that a decision has removed leaves the parent for nobody."""
+    async with hall("a") as at:
+        parent, (one,) = await parent_of(at, "c1", on_conflict="manual_review")
+        parent.context["x"] = "mine"
+        parent.context.mark_for_export("x", "persistent_store")
+        await one.complete()
+        await parent.merge_children(reviewer=Reviews(c1=Settled(None, "not needed")))
+        await parent.complete()
+        assert (at.row().status, at.row().refused_exports) == ("completed", [])
+
+
 async def test_what_does_not_fit_holds_back_that_child() -> None:
     """Those before it are merged, and the parent can make room."""
     async with hall("a", run_variables_max=2) as at:

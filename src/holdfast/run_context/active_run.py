@@ -15,24 +15,24 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from holdfast.documents import ContextChange, FreeValue, Run, RunStatus, StepStatus
+from holdfast.documents import ContextChange, Run, RunStatus, StepStatus
 from holdfast.entry import Durability, Receipt
 from holdfast.errors import HoldfastError, NotOwner, OutcomeUnknown, Refused, RunOver, Undecided
 from holdfast.protocols import Reviewer
 from holdfast.run_context.announcements import Announcements
 from holdfast.run_context.basing import BaseWriter
 from holdfast.run_context.changes import ContextState
-from holdfast.run_context.child_merging import ChildMerging, Merge, MergedChild
+from holdfast.run_context.child_merging import ChildMerging, Merge
 from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import NOBODYS, Ending, ends
-from holdfast.run_context.exports import Origin, leaving
 from holdfast.run_context.fault_words import in_words
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.merging import Strategies
 from holdfast.run_context.repeating import repeated
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.snapshots import snapshot_id
+from holdfast.run_context.step import Step
 from holdfast.run_context.under_way import UnderWay
 from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.operations import Append, Operation, Set
@@ -40,18 +40,6 @@ from holdfast.write_behind.operations import Append, Operation, Set
 Result = TypeVar("Result")
 
 logger = logging.getLogger("holdfast")
-
-
-class Step:
-    """A step under way.
-
-    Attributes:
-        result: what it gives; kept in its record.
-    """
-
-    def __init__(self, step_id: str) -> None:
-        self.step_id = step_id
-        self.result: FreeValue = None
 
 
 class ActiveRun:
@@ -150,31 +138,19 @@ class ActiveRun:
     async def merge_children(self, *, wait: bool = False, reviewer: Reviewer | None = None) -> Merge:
         """Take over what runs below this one have exported, in the order in which they were begun, and keep it.
 
-        A child that has not ended holds back those behind it: call it again when it has. Children that have failed, or
-        were cancelled, have exported nothing.
+        A child that has not ended holds back those behind it: call it again when it has. Those that failed, or were
+        cancelled, have exported nothing. Raises `LimitExceeded` if what a child exported does not fit, and as `save`.
 
         Args:
             wait: until conflicts that are to be reviewed are decided.
             reviewer: who has them decided; None: this server's reviews.
-
-        Raises:
-            LimitExceeded: what a child exported does not fit; those before it are merged.
-            NotOwner, RunOver, Refused, Undecided, TierError: as `save`.
         """
         self._check_under_way()
         asked = self._ground.reviewer() if reviewer is None else reviewer
         strategies = Strategies(self.context.strategies, self._on_conflict)
-        merging, children = ChildMerging(self._ground, self.context, strategies, asked), list[MergedChild]()
+        merging = ChildMerging(self._ground, self.context, strategies, asked)
         async with self._merging:  # two at once would take over the same child
-            while True:
-                merge = await merging.merge()
-                if merge.children:
-                    await self.save()
-                    self._announcements.merged(self.id, self.context.routine_id, merge)
-                children += merge.children
-                if not (wait and merge.needs_review):
-                    return merge._replace(children=tuple(children))
-                await asked.changed()
+            return await merging.merge_all(self._keep_merged, wait=wait)
 
     async def pause(self) -> None:
         """Keep all, and let go of the run: whoever wants to goes on with `Runs.resume`; raises as `save`."""
@@ -183,9 +159,8 @@ class ActiveRun:
     async def complete(self) -> None:
         """End it well, in all tiers when this returns; raises as `save`.
 
-        What was marked for export leaves it in the transaction in which it ends; what is refused the row tells, as
-        `refused_exports`. If it is `Undecided`, the run is over all the same: that it ends was accepted, and is not
-        given up. If it exports and L3 does not say whether it ended, `OutcomeUnknown`, it is over here too.
+        What was marked for export leaves it in the transaction that ends it; of what is refused `Run.refused_exports`
+        tells. If it is `Undecided`, or `OutcomeUnknown`, the run is over here all the same: its end may be in effect.
         """
         await self._end(RunStatus.COMPLETED, None)
 
@@ -249,6 +224,10 @@ class ActiveRun:
         self._announcements.checkpoint(self.id, run, snapshot_id(self.id, run.sequence))
         return run.sequence
 
+    async def _keep_merged(self, merge: Merge) -> None:
+        await self.save()
+        self._announcements.merged(self.id, self.context.routine_id, merge)
+
     async def _end(self, status: RunStatus, error: str | None) -> None:
         await self._going_on(self._ended(status, error))
 
@@ -275,20 +254,12 @@ class ActiveRun:
         """Complete it, and let go what was marked for export, at once."""
         await self._ending.settle_before()
         await self._check_decided()
-        context, at = self.context, self._ground.hybrid.now()
-        origin = Origin(self.id, context.routine_id, self.swarm_id, context.parent_run_id)
-        found = leaving(origin, context.variables, context.exports, self._ground.terms, at)
-        change = context.take_changes(snapshot=True) or ContextChange(snapshot=True)
         try:
-            self._ground.limits.check_exported(self.id, found.exported)
-            run = await self._ending.complete(change, found, at.as_datetime())
+            run = await self._ending.complete_exporting(self.context)
         except NotOwner as known:
             raise await self._not_owner(str(known)) from known
         except OutcomeUnknown:
             await self._be_over()
-            raise
-        except HoldfastError:
-            context.put_back(change)
             raise
         await self._be_over()
         self._announcements.exports_refused(self.id, run)

@@ -8,7 +8,7 @@ next one goes on behind the last child that was kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
 from holdfast.documents import ContextVariable, Run, decode
@@ -81,6 +81,23 @@ class ChildMerging:
         self._context = context
         self._strategies = strategies
         self._reviewer = reviewer
+
+    async def merge_all(self, keep: Callable[[Merge], Awaitable[None]], *, wait: bool) -> Merge:
+        """Merge all that can be, and keep it.
+
+        Args:
+            keep: stores the context, which has what was merged.
+            wait: until conflicts that are for a person are decided.
+        """
+        children: list[MergedChild] = []
+        while True:
+            merge = await self.merge()
+            if merge.children:
+                await keep(merge)
+            children += merge.children
+            if not (wait and merge.needs_review):
+                return merge._replace(children=tuple(children))
+            await self._reviewer.changed()
 
     async def merge(self) -> Merge:
         """Merge all that can be; the context then has it, and nothing of it is stored yet."""

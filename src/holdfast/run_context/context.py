@@ -17,7 +17,6 @@ from holdfast.documents import (
     ContextVariable,
     DataSensitivity,
     ExportDeclaration,
-    ExportDestination,
     FreeValue,
     StepRecord,
     StepStatus,
@@ -28,8 +27,8 @@ from holdfast.documents.frozen import EMPTY_DICT, seal_dict
 from holdfast.keys import ID_BYTES_MAX, check_text
 from holdfast.run_context.changes import EMPTY_STATE, ContextState
 from holdfast.run_context.conflicts import ConflictStrategy, Resolution, VariableConflict
-from holdfast.run_context.exports import Transformation, declared
-from holdfast.run_context.hybrid_clock import HybridClock, hybrid_time
+from holdfast.run_context.exports import Transformation, declaration_of, declared
+from holdfast.run_context.hybrid_clock import HybridClock
 from holdfast.run_context.inheriting import inherited, is_inherited, is_same_write
 from holdfast.run_context.intermediate import Intermediate
 from holdfast.run_context.limits import RunLimits, check_run_id
@@ -311,19 +310,12 @@ class RunContext(MutableMapping[str, FreeValue]):
         Args:
             destination: an `ExportDestination`.
             transformation: what happens to the value on the way: a name given to ``connect(transformations=...)``.
-            exporter: who brings it to an external system: a name that some server gives to ``connect(exporters=...)``.
+            exporter: who brings it to an external system, and only there: a name of ``connect(exporters=...)``.
 
         Raises:
-            KeyError: there is no such variable.
-            SettingsError: there is no such transformation; or an exporter is missing, or said for another destination.
+            KeyError, SettingsError: there is no such variable, no such transformation, or an exporter too few or many.
         """
-        declaration = ExportDeclaration(
-            key=key,
-            destination=ExportDestination(destination).value,
-            sensitivity=self.variable(key).sensitivity,
-            transformation=transformation,
-            exporter=exporter,
-        )
+        declaration = declaration_of(self.variable(key), destination, transformation, exporter)
         self._write(exports={key: declared(self._draft.exports.get(key, ()), declaration, self._transformations)})
 
     def declare_strategy(self, key: str, strategy: ConflictStrategy | str) -> None:
@@ -331,19 +323,14 @@ class RunContext(MutableMapping[str, FreeValue]):
         self._write(strategies={key: ConflictStrategy(strategy).value})
 
     def merge(self, birth: int, variables: Mapping[str, ContextVariable], removed: Sequence[str] = ()) -> None:
-        """Take over what a child has exported, and that it has been: one change, so neither is ever kept alone.
+        """Take over what stands of a child's exports, and that it was merged: one change, so neither is kept alone.
+
+        Raises `LimitExceeded` if it does not fit; nothing was taken over then.
 
         Args:
-            birth: of the child; of a later one than all before.
-            variables: what stands now, of what the child has exported; `removed`: names of what does not.
-
-        Raises:
-            LimitExceeded: there would be too many variables, or bytes; nothing was taken over.
+            birth: of the child, later than those of all before; `removed`: names of variables that do not stand.
         """
-        for variable in variables.values():
-            if (seen := hybrid_time(variable.clock)) is not None:
-                self._clock.observe(seen)
-        self._write(variables=variables, removed_variables=removed, merged=birth)
+        self._variables.take_over(birth, variables, removed)
 
     def resolve_variable_conflicts(self, conflicts: Iterable[VariableConflict]) -> list[Resolution]:
         """Decide each conflict, and write here the values that stand and are not here yet.

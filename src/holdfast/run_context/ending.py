@@ -15,12 +15,13 @@ import msgspec
 
 from holdfast.documents import BlackboardItem, ContextChange, RefusedExport, Run, RunStatus, Swarm
 from holdfast.documents.frozen import seal_list
-from holdfast.errors import NotOwner, OutcomeUnknown, RunOver, TierUnavailable
+from holdfast.errors import HoldfastError, NotOwner, OutcomeUnknown, RunOver, TierUnavailable
 from holdfast.keys import Key
 from holdfast.kinds import DELIVERY, EXPORT, RUN, SWARM
 from holdfast.protocols import Isolation
 from holdfast.protocols.runs import ENDED
-from holdfast.run_context.exports import Leaving
+from holdfast.run_context.context import RunContext
+from holdfast.run_context.exports import Leaving, Origin, leaving
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.spilling import spill_run
 from holdfast.transactions import Transaction
@@ -62,6 +63,27 @@ class Ending:
             await self._ground.runs.write_behind.settle(keys)
         except TierUnavailable as fault:  # then the end waits in the journal too, behind them, and is `Undecided`
             logger.warning("run %s ends while writes before are undecided: %s", self._run_id, fault)
+
+    async def complete_exporting(self, context: RunContext) -> Run:
+        """Complete the run with what its context has marked for export; its row as it is then. Raises as `complete`.
+
+        What of the context was not stored is given back to it, where it is known that nothing took effect.
+
+        Raises:
+            LimitExceeded: transformations have made more for the parent than a context may hold.
+        """
+        at = self._ground.hybrid.now()
+        origin = Origin(self._run_id, context.routine_id, self._swarm_id, context.parent_run_id)
+        found = leaving(origin, context.variables, context.exports, self._ground.terms, at)
+        change = context.take_changes(snapshot=True) or ContextChange(snapshot=True)
+        try:
+            self._ground.limits.check_exported(self._run_id, found.exported)
+            return await self.complete(change, found, at.as_datetime())
+        except (NotOwner, OutcomeUnknown):
+            raise
+        except HoldfastError:
+            context.put_back(change)
+            raise
 
     async def complete(self, change: ContextChange, leaving: Leaving, at: dt.datetime) -> Run:
         """Complete the run with what leaves it, in one transaction; its row as it is then.

@@ -85,6 +85,19 @@ class _RefusedError(Exception):
     """Why something does not leave, in words."""
 
 
+def declaration_of(
+    variable: ContextVariable, destination: str, transformation: str | None, exporter: str | None
+) -> ExportDeclaration:
+    """That a variable leaves its run for a destination; a ValueError says that this is none."""
+    return ExportDeclaration(
+        key=variable.key,
+        destination=ExportDestination(destination).value,
+        sensitivity=variable.sensitivity,
+        transformation=transformation,
+        exporter=exporter,
+    )
+
+
 def declared(
     before: Sequence[ExportDeclaration], declaration: ExportDeclaration, transformations: Mapping[str, Transformation]
 ) -> list[ExportDeclaration]:

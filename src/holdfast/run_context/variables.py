@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from holdfast.documents import ContextChange, ContextVariable, DataSensitivity, FreeValue, VariableSource
@@ -73,6 +73,20 @@ class Variables:
             ancestor=ancestor_of(before),
         )
         return protected(variable, self._run_id, self._keys)
+
+    def take_over(self, birth: int, variables: Mapping[str, ContextVariable], removed: Sequence[str]) -> None:
+        """Write what stands of a child's exports, and that it was merged; see `RunContext.merge`."""
+        for variable in variables.values():
+            if (seen := hybrid_time(variable.clock)) is not None:
+                self._clock.observe(seen)
+        change = ContextChange(
+            at=self._clock.now().as_datetime(),
+            variables=variables,
+            removed_variables=removed,
+            removed_exports=[key for key in removed if key in self._draft.exports],
+            merged=birth,
+        )
+        self._tracked.write(change)
 
     def resolve(self, conflicts: Iterable[VariableConflict]) -> list[Resolution]:
         """Decide conflicts, and write what stands; see `RunContext.resolve_variable_conflicts`."""
