@@ -29,6 +29,7 @@ from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed import PostgresFeed
 from holdfast.tiers.l3_journals import PostgresJournals
+from holdfast.tiers.l3_keys import PostgresKeys
 from holdfast.tiers.l3_postgres import PostgresStorage
 from holdfast.tiers.l3_runs import PostgresRuns
 
@@ -50,7 +51,7 @@ class Tiers:
         fences: L2 as the relay sees it.
         events: what carries events between servers.
         journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
-        runs: L3's side of run contexts.
+        runs: L3's side of run contexts, and `key_rows`: its data keys.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
     """
@@ -66,6 +67,7 @@ class Tiers:
     journals: PostgresJournals
     streams: RedisJournals
     runs: PostgresRuns
+    key_rows: PostgresKeys
     coherence: Coherence
     untrusted: Mapping[str, str]
 
@@ -117,6 +119,7 @@ async def open_tiers(
         journals=journal_base(settings, kinds, stack),
         streams=journal_streams(settings, clock, stack),
         runs=PostgresRuns(pool, dead_after_seconds=settings.write_behind_takeover_seconds),
+        key_rows=PostgresKeys(pool),
         coherence=coherence,
         untrusted=untrusted,
     )

@@ -64,3 +64,4 @@ class SettingArguments(TypedDict, total=False):
     run_depth_max: int
     run_children_max: int
     run_snapshot_months: int | None
+    master_keys: tuple[str, ...]

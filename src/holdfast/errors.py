@@ -26,6 +26,19 @@ class SettingsError(HoldfastError):
     """A setting has a value that cannot work; the message names the setting and what it takes."""
 
 
+class KeyRetired(SettingsError):
+    """A master key was retired by a rotation, and wraps nothing any more.
+
+    Attributes:
+        master_id: its id.
+    """
+
+    def __init__(self, master_id: str) -> None:
+        """Say which, and what to do."""
+        self.master_id = master_id
+        super().__init__(f"the master key {master_id} was retired by a rotation: name another first in master_keys")
+
+
 class InvalidKey(HoldfastError, ValueError):
     """An id or a kind's name breaks the rules of `holdfast.keys`."""
 
@@ -178,6 +191,14 @@ class LimitExceeded(HoldfastError):
         self.allowed = allowed
         self.setting = setting
         super().__init__(f"run {run_id}: {value} {limit} would be over the limit of {allowed}; setting {setting}")
+
+
+class KeyMissing(HoldfastError):
+    """A secret value cannot be sealed or opened here: a key is missing; the message names the key and the setting."""
+
+
+class SealBroken(HoldfastError):
+    """A sealed value was changed, or belongs to another variable, run, kind or version than it was found in."""
 
 
 class RunOver(HoldfastError):

@@ -36,6 +36,8 @@ from holdfast.run_context.runs import Runs
 from holdfast.scopes import Scopes
 from holdfast.scopes.elsewhere import Elsewhere
 from holdfast.scopes.session import Session
+from holdfast.sensitivity.key_ring import KeyRing
+from holdfast.sensitivity.master_keys import MasterKeys
 from holdfast.settings import Settings
 from holdfast.store import Parts, StateStore
 from holdfast.tiers.l1_caches import build_caches, staleness_bounds
@@ -85,6 +87,7 @@ class Flows:
         )
         self.feed = ChangeFeed(given.feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
         self.partitions = Partitions(given.runs, settings.run_snapshot_months, self.counters.partitions, given.sleep)
+        self.keys = KeyRing(given.key_rows, MasterKeys.read(settings.master_keys), given.entropy)
 
     def _make_reading(self) -> None:
         given = self._given
@@ -282,6 +285,7 @@ class Flows:
             bus=self.bus,
             clock=given.clock,
             hybrid=HybridClock(given.wall, given.server),
+            keys=self.keys,
             new_id=given.new_id,
             server=given.server,
             limits=runs_ground.run_limits(settings),
@@ -302,11 +306,13 @@ class Flows:
         )
 
     async def start(self) -> None:
-        """Begin to follow the change feed, to stand by as the relay, and to verify.
+        """Have a key for secrets; begin to follow the change feed, to stand by as the relay, and to verify.
 
         Raises:
-            TierError: the feed could not be read.
+            KeyMissing, KeyRetired: the master keys of the settings are not what L3 knows.
+            TierError: keys, or the feed, could not be read.
         """
+        await self.keys.start()
         await self.feed.start()
         if self.relay is not None:
             self.relay.start()

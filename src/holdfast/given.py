@@ -18,6 +18,7 @@ from holdfast.protocols import (
     FenceSink,
     JournalBase,
     JournalStreams,
+    KeyRows,
     RunIndex,
     SharedCache,
     Storage,
@@ -34,7 +35,9 @@ class Given:
         relay: where it reads while it is the one that fences L2; None: it never is.
         past: where watchers that come back read what they missed; None: where the feed reads, which waits meanwhile.
         events: what carries events between servers.
+        key_rows: L3's data keys.
         new_id: a unique id.
+        entropy: so many random bytes, for keys and nonces.
         wall: the time of day, seconds since 1970.
         coherence: what L3 said when it was connected.
         untrusted: kinds that no cache may answer for, with the reason.
@@ -57,7 +60,9 @@ class Given:
     journals: JournalBase
     streams: JournalStreams
     runs: RunIndex
+    key_rows: KeyRows
     new_id: Callable[[], str]
+    entropy: Callable[[int], bytes]
     wall: Callable[[], float]
     coherence: Coherence
     clock: Clock

@@ -31,6 +31,7 @@ SCHEMA_MAX: Final = 2**15 - 1
 RESERVED_TABLES: Final = frozenset(
     {"generations", "incarnation", "invalidations", "kinds", "migrations", "tag_count", "tag_generations"}
     | {"dead_writes", "journal_beats", "journals"}  # of write-behind
+    | {"data_keys", "master_keys"}  # of secrets
 )
 RESERVED_BEGINNING: Final = "outbox"
 RESERVED_END: Final = "_ids"

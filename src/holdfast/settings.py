@@ -16,8 +16,11 @@ from msgspec import Meta
 
 from holdfast.errors import SettingsError
 from holdfast.run_context.limits import AROUND_BYTES_MAX
+from holdfast.sensitivity.master_keys import MasterKeys
+from holdfast.sensitivity.master_keys import shown as shown_master_keys
 
 PREFIX: Final = "HOLDFAST_"
+_LISTS: Final = {"redis_urls", "master_keys"}
 _SCHEMES: Final = {"postgresql", "postgres", "redis", "rediss"}
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 366)]
@@ -93,6 +96,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         run_children_max: runs begun below one; 10,000.
         run_snapshot_months: how many months of run snapshots are kept, beside the current one; older ones are dropped,
             a month at a time, when no run that has any there is still under way; 1 to 1200. By default all are kept.
+        master_keys: by which the data keys are wrapped that secret variables of runs are sealed with, each ``id:key``
+            with 32 bytes in base64 as `holdfast keys new` makes them, separated by commas. The first wraps what is new,
+            the others are there to be rotated away from; by default none, and no variable can be secret.
     """
 
     postgres_url: str = ""
@@ -148,6 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     run_depth_max: Annotated[int, Meta(ge=0)] = 16
     run_children_max: Annotated[int, Meta(ge=0)] = 10_000
     run_snapshot_months: Annotated[int, Meta(ge=1, le=1200)] | None = None
+    master_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check each field, as the sources do, and what no single field can say."""
@@ -159,6 +166,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 f"run_bytes_max must be at least {AROUND_BYTES_MAX} below document_bytes_max: a context is stored in "
                 f"one document; here they are {self.run_bytes_max} and {self.document_bytes_max}"
             )
+        MasterKeys.read(self.master_keys)
         if bool(self.postgres_url) != bool(self.redis_urls):
             given, other = ("postgres_url", "redis_urls") if self.postgres_url else ("redis_urls", "postgres_url")
             raise SettingsError(
@@ -171,7 +179,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return not self.postgres_url
 
     def __repr__(self) -> str:
-        """Every setting, URLs without user and password."""
+        """Every setting, URLs without user and password, master keys by their ids alone."""
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in self._shown())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
@@ -184,6 +192,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 value = _redacted(value)
             elif name == "redis_urls":
                 value = tuple(_redacted(url) for url in value)
+            elif name == "master_keys":
+                value = shown_master_keys(value)
             yield name, value
 
 
@@ -226,7 +236,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         if variable == PREFIX + "CONFIG":
             continue
         name = variable.removeprefix(PREFIX).lower()
-        found[name] = [url.strip() for url in text.split(",") if url.strip()] if name == "redis_urls" else text
+        found[name] = [each.strip() for each in text.split(",") if each.strip()] if name in _LISTS else text
     return found
 
 

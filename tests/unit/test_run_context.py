@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fix_runs import NOON, RUN_ID, Wall, free_values, hybrid_clock, in_order, keys
+from fix_secrets import known_keys
 from holdfast import (
     ConflictStrategy,
     InvalidDocument,
@@ -73,7 +74,7 @@ def test_it_is_a_mapping_of_values() -> None:
 
 def test_a_variable_tells_of_its_last_write() -> None:
     """Source, time, clock, sensitivity; the sensitivity stays when only the value is written anew."""
-    context = begun()
+    context = begun(keys=known_keys())
     context.set("key", "hush", source="user", sensitivity="secret")
     first = context.variable("key")
     assert (first.source, first.sensitivity, first.mutable) == ("user", "secret", True)

@@ -9,7 +9,8 @@ import pytest
 from fix_run_servers import RUN, hall
 from holdfast.documents import RunStatus
 from holdfast.errors import LimitExceeded, TierUnavailable
-from holdfast.run_context.active_run import ActiveRun, in_words
+from holdfast.run_context.active_run import ActiveRun
+from holdfast.run_context.fault_words import in_words
 
 ODD = "cannot open caf\udce9\0.txt"
 
@@ -35,7 +36,7 @@ async def test_a_run_is_failed_with_words_or_a_fault() -> None:
 
 def test_words_are_cut() -> None:
     """An error may quote all of a document."""
-    assert len(in_words(ValueError("x" * 10_000))) == 2_000
+    assert len(in_words(ValueError("x" * 10_000), str)) == 2_000
 
 
 async def test_a_run_that_cannot_be_failed_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fix_secrets import NEW, OLD
 from holdfast.errors import SettingsError
 from holdfast.settings import Settings, load_settings
 
@@ -32,6 +33,7 @@ AS_TEXT: dict[str, tuple[str, Any]] = {
     "document_bytes_max": ("20000000", 20_000_000),
     "document_depth_max": ("32", 32),
     "inflated_bytes_max": ("20000000", 20_000_000),
+    "master_keys": (f" {OLD} , {NEW},", (OLD, NEW)),
 }
 
 

@@ -17,6 +17,7 @@ from holdfast.cli.dead_letters import dead_letters
 from holdfast.cli.demo import demo
 from holdfast.cli.events import events
 from holdfast.cli.invalidate import invalidate
+from holdfast.cli.keys import keys
 from holdfast.cli.migrate import migrate
 from holdfast.cli.pending import pending
 from holdfast.cli.runs import runs
@@ -41,6 +42,7 @@ app.command(events)
 app.command(pending)
 app.command(dead_letters)
 app.command(runs)
+app.command(keys)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from holdfast.documents.run_snapshot import (
     SnapshotSummary,
     StepRecord,
 )
+from holdfast.documents.sealed import Sealed
 from holdfast.documents.swarm import (
     BlackboardItem,
     BotParticipant,
@@ -89,6 +90,7 @@ __all__ = [
     "Run",
     "RunContextSnapshot",
     "RunStatus",
+    "Sealed",
     "SnapshotSummary",
     "StepRecord",
     "StepStatus",

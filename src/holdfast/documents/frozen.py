@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeAlias
 import msgspec
 
 from holdfast.documents.faults import DEPTH_CEILING, FaultError, at_index, at_key, too_deep
+from holdfast.documents.sealed import Sealed
 
 FreeValue: TypeAlias = Any
 """A value without a declared shape; `holdfast.documents.tagging` lists what it may hold."""
@@ -116,7 +117,7 @@ EMPTY_DICT: FrozenDict = _new_dict(FrozenDict)
 
 IMMUTABLE: set[type] = {
     *(type(None), bool, int, float, str, bytes, frozenset, Decimal, uuid.UUID),
-    *(dt.datetime, dt.date, dt.time, dt.timedelta, FrozenList, FrozenDict),
+    *(dt.datetime, dt.date, dt.time, dt.timedelta, FrozenList, FrozenDict, Sealed),
 }
 """Exact types whose instances never change; each class of document parts adds itself."""
 _all_immutable = IMMUTABLE.issuperset

@@ -2,7 +2,8 @@
 
 A free value is None, bool, int, float, str, list, dict, or one of those JSON has no form for: datetime, date,
 time, timedelta, Decimal, bytes, UUID, tuple, frozenset, an int beyond 64 bits, NaN and the infinities, a dict
-whose keys are not all text. The latter are stored under a tag, an object whose one key begins with ``$``:
+whose keys are not all text, a `Sealed` value. The latter are stored under a tag, an object whose one key begins with
+``$``:
 
     {"$decimal": "1.10"}   {"$datetime": "2025-06-01T10:00:00+00:00"}   {"$dict": [[1, "one"]]}
 
@@ -30,6 +31,7 @@ import msgspec
 
 from holdfast.documents.faults import FaultError, at_index, at_key, too_deep
 from holdfast.documents.frozen import FreeValue, FrozenDict, FrozenList
+from holdfast.documents.sealed import Sealed
 
 INT64_MIN, UINT64_MAX = -(2**63), 2**64 - 1
 _DIGITS_FREE_BITS = 12_000  # below Python's limit of 4300 digits for text to int, which hexadecimal does not have
@@ -205,4 +207,5 @@ _WRITERS: dict[type, Callable[[FreeValue], FreeValue]] = {
     Decimal: lambda value: {"$decimal": str(value)},
     bytes: lambda value: {"$bytes": base64.b64encode(value).decode()},
     UUID: lambda value: {"$uuid": str(value)},
+    Sealed: lambda value: {"$sealed": base64.b64encode(value.content).decode()},
 }

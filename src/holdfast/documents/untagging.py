@@ -13,6 +13,7 @@ from uuid import UUID
 
 from holdfast.documents.faults import DEPTH_CEILING, FaultError, at_index, at_key, too_deep
 from holdfast.documents.frozen import FreeValue, FrozenDict, freeze_within, seal_dict, seal_list
+from holdfast.documents.sealed import SEALED_BYTES_MAX, Sealed
 from holdfast.documents.tagging import UnknownTag, is_tag_like
 
 
@@ -107,6 +108,13 @@ def _in_zone(value: FreeValue, zone: str) -> FreeValue:
     return zoned if zoned.utcoffset() == value.utcoffset() else value
 
 
+def _read_sealed(payload: FreeValue, _: int) -> Sealed:
+    text = _text(payload)
+    if len(text) > SEALED_BYTES_MAX * 4 // 3 + 4:  # not even decoded
+        raise ValueError(f"a sealed value has at most {SEALED_BYTES_MAX} bytes")
+    return Sealed(base64.b64decode(text, validate=True))
+
+
 _READERS: dict[str, Callable[[FreeValue, int], FreeValue]] = {
     "$tuple": lambda payload, room: tuple(_read_list(payload, room)),
     "$set": lambda payload, room: frozenset(_read_list(payload, room)),
@@ -120,4 +128,5 @@ _READERS: dict[str, Callable[[FreeValue, int], FreeValue]] = {
     "$decimal": lambda payload, _: Decimal(_text(payload)),
     "$bytes": lambda payload, _: base64.b64decode(_text(payload), validate=True),
     "$uuid": lambda payload, _: UUID(_text(payload)),
+    "$sealed": _read_sealed,
 }

@@ -6,11 +6,13 @@ L3's feed: `tiers.l3_feed.PostgresFeed` and `testing.memory_feed.MemoryFeed`. `S
 carries events: `tiers.l2_events.RedisEvents` and `testing.memory_events.MemoryEvents`. `JournalStreams` is the journal
 of write-behind in L2: `tiers.l2_journal.RedisJournals` and `testing.memory_journals.MemoryJournals`. `JournalBase` is
 what L3 knows of it: `tiers.l3_journals.PostgresJournals` and `testing.memory_journal_base.MemoryJournalBase`.
-`RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`. The suites
-in `holdfast.testing.conformance` run on all of them.
+`RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`. `KeyRows` is
+what L3 knows of data keys: `tiers.l3_keys.PostgresKeys` and `testing.memory_keys.MemoryKeys`. The suites in
+`holdfast.testing.conformance` run on all of them.
 """
 
 from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
+from holdfast.protocols.data_keys import DataKeyRow, KeyRows, MasterKeyUse
 from holdfast.protocols.events import Append, Dead, DeadLetter, EventTransport, Exchange, Exchanged, Handed, Replayed
 from holdfast.protocols.feed import Change, ChangeSource, Cursor, Poll, Snapshot
 from holdfast.protocols.journals import (
@@ -53,6 +55,7 @@ __all__ = [
     "ChangeSource",
     "Coherence",
     "Cursor",
+    "DataKeyRow",
     "Dead",
     "DeadLetter",
     "DeadWrite",
@@ -73,9 +76,11 @@ __all__ = [
     "JournalSealed",
     "JournalState",
     "JournalStreams",
+    "KeyRows",
     "Letter",
     "ListedSnapshot",
     "Loaded",
+    "MasterKeyUse",
     "Poll",
     "Replayed",
     "Retained",

@@ -24,6 +24,7 @@ from holdfast.run_context.announcements import Announcements
 from holdfast.run_context.basing import BaseWriter
 from holdfast.run_context.changes import ContextState
 from holdfast.run_context.context import RunContext
+from holdfast.run_context.fault_words import in_words
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.repeating import repeated
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
@@ -36,7 +37,6 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger("holdfast")
 
-ERROR_CHARACTERS_MAX: Final = 2_000
 _NOBODYS: Final[Sequence[Operation]] = (Set("owner", None), Set("journal", None))
 
 
@@ -154,8 +154,11 @@ class ActiveRun:
         await self._end(RunStatus.COMPLETED, None)
 
     async def fail(self, error: str | BaseException) -> None:
-        """End it for a fault, given in words or as it was raised; raises as `save`."""
-        await self._end(RunStatus.FAILED, storable(error) if isinstance(error, str) else in_words(error))
+        """End it for a fault, given in words or as it was raised; raises as `save`.
+
+        In the words that are kept, secrets that this process has seen are masked.
+        """
+        await self._end(RunStatus.FAILED, in_words(error, self.context.masked))
 
     async def cancel(self) -> None:
         """End it because it is no longer wanted; raises as `save`."""
@@ -173,7 +176,7 @@ class ActiveRun:
 
     async def _keep_failure(self, step_id: str, fault: Exception) -> None:
         try:
-            self.context.end_step(step_id, StepStatus.FAILED, error=in_words(fault))
+            self.context.end_step(step_id, StepStatus.FAILED, error=in_words(fault, self.context.masked))
             await self._keep_step()
         except HoldfastError as second:  # the first one is what the caller wants to see
             logger.warning("run %s: that step %s failed could not be kept: %s", self.id, step_id, second)
@@ -379,13 +382,3 @@ class ActiveRun:
         self._is_taken_over = True
         await self._be_over()
         return NotOwner(f"run {self.id} was taken over by another server: {detail}")
-
-
-def in_words(fault: BaseException) -> str:
-    """An error, for a record."""
-    return storable(f"{type(fault).__name__}: {fault}")
-
-
-def storable(text: str) -> str:
-    """A text as a record takes it: not too long, and "?" for what JSON or L3 has no place for."""
-    return text[:ERROR_CHARACTERS_MAX].encode(errors="replace").decode().replace("\0", "?")

@@ -25,17 +25,17 @@ from holdfast.documents import (
     freeze,
 )
 from holdfast.documents.frozen import EMPTY_DICT, seal_dict
-from holdfast.entry import MISSING
-from holdfast.errors import ReadOnlyVariable
 from holdfast.keys import ID_BYTES_MAX, check_text
 from holdfast.run_context.changes import EMPTY_STATE, ContextState
 from holdfast.run_context.conflicts import Resolution, VariableConflict
-from holdfast.run_context.differences import identical
-from holdfast.run_context.hybrid_clock import HybridClock, hybrid_time
-from holdfast.run_context.inheriting import inherited, is_inherited
+from holdfast.run_context.hybrid_clock import HybridClock
+from holdfast.run_context.inheriting import inherited, is_inherited, is_same_write
 from holdfast.run_context.intermediate import Intermediate
 from holdfast.run_context.limits import RunLimits, check_run_id
+from holdfast.run_context.secrets import moved
 from holdfast.run_context.tracked import TrackedState
+from holdfast.run_context.variables import Variables
+from holdfast.sensitivity.known_keys import KnownKeys
 
 _DEFAULT_LIMITS = RunLimits()
 
@@ -64,8 +64,12 @@ class RunContext(MutableMapping[str, FreeValue]):
         depth: int = 0,
         children: int = 0,
         limits: RunLimits = _DEFAULT_LIMITS,
+        keys: KnownKeys | None = None,
     ) -> None:
         """Go on with a state; also with one that is over a limit: then it cannot grow.
+
+        Args:
+            keys: that secret variables are sealed and opened with; None: it can have none.
 
         Raises:
             InvalidKey: the id.
@@ -78,8 +82,10 @@ class RunContext(MutableMapping[str, FreeValue]):
         self.status = state.status
         self._clock = clock
         self._limits = limits
+        self._keys = KnownKeys() if keys is None else keys
         self._tracked = TrackedState(run_id, state, limits)
         self._draft = self._tracked.draft
+        self._variables = Variables(run_id, self._tracked, clock, self._keys)
         self.intermediate: MutableMapping[str, FreeValue] = Intermediate(self._tracked, clock)
 
     @classmethod
@@ -94,6 +100,7 @@ class RunContext(MutableMapping[str, FreeValue]):
         parent_run_id: str | None = None,
         depth: int = 0,
         limits: RunLimits = _DEFAULT_LIMITS,
+        keys: KnownKeys | None = None,
     ) -> RunContext:
         """The context of a new run; what it begins with counts as no change.
 
@@ -107,7 +114,16 @@ class RunContext(MutableMapping[str, FreeValue]):
         state = ContextState(
             inputs=freeze(dict(inputs)), variables=seal_dict(dict(variables)), at=clock.now().as_datetime()
         )
-        begun = cls(run_id, routine_id, clock, state=state, parent_run_id=parent_run_id, depth=depth, limits=limits)
+        begun = cls(
+            run_id,
+            routine_id,
+            clock,
+            state=state,
+            parent_run_id=parent_run_id,
+            depth=depth,
+            limits=limits,
+            keys=keys,
+        )
         begun._tracked.check()
         return begun
 
@@ -142,13 +158,13 @@ class RunContext(MutableMapping[str, FreeValue]):
         return self._tracked.state(self.status)
 
     def __getitem__(self, key: str) -> FreeValue:
-        return self._draft.variables[key].value
+        return self._variables.value(key)
 
     def __setitem__(self, key: str, value: FreeValue) -> None:
         self.set(key, value)
 
     def __delitem__(self, key: str) -> None:
-        self._check_writable(key, self._draft.variables[key])
+        self._variables.check_writable(key, self._draft.variables[key])
         exported = [key] if key in self._draft.exports else []
         self._write(removed_variables=[key], removed_exports=exported)
 
@@ -166,7 +182,7 @@ class RunContext(MutableMapping[str, FreeValue]):
         return f"{type(self).__name__}({self.run_id!r}, {len(self)} variables, {self.status})"
 
     def variable(self, key: str) -> ContextVariable:
-        """The variable of this name, with all that is known of it.
+        """The variable of this name, with all that is known of it; its value is `Sealed` if it is secret.
 
         Raises:
             KeyError: there is none.
@@ -193,13 +209,14 @@ class RunContext(MutableMapping[str, FreeValue]):
             ReadOnlyVariable: it was set with ``mutable=False``.
             InvalidDocument: the value cannot be stored.
             LimitExceeded: too many variables, or bytes.
+            KeyMissing: it is `secret` or `pii`, and there is no key to seal it with.
         """
         if VariableSource(source) is VariableSource.PARENT:
             raise ValueError(f"{key}: what has the source parent is inherited; choose step, user or system")
         before = self._draft.variables.get(key)
-        self._check_writable(key, before)
+        self._variables.check_writable(key, before)
         level = None if sensitivity is None else DataSensitivity(sensitivity).value
-        variable = self._written(key, value, VariableSource(source).value, level, mutable=mutable)
+        variable = self._variables.written(key, value, VariableSource(source).value, level, mutable=mutable)
         self._tracked.write(ContextChange(at=variable.timestamp, variables={key: variable}))
 
     def create_child(
@@ -214,6 +231,7 @@ class RunContext(MutableMapping[str, FreeValue]):
         Raises:
             InvalidDocument: an input cannot be stored.
             LimitExceeded: this run has too many children or lies too deep, or the child would begin with too much.
+            KeyMissing, SealBroken: a secret variable cannot be opened, to be sealed for the child.
         """
         number = self.children + 1
         child_id = f"{self.run_id}.{number}" if run_id is None else run_id
@@ -223,10 +241,16 @@ class RunContext(MutableMapping[str, FreeValue]):
             self.routine_id if routine_id is None else routine_id,
             self._clock,
             inputs,
-            variables=seal_dict({key: inherited(each) for key, each in self._draft.variables.items()}),
+            variables=seal_dict(
+                {
+                    key: moved(inherited(each), self.run_id, child_id, self._keys)
+                    for key, each in self._draft.variables.items()
+                }
+            ),
             parent_run_id=self.run_id,
             depth=self.depth + 1,
             limits=self._limits,
+            keys=self._keys,
         )
         self.children = number
         return child
@@ -236,6 +260,7 @@ class RunContext(MutableMapping[str, FreeValue]):
 
         Raises:
             LimitExceeded: there would be too many variables, or bytes; nothing was inherited.
+            KeyMissing, SealBroken: as `create_child`.
         """
         own = self._draft.variables
         copies = {
@@ -243,9 +268,23 @@ class RunContext(MutableMapping[str, FreeValue]):
             for key, variable in parent.variables.items()
             if key not in own or is_inherited(own[key])
         }
-        new = {key: copy for key, copy in copies.items() if not identical(own.get(key), copy)}
+        new = {key: copy for key, copy in copies.items() if key not in own or not is_same_write(own[key], copy)}
         if new:
-            self._write(variables=new)
+            self._write(variables={key: self.adopt(copy, parent.run_id) for key, copy in new.items()})
+
+    def adopt(self, variable: ContextVariable, from_run_id: str) -> ContextVariable:
+        """Another run's variable as this one may hold it; nothing is written here.
+
+        Its value, if it is sealed, is sealed for this run, and for the clock that it has.
+
+        Raises:
+            KeyMissing, SealBroken: it cannot be opened.
+        """
+        return moved(variable, from_run_id, self.run_id, self._keys)
+
+    def masked(self, text: str) -> str:
+        """A text with ``***`` in the place of secrets that were sealed or opened in this process."""
+        return self._keys.masked(text)
 
     def mark_for_export(self, key: str, destination: str, *, transformation: str | None = None) -> None:
         """Declare that a variable leaves the run when it completes.
@@ -268,23 +307,16 @@ class RunContext(MutableMapping[str, FreeValue]):
     def resolve_variable_conflicts(self, conflicts: Iterable[VariableConflict]) -> list[Resolution]:
         """Decide each conflict, and write here the values that stand and are not here yet.
 
+        Values that are sealed for this run, as `adopt` gives them, each with the clock of its side, are decided by what
+        they hold; what stands of them is secret here too, and sealed in the resolution.
+
         Returns:
             What became of each, in order.
 
         Raises:
             ReadOnlyVariable: one would write a variable that was set with ``mutable=False``; nothing was written.
         """
-        resolutions = []
-        values: dict[str, FreeValue] = {}
-        for conflict in conflicts:
-            resolution = conflict.resolution()
-            resolutions.append(resolution)
-            values[conflict.variable_name] = resolution.value
-            for time in (conflict.parent_clock, conflict.child_clock):
-                if time is not None:
-                    self._clock.observe(time)
-        self._settle({key: value for key, value in values.items() if not self._holds(key, value)})
-        return resolutions
+        return self._variables.resolve(conflicts)
 
     def begin_step(self, step_id: str) -> None:
         """Enter a step; entering it again begins its record anew.
@@ -320,7 +352,7 @@ class RunContext(MutableMapping[str, FreeValue]):
             status=StepStatus(status).value,
             ended_at=time,
             result=result,
-            error=error,
+            error=None if error is None else self.masked(error),
         )
         self._tracked.write(ContextChange(at=time, steps=[record]))
 
@@ -338,46 +370,3 @@ class RunContext(MutableMapping[str, FreeValue]):
 
     def _write(self, **change: Any) -> None:
         self._tracked.write(ContextChange(at=self._clock.now().as_datetime(), **change))
-
-    def _check_writable(self, key: str, variable: ContextVariable | None) -> None:
-        if variable is not None and not variable.mutable and not is_inherited(variable):
-            raise ReadOnlyVariable(self.run_id, key)
-
-    def _written(
-        self, key: str, value: FreeValue, source: str, sensitivity: str | None, *, mutable: bool = True
-    ) -> ContextVariable:
-        """A variable as it is when it is written now: later than the write it replaces, wherever that was made."""
-        before = self._draft.variables.get(key)
-        if before is not None and (seen := hybrid_time(before.clock)) is not None:
-            self._clock.observe(seen)
-        time = self._clock.now()
-        kept = DataSensitivity.INTERNAL.value if before is None else before.sensitivity
-        return ContextVariable(
-            key=key,
-            value=value,
-            source=source,
-            timestamp=time.as_datetime(),
-            clock=time.as_text(),
-            sensitivity=kept if sensitivity is None else sensitivity,
-            mutable=mutable,
-        )
-
-    def _holds(self, key: str, value: FreeValue) -> bool:
-        variable = self._draft.variables.get(key)
-        return value is MISSING if variable is None else identical(variable.value, value)
-
-    def _settle(self, values: Mapping[str, FreeValue]) -> None:
-        """Write what stands, all of it or nothing: writes of their own, later than both sides."""
-        before = self._draft.variables
-        for key in values:
-            self._check_writable(key, before.get(key))
-        gone = [key for key, value in values.items() if value is MISSING]
-        own = {key: before[key].source for key in values if key in before and not is_inherited(before[key])}
-        written = {
-            key: self._written(key, value, own.get(key, VariableSource.STEP.value), None)
-            for key, value in values.items()
-            if value is not MISSING
-        }
-        if values:
-            exported = [key for key in gone if key in self._draft.exports]
-            self._write(variables=written, removed_variables=gone, removed_exports=exported)

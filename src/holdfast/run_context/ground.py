@@ -14,6 +14,7 @@ from holdfast.kinds import RUN, RUN_SNAPSHOT
 from holdfast.protocols import JournalBase, RunIndex, Storage
 from holdfast.run_context.hybrid_clock import HybridClock
 from holdfast.run_context.limits import RunLimits
+from holdfast.sensitivity.key_ring import KeyRing
 from holdfast.settings import Settings
 from holdfast.transactions import Transactions
 from holdfast.write_behind.handing_over import HandingOver
@@ -29,6 +30,7 @@ class Ground:
         handing_over: decides what the owner before has written.
         lives: of this server's journal.
         hybrid: the clock of variables.
+        keys: that secret variables are sealed with.
         server: this one, in words, as its journals are entered.
         deltas_per_base: at least, behind one base.
         takeover_seconds: a server whose beat is older is dead.
@@ -44,6 +46,7 @@ class Ground:
     bus: EventBus
     clock: Clock
     hybrid: HybridClock
+    keys: KeyRing
     new_id: Callable[[], str]
     server: str
     limits: RunLimits

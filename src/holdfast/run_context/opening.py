@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from holdfast.errors import HoldfastError, RunOver
-from holdfast.run_context.active_run import ActiveRun, in_words
+from holdfast.run_context.active_run import ActiveRun
 
 logger = logging.getLogger("holdfast")
 
@@ -63,7 +63,7 @@ class Opening:
 
     async def _fail(self, run: ActiveRun, fault: Exception) -> None:
         try:
-            await run.fail(in_words(fault))
+            await run.fail(fault)
         except HoldfastError as second:  # the first one is what the caller wants to see
             logger.warning("run %s failed, which could not be kept: %s", run.id, second)
             if not run.is_over:

@@ -30,6 +30,7 @@ from holdfast.run_context.context import RunContext
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.loading import SnapshotLoader, names_same
 from holdfast.run_context.restoring import Restored
+from holdfast.run_context.secrets import key_ids
 from holdfast.run_context.snapshots import base_of, id_of, rebased
 from holdfast.run_context.under_way import UnderWay
 from holdfast.transactions import Transaction
@@ -59,12 +60,13 @@ class Resuming:
     async def _resumed(self, run_id: str, *, force: bool) -> ActiveRun:
         begun = self._ground.clock.monotonic()
         before, run, restored = await self._taken(run_id, force=force)
-        if restored.lost:
-            try:
+        try:
+            await self._ground.keys.know(key_ids(restored.state.variables.values()))
+            if restored.lost:
                 run = await self._begun_anew(run_id, run, restored)
-            except BaseException:
-                await self._let_go(run_id, run)
-                raise
+        except BaseException:
+            await self._let_go(run_id, run)
+            raise
         seconds = self._ground.clock.monotonic() - begun
         self._announcements.resumed(run_id, run, restored, before, seconds)
         context = RunContext(
@@ -76,6 +78,7 @@ class Resuming:
             depth=run.depth,
             children=run.children,
             limits=self._ground.limits,
+            keys=self._ground.keys.known,
         )
         context.status = run.status
         resumed = ActiveRun(self._ground, self._under_way, context, run, lost=restored.lost)

@@ -21,11 +21,11 @@ from holdfast.errors import (
     RunOver,
     SettingsError,
 )
-from holdfast.keys import ID_BYTES_MAX, check_text
 from holdfast.kinds import RUN, RUN_SNAPSHOT
 from holdfast.protocols import Isolation, ListedSnapshot, RunFilter
 from holdfast.protocols.runs import ENDED, LISTED_MAX, PRUNED_MAX
 from holdfast.run_context.active_run import ActiveRun
+from holdfast.run_context.begun_with import beginning_of, check_begun_with, set_secrets
 from holdfast.run_context.changes import ContextState
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.contexts import READ_MAX, Contexts, RunView
@@ -35,6 +35,7 @@ from holdfast.run_context.loading import SnapshotLoader, names_same
 from holdfast.run_context.opening import Opening
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.resuming import Resuming
+from holdfast.run_context.secrets import key_ids, moved_state
 from holdfast.run_context.snapshots import base_of, id_of, rebased
 from holdfast.run_context.under_way import UnderWay
 from holdfast.transactions import Transaction
@@ -69,6 +70,7 @@ class Runs:
         routine_id: str,
         inputs: Mapping[str, Any] = EMPTY_DICT,
         *,
+        secrets: Mapping[str, Any] = EMPTY_DICT,
         swarm_id: str | None = None,
         parent: ActiveRun | None = None,
         run_id: str | None = None,
@@ -80,7 +82,8 @@ class Runs:
         after a crash. At the block's end it is completed; see `Opening`.
 
         Args:
-            inputs: what it is started with; free values.
+            inputs: what it is started with; free values. They are stored as they are, whatever they hold.
+            secrets: name to value of variables that it begins with and whose sensitivity is `secret`.
             swarm_id: of the swarm it works for; None: that of its parent.
             parent: a run of this server, whose variables it inherits as read-only copies.
             run_id: None: a new one.
@@ -91,20 +94,26 @@ class Runs:
             LimitExceeded: the parent has too many children, or the run lies too deep or begins with too much.
             RunOver: the parent has ended.
             NotOwner: another server has taken the parent over.
-            InvalidKey, InvalidDocument: an id, or an input.
+            InvalidKey, InvalidDocument: an id, an input or a secret.
+            KeyMissing: there is no key for secrets, or those that are inherited cannot be opened here.
             TierError: L3 did not take it.
             TypeError: the parent is no `ActiveRun`.
         """
 
         async def open_() -> ActiveRun:
-            _check_begun_with(routine_id, inputs, swarm_id, parent)
+            check_begun_with(routine_id, inputs, secrets, swarm_id)
+            if parent is not None and not isinstance(parent, ActiveRun):
+                raise TypeError(f"parent is an ActiveRun of this server, not {type(parent).__name__}")
             chosen = self._ground.new_id() if run_id is None else run_id
             swarm = parent.swarm_id if swarm_id is None and parent is not None else swarm_id
             if parent is None:
-                context = RunContext.begin(chosen, routine_id, self._ground.hybrid, inputs, limits=self._ground.limits)
+                ground, keys = self._ground, self._ground.keys.known
+                context = RunContext.begin(chosen, routine_id, ground.hybrid, inputs, limits=ground.limits, keys=keys)
+                set_secrets(context, secrets)
                 return await self._admitted(context, swarm_id=swarm, critical=critical)
             context = parent.context.create_child(inputs, routine_id=routine_id, run_id=chosen)
             try:
+                set_secrets(context, secrets)
                 await parent.save()  # what the child has inherited is not to be lost while the child is kept
                 return await self._admitted(context, swarm_id=swarm, critical=critical, parent=parent)
             except BaseException:
@@ -219,6 +228,8 @@ class Runs:
     def fork(self, run_id: str, *, at: int | None = None, new_run_id: str | None = None) -> Opening:
         """Begin a run that goes on from where another one was; that one stays as it is. Raises as `at` and `begin`.
 
+        Secret variables are sealed anew, for the new run.
+
         Args:
             at: number of a snapshot; None: as it is now.
         """
@@ -230,12 +241,15 @@ class Runs:
                 run, state, lost = view.run, view.state, view.lost
             else:
                 run, state = await self._at(run_id, at)
+            chosen, keys = self._ground.new_id() if new_run_id is None else new_run_id, self._ground.keys
+            await keys.know(key_ids(state.variables.values()))
             context = RunContext(
-                self._ground.new_id() if new_run_id is None else new_run_id,
+                chosen,
                 run.routine_id,
                 self._ground.hybrid,
-                state=state,
+                state=moved_state(state, run_id, chosen, keys.known),
                 limits=self._ground.limits,
+                keys=keys.known,
             )
             context.status = Run(routine_id=run.routine_id).status
             return await self._admitted(context, swarm_id=run.swarm_id, critical=run.critical, lost=lost)
@@ -348,7 +362,7 @@ class Runs:
             held = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
         except HoldfastError:  # that it is not known is what the caller is told
             return False
-        return held is not None and run_id not in self._under_way and _beginning(held) == _beginning(run)
+        return held is not None and run_id not in self._under_way and beginning_of(held) == beginning_of(run)
 
     def _with_child(self, parent: ActiveRun) -> Callable[[Run], Run]:
         def changed(row: Run) -> Run:
@@ -360,18 +374,3 @@ class Runs:
             return msgspec.structs.replace(row, children=row.children + 1)
 
         return changed
-
-
-def _beginning(run: Run) -> tuple[object, ...]:
-    """What tells a run from others that were begun under its id."""
-    return run.epoch, run.owner, run.journal, run.started_at, run.newest
-
-
-def _check_begun_with(routine_id: object, inputs: object, swarm_id: object, parent: object) -> None:
-    check_text("routine_id", routine_id, ID_BYTES_MAX)
-    if swarm_id is not None:
-        check_text("swarm_id", swarm_id, ID_BYTES_MAX)
-    if not isinstance(inputs, Mapping):
-        raise InvalidDocument("inputs", f"are a mapping of names to values, not {type(inputs).__name__}")
-    if parent is not None and not isinstance(parent, ActiveRun):
-        raise TypeError(f"parent is an ActiveRun of this server, not {type(parent).__name__}")

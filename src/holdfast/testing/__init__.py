@@ -12,6 +12,7 @@ from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
+from holdfast.testing.memory_keys import MemoryKeys
 from holdfast.testing.memory_runs import MemoryRuns
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.testing.pauses import PausingCache, PausingStorage
@@ -25,6 +26,7 @@ __all__ = [
     "MemoryFeed",
     "MemoryJournalBase",
     "MemoryJournals",
+    "MemoryKeys",
     "MemoryRuns",
     "MemoryStorage",
     "PausingCache",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -24,6 +25,7 @@ from holdfast.protocols import (
     FenceSink,
     JournalBase,
     JournalStreams,
+    KeyRows,
     RunIndex,
     SharedCache,
     Storage,
@@ -36,9 +38,11 @@ from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
+from holdfast.testing.memory_keys import MemoryKeys
 from holdfast.testing.memory_runs import MemoryRuns
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.tiers.l3_journals import PostgresJournals
+from holdfast.tiers.l3_keys import PostgresKeys
 from holdfast.tiers.l3_postgres import PostgresStorage
 from holdfast.tiers.l3_runs import PostgresRuns
 
@@ -55,6 +59,7 @@ async def connect_flows(
     journals: JournalBase | None = None,
     streams: JournalStreams | None = None,
     runs: RunIndex | None = None,
+    key_rows: KeyRows | None = None,
     clock: Clock | None = None,
     settings: Settings | None = None,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -70,7 +75,7 @@ async def connect_flows(
         feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
         events, streams: by default in memory, of this server alone.
-        journals, runs: by default those of the L3, in memory or in PostgreSQL; any other L3 needs its own.
+        journals, runs, key_rows: by default those of the L3, in memory or in PostgreSQL; any other L3 needs its own.
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
         window_seconds: how long it remembers a change, to judge L2 by.
@@ -92,6 +97,8 @@ async def connect_flows(
             journals=journals or _journals_of(storage, registered, clock),
             streams=streams or MemoryJournals(JournalHub()),
             runs=runs or _runs_of(storage, clock, settings or Settings()),
+            key_rows=key_rows or _key_rows_of(storage),
+            entropy=os.urandom,
             new_id=lambda: uuid.uuid4().hex,  # servers of one test must differ, whatever their seed
             wall=clock.monotonic,
             coherence=(await storage.load([])).coherence,
@@ -161,6 +168,15 @@ def _runs_of(storage: Storage, clock: Clock, settings: Settings) -> RunIndex:
     if isinstance(beneath, PostgresStorage):
         return PostgresRuns(beneath.pool, dead_after_seconds=seconds)
     raise SettingsError("connect_flows: this L3 needs its side of run contexts: runs=...")
+
+
+def _key_rows_of(storage: Storage) -> KeyRows:
+    beneath = _beneath(storage)
+    if isinstance(beneath, MemoryStorage):
+        return MemoryKeys(beneath)
+    if isinstance(beneath, PostgresStorage):
+        return PostgresKeys(beneath.pool)
+    raise SettingsError("connect_flows: this L3 needs its data keys: key_rows=...")
 
 
 def _relay_over(storage: Storage, cache: SharedCache) -> tuple[MemoryFeed, MemoryCache] | None:

@@ -1,7 +1,11 @@
-"""What L3 in memory has committed beside rows: journals, writes that were given up, ids of erased history."""
+"""What L3 in memory has committed beside rows.
+
+Journals, writes that were given up, ids of erased history, data keys.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -9,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from holdfast.keys import Key
-from holdfast.protocols import DeadWrite, JournalRecord, Letter
+from holdfast.protocols import DataKeyRow, DeadWrite, JournalRecord, Letter
 from holdfast.seq_set import SeqSet
 
 
@@ -21,12 +25,15 @@ class Marks(NamedTuple):
         letters: the oldest first.
         drawn: the newest number of a letter.
         erased: documents of history that are no more, whose ids stay taken.
+        data_keys: by id, the oldest first; `masters`: since when master keys are retired; None: they are not.
     """
 
     journals: Mapping[str, JournalRecord] = MappingProxyType({})
     letters: tuple[DeadWrite, ...] = ()
     drawn: int = 0
     erased: frozenset[Key] = frozenset()
+    data_keys: Mapping[str, DataKeyRow] = MappingProxyType({})
+    masters: Mapping[str, dt.datetime | None] = MappingProxyType({})
 
     def entered(self, record: JournalRecord) -> Marks:
         """With a journal's record in place of the one that was, or as the newest."""

@@ -12,7 +12,15 @@ from typing import Final
 
 import msgspec
 
-from holdfast.documents import ContextVariable, DataSensitivity, ExportDeclaration, FreeValue, Run, StepRecord
+from holdfast.documents import (
+    ContextVariable,
+    DataSensitivity,
+    ExportDeclaration,
+    FreeValue,
+    Run,
+    Sealed,
+    StepRecord,
+)
 from holdfast.run_context.changes import ContextState
 from holdfast.run_context.differences import Changed, Difference
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
@@ -22,6 +30,7 @@ ERROR_CHARACTERS_MAX: Final = 200
 SHOWN: Final = frozenset({DataSensitivity.PUBLIC.value, DataSensitivity.INTERNAL.value})
 """Sensitivities whose values are shown: not those of a word that this version does not know either."""
 NOT_SHOWN: Final = "(secret)"
+NOT_SHOWN_PII: Final = "(pii)"
 
 
 class RunLine(msgspec.Struct, frozen=True):
@@ -168,7 +177,9 @@ def _variable(variable: ContextVariable) -> VariableLine:
 
 def value_of(variable: ContextVariable) -> str:
     """The beginning of a variable's value, or that it is not shown."""
-    return cut(repr(variable.value), VALUE_CHARACTERS_MAX) if variable.sensitivity in SHOWN else NOT_SHOWN
+    if variable.sensitivity in SHOWN and not isinstance(variable.value, Sealed):
+        return cut(repr(variable.value), VALUE_CHARACTERS_MAX)
+    return NOT_SHOWN_PII if variable.sensitivity == DataSensitivity.PII.value else NOT_SHOWN
 
 
 def _step(record: StepRecord) -> StepLine:
@@ -196,7 +207,8 @@ def difference_lines(difference: Difference) -> Iterator[DifferenceLine]:
 def _both(pair: Changed) -> tuple[str | None, str | None]:
     """Both values; none of a variable that is not to be shown on one side: it may well be the same on the other."""
     before, after = _told(pair.before), _told(pair.after)
-    return (NOT_SHOWN, NOT_SHOWN) if NOT_SHOWN in (before, after) else (before, after)
+    hidden = next((each for each in (after, before) if each in (NOT_SHOWN, NOT_SHOWN_PII)), None)
+    return (before, after) if hidden is None else (hidden, hidden)
 
 
 def _told(value: FreeValue) -> str | None:

@@ -1,0 +1,110 @@
+"""The data keys that a server has unwrapped, and the one it seals with (no I/O; what is random is passed in)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from holdfast.documents import FreeValue
+from holdfast.documents.sealed import NONCE_BYTES, SALT_BYTES, Sealed
+from holdfast.errors import KeyMissing
+from holdfast.sensitivity.data_keys import DataKey
+from holdfast.sensitivity.masking import Mask
+from holdfast.sensitivity.master_keys import SETTING, no_master_key
+from holdfast.sensitivity.sealing import Place, open_sealed, seal
+
+SEALS_MAX: Final = 1 << 30
+"""Under one derived key: random nonces of 96 bits then meet with a probability of 2**-37."""
+
+
+class Sealer:
+    """Seals with keys derived from one data key, a new one before `SEALS_MAX` values.
+
+    Args:
+        entropy: so many random bytes.
+    """
+
+    __slots__ = ("_entropy", "_key", "_left", "_salt", "_seals_max")
+
+    def __init__(self, key: DataKey, entropy: Callable[[int], bytes], *, seals_max: int = SEALS_MAX) -> None:
+        self._key = key
+        self._entropy = entropy
+        self._seals_max = seals_max
+        self._left = 0
+        self._salt = b""
+
+    def seal(self, value: FreeValue, place: Place) -> Sealed:
+        """Seal a value; raises as `sealing.seal`."""
+        if not self._left:
+            self._salt, self._left = self._entropy(SALT_BYTES), self._seals_max
+        self._left -= 1
+        return seal(value, place, self._key, self._salt, self._entropy(NONCE_BYTES))
+
+
+class KnownKeys:
+    """What a server, or a context by itself, can seal and open; one without keys refuses both.
+
+    Attributes:
+        sealer: what seals; None: there is no master key.
+    """
+
+    __slots__ = ("_keys", "_mask", "_unreadable", "sealer")
+
+    def __init__(self) -> None:
+        self.sealer: Sealer | None = None
+        self._keys: dict[str, DataKey] = {}
+        self._unreadable: dict[str, str] = {}
+        self._mask = Mask()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._keys)})"
+
+    def learn(self, key: DataKey) -> None:
+        """Open with this one too."""
+        self._keys[key.id] = key
+        self._unreadable.pop(key.id, None)
+
+    def note_unreadable(self, key_id: str, reason: str) -> None:
+        """Why the key of this id is not known, for who asks for it."""
+        self._unreadable[key_id] = reason
+
+    def unknown(self, key_ids: Iterable[str]) -> list[str]:
+        """Those of some ids whose keys are not known."""
+        return [each for each in dict.fromkeys(key_ids) if each not in self._keys]
+
+    def seal(self, value: FreeValue, place: Place) -> Sealed:
+        """Seal a value for its place; from here on texts are masked for it.
+
+        Raises:
+            KeyMissing: there is no master key.
+            InvalidDocument: it cannot be stored, or is too large.
+        """
+        if self.sealer is None:
+            raise no_master_key()
+        sealed = self.sealer.seal(value, place)
+        self._mask.note(value)
+        return sealed
+
+    def open(self, sealed: Sealed, place: Place) -> FreeValue:
+        """Open a value in its place; from here on texts are masked for it.
+
+        Raises:
+            KeyMissing: its data key is not known here.
+            SealBroken: it was sealed for another place, or was changed.
+        """
+        value = open_sealed(sealed, place, self._key_of)
+        self._mask.note(value)
+        return value
+
+    def masked(self, text: str) -> str:
+        """A text without the secrets that were sealed and opened here."""
+        return self._mask.masked(text)
+
+    def _key_of(self, key_id: str) -> DataKey:
+        if (key := self._keys.get(key_id)) is not None:
+            return key
+        if self.sealer is None and not self._keys:
+            raise KeyMissing(f"data key {key_id}: {no_master_key()}")
+        raise KeyMissing(
+            self._unreadable.get(key_id, f"data key {key_id} is not known here; see the setting {SETTING}")
+        )
