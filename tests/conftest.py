@@ -9,6 +9,7 @@ from hypothesis import settings
 pytest_plugins = [
     "fix_feed",
     "fix_journal_bases",
+    "fix_key_rows",
     "fix_cluster",
     "fix_run_index",
     "fix_scopes",

@@ -17,6 +17,7 @@ from holdfast.testing.conformance.event_transport import EventTransportSuite
 from holdfast.testing.conformance.fence_sink import FenceSinkSuite
 from holdfast.testing.conformance.journal_base import JournalBaseSuite
 from holdfast.testing.conformance.journal_streams import JournalStreamsSuite
+from holdfast.testing.conformance.key_rows import KeyRowsSuite
 from holdfast.testing.conformance.run_index import RunIndexSuite
 from holdfast.testing.conformance.shared_cache import SharedCacheSuite
 from holdfast.testing.conformance.storage import StorageSuite
@@ -30,6 +31,7 @@ __all__ = [
     "FenceSinkSuite",
     "JournalBaseSuite",
     "JournalStreamsSuite",
+    "KeyRowsSuite",
     "RunIndexSuite",
     "SharedCacheSuite",
     "StorageSuite",

@@ -7,7 +7,7 @@ CREATE TABLE holdfast.master_keys (
 
 CREATE TABLE holdfast.data_keys (
     id text COLLATE "C" PRIMARY KEY CHECK (octet_length(id) BETWEEN 1 AND 64),
-    master_id text COLLATE "C" NOT NULL REFERENCES holdfast.master_keys,
+    master_id text COLLATE "C" NOT NULL,  -- of a row of master_keys, which the trigger below sees to
     wrapped bytea NOT NULL CHECK (octet_length(wrapped) BETWEEN 1 AND 200),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     number bigint GENERATED ALWAYS AS IDENTITY
