@@ -80,7 +80,8 @@ def _texts(value: FreeValue) -> Iterator[str]:
 
 def _pieces(text: str) -> Iterator[str]:
     """The text as it is, and as Python and JSON quote it, in pieces."""
-    for written in dict.fromkeys((text, repr(text)[1:-1], json.dumps(text)[1:-1])):
+    quoted = (repr(text), ascii(text), json.dumps(text), json.dumps(text, ensure_ascii=False))
+    for written in dict.fromkeys((text, *(each[1:-1] for each in quoted))):
         for start in range(0, len(written), PIECE_CHARACTERS):
             piece = written[start : start + PIECE_CHARACTERS]
             if len(piece) >= CHARACTERS_MIN:

@@ -1,0 +1,214 @@
+"""The data keys of a server: one from the start, others when they are met; and rotations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from fix_secrets import NEW, OLD, entropy
+from holdfast.documents import Sealed
+from holdfast.errors import KeyMissing, KeyRetired, TierUnavailable
+from holdfast.protocols import DataKeyRow
+from holdfast.sensitivity import rotating
+from holdfast.sensitivity.key_ring import KeyRing
+from holdfast.sensitivity.master_keys import MasterKeys, master_key_line
+from holdfast.sensitivity.rotating import Rotated, rotate
+from holdfast.sensitivity.sealing import Place
+from holdfast.testing import MemoryKeys, MemoryStorage
+
+PLACE = Place("run", "r1", "token", "1")
+
+
+class Servers:
+    """Servers over one L3."""
+
+    def __init__(self) -> None:
+        self.storage = MemoryStorage()
+        self.rows = MemoryKeys(self.storage)
+        self._started = 0
+
+    async def start(self, *master_keys: str) -> KeyRing:
+        """One more, with these master keys."""
+        self._started += 1
+        ring = KeyRing(MemoryKeys(self.storage), MasterKeys.read(master_keys), entropy(self._started))
+        await ring.start()
+        return ring
+
+    async def make(self, master_key: str) -> Sealed:
+        """Something sealed with a new data key that a master key wraps, whatever there is already."""
+        ring = KeyRing(MemoryKeys(self.storage), MasterKeys.read([master_key]), entropy(100 + self._started))
+        self._started += 1
+        ring.known.learn(await ring._made())
+        other = await self.start(master_key)
+        return other.known.seal("hush", PLACE)
+
+    async def rotate(self, *master_keys: str) -> Rotated:
+        """Rotate to the first of these."""
+        self._started += 1
+        return await rotate(MemoryKeys(self.storage), MasterKeys.read(master_keys), entropy(self._started), print)
+
+    async def uses(self) -> dict[str, int]:
+        """How many data keys each master key wraps."""
+        return {each.id: each.rows for each in await self.rows.masters()}
+
+
+async def opened(ring: KeyRing, sealed: Sealed) -> Any:
+    """What a server reads."""
+    await ring.know([sealed.key_id])
+    return ring.known.open(sealed, PLACE)
+
+
+async def test_without_master_keys_there_is_nothing_to_do() -> None:
+    """L3 is not even asked."""
+    servers = Servers()
+    servers.storage.away = True
+    ring = await servers.start()
+    assert ring.known.sealer is None
+    with pytest.raises(TierUnavailable):
+        await servers.start(OLD)
+
+
+async def test_the_first_server_makes_a_key_and_the_others_take_it() -> None:
+    """Each has its own salt, so they need not count for one another."""
+    servers = Servers()
+    one, other = await servers.start(OLD), await servers.start(NEW, OLD)
+    assert await servers.uses() == {"old": 1}
+    sealed, again = one.known.seal("hush", PLACE), other.known.seal("hush", PLACE)
+    assert (sealed.key_id, sealed.salt != again.salt) == (again.key_id, True)
+    assert await opened(one, again) == await opened(other, sealed) == "hush"
+
+
+async def test_a_key_that_is_met_is_loaded() -> None:
+    """Once: what is known is not asked for again."""
+    servers = Servers()
+    reader = await servers.start(OLD, NEW)
+    sealed = await servers.make(NEW)
+    with pytest.raises(KeyMissing, match="not known here"):
+        reader.known.open(sealed, PLACE)
+    assert await opened(reader, sealed) == "hush"
+    servers.storage.away = True
+    assert await opened(reader, sealed) == "hush"
+
+
+async def test_a_key_that_cannot_be_had_is_told_when_it_is_needed() -> None:
+    """Its master key is missing here, or L3 has no such key: what holds it can be read but for that."""
+    servers = Servers()
+    reader, sealed = await servers.start(OLD), await servers.make(NEW)
+    with pytest.raises(KeyMissing, match="wrapped by the master key new: add it to master_keys"):
+        await opened(reader, sealed)
+    await reader.know(["none"])
+    with pytest.raises(KeyMissing, match="data key none is not in L3"):
+        reader.known._key_of("none")
+
+
+async def test_a_master_key_that_is_not_what_it_was_is_found_at_the_start() -> None:
+    """Rather than with the first secret that cannot be opened."""
+    servers = Servers()
+    await servers.start(OLD)
+    with pytest.raises(KeyMissing, match="has another key named old"):
+        await servers.start(master_key_line("old", b"x" * 32))
+
+
+async def test_a_server_that_knows_no_key_makes_its_own() -> None:
+    """Unless its master key is retired."""
+    servers = Servers()
+    await servers.start(OLD)
+    await servers.start(NEW)
+    assert await servers.uses() == {"old": 1, "new": 1}
+    await servers.rotate(NEW, OLD)
+    with pytest.raises(KeyRetired, match="name another first"):
+        await servers.start(OLD)
+
+
+async def test_a_rotation_leaves_nothing_under_older_keys() -> None:
+    """What was sealed before is opened with the new master key alone; servers that run need nothing."""
+    servers = Servers()
+    running = await servers.start(OLD)
+    sealed = [running.known.seal("hush", PLACE), *[await servers.make(OLD) for _ in range(4)]]
+    rotated = await servers.rotate(NEW, OLD)
+    assert (rotated.first, rotated.rewrapped, rotated.left, rotated.faults) == ("new", 5, 0, ())
+    assert rotated.retired == ("old",)
+    assert await servers.uses() == {"new": 5, "old": 0}
+    fresh = await servers.start(NEW)
+    sealed.append(running.known.seal("hush", PLACE))
+    assert [await opened(fresh, each) for each in sealed] == ["hush"] * 6
+    again = await servers.rotate(NEW, OLD)
+    assert (again.rewrapped, again.left) == (0, 0)
+
+
+async def test_a_rotation_goes_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are."""
+    monkeypatch.setattr(rotating, "PAGE_ROWS", 2)
+    servers = Servers()
+    for _ in range(5):
+        await servers.make(OLD)
+    assert (await servers.rotate(NEW, OLD)).rewrapped == 5
+
+
+async def test_a_row_whose_master_key_is_missing_stays() -> None:
+    """The others are wrapped anew all the same, and it is told; with the key it goes on."""
+    servers = Servers()
+    third = master_key_line("third", b"t" * 32)
+    for key in (OLD, third, OLD):
+        await servers.make(key)
+    rotated = await servers.rotate(NEW, OLD)
+    assert (rotated.rewrapped, rotated.left, len(rotated.faults)) == (2, 1, 1)
+    assert "the master key third: add it" in rotated.faults[0]
+    assert (await servers.rotate(NEW, third)).left == 0
+
+
+async def test_two_rotate_at_once() -> None:
+    """To the same key: each row is wrapped anew by one of them."""
+    servers = Servers()
+    for _ in range(6):
+        await servers.make(OLD)
+    both = await asyncio.gather(servers.rotate(NEW, OLD), servers.rotate(NEW, OLD))
+    assert sum(each.rewrapped for each in both) == 6
+    assert [each.left for each in both] == [0, 0]
+
+
+async def test_a_rotation_to_a_retired_key_changes_nothing() -> None:
+    """So two who rotate to different keys do not end with none."""
+    servers = Servers()
+    await servers.make(OLD)
+    await servers.rotate(NEW, OLD)
+    with pytest.raises(KeyRetired):
+        await servers.rotate(OLD, NEW)
+    assert await servers.uses() == {"new": 1, "old": 0}
+    await servers.start(NEW)
+
+
+async def test_a_server_that_starts_in_the_middle_leaves_nothing_behind() -> None:
+    """Its row is there before the older key is retired, and is wrapped anew; or it finds it retired."""
+    for order in (True, False):
+        servers = Servers()
+        await servers.make(OLD)
+        servers.storage.log.marks = servers.storage.log.marks._replace(data_keys={})
+        both = [servers.start(OLD), servers.rotate(NEW, OLD)]
+        outcomes = await asyncio.gather(*(both if order else both[::-1]), return_exceptions=True)
+        assert all(isinstance(each, KeyRing | Rotated | KeyRetired) for each in outcomes)
+        assert (await servers.uses())["old"] == 0
+
+
+class RetiresNothing(MemoryKeys):
+    """Mutant: retiring is not heard by L3."""
+
+    async def retire(self, master_ids: Sequence[str], *, first: str) -> None:
+        await super().retire([], first=first)
+
+    async def list(self, *, after: str | None = None, limit: int) -> Sequence[DataKeyRow]:
+        page = await super().list(after=after, limit=limit)
+        if after is None:
+            ring = KeyRing(self, MasterKeys.read([OLD]), entropy(55))
+            await ring._made()
+        return page
+
+
+async def test_without_retiring_a_row_is_left() -> None:
+    """Mutant: a server that makes its key while rows are wrapped anew makes it under the older one."""
+    storage = MemoryStorage()
+    rotated = await rotate(RetiresNothing(storage), MasterKeys.read([NEW, OLD]), entropy(), print)
+    assert rotated.left == 1

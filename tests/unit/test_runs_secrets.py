@@ -1,0 +1,172 @@
+"""Secret variables of runs, over servers that share tiers in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from fix_run_servers import RUN, hall
+from fix_secrets import NEW, OLD
+from holdfast.documents import ContextChange, Run, Sealed
+from holdfast.errors import InvalidDocument, KeyMissing, SealBroken, TierUnavailable
+from holdfast.run_context.secrets import opened
+from holdfast.sensitivity.known_keys import KnownKeys
+
+MARK = "qzvxwj"
+
+
+def kept(at: Any) -> bytes:
+    """All that L3 has, and the journals."""
+    rows = b"".join(row.body for row in at.l3.log.rows.values())
+    return rows + repr(at.hub.__dict__).encode()
+
+
+async def test_a_run_begins_with_secrets() -> None:
+    """They are in its first base, and no change of it: nothing is written again with the first step."""
+    async with hall("a", master_keys=(OLD,)) as at:
+        async with at.a.begin("search", {"topic": "ants"}, secrets={"token": f"{MARK}-1"}, run_id=RUN) as run:
+            assert run.context["token"] == f"{MARK}-1"
+            assert (run.context.variable("token").sensitivity, run.context.variable("token").source) == (
+                "secret",
+                "user",
+            )
+            assert await run.save() is None
+        assert MARK.encode() not in kept(at)
+        assert b"$sealed" in kept(at)
+
+
+async def test_a_child_begins_with_secrets_of_its_own() -> None:
+    """Beside those that it inherits."""
+    async with (
+        hall("a", master_keys=(OLD,)) as at,
+        at.a.begin("search", secrets={"token": f"{MARK}-1"}) as run,
+        at.a.begin("look", parent=run, secrets={"own": f"{MARK}-2"}) as child,
+    ):
+        assert dict(child.context) == {"token": f"{MARK}-1", "own": f"{MARK}-2"}
+        assert MARK.encode() not in kept(at)
+
+
+async def test_secrets_that_are_none_are_refused() -> None:
+    """Before anything is begun; a parent counts no child that was not."""
+    async with hall("a") as at:
+        run = await at.a.begin("search", run_id=RUN)
+        attempts: list[tuple[type[Exception], Any]] = [(InvalidDocument, ["token"]), (KeyMissing, {"token": "hush"})]
+        for error, secrets in attempts:
+            for parent in (None, run):
+                with pytest.raises(error):
+                    await at.a.begin("look", secrets=secrets, parent=parent)
+        assert run.context.children == 0
+        assert [each.id for each in await at.a.list()] == [RUN]
+
+
+async def test_another_server_goes_on_with_a_run_and_its_secrets() -> None:
+    """Also if it has to load the key they were sealed with, and after snapshots, and with a later secret of its own."""
+    async with hall("a", "b", master_keys=(OLD,)) as at:
+        run = await at.a.begin("search", secrets={"token": f"{MARK}-1"}, run_id=RUN)
+        async with run.step("one"):
+            run.context.set("card", f"{MARK}-2", sensitivity="pii")
+        await run.checkpoint()
+        await run.release()
+        forget(at.servers["b"].keys)
+        again = await at.b.resume(RUN)
+        assert dict(again.context) == {"token": f"{MARK}-1", "card": f"{MARK}-2"}
+        again.context["token"] = f"{MARK}-3"
+        await again.complete()
+        assert MARK.encode() not in kept(at)
+
+
+def forget(ring: Any) -> None:
+    """Let a server know none of the keys that it has not made."""
+    sealer = ring.known.sealer
+    ring.known = KnownKeys()
+    ring.known.sealer = sealer
+
+
+async def test_a_run_is_resumed_though_its_key_is_missing() -> None:
+    """All else can be read; the secret says which master key is wanted. If L3 cannot be asked, the run is let go of."""
+    async with hall("a", master_keys=(OLD,)) as at:
+        run = await at.a.begin("search", secrets={"token": f"{MARK}-1"}, run_id=RUN)
+        run.context["plain"] = 1
+        await run.release()
+        at.settings = msgspec.structs.replace(at.settings, master_keys=(NEW,))
+        async with at.server("b") as other:
+            resumed = await at.b.resume(RUN)
+            assert resumed.context["plain"] == 1
+            with pytest.raises(KeyMissing, match="master key old"):
+                _ = resumed.context["token"]
+            with pytest.raises(KeyMissing, match="master key old"):
+                await at.b.begin("look", parent=resumed)
+            with pytest.raises(KeyMissing, match="master key old"):
+                await at.b.fork(RUN)
+            await resumed.release()
+
+            async def away(_: object) -> None:
+                raise TierUnavailable("not now")
+
+            other.keys.know = away  # type: ignore[method-assign]
+            with pytest.raises(TierUnavailable):
+                await at.b.resume(RUN)
+            assert at.row().owner is None
+
+
+async def test_a_fork_has_secrets_of_its_own() -> None:
+    """From now, and from a snapshot."""
+    async with hall("a", "b", master_keys=(OLD,)) as at:
+        run = await at.a.begin("search", secrets={"token": f"{MARK}-1"}, run_id=RUN)
+        assert await run.checkpoint() == 1
+        run.context["token"] = f"{MARK}-2"
+        await run.complete()
+        forget(at.servers["b"].keys)
+        for snapshot, value in ((None, f"{MARK}-2"), (1, f"{MARK}-1")):
+            fork = await at.b.fork(RUN, at=snapshot)
+            assert fork.context["token"] == value
+            await fork.release()
+            assert (await at.a.resume(fork.id)).context["token"] == value
+        assert MARK.encode() not in kept(at)
+
+
+async def test_a_view_shows_no_secret() -> None:
+    """Nor does a difference: they hold the sealed value, which can be opened in its place."""
+    async with hall("a", master_keys=(OLD,)) as at:
+        run = await at.a.begin("search", secrets={"token": f"{MARK}-1"}, run_id=RUN)
+        run.context["token"] = f"{MARK}-2"
+        await run.save()
+        view, difference = await at.a.get(RUN), await at.a.diff(RUN, 0)
+        variable = view.state.variables["token"]
+        assert type(variable.value) is Sealed
+        assert MARK not in repr(view) + repr(difference)
+        assert difference["variables"].changed["token"].after == variable
+        assert opened(variable, RUN, at.servers["a"].keys.known) == f"{MARK}-2"
+
+
+async def test_errors_of_steps_and_runs_are_masked() -> None:
+    """Also where one run quotes what another has opened, and where the words come from the user."""
+    async with hall("a", master_keys=(OLD,)) as at:
+        run = await at.a.begin("search", secrets={"token": f"{MARK}-1"}, run_id=RUN)
+        child = await at.a.begin("look", run_id="child")
+        with pytest.raises(KeyError, match=MARK):
+            async with child.step("one"):
+                raise KeyError(run.context["token"])
+        await child.fail(f"denied: {MARK}-1")
+        await run.fail(ValueError(f"no {run.context['token']}"))
+        assert (at.row().error, at.row("child").error) == ("ValueError: no ***", "denied: ***")
+        assert child.context.steps["one"].error == "KeyError: '***'"
+        assert MARK.encode() not in kept(at)
+
+
+async def test_ciphertext_of_a_row_that_somebody_has_moved_is_refused() -> None:
+    """To another run's row, whole: its variables cannot be opened there."""
+    async with hall("a", "b", master_keys=(OLD,)) as at:
+        for run_id in ("r1", "r2"):
+            run = await at.a.begin("search", run_id=run_id)
+            run.context.set("token", f"{MARK}-{run_id}", sensitivity="secret")
+            await run.save()
+            await run.release()
+        stolen: ContextChange = at.row("r1").changes[0]
+        row: Run = msgspec.structs.replace(at.row("r2"), changes=[stolen])
+        await at.servers["a"].store.collections["run"].put("r2", row)
+        resumed = await at.b.resume("r2")
+        with pytest.raises(SealBroken, match="run:r2, 'token'"):
+            _ = resumed.context["token"]
