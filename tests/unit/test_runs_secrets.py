@@ -105,7 +105,7 @@ async def test_a_run_is_resumed_though_its_key_is_missing() -> None:
             async def away(_: object) -> None:
                 raise TierUnavailable("not now")
 
-            other.keys.know = away  # type: ignore[method-assign]
+            other.keys.know = away  # type: ignore[assignment, method-assign]
             with pytest.raises(TierUnavailable):
                 await at.b.resume(RUN)
             assert at.row().owner is None

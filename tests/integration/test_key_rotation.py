@@ -1,0 +1,206 @@
+"""Master keys on real servers: rotated under load, and by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+import holdfast
+from fix_commands import name_servers, run_command
+from fix_feed import connected
+from fix_races import until
+from fix_secrets import NEW, OLD, entropy
+from fix_write_behind import quick
+from holdfast import Settings, SettingsError
+from holdfast.adapters import connection_pool
+from holdfast.errors import KeyRetired
+from holdfast.node import OpenStore
+from holdfast.sensitivity.data_keys import DataKey
+from holdfast.sensitivity.key_ring import wrapped_row
+from holdfast.sensitivity.master_keys import MasterKeys, master_key_line
+from holdfast.sensitivity.rotating import rotate
+from holdfast.tiers.l3_keys import PostgresKeys
+
+MORE_KEYS = 40
+WRITERS = 3
+Written = dict[str, dict[str, Any]]
+
+
+def with_keys(settings: Settings, *master_keys: str) -> Settings:
+    """A server's settings with these master keys."""
+    return quick(settings, master_keys=master_keys)
+
+
+@asynccontextmanager
+async def keys_of(settings: Settings) -> AsyncIterator[PostgresKeys]:
+    """L3's data keys, by a connection of the test's own."""
+    pool = connection_pool(settings, size_max=3)
+    try:
+        yield PostgresKeys(pool)
+    finally:
+        await pool.close()
+
+
+async def add_keys(rows: PostgresKeys, count: int) -> None:
+    """So many data keys that the older master key wraps."""
+    masters = MasterKeys.read([OLD])
+    for number in range(count):
+        await rows.add(wrapped_row(DataKey(f"k{number}", entropy(number)(32)), masters, entropy(number)))
+
+
+async def write_on(state: OpenStore, run_id: str, written: Written, stop: asyncio.Event) -> None:
+    """Seal and open secrets of a run, and of its children, until told to stop; then let go of it."""
+    run = await state.runs.begin("search", run_id=run_id)
+    values = written[run_id] = {}
+    while not stop.is_set():
+        name, value = f"v{len(values) % 50}", [f"{run_id}-{len(values)}", {"n": len(values)}]
+        async with run.step("write"):
+            run.context.set(name, value, sensitivity="secret")
+        values[name] = run.context[name]
+        assert values[name] == value
+        if len(values) % 10 == 5:
+            async with state.runs.begin("look", parent=run) as child:
+                assert dict(child.context) == values
+    await run.release()
+
+
+async def one_more(settings: Settings, master_keys: Sequence[str], written: Written, number: int) -> None:
+    """A server that starts meanwhile seals, and opens a fork of what others have sealed."""
+    async with holdfast.connect(with_keys(settings, *master_keys)) as state:
+        fork = await state.runs.fork(next(iter(written)))
+        assert fork.context["v0"][1] == {"n": 0}
+        fork.context.set("own", number, sensitivity="pii")
+        written[fork.id] = dict(fork.context)
+        await fork.release()
+
+
+async def until_written(writers: Sequence[asyncio.Task[None]], written: Written, count: int) -> None:
+    """Wait until each writer has so many values."""
+
+    async def enough() -> bool:
+        for each in writers:
+            if each.done():
+                each.result()
+        return len(written) >= len(writers) and all(len(values) >= count for values in written.values())
+
+    await until(enough)
+
+
+async def test_a_rotation_under_load_loses_nothing(settings: Settings) -> None:
+    """Two rotate while servers seal and open, and others start with either order of keys.
+
+    No row is left under the older key, and with the newer one alone all that was sealed can be opened.
+    """
+    stop, written = asyncio.Event(), Written()
+    async with keys_of(settings) as rows:
+        await add_keys(rows, MORE_KEYS)
+        async with (
+            holdfast.connect(with_keys(settings, OLD)) as lagging,
+            holdfast.connect(with_keys(settings, OLD, NEW)) as ready,
+        ):
+            writers = [
+                asyncio.create_task(write_on(state, f"{name}-{number}", written, stop))
+                for name, state in (("lagging", lagging), ("ready", ready))
+                for number in range(WRITERS)
+            ]
+            await until_written(writers, written, 5)
+            both = await asyncio.gather(
+                *(rotate(rows, MasterKeys.read([NEW, OLD]), entropy(seed), lambda _: None) for seed in (1, 2)),
+                *(one_more(settings, order, written, seed) for seed, order in enumerate(((OLD, NEW), (NEW, OLD)))),
+            )
+            await until_written(writers, {name: written[name] for name in written if "-" in name}, 20)
+            stop.set()
+            await asyncio.gather(*writers)
+        uses = {each.id: each for each in await rows.masters()}
+        assert (uses["old"].rows, uses["old"].retired_at is not None) == (0, True)
+        assert uses["new"].rows == MORE_KEYS == sum(each.rewrapped for each in both if each is not None)
+    async with holdfast.connect(with_keys(settings, NEW)) as after:
+        for run_id, values in written.items():
+            resumed = await after.runs.resume(run_id)
+            assert dict(resumed.context) == values
+            await resumed.release()
+    with pytest.raises(KeyRetired):
+        await holdfast.connect(with_keys(settings, OLD))
+
+
+@pytest.fixture
+def keys_command(settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Status and output of `holdfast keys ...` with these master keys; no output has a key."""
+    name_servers(settings, monkeypatch)
+
+    async def run(*words: str, master_keys: Sequence[str] = ()) -> tuple[int, list[str]]:
+        monkeypatch.setenv("HOLDFAST_MASTER_KEYS", ",".join(master_keys))
+        capsys.readouterr()
+        status, told = await run_command("keys", *words), capsys.readouterr()
+        assert not any(each.partition(":")[2][:12] in told.out + told.err for each in master_keys)
+        return status, told.out.splitlines()
+
+    return run
+
+
+async def test_a_key_is_made_and_used_and_listed(settings: Settings, keys_command: Any) -> None:
+    """What `new` prints is what the setting takes; `list` shows what L3 knows of it, and never the key."""
+    _, (line,) = await keys_command("new")
+    _, (named,) = await keys_command("new", "--id", "second")
+    assert re.fullmatch(r"m[0-9a-f]{8}:[A-Za-z0-9+/]{43}=", line)
+    assert named.startswith("second:")
+    identifier = line.partition(":")[0]
+    _, listed = await keys_command("list", master_keys=(line, named))
+    assert [json.loads(each)["state"] for each in listed] == ["first", "unused"]
+    async with holdfast.connect(with_keys(settings, line)) as state:
+        await (await state.runs.begin("search", secrets={"token": "hush"})).complete()
+    _, listed = await keys_command("list", master_keys=(named, line))
+    assert [json.loads(each) for each in listed] == [
+        {"id": "second", "rows": 0, "state": "first", "named": True},
+        {"id": identifier, "rows": 1, "state": "used", "named": True},
+    ]
+    with pytest.raises(SettingsError, match="letters, digits"):
+        await keys_command("new", "--id", "a,b")
+
+
+async def test_keys_are_rotated_by_hand(settings: Settings, keys_command: Any) -> None:
+    """Until none is left; a key that is missing is named, and the exit status says that something is left."""
+    third = master_key_line("third", b"t" * 32)
+    async with keys_of(settings) as rows:
+        await add_keys(rows, 3)
+        key = DataKey("apart", b"k" * 32)
+        await rows.add(wrapped_row(key, MasterKeys.read([third]), entropy()))
+    status, told = await keys_command("rotate", master_keys=(NEW, OLD))
+    assert (status, told) == (
+        1,
+        ["3 data keys wrapped anew by new; retired: old, third", "1 data keys are left under other master keys"],
+    )
+    status, told = await keys_command("rotate", master_keys=(NEW, third))
+    assert (status, told[1]) == (0, "0 data keys are left under other master keys")
+    assert (await keys_command("rotate", master_keys=(NEW,)))[0] == 0
+    with pytest.raises(KeyRetired, match="third was retired"):
+        await keys_command("rotate", master_keys=(third, NEW))
+
+
+async def test_l3_itself_refuses_a_retired_master_key(settings: Settings) -> None:
+    """Whatever program writes the row; and a server that may write rows may not remove them."""
+    async with keys_of(settings) as rows, connected(settings.postgres_url) as sql:
+        await add_keys(rows, 1)
+        await rows.retire(["old"], first="new")
+        for statement in (
+            "INSERT INTO holdfast.data_keys (id, master_id, wrapped) VALUES ('x', 'old', 'x')",
+            "UPDATE holdfast.data_keys SET wrapped = 'x'",
+            "SET session_replication_role = replica; UPDATE holdfast.data_keys SET wrapped = 'x'",
+        ):
+            with pytest.raises(Exception, match="the master key old is retired"):
+                await sql.execute(statement)
+
+
+async def test_a_setting_that_is_none_is_told_without_it(settings: Settings, keys_command: Any) -> None:
+    """A key in an error would be in a log."""
+    with pytest.raises(SettingsError, match="number 1") as caught:
+        await keys_command("list", master_keys=(OLD[:-2],))
+    assert OLD[4:12] not in str(caught.value)
+    assert msgspec.structs.replace(settings, master_keys=(OLD,)).master_keys == (OLD,)
