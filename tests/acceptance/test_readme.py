@@ -120,7 +120,7 @@ asyncio.run(main())
 
 def test_the_page_of_run_contexts(servers: Running, postgres_url: str) -> None:
     """A run's life over two servers, in under 60 lines, prints what the page says."""
-    (code,) = blocks("docs/run-contexts.md")
+    code, _ = blocks("docs/run-contexts.md")
     assert len(code.splitlines()) < 60
     program = f"""
 {code}
@@ -137,6 +137,24 @@ asyncio.run(main())
     assert lines[1] == "completed valve 2 ['look', 'confirm']"
     assert lines[-2].startswith("['culprit'] Changed(before='running', after='completed')")
     assert lines[-1] == "0 snapshots were not needed any more"
+
+
+def test_the_page_of_run_contexts_tells_of_secrets(servers: Running, postgres_url: str) -> None:
+    """With a key that was made as it says, and from the environment."""
+    _, code = blocks("docs/run-contexts.md")
+    program = f"""
+{code}
+import asyncio, os
+from holdfast.sensitivity.master_keys import MASTER_KEY_BYTES, master_key_line
+os.environ["HOLDFAST_MASTER_KEYS"] = master_key_line("m1", os.urandom(MASTER_KEY_BYTES))
+async def main():
+    async with holdfast.connect() as state:
+        print(await send(state, "hush"))
+asyncio.run(main())
+"""
+    lines = run(program, servers, postgres_url).splitlines()
+    assert lines[0] == "4"
+    assert re.fullmatch(r"Sealed\(key [0-9a-f]{16}, \d+ bytes\)", lines[1])
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

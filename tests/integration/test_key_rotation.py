@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -21,11 +23,13 @@ from fix_write_behind import quick
 from holdfast import Settings, SettingsError
 from holdfast.adapters import connection_pool
 from holdfast.errors import KeyRetired
+from holdfast.kinds import BUILT_IN
 from holdfast.node import OpenStore
 from holdfast.sensitivity.data_keys import DataKey
 from holdfast.sensitivity.key_ring import wrapped_row
 from holdfast.sensitivity.master_keys import MasterKeys, master_key_line
 from holdfast.sensitivity.rotating import rotate
+from holdfast.tiers import l3_migrations
 from holdfast.tiers.l3_keys import PostgresKeys
 
 MORE_KEYS = 40
@@ -196,6 +200,27 @@ async def test_l3_itself_refuses_a_retired_master_key(settings: Settings) -> Non
         ):
             with pytest.raises(Exception, match="the master key old is retired"):
                 await sql.execute(statement)
+
+
+async def test_who_could_run_a_server_can_use_keys(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the migration; but remove none: what it has sealed could not be opened any more."""
+    role, all_ = f"role_{uuid.uuid4().hex}", l3_migrations.migrations()
+    async with connected(settings.postgres_url) as sql:
+        await sql.execute("DROP SCHEMA holdfast CASCADE")
+        with monkeypatch.context() as past:
+            past.setattr(l3_migrations, "migrations", lambda: all_[:7])
+            await l3_migrations.migrate(sql, BUILT_IN)
+        await sql.execute(f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA holdfast TO {role}")
+        await sql.execute(f"GRANT INSERT ON holdfast.generations TO {role}")
+        assert (await l3_migrations.migrate(sql, BUILT_IN))[0] == "0008_keys.sql"
+        await sql.execute(f"SET ROLE {role}")
+        await sql.execute("INSERT INTO holdfast.data_keys (id, master_id, wrapped) VALUES ('x', 'old', 'x')")
+        await sql.execute("SELECT holdfast.retire_master_keys(ARRAY['old'], 'new')")
+        await sql.execute("UPDATE holdfast.data_keys SET master_id = 'new'")
+        for statement in ("DELETE FROM holdfast.data_keys", "TRUNCATE holdfast.master_keys"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await sql.execute(statement)
+        await sql.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 async def test_a_setting_that_is_none_is_told_without_it(settings: Settings, keys_command: Any) -> None:

@@ -22,6 +22,7 @@ from holdfast.errors import (
     HoldfastError,
     InvalidDocument,
     InvalidKey,
+    KeyRetired,
     LimitExceeded,
     NotFound,
     OutcomeUnknown,
@@ -121,6 +122,7 @@ MADE: dict[type[HoldfastError], Callable[[Any], HoldfastError]] = {
     ReadOnlyVariable: lambda error: error("run1", "budget"),
     LimitExceeded: lambda error: error("run1", "variables", value=11, allowed=10, setting="run_variables_max"),
     ContextCorrupt: lambda error: error("run1", ("run1/00000000.base",)),
+    KeyRetired: lambda error: error("m1"),
 }
 
 

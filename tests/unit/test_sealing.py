@@ -11,7 +11,7 @@ from fix_secrets import entropy
 from holdfast.documents import Sealed, freeze
 from holdfast.documents.sealed import SEALED_BYTES_MAX
 from holdfast.errors import DocumentTooDeep, DocumentTooLarge, InvalidDocument, KeyMissing, SealBroken
-from holdfast.sensitivity import sealing
+from holdfast.sensitivity import known_keys, sealing
 from holdfast.sensitivity.data_keys import DERIVED_MAX, DataKey
 from holdfast.sensitivity.known_keys import KnownKeys, Sealer
 from holdfast.sensitivity.sealing import VALUE_BYTES_MAX, Place, open_sealed, seal
@@ -153,6 +153,9 @@ def test_a_key_that_is_not_known_is_named() -> None:
     keys.learn(KEY)
     assert keys.open(sealed(), PLACE) == "hush"
     assert keys.unknown(["k1", "k3", "k2", "k3"]) == ["k3"]
+    for number in range(known_keys.UNREADABLE_MAX + 1):
+        keys.note_unreadable(f"u{number}", "whatever a document names")
+    assert len(keys._unreadable) == known_keys.UNREADABLE_MAX
 
 
 def test_no_text_has_a_key() -> None:

@@ -322,6 +322,12 @@ def test_without_sealing_secrets_are_everywhere(monkeypatch: pytest.MonkeyPatch)
     assert sum(MARK in told for told in told_of(context)) >= 8
 
 
+def test_what_can_change_is_masked_as_it_was_sealed() -> None:
+    """A set, or a mapping of another class, is what it becomes when it is frozen."""
+    context = with_secret([{f"{MARK}-1"}, bytearray(f"{MARK}-2".encode())])
+    assert context.masked(f"{MARK}-1 and {MARK}-2") == "*** and ***"
+
+
 def test_a_fork_moves_all_of_a_state() -> None:
     """Each variable is sealed for the new run; others are shared."""
     context = with_secret()

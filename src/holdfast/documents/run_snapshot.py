@@ -27,7 +27,7 @@ class ContextVariable(Part, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         key: its name, also its key in `RunContextSnapshot.variables`.
-        value: a free value.
+        value: a free value; of one that is `secret` or `pii` it is `Sealed`.
         source: a `VariableSource`.
         timestamp: of its last change.
         clock: of its last change: a hybrid logical clock as text, in whose order writes are ordered; empty: none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from holdfast.documents import FreeValue
+from holdfast.documents import FreeValue, freeze
 from holdfast.documents.sealed import NONCE_BYTES, SALT_BYTES, Sealed
 from holdfast.errors import KeyMissing
 from holdfast.sensitivity.data_keys import DataKey
@@ -15,6 +15,9 @@ from holdfast.sensitivity.sealing import Place, open_sealed, seal
 
 SEALS_MAX: Final = 1 << 30
 """Under one derived key: random nonces of 96 bits then meet with a probability of 2**-37."""
+
+UNREADABLE_MAX: Final = 1_000
+"""Keys of which it is remembered why they are not known; documents may name any."""
 
 
 class Sealer:
@@ -67,6 +70,8 @@ class KnownKeys:
     def note_unreadable(self, key_id: str, reason: str) -> None:
         """Why the key of this id is not known, for who asks for it."""
         self._unreadable[key_id] = reason
+        if len(self._unreadable) > UNREADABLE_MAX:
+            del self._unreadable[next(iter(self._unreadable))]
 
     def unknown(self, key_ids: Iterable[str]) -> list[str]:
         """Those of some ids whose keys are not known."""
@@ -82,7 +87,7 @@ class KnownKeys:
         if self.sealer is None:
             raise no_master_key()
         sealed = self.sealer.seal(value, place)
-        self._mask.note(value)
+        self._mask.note(freeze(value))
         return sealed
 
     def open(self, sealed: Sealed, place: Place) -> FreeValue:

@@ -6,8 +6,9 @@ What user code does with an opened value is its own; but what it raises may quot
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from holdfast.documents import FreeValue
@@ -21,6 +22,9 @@ PIECES_MAX: Final = 10_000
 """That are known at once; those met longest ago make room."""
 TEXT_CHARACTERS_MAX: Final = 16_384
 """What is behind is cut off: a text is looked through once for each piece."""
+
+_ALWAYS_THE_SAME: Final = re.compile(r"[ !#-&(-\[\]-~]*")
+"""What is quoted as it is: printable ASCII without quotes and backslashes."""
 
 
 class Mask:
@@ -78,10 +82,15 @@ def _texts(value: FreeValue) -> Iterator[str]:
         yield repr(value)
 
 
+def _written(text: str) -> Iterable[str]:
+    """The text in all ways that it is written in."""
+    quoted = (repr(text), ascii(text), json.dumps(text), json.dumps(text, ensure_ascii=False))
+    return dict.fromkeys((text, *(each[1:-1] for each in quoted)))
+
+
 def _pieces(text: str) -> Iterator[str]:
     """The text as it is, and as Python and JSON quote it, in pieces."""
-    quoted = (repr(text), ascii(text), json.dumps(text), json.dumps(text, ensure_ascii=False))
-    for written in dict.fromkeys((text, *(each[1:-1] for each in quoted))):
+    for written in (text,) if _ALWAYS_THE_SAME.fullmatch(text) else _written(text):
         for start in range(0, len(written), PIECE_CHARACTERS):
             piece = written[start : start + PIECE_CHARACTERS]
             if len(piece) >= CHARACTERS_MIN:
