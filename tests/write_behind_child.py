@@ -79,7 +79,21 @@ class RunOn(msgspec.Struct, tag=True):
     run: str
 
 
-Order = Write | Count | Dirty | RunOn
+class Hide(msgspec.Struct, tag=True):
+    """Begin a run with these secret variables, v0 and so on, kept in the journal one by one; then wait to be killed.
+
+    Attributes:
+        file: gets a line for each that is kept.
+        marker: a public one, written beside each.
+    """
+
+    file: str
+    run: str
+    secrets: list[str]
+    marker: str
+
+
+Order = Write | Count | Dirty | RunOn | Hide
 
 
 class Ledger:
@@ -164,6 +178,17 @@ async def run_on(state: OpenStore, order: RunOn) -> None:
             os.write(ledger._file, f"committed {number}\n".encode())
 
 
+async def hide(state: OpenStore, order: Hide) -> None:
+    run, ledger = await state.runs.begin("hide", run_id=order.run), Ledger(order.file)
+    for number, secret in enumerate(order.secrets):
+        run.context.set(f"v{number}", secret, sensitivity="secret")
+        run.context["marker"] = order.marker
+        receipt = await run.save(Durability.JOURNALED)
+        assert receipt is not None
+        ledger.add(order.run, str(number), Durability.JOURNALED, receipt.durability, number)
+    await asyncio.Event().wait()
+
+
 async def follow(state: OpenStore) -> None:
     """Follow orders until the input ends."""
     reader = asyncio.StreamReader()
@@ -178,6 +203,8 @@ async def follow(state: OpenStore) -> None:
                 await dirty(state, order)
             case RunOn() as order:
                 await run_on(state, order)
+            case Hide() as order:
+                await hide(state, order)
         say("done")
 
 
