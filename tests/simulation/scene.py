@@ -13,7 +13,7 @@ from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.kinds import BUILT_IN, Caching, Kind
 from holdfast.protocols import Change
-from holdfast.testing import MemoryCache, MemoryFeed, MemoryJournalBase, MemoryRuns, MemoryStorage
+from holdfast.testing import MemoryCache, MemoryFeed, MemoryJournalBase, MemoryKeys, MemoryRuns, MemoryStorage
 from holdfast.testing.door import connect_flows
 from holdfast.testing.simulation import World
 from holdfast.testing.slow_cache import SlowCache, SlowFences
@@ -123,7 +123,7 @@ class Server:
         self.l2 = SlowCache(scene.l2, scene.make_l2, world, late_seconds=2.5 * FENCE_SECONDS, **late)
         self.fences = SlowFences(scene.l2, world, late_seconds=2.0, **late)
         self._journals = MemoryJournalBase(scene.l3, world)  # nothing is written behind in these worlds
-        self._runs = MemoryRuns(scene.l3, world)
+        self._runs, self._keys = MemoryRuns(scene.l3, world), MemoryKeys(scene.l3)
 
     async def start(self, stack: AsyncExitStack, settings: Settings) -> None:
         """Connect."""
@@ -136,6 +136,7 @@ class Server:
                 relay=(self.relay_feed, self.fences),
                 journals=self._journals,
                 runs=self._runs,
+                key_rows=self._keys,
                 clock=self._world,
                 settings=settings,
                 window_seconds=WINDOW_SECONDS,

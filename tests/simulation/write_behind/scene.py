@@ -12,7 +12,7 @@ from holdfast.collection import Collection
 from holdfast.flows import Flows
 from holdfast.kinds import BUILT_IN, Kind
 from holdfast.protocols import Change, Isolation
-from holdfast.testing import JournalHub, MemoryFeed, MemoryJournalBase, MemoryRuns, MemoryStorage
+from holdfast.testing import JournalHub, MemoryFeed, MemoryJournalBase, MemoryKeys, MemoryRuns, MemoryStorage
 from holdfast.testing.door import connect_flows
 from holdfast.testing.simulated_process import SimulatedProcess, begun_outside, outside
 from holdfast.testing.simulation import World
@@ -205,6 +205,7 @@ class Server:
                 self._scene.world,
                 dead_after_seconds=self._scene.settings.write_behind_takeover_seconds,
             ),
+            key_rows=MemoryKeys(self._scene.l3),
             clock=self._scene.world,
             settings=self._scene.settings,
             seed=self._scene.world.random.getrandbits(32),
