@@ -80,6 +80,7 @@ class RunOn(msgspec.Struct, tag=True):
     run: str
 
 
+<<<<<<< HEAD
 class MergeOn(msgspec.Struct, tag=True):
     """Begin a run with runs below it, end these one after the other, and merge each.
 
@@ -87,14 +88,30 @@ class MergeOn(msgspec.Struct, tag=True):
         file: gets a line for each that was merged and kept.
         run: the id of the run above; those of the others are that, a dot and a number.
         children: how many.
+=======
+class Hide(msgspec.Struct, tag=True):
+    """Begin a run with these secret variables, v0 and so on, kept in the journal one by one; then wait to be killed.
+
+    Attributes:
+        file: gets a line for each that is kept.
+        marker: a public one, written beside each.
+>>>>>>> i7-secrets
     """
 
     file: str
     run: str
+<<<<<<< HEAD
     children: int
 
 
 Order = Write | Count | Dirty | RunOn | MergeOn
+=======
+    secrets: list[str]
+    marker: str
+
+
+Order = Write | Count | Dirty | RunOn | Hide
+>>>>>>> i7-secrets
 
 
 class Ledger:
@@ -179,6 +196,7 @@ async def run_on(state: OpenStore, order: RunOn) -> None:
             os.write(ledger._file, f"committed {number}\n".encode())
 
 
+<<<<<<< HEAD
 def write_exports(run: ActiveRun) -> None:
     """What each child leaves its parent: a variable that all write, and one of its own."""
     for key in ("last", run.id):
@@ -197,6 +215,17 @@ async def merge_on(state: OpenStore, order: MergeOn) -> None:
         await child.complete()
         await parent.merge_children()
         ledger.add(order.run, child.id, Durability.JOURNALED, Durability.JOURNALED, 0)
+=======
+async def hide(state: OpenStore, order: Hide) -> None:
+    run, ledger = await state.runs.begin("hide", run_id=order.run), Ledger(order.file)
+    for number, secret in enumerate(order.secrets):
+        run.context.set(f"v{number}", secret, sensitivity="secret")
+        run.context["marker"] = order.marker
+        receipt = await run.save(Durability.JOURNALED)
+        assert receipt is not None
+        ledger.add(order.run, str(number), Durability.JOURNALED, receipt.durability, number)
+    await asyncio.Event().wait()
+>>>>>>> i7-secrets
 
 
 async def follow(state: OpenStore) -> None:
@@ -213,8 +242,13 @@ async def follow(state: OpenStore) -> None:
                 await dirty(state, order)
             case RunOn() as order:
                 await run_on(state, order)
+<<<<<<< HEAD
             case MergeOn() as order:
                 await merge_on(state, order)
+=======
+            case Hide() as order:
+                await hide(state, order)
+>>>>>>> i7-secrets
         say("done")
 
 
