@@ -80,7 +80,6 @@ class RunOn(msgspec.Struct, tag=True):
     run: str
 
 
-<<<<<<< HEAD
 class MergeOn(msgspec.Struct, tag=True):
     """Begin a run with runs below it, end these one after the other, and merge each.
 
@@ -88,30 +87,28 @@ class MergeOn(msgspec.Struct, tag=True):
         file: gets a line for each that was merged and kept.
         run: the id of the run above; those of the others are that, a dot and a number.
         children: how many.
-=======
+    """
+
+    file: str
+    run: str
+    children: int
+
+
 class Hide(msgspec.Struct, tag=True):
     """Begin a run with these secret variables, v0 and so on, kept in the journal one by one; then wait to be killed.
 
     Attributes:
         file: gets a line for each that is kept.
         marker: a public one, written beside each.
->>>>>>> i7-secrets
     """
 
     file: str
     run: str
-<<<<<<< HEAD
-    children: int
-
-
-Order = Write | Count | Dirty | RunOn | MergeOn
-=======
     secrets: list[str]
     marker: str
 
 
-Order = Write | Count | Dirty | RunOn | Hide
->>>>>>> i7-secrets
+Order = Write | Count | Dirty | RunOn | MergeOn | Hide
 
 
 class Ledger:
@@ -196,12 +193,22 @@ async def run_on(state: OpenStore, order: RunOn) -> None:
             os.write(ledger._file, f"committed {number}\n".encode())
 
 
-<<<<<<< HEAD
 def write_exports(run: ActiveRun) -> None:
     """What each child leaves its parent: a variable that all write, and one of its own."""
     for key in ("last", run.id):
         run.context[key] = run.id
         run.context.mark_for_export(key, "parent_context")
+
+
+async def hide(state: OpenStore, order: Hide) -> None:
+    run, ledger = await state.runs.begin("hide", run_id=order.run), Ledger(order.file)
+    for number, secret in enumerate(order.secrets):
+        run.context.set(f"v{number}", secret, sensitivity="secret")
+        run.context["marker"] = order.marker
+        receipt = await run.save(Durability.JOURNALED)
+        assert receipt is not None
+        ledger.add(order.run, str(number), Durability.JOURNALED, receipt.durability, number)
+    await asyncio.Event().wait()
 
 
 async def merge_on(state: OpenStore, order: MergeOn) -> None:
@@ -215,17 +222,6 @@ async def merge_on(state: OpenStore, order: MergeOn) -> None:
         await child.complete()
         await parent.merge_children()
         ledger.add(order.run, child.id, Durability.JOURNALED, Durability.JOURNALED, 0)
-=======
-async def hide(state: OpenStore, order: Hide) -> None:
-    run, ledger = await state.runs.begin("hide", run_id=order.run), Ledger(order.file)
-    for number, secret in enumerate(order.secrets):
-        run.context.set(f"v{number}", secret, sensitivity="secret")
-        run.context["marker"] = order.marker
-        receipt = await run.save(Durability.JOURNALED)
-        assert receipt is not None
-        ledger.add(order.run, str(number), Durability.JOURNALED, receipt.durability, number)
-    await asyncio.Event().wait()
->>>>>>> i7-secrets
 
 
 async def follow(state: OpenStore) -> None:
@@ -242,13 +238,10 @@ async def follow(state: OpenStore) -> None:
                 await dirty(state, order)
             case RunOn() as order:
                 await run_on(state, order)
-<<<<<<< HEAD
-            case MergeOn() as order:
-                await merge_on(state, order)
-=======
             case Hide() as order:
                 await hide(state, order)
->>>>>>> i7-secrets
+            case MergeOn() as order:
+                await merge_on(state, order)
         say("done")
 
 
