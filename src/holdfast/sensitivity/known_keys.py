@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from holdfast.documents import FreeValue, freeze
@@ -66,6 +66,10 @@ class KnownKeys:
         """Open with this one too."""
         self._keys[key.id] = key
         self._unreadable.pop(key.id, None)
+
+    def known(self) -> Sequence[DataKey]:
+        """All that are known."""
+        return list(self._keys.values())
 
     def note_unreadable(self, key_id: str, reason: str) -> None:
         """Why the key of this id is not known, for who asks for it."""
