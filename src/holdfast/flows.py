@@ -46,6 +46,7 @@ from holdfast.run_context.secrets import protected
 from holdfast.scopes import Scopes
 from holdfast.scopes.elsewhere import Elsewhere
 from holdfast.scopes.session import Session
+from holdfast.sensitivity.key_keeper import KeyKeeper
 from holdfast.sensitivity.key_ring import KeyRing
 from holdfast.sensitivity.master_keys import MasterKeys
 from holdfast.settings import Settings
@@ -100,6 +101,8 @@ class Flows:
         self.feed = ChangeFeed(given.feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
         self.partitions = Partitions(given.runs, settings.run_snapshot_months, self.counters.partitions, given.sleep)
         self.keys = KeyRing(given.key_rows, MasterKeys.read(settings.master_keys), given.entropy)
+        self.key_keeper = KeyKeeper(self.keys, given.sleep)
+        self.feed.on_applied(lambda _, poll: self.key_keeper.look() if poll.reset is not None else None)
 
     def _make_reading(self) -> None:
         given = self._given
@@ -370,6 +373,7 @@ class Flows:
         self.partitions.start()
         self.review_sweeper.start()
         self.deliveries.start()
+        self.key_keeper.start()
         await self.bus.start()
 
     async def stop(self) -> None:
@@ -389,6 +393,7 @@ class Flows:
             ends.push_async_callback(self.partitions.stop)
             ends.push_async_callback(self.review_sweeper.stop)
             ends.push_async_callback(self.deliveries.stop)
+            ends.push_async_callback(self.key_keeper.stop)
             ends.callback(self.watching.close)
             ends.push_async_callback(self.verifier.stop)
             ends.push_async_callback(self.bus.stop)  # its handlers may use all the rest

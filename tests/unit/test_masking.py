@@ -91,11 +91,21 @@ def test_what_is_kept_is_bounded() -> None:
     assert repr(mask) == f"Mask({PIECES_MAX} pieces)"
 
 
-def test_a_secret_within_another_is_not_found_first() -> None:
-    """Mutant: in the order they were met, what is around the inner one would stay."""
+def test_secrets_that_overlap_leave_nothing_of_each_other() -> None:
+    """Whichever is met first, and however one lies in the other."""
+    for order in (1, -1):
+        mask = Mask()
+        for each in ("hush-A1", "A1-token", "word", "password-in", "word-i")[::order]:
+            mask.note(each)
+        assert mask.masked("<hush-A1-token> password-in word word-in") == f"<{MASKED}> {MASKED} {MASKED} {MASKED}n"
+
+
+def test_without_the_longest_first_an_end_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: the shortest of those that begin alike."""
+    by_beginning = Mask._by_beginning
+    monkeypatch.setattr(
+        Mask, "_by_beginning", lambda mask: {name: each[::-1] for name, each in by_beginning(mask).items()}
+    )
     mask = Mask()
-    mask.note("word")
-    mask.note("password")
-    assert mask.masked("a password") == f"a {MASKED}"
-    mask._longest_first = list(mask._pieces)
-    assert mask.masked("a password") == f"a pass{MASKED}"
+    mask.note(["password", "password-in"])
+    assert mask.masked("a password-in") == f"a {MASKED}-in"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -15,6 +16,7 @@ from holdfast import Delivery
 from holdfast.documents import ContextChange, Run, Sealed
 from holdfast.errors import InvalidDocument, KeyMissing, SealBroken, TierUnavailable
 from holdfast.run_context.secrets import opened
+from holdfast.sensitivity.key_keeper import RETRY_SECONDS, KeyKeeper
 from holdfast.sensitivity.known_keys import KnownKeys
 
 MARK = "qzvxwj"
@@ -157,6 +159,69 @@ async def test_errors_of_steps_and_runs_are_masked() -> None:
         assert (at.row().error, at.row("child").error) == ("ValueError: no ***", "denied: ***")
         assert child.context.steps["one"].error == "KeyError: '***'"
         assert MARK.encode() not in kept(at)
+
+
+async def lost_keys(at: Any) -> str:
+    """L3 loses its data keys as by a restore of an older copy; returns the id of the one that was sealed with."""
+    run = await at.a.begin("search", secrets={"token": f"{MARK}-1"}, run_id=RUN)
+    key_id: str = run.context.variable("token").value.key_id
+    at.l3.log.marks = at.l3.log.marks._replace(data_keys={}, masters={})
+    at.l3.crash()
+    return key_id
+
+
+async def test_a_key_that_l3_has_lost_is_given_back() -> None:
+    """By a server that has it: what it seals from then on can be opened by others, also when it is gone."""
+    async with hall("a", master_keys=(OLD,)) as at:
+        key_id = await lost_keys(at)
+
+        async def given_back() -> bool:
+            return key_id in at.l3.log.marks.data_keys
+
+        await until(given_back)
+        run = await at.a.begin("search", secrets={"token": f"{MARK}-2"}, run_id="r2")
+        await run.release()
+        async with at.server("b"):
+            assert (await at.b.resume("r2")).context["token"] == f"{MARK}-2"
+
+
+async def test_without_giving_back_secrets_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: nobody looks after a new incarnation. A server that starts then cannot open what is sealed."""
+    monkeypatch.setattr(KeyKeeper, "look", lambda _: None)
+    async with hall("a", master_keys=(OLD,)) as at:
+        key_id = await lost_keys(at)
+        run = await at.a.begin("search", secrets={"token": f"{MARK}-2"}, run_id="r2")
+        await run.release()
+        async with at.server("b"):
+            resumed = await at.b.resume("r2")
+            with pytest.raises(KeyMissing, match=f"data key {key_id} is not in L3"):
+                _ = resumed.context["token"]
+
+
+async def test_giving_back_is_tried_again() -> None:
+    """A fault of L3, or of this package, does not end the loop."""
+    async with hall("a", master_keys=(OLD,)) as at:
+        flows = at.servers["a"]
+        faults, naps = [TierUnavailable("not now"), OSError("a fault of ours")], list[float]()
+        give_back, asked = flows.keys.give_back, asyncio.Event()
+
+        async def faulty() -> int:
+            if faults:
+                raise faults.pop(0)
+            asked.set()
+            return await give_back()
+
+        async def nap(seconds: float) -> None:
+            naps.append(seconds)
+
+        flows.keys.give_back = faulty  # type: ignore[method-assign]
+        flows.key_keeper._sleep = nap
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        flows.key_keeper.look()
+        await asyncio.wait_for(asked.wait(), 30)
+        assert naps == [RETRY_SECONDS] * 2
+        await flows.key_keeper.stop()
+        await flows.key_keeper.stop()
 
 
 async def test_what_a_handler_raises_is_masked(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from holdfast.errors import DocumentTooDeep, DocumentTooLarge, InvalidDocument, 
 from holdfast.sensitivity import known_keys, sealing
 from holdfast.sensitivity.data_keys import DERIVED_MAX, DataKey
 from holdfast.sensitivity.known_keys import KnownKeys, Sealer
-from holdfast.sensitivity.sealing import VALUE_BYTES_MAX, Place, open_sealed, seal
+from holdfast.sensitivity.sealing import VALUE_BYTES_MAX, Place, plain_bytes, seal, unseal, value_in
 from unit.test_documents_tagging import exactly, free_values
 
 PLACE = Place("run", "r1", "token", "0197.0000.n1")
@@ -24,12 +25,12 @@ SALT, NONCE = b"s" * 16, b"n" * 12
 
 def sealed(value: Any = "hush", place: Place = PLACE) -> Sealed:
     """A value in its place."""
-    return seal(value, place, KEY, SALT, NONCE)
+    return seal(plain_bytes(value, place), place, KEY, SALT, NONCE)
 
 
 def opened(what: Sealed, place: Place = PLACE) -> Any:
     """What is in it."""
-    return open_sealed(what, place, {"k1": KEY}.__getitem__)
+    return value_in(unseal(what, place, {"k1": KEY}.__getitem__), place)
 
 
 @given(free_values)
@@ -89,7 +90,8 @@ def test_a_later_format_is_named() -> None:
 
 def test_another_salt_is_another_key() -> None:
     """So servers that share a data key do not share nonces."""
-    one, other = (seal("hush", PLACE, KEY, salt * 16, NONCE) for salt in (b"a", b"b"))
+    plain = plain_bytes("hush", PLACE)
+    one, other = (seal(plain, PLACE, KEY, salt * 16, NONCE) for salt in (b"a", b"b"))
     assert one.ciphertext != other.ciphertext
     assert opened(one) == opened(other) == "hush"
     for number in range(DERIVED_MAX + 10):
@@ -120,14 +122,14 @@ def test_what_cannot_be_stored_is_refused_without_a_word_of_it() -> None:
 def test_the_largest_value_fits() -> None:
     """With the longest id of a key."""
     value = "x" * (VALUE_BYTES_MAX - len('{"__version":1,"value":""}'))
-    largest = seal(value, PLACE, DataKey("k" * 64, b"d" * 32), SALT, NONCE)
+    largest = seal(plain_bytes(value, PLACE), PLACE, DataKey("k" * 64, b"d" * 32), SALT, NONCE)
     assert len(largest.content) == SEALED_BYTES_MAX
 
 
 def test_no_salt_seals_too_many() -> None:
     """Each is drawn anew before its nonces could meet, and nonces are never drawn from anything but chance."""
     sealer = Sealer(KEY, entropy(), seals_max=3)
-    done = [sealer.seal("hush", PLACE) for _ in range(8)]
+    done = [sealer.seal(b"hush", PLACE) for _ in range(8)]
     assert [done[0].salt] * 3 + [done[3].salt] * 3 + [done[6].salt] * 2 == [each.salt for each in done]
     assert len({each.salt for each in done}) == 3
     assert len({each.nonce for each in done}) == 8
@@ -136,7 +138,12 @@ def test_no_salt_seals_too_many() -> None:
 def test_without_keys_nothing_is_sealed_or_opened() -> None:
     """The error names the setting, and how to get a key."""
     keys = KnownKeys()
-    for attempt in (lambda: keys.seal("hush", PLACE), lambda: keys.open(sealed(), PLACE)):
+    attempts: list[Callable[[], object]] = [
+        lambda: keys.seal("hush", PLACE),
+        lambda: keys.open(sealed(), PLACE),
+        lambda: keys.move(sealed(), PLACE, PLACE),
+    ]
+    for attempt in attempts:
         with pytest.raises(KeyMissing, match="master_keys; `holdfast keys new` makes one"):
             attempt()
 

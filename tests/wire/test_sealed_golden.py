@@ -8,7 +8,7 @@ from holdfast.documents import ContextVariable, Run, Sealed, decode, encode
 from holdfast.documents.run import ContextChange
 from holdfast.sensitivity.data_keys import DataKey
 from holdfast.sensitivity.master_keys import MasterKeys, master_key_line
-from holdfast.sensitivity.sealing import Place, open_sealed, seal
+from holdfast.sensitivity.sealing import Place, plain_bytes, seal, unseal, value_in
 
 KEY = DataKey("00112233aabbccdd", bytes(range(32)))
 PLACE = Place("run", "run1", "token", "0197.0000.n1")
@@ -37,8 +37,8 @@ WRAPPED = (
 
 def test_a_value_is_sealed_in_these_bytes() -> None:
     """Format, key id, salt, nonce, ciphertext; and they are opened to the value."""
-    assert seal(VALUE, PLACE, KEY, SALT, NONCE).content.hex() == SEALED
-    assert open_sealed(Sealed(bytes.fromhex(SEALED)), PLACE, lambda _: KEY) == VALUE
+    assert seal(plain_bytes(VALUE, PLACE), PLACE, KEY, SALT, NONCE).content.hex() == SEALED
+    assert value_in(unseal(Sealed(bytes.fromhex(SEALED)), PLACE, lambda _: KEY), PLACE) == VALUE
 
 
 def test_a_secret_variable_is_stored_in_these_bytes() -> None:

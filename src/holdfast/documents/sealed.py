@@ -74,7 +74,7 @@ class Sealed:
 
     @property
     def ciphertext(self) -> bytes:
-        """The value and its place, encrypted and authenticated."""
+        """The value, encrypted, with what authenticates it, its header and its place."""
         return self.content[self._ciphertext_at :]
 
     @property

@@ -41,7 +41,7 @@ def protected(variable: ContextVariable, run_id: str, keys: KnownKeys) -> Contex
         )
     if not is_secret(variable.sensitivity):
         return variable
-    return _sealed(variable, variable.value, run_id, keys)
+    return msgspec.structs.replace(variable, value=keys.seal(variable.value, _place(variable, run_id)))
 
 
 def opened(variable: ContextVariable, run_id: str, keys: KnownKeys) -> FreeValue:
@@ -54,14 +54,15 @@ def opened(variable: ContextVariable, run_id: str, keys: KnownKeys) -> FreeValue
     value = variable.value
     if type(value) is not Sealed:
         return value
-    return keys.open(value, place_of(run_id, variable.key, variable.clock))
+    return keys.open(value, _place(variable, run_id))
 
 
 def moved(variable: ContextVariable, from_run_id: str, run_id: str, keys: KnownKeys) -> ContextVariable:
     """A variable of one run as another may hold it: sealed for that one, if it is sealed. Raises as `opened`."""
     if type(variable.value) is not Sealed or run_id == from_run_id:
         return variable
-    return _sealed(variable, opened(variable, from_run_id, keys), run_id, keys)
+    sealed = keys.move(variable.value, _place(variable, from_run_id), _place(variable, run_id))
+    return msgspec.structs.replace(variable, value=sealed)
 
 
 def moved_state(state: ContextState, from_run_id: str, run_id: str, keys: KnownKeys) -> ContextState:
@@ -77,6 +78,5 @@ def key_ids(variables: Iterable[ContextVariable]) -> Iterator[str]:
             yield variable.value.key_id
 
 
-def _sealed(variable: ContextVariable, value: FreeValue, run_id: str, keys: KnownKeys) -> ContextVariable:
-    sealed = keys.seal(value, place_of(run_id, variable.key, variable.clock))
-    return msgspec.structs.replace(variable, value=sealed)
+def _place(variable: ContextVariable, run_id: str) -> Place:
+    return place_of(run_id, variable.key, variable.clock)

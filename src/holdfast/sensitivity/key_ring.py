@@ -62,6 +62,25 @@ class KeyRing:
             for key_id in wanted:
                 self._take(key_id, found.get(key_id))
 
+    async def give_back(self) -> int:
+        """Add those of the keys known here that L3 lacks; returns how many.
+
+        Raises:
+            KeyRetired: the first master key is retired.
+            TierError: L3 did not take them, or cannot tell.
+        """
+        keys = {key.id: key for key in self.known.known()}
+        given_back, ids = 0, list(keys)
+        for start in range(0, len(ids), DATA_KEYS_LISTED_MAX):
+            wanted = ids[start : start + DATA_KEYS_LISTED_MAX]
+            found = await self._rows.find(wanted)
+            for key_id in wanted:
+                if key_id not in found:
+                    await self._rows.add(wrapped_row(keys[key_id], self._masters, self._entropy))
+                    logger.warning("data key %s was given back to L3, which had lost it", key_id)
+                    given_back += 1
+        return given_back
+
     def _take(self, key_id: str, row: DataKeyRow | None) -> None:
         if row is None:
             self.known.note_unreadable(key_id, f"data key {key_id} is not in L3: what it sealed cannot be opened")

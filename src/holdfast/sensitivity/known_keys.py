@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from holdfast.documents import FreeValue, freeze
@@ -11,7 +11,7 @@ from holdfast.errors import KeyMissing
 from holdfast.sensitivity.data_keys import DataKey
 from holdfast.sensitivity.masking import Mask
 from holdfast.sensitivity.master_keys import SETTING, no_master_key
-from holdfast.sensitivity.sealing import Place, open_sealed, seal
+from holdfast.sensitivity.sealing import Place, plain_bytes, seal, unseal, value_in
 
 SEALS_MAX: Final = 1 << 30
 """Under one derived key: random nonces of 96 bits then meet with a probability of 2**-37."""
@@ -36,12 +36,12 @@ class Sealer:
         self._left = 0
         self._salt = b""
 
-    def seal(self, value: FreeValue, place: Place) -> Sealed:
-        """Seal a value; raises as `sealing.seal`."""
+    def seal(self, plain: bytes, place: Place) -> Sealed:
+        """Seal the bytes of a value for its place."""
         if not self._left:
             self._salt, self._left = self._entropy(SALT_BYTES), self._seals_max
         self._left -= 1
-        return seal(value, place, self._key, self._salt, self._entropy(NONCE_BYTES))
+        return seal(plain, place, self._key, self._salt, self._entropy(NONCE_BYTES))
 
 
 class KnownKeys:
@@ -67,6 +67,10 @@ class KnownKeys:
         self._keys[key.id] = key
         self._unreadable.pop(key.id, None)
 
+    def known(self) -> Sequence[DataKey]:
+        """All that are known."""
+        return list(self._keys.values())
+
     def note_unreadable(self, key_id: str, reason: str) -> None:
         """Why the key of this id is not known, for who asks for it."""
         self._unreadable[key_id] = reason
@@ -84,9 +88,7 @@ class KnownKeys:
             KeyMissing: there is no master key.
             InvalidDocument: it cannot be stored, or is too large.
         """
-        if self.sealer is None:
-            raise no_master_key()
-        sealed = self.sealer.seal(value, place)
+        sealed = self._sealing().seal(plain_bytes(value, place), place)
         self._mask.note(freeze(value))
         return sealed
 
@@ -97,13 +99,22 @@ class KnownKeys:
             KeyMissing: its data key is not known here.
             SealBroken: it was sealed for another place, or was changed.
         """
-        value = open_sealed(sealed, place, self._key_of)
+        value = value_in(unseal(sealed, place, self._key_of), place)
         self._mask.note(value)
         return value
+
+    def move(self, sealed: Sealed, place: Place, to: Place) -> Sealed:
+        """Seal a value anew, for another place; raises as `open`. Nobody here comes to see it."""
+        return self._sealing().seal(unseal(sealed, place, self._key_of), to)
 
     def masked(self, text: str) -> str:
         """A text without the secrets that were sealed and opened here."""
         return self._mask.masked(text)
+
+    def _sealing(self) -> Sealer:
+        if self.sealer is None:
+            raise no_master_key()
+        return self.sealer
 
     def _key_of(self, key_id: str) -> DataKey:
         if (key := self._keys.get(key_id)) is not None:

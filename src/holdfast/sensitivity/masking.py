@@ -21,7 +21,7 @@ PIECE_CHARACTERS: Final = 512
 PIECES_MAX: Final = 10_000
 """That are known at once; those met longest ago make room."""
 TEXT_CHARACTERS_MAX: Final = 16_384
-"""What is behind is cut off: a text is looked through once for each piece."""
+"""What is behind is cut off."""
 
 _ALWAYS_THE_SAME: Final = re.compile(r"[ !#-&(-\[\]-~]*")
 """What is quoted as it is: printable ASCII without quotes and backslashes."""
@@ -30,11 +30,11 @@ _ALWAYS_THE_SAME: Final = re.compile(r"[ !#-&(-\[\]-~]*")
 class Mask:
     """The secrets that this process has met, as far as texts may quote them."""
 
-    __slots__ = ("_longest_first", "_pieces")
+    __slots__ = ("_lengths", "_pieces")
 
     def __init__(self) -> None:
         self._pieces: OrderedDict[str, None] = OrderedDict()
-        self._longest_first: list[str] | None = None
+        self._lengths: dict[str, list[int]] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self._pieces)} pieces)"
@@ -47,20 +47,39 @@ class Mask:
                     self._pieces.move_to_end(piece)
                 else:
                     self._pieces[piece] = None
-                    self._longest_first = None
+                    self._lengths = None
         while len(self._pieces) > PIECES_MAX:
             self._pieces.popitem(last=False)
-            self._longest_first = None
+            self._lengths = None
 
     def masked(self, text: str) -> str:
-        """The text with ``***`` in the place of secrets, cut off if it is long."""
-        if self._longest_first is None:  # one may be a part of another
-            self._longest_first = sorted(self._pieces, key=len, reverse=True)
-        masked = text[:TEXT_CHARACTERS_MAX]
-        for piece in self._longest_first:
-            masked = masked.replace(piece, MASK)
+        """The text with ``***`` in the place of secrets, cut off if it is long; those that overlap become one."""
+        head = text[:TEXT_CHARACTERS_MAX]
+        shown, end = list[str](), 0
+        for start, stop in self._found_in(head):
+            if start >= end:
+                shown += (head[end:start], MASK)
+            end = max(end, stop)
+        masked = "".join((*shown, head[end:]))
         # At the cut there may be the beginning of a piece, which is not found as it is not whole.
         return masked if len(text) <= TEXT_CHARACTERS_MAX else masked[:-PIECE_CHARACTERS]
+
+    def _found_in(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where pieces are in a text, the longest at each place. It is walked through once, however many there are."""
+        if self._lengths is None:
+            self._lengths = self._by_beginning()
+        for start in range(len(text) - CHARACTERS_MIN + 1):
+            for length in self._lengths.get(text[start : start + CHARACTERS_MIN], ()):
+                if text[start : start + length] in self._pieces:
+                    yield start, start + length
+                    break
+
+    def _by_beginning(self) -> dict[str, list[int]]:
+        """How long pieces are that begin with the same characters, the longest first."""
+        lengths: dict[str, set[int]] = {}
+        for piece in self._pieces:
+            lengths.setdefault(piece[:CHARACTERS_MIN], set()).add(len(piece))
+        return {beginning: sorted(each, reverse=True) for beginning, each in lengths.items()}
 
 
 def _texts(value: FreeValue) -> Iterator[str]:

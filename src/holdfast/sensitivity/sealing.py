@@ -58,27 +58,37 @@ class _Content(Document, frozen=True):
     value: Any
 
 
-def seal(value: FreeValue, place: Place, key: DataKey, salt: bytes, nonce: bytes) -> Sealed:
-    """Encrypt a free value for its place.
-
-    Args:
-        salt: 16 bytes that choose the key derived from `key`.
-        nonce: 12 bytes, never used before with that.
+def plain_bytes(value: FreeValue, place: Place) -> bytes:
+    """A free value as it is encrypted.
 
     Raises:
         InvalidDocument: it cannot be stored, or has over 1 MiB as JSON. The path ends at its name: what is inside a
             secret is in no text.
     """
     try:
-        plain = encode(_Content(value=value), _LIMITS)
+        return encode(_Content(value=value), _LIMITS)
     except InvalidDocument as fault:
         raise type(fault)(place.name, fault.reason) from None
+
+
+def value_in(plain: bytes, place: Place) -> FreeValue:
+    """The frozen value that `plain_bytes` wrote."""
+    return decode(_Content, plain, what=f"what is sealed in {place}").value
+
+
+def seal(plain: bytes, place: Place, key: DataKey, salt: bytes, nonce: bytes) -> Sealed:
+    """Encrypt a value for its place.
+
+    Args:
+        salt: 16 bytes that choose the key derived from `key`.
+        nonce: 12 bytes, never used before with that.
+    """
     header = header_of(key.id, salt, nonce)
     return Sealed(header + key.cipher(salt).encrypt(nonce, plain, header + place.as_bytes()))
 
 
-def open_sealed(sealed: Sealed, place: Place, key_of: Callable[[str], DataKey]) -> FreeValue:
-    """The value that was sealed for this place, frozen.
+def unseal(sealed: Sealed, place: Place, key_of: Callable[[str], DataKey]) -> bytes:
+    """What was sealed for this place.
 
     Args:
         key_of: gives the data key of an id, or raises.
@@ -90,7 +100,6 @@ def open_sealed(sealed: Sealed, place: Place, key_of: Callable[[str], DataKey]) 
         raise SealBroken(f"{place}: sealed in format {sealed.content[0]}, which this version does not know; update it")
     cipher = key_of(sealed.key_id).cipher(sealed.salt)
     try:
-        plain = cipher.decrypt(sealed.nonce, sealed.ciphertext, sealed.header + place.as_bytes())
+        return cipher.decrypt(sealed.nonce, sealed.ciphertext, sealed.header + place.as_bytes())
     except InvalidTag:
         raise SealBroken(f"{place}: it was sealed for another place, or changed since: it is not opened") from None
-    return decode(_Content, plain, what=f"what is sealed in {place}").value
