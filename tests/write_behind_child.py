@@ -94,7 +94,21 @@ class MergeOn(msgspec.Struct, tag=True):
     children: int
 
 
-Order = Write | Count | Dirty | RunOn | MergeOn
+class Hide(msgspec.Struct, tag=True):
+    """Begin a run with these secret variables, v0 and so on, kept in the journal one by one; then wait to be killed.
+
+    Attributes:
+        file: gets a line for each that is kept.
+        marker: a public one, written beside each.
+    """
+
+    file: str
+    run: str
+    secrets: list[str]
+    marker: str
+
+
+Order = Write | Count | Dirty | RunOn | MergeOn | Hide
 
 
 class Ledger:
@@ -186,6 +200,17 @@ def write_exports(run: ActiveRun) -> None:
         run.context.mark_for_export(key, "parent_context")
 
 
+async def hide(state: OpenStore, order: Hide) -> None:
+    run, ledger = await state.runs.begin("hide", run_id=order.run), Ledger(order.file)
+    for number, secret in enumerate(order.secrets):
+        run.context.set(f"v{number}", secret, sensitivity="secret")
+        run.context["marker"] = order.marker
+        receipt = await run.save(Durability.JOURNALED)
+        assert receipt is not None
+        ledger.add(order.run, str(number), Durability.JOURNALED, receipt.durability, number)
+    await asyncio.Event().wait()
+
+
 async def merge_on(state: OpenStore, order: MergeOn) -> None:
     parent = await state.runs.begin("search", run_id=order.run, on_conflict="child_wins")
     parent.context["last"] = ""
@@ -213,6 +238,8 @@ async def follow(state: OpenStore) -> None:
                 await dirty(state, order)
             case RunOn() as order:
                 await run_on(state, order)
+            case Hide() as order:
+                await hide(state, order)
             case MergeOn() as order:
                 await merge_on(state, order)
         say("done")

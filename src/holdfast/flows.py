@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
@@ -218,7 +218,7 @@ class Flows:
         self.bus = EventBus(
             given.events,
             server=given.new_id(),
-            rules=bus_rules(given.settings),
+            rules=bus_rules(given.settings, self.keys.known.masked),
             clock=given.clock,
             wall=given.wall,
             new_id=given.new_id,
@@ -408,14 +408,19 @@ class Flows:
             cache.flush()
 
 
-def bus_rules(settings: Settings) -> BusRules:
-    """The limits of the event bus."""
+def bus_rules(settings: Settings, masked: Callable[[str], str] = str) -> BusRules:
+    """The limits of the event bus.
+
+    Args:
+        masked: takes secrets out of what handlers have raised.
+    """
     return BusRules(
         limits=EventLimits(settings.event_bytes_max, settings.document_depth_max),
         handlers=HandlerRules(
             timeout_seconds=settings.event_handler_timeout_seconds,
             attempts_max=settings.event_attempts_max,
             queue_max=settings.event_queue_max,
+            masked=masked,
         ),
         publish_seconds=settings.event_publish_timeout_seconds,
         lease_seconds=settings.event_lease_seconds,

@@ -18,7 +18,7 @@ import holdfast
 from fix_feed import connected
 from fix_secrets import OLD
 from fix_tiers import flows_of
-from fix_write_behind import die, patient, until_drained
+from fix_write_behind import die, patient, processes, until_drained, until_lines
 from holdfast import ActiveRun, Consistency, Settings
 from holdfast.embedded.servers import EmbeddedOptions
 from holdfast.node import OpenStore
@@ -155,11 +155,30 @@ async def test_no_file_has_a_byte_of_1000_secrets(settings: Settings, server_opt
         assert found[sort][1] >= 20, (sort, found)
 
 
+async def test_a_killed_process_leaves_none_in_its_journal(settings: Settings, tmp_path: Path) -> None:
+    """What it had journaled is ciphertext; the server that takes over goes on with the secrets."""
+    needles, file = Needles(), tmp_path / "lines"
+    values = [needles.secret() for _ in range(50)]
+    sealing = patient(settings, master_keys=(OLD,))
+    async with processes(sealing, tmp_path) as (process,), holdfast.connect(sealing) as taker:
+        process.order("Hide", file=str(file), run="r1", secrets=values, marker=needles.marker())
+        await until_lines(file, len(values))
+        journal = await process.journal(flows_of(taker))
+        entries = await flows_of(taker)._given.streams.read(journal, after=0, limit=10_000)
+        assert len(entries) == len(values)
+        assert needles.found_in(b"\n".join(body for _, body in entries)) == (0, 1)
+        await process.kill()
+        await until_drained(flows_of(taker), journal)
+        resumed = await taker.runs.resume("r1")
+        assert [resumed.context[f"v{number}"] for number in range(len(values))] == values
+        await resumed.complete()
+
+
 async def test_without_sealing_the_search_finds_them(
     settings: Settings, server_options: EmbeddedOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mutant: no variable counts as secret. They are then in all that is searched."""
-    monkeypatch.setattr(secrets_of_runs, "SECRET", frozenset())
+    monkeypatch.setattr(secrets_of_runs, "is_secret", lambda *_: False)
     needles = Needles()
     async with uncompressed(settings) as servers:
         journaled = await carried_through(servers, needles, 4)

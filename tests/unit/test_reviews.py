@@ -18,6 +18,7 @@ from holdfast.documents import ContextVariable, Review, decode, encode
 from holdfast.errors import (
     InvalidDocument,
     InvalidKey,
+    KeyMissing,
     NotFound,
     ReviewSettled,
     SettingsError,
@@ -241,11 +242,11 @@ async def test_a_refused_value_is_not_told() -> None:
 
 @pytest.mark.parametrize("level", ["secret", "pii", "a later word"])
 async def test_a_value_for_a_secret_is_sealed_or_refused(level: str) -> None:
-    """Without keys nothing of it is stored; with them what seals it is asked, for the run that merges."""
+    """Without keys nothing of it is stored; with them what seals it is asked, for the child whose place it takes."""
     async with hall("a") as shared:
         await opened(shared, child=msgspec.structs.replace(CHILD, sensitivity=level))
         reviews = shared.servers["a"].store.reviews
-        with pytest.raises(SettingsError, match="master_keys"):
+        with pytest.raises(KeyMissing, match="master_keys"):
             await reviews.resolve(ID, value="hidden-1", by="ada", reason="why")
         asked: list[str] = []
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
 import pytest
 
+from fix_events import until
 from fix_run_servers import RUN, hall
 from fix_secrets import NEW, OLD
+from holdfast import Delivery
 from holdfast.documents import ContextChange, Run, Sealed
 from holdfast.errors import InvalidDocument, KeyMissing, SealBroken, TierUnavailable
 from holdfast.run_context.secrets import opened
@@ -154,6 +157,28 @@ async def test_errors_of_steps_and_runs_are_masked() -> None:
         assert (at.row().error, at.row("child").error) == ("ValueError: no ***", "denied: ***")
         assert child.context.steps["one"].error == "KeyError: '***'"
         assert MARK.encode() not in kept(at)
+
+
+async def test_what_a_handler_raises_is_masked(caplog: pytest.LogCaptureFixture) -> None:
+    """In the letters of events that were given up, and in logs of any level."""
+    async with hall("a", master_keys=(OLD,), event_attempts_max=1) as at:
+        run, bus = await at.a.begin("search", secrets={"token": f"{MARK}-1"}, run_id=RUN), at.servers["a"].bus
+
+        async def refuse(_: object) -> None:
+            raise ValueError(f"no {run.context['token']}")
+
+        with caplog.at_level(logging.DEBUG, "holdfast"):
+            await bus.subscribe("search/**", refuse, group="g").ready()
+            await bus.publish("search/begun", {"run": RUN}, delivery=Delivery.RELIABLE)
+
+            async def given_up() -> bool:
+                return bool(await bus.dead_letters.list())
+
+            await until(given_up)
+        (letter,) = await bus.dead_letters.list()
+        assert letter.reason == "ValueError: no ***"
+        assert "no ***" in caplog.text
+        assert f"no {MARK}" not in caplog.text
 
 
 async def test_ciphertext_of_a_row_that_somebody_has_moved_is_refused() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import traceback
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -50,12 +51,14 @@ class HandlerRules(msgspec.Struct, frozen=True):
         attempts_max: calls with one reliable event; then it is a dead letter.
         backoff_seconds: before the second call; doubled for each further one, up to a minute.
         queue_max: events without promise that may wait.
+        masked: takes secrets out of what a handler has raised, before it is logged or kept.
     """
 
     timeout_seconds: float = 30.0
     attempts_max: int = 5
     backoff_seconds: float = 0.1
     queue_max: int = 1000
+    masked: Callable[[str], str] = str
 
 
 @dataclass(slots=True)
@@ -224,7 +227,7 @@ class Subscription:
                     {"message": "holdfast: an event could not be delivered", "exception": fault}
                 )
                 if item.origin is not None:
-                    self._failed(item, item.origin, _in_words(fault))
+                    self._failed(item, item.origin, self._in_words(fault))
             self._in_hand = None
 
     async def _deliver(self, item: Waiting) -> None:
@@ -303,8 +306,18 @@ class Subscription:
             self.counters.delivered += 1
             return None
         self.counters.failed += 1
-        logger.debug("a handler of %s failed", self.pattern.text, exc_info=fault)
-        return _in_words(fault)
+        if logger.isEnabledFor(logging.DEBUG):
+            trace = self._rules.masked("".join(traceback.format_exception(fault)))
+            logger.debug("a handler of %s failed: %s", self.pattern.text, trace)
+        return self._in_words(fault)
+
+    def _in_words(self, fault: BaseException) -> str:
+        """What an exception says, as text that can be sent: it may hold what UTF-8 cannot, or fail to say anything."""
+        try:
+            words = f"{type(fault).__name__}: {fault}"
+        except Exception:  # noqa: BLE001 - it is a handler's, and what it does when asked is not known
+            words = type(fault).__name__
+        return self._rules.masked(words)[:FAULT_CHARS_MAX].encode("utf-8", "replace").decode()
 
     async def _handle(self, event: Event) -> None:
         _handling.set(asyncio.current_task())
@@ -318,15 +331,6 @@ class Subscription:
 
 def _is_async(handler: Handler) -> bool:
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
-
-
-def _in_words(fault: BaseException) -> str:
-    """What an exception says, as text that can be sent: it may hold what UTF-8 cannot, or fail to say anything."""
-    try:
-        words = f"{type(fault).__name__}: {fault}"
-    except Exception:  # noqa: BLE001 - it is a handler's, and what it does when asked is not known
-        words = type(fault).__name__
-    return words[:FAULT_CHARS_MAX].encode("utf-8", "replace").decode()
 
 
 def _retrieve(work: asyncio.Task[None]) -> None:

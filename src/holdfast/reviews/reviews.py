@@ -23,6 +23,7 @@ from holdfast.protocols.review_index import ReviewIndex
 from holdfast.reviews import rules
 from holdfast.reviews.rules import Decision, ReviewRules
 from holdfast.run_context.hybrid_clock import HybridClock
+from holdfast.sensitivity.levels import is_secret
 from holdfast.transactions import Transaction, Transactions
 
 OPENED: Final = "routine/review/opened"
@@ -35,7 +36,7 @@ VALUE_BYTES_MAX: Final = 64 * 1024
 VALUE_DEPTH_MAX: Final = 32
 
 Seal = Callable[[str, ContextVariable], ContextVariable]
-"""Seals a variable's value for a run."""
+"""Seals a variable's value for a run; raises KeyMissing where there is no key."""
 
 logger = logging.getLogger("holdfast")
 
@@ -58,7 +59,7 @@ class Reviews:
     Args:
         server: who this server is, in words.
         limits: of documents.
-        seal: seals secrets; None: this server has no keys, and takes no values for secret variables.
+        seal: seals a value for a secret variable.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Reviews:
         hybrid: HybridClock,
         server: str,
         limits: Limits,
-        seal: Seal | None = None,
+        seal: Seal,
     ) -> None:
         self.index = index
         self._collection = collection
@@ -134,7 +135,8 @@ class Reviews:
         Raises:
             NotFound: there is no such review.
             ReviewSettled: it was decided before; the error says by whom.
-            SettingsError: not exactly one of `choice` and `value`, or a value for a secret where no keys are set.
+            SettingsError: not exactly one of `choice` and `value`.
+            KeyMissing: it is a value for a secret variable, and no master key is set.
             InvalidDocument: the value cannot be stored, or is larger than 64 KiB.
             InvalidKey: `by` or `reason` is empty, too long, or nothing that L3 can store.
             OutcomeUnknown: it may be decided: look at it before you repeat.
@@ -263,14 +265,9 @@ class Reviews:
             timestamp=now.as_datetime(),
             clock=now.as_text(),
         )
-        if variable.sensitivity in rules.OPEN:
+        if not is_secret(variable.sensitivity):
             return variable
-        if self._seal is None:
-            raise SettingsError(
-                f"the variable {review.variable!r} is {variable.sensitivity}: a value for it is taken only by a server "
-                "with keys (master_keys); choose parent or child"
-            )
-        return self._seal(review.child_run_id, variable)
+        return self._seal(review.child_run_id, variable)  # a merge takes it over as it takes the child's
 
     async def _tell(self, topic: str, identifier: str, review: Review) -> None:
         """Publish what became of a review, without values and without promise: it has happened in any case."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from typing import Final
 
 import msgspec
 
-from holdfast.documents import ContextVariable, DataSensitivity, FreeValue
+from holdfast.documents import ContextVariable, FreeValue
 from holdfast.documents.review import Review, ReviewChoice, ReviewPolicy, ReviewStatus
 from holdfast.entry import MISSING
 from holdfast.errors import ReviewSettled
@@ -17,14 +16,8 @@ from holdfast.protocols.reviews import Settled
 from holdfast.run_context.conflicts import ConflictStrategy, Side, resolve
 from holdfast.run_context.differences import identical
 from holdfast.run_context.hybrid_clock import hybrid_time
+from holdfast.sensitivity.levels import strictest
 from holdfast.settings import Settings
-
-OPEN: Final = frozenset(
-    {DataSensitivity.PUBLIC.value, DataSensitivity.INTERNAL.value, DataSensitivity.CONFIDENTIAL.value}
-)
-"""Sensitivities whose values are stored as they are: none that this version does not know."""
-_LEVELS: Final = [level.value for level in DataSensitivity]
-"""From the most open to the most closed; of `secret` and `pii` both are closed."""
 
 
 class ReviewRules(msgspec.Struct, frozen=True):
@@ -154,11 +147,6 @@ def settled(review: Review, parent: ContextVariable | None) -> Settled | None:
     stands = {ReviewChoice.PARENT.value: parent, ReviewChoice.CHILD.value: review.child}
     who = f"{review.status} by {review.resolved_by}: {review.reason}"
     return Settled(stands.get(review.choice or "", review.resolved), who)
-
-
-def strictest(*sensitivities: str) -> str:
-    """The most closed of these; a word that this version does not know counts as more closed than all."""
-    return max(sensitivities, key=lambda each: _LEVELS.index(each) if each in _LEVELS else len(_LEVELS))
 
 
 def _fallen_back(review: Review) -> tuple[ReviewChoice, ContextVariable | None, str]:

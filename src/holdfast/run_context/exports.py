@@ -14,7 +14,6 @@ import msgspec
 from holdfast.documents import (
     BlackboardItem,
     ContextVariable,
-    DataSensitivity,
     Delivery,
     ExportDeclaration,
     ExportDestination,
@@ -31,6 +30,7 @@ from holdfast.errors import InvalidDocument, InvalidKey, SettingsError
 from holdfast.keys import check_id, check_kind_name
 from holdfast.run_context.hybrid_clock import HybridTime
 from holdfast.run_context.inheriting import ancestor_of, is_inherited
+from holdfast.sensitivity.levels import is_secret
 
 Transformation = Callable[[Any], Any]
 Exporter = Callable[[Delivery, str], Awaitable[object]]
@@ -38,7 +38,6 @@ Exporter = Callable[[Delivery, str], Awaitable[object]]
 
 MASK: Final = "***"
 """What goes outside in the place of a guarded value, if it is not refused."""
-GUARDED: Final = frozenset({DataSensitivity.SECRET.value, DataSensitivity.PII.value})
 
 
 class Origin(NamedTuple):
@@ -84,11 +83,6 @@ class Leaving(msgspec.Struct, frozen=True):
 
 class _RefusedError(Exception):
     """Why something does not leave, in words."""
-
-
-def is_guarded(*sensitivities: str) -> bool:
-    """Whether any of these says that the value is a secret, or about a person."""
-    return not GUARDED.isdisjoint(sensitivities)
 
 
 def declaration_of(
@@ -183,7 +177,7 @@ class _Departure:
             raise _RefusedError("there is no run above this one")
         value = variable.value
         if declaration.transformation is not None:
-            if is_guarded(variable.sensitivity, declaration.sensitivity):
+            if is_secret(variable.sensitivity, declaration.sensitivity):
                 raise _RefusedError("what is secret or pii is given to no transformation")
             value = _transformed(value, declaration.transformation, self._terms)
             variable = self._own(variable)
@@ -211,7 +205,7 @@ class _Departure:
 
     def _outward(self, variable: ContextVariable, declaration: ExportDeclaration) -> FreeValue:
         """What takes the value's place for anybody but the parent."""
-        if is_guarded(variable.sensitivity, declaration.sensitivity):
+        if is_secret(variable.sensitivity, declaration.sensitivity):
             if self._terms.masks:
                 return MASK
             raise _RefusedError("what is secret or pii leaves a run for its parent alone")

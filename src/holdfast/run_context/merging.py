@@ -11,15 +11,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from holdfast.documents import ContextVariable, DataSensitivity, FreeValue
+from holdfast.documents import ContextVariable, FreeValue
 from holdfast.entry import MISSING
 from holdfast.run_context.conflicts import ConflictStrategy, Resolution, Side, resolve
 from holdfast.run_context.differences import identical
-from holdfast.run_context.exports import is_guarded
 from holdfast.run_context.hybrid_clock import HybridClock, hybrid_time
 from holdfast.run_context.inheriting import ancestor_of, is_inherited
-
-_LEVELS: Final = tuple(level.value for level in DataSensitivity)
+from holdfast.sensitivity.levels import is_secret, strictest
 
 
 class Strategies(NamedTuple):
@@ -143,7 +141,7 @@ def _side(variable: ContextVariable | None) -> Side:
 
 
 def _is_any_guarded(conflict: Conflict) -> bool:
-    return is_guarded(*(each.sensitivity for each in (conflict.parent, conflict.child) if each is not None))
+    return is_secret(*(each.sensitivity for each in (conflict.parent, conflict.child) if each is not None))
 
 
 def _is_skewed(conflict: Conflict, clock: HybridClock, skew_ms_max: int) -> bool:
@@ -166,10 +164,5 @@ def _merged(conflict: Conflict, value: FreeValue, clock: HybridClock) -> Context
         value=value,
         clock=time.as_text(),
         timestamp=time.as_datetime(),
-        sensitivity=max((each.sensitivity for each in sides), key=_level),
+        sensitivity=strictest(*(each.sensitivity for each in sides)),
     )
-
-
-def _level(sensitivity: str) -> int:
-    """How sensitive a word says a value is; of one that is not known here, more than all others."""
-    return _LEVELS.index(sensitivity) if sensitivity in _LEVELS else len(_LEVELS)

@@ -11,15 +11,14 @@ from typing import Final
 
 import msgspec
 
-from holdfast.documents import ContextVariable, DataSensitivity, FreeValue, Sealed
+from holdfast.documents import ContextVariable, FreeValue, Sealed
 from holdfast.documents.frozen import seal_dict
 from holdfast.errors import InvalidDocument
 from holdfast.run_context.changes import ContextState
 from holdfast.sensitivity.known_keys import KnownKeys
+from holdfast.sensitivity.levels import is_secret
 from holdfast.sensitivity.sealing import Place
 
-SECRET: Final = frozenset({DataSensitivity.SECRET.value, DataSensitivity.PII.value})
-"""Sensitivities whose values are sealed."""
 _KIND: Final = "run"
 
 
@@ -40,7 +39,7 @@ def protected(variable: ContextVariable, run_id: str, keys: KnownKeys) -> Contex
             variable.key,
             "this is the sealed value of a variable, which cannot be opened elsewhere: read it by its name",
         )
-    if variable.sensitivity not in SECRET:
+    if not is_secret(variable.sensitivity):
         return variable
     return _sealed(variable, variable.value, run_id, keys)
 

@@ -12,10 +12,11 @@ from holdfast.run_context.conflicts import Resolution, VariableConflict
 from holdfast.run_context.differences import identical
 from holdfast.run_context.hybrid_clock import HybridClock, hybrid_time
 from holdfast.run_context.inheriting import ancestor_of, is_inherited
-from holdfast.run_context.secrets import SECRET, opened, protected
+from holdfast.run_context.secrets import opened, protected
 from holdfast.run_context.settling import settled
 from holdfast.run_context.tracked import TrackedState
 from holdfast.sensitivity.known_keys import KnownKeys
+from holdfast.sensitivity.levels import is_secret
 
 
 class Variables:
@@ -133,5 +134,5 @@ class Variables:
     def _level(self, key: str, secret: AbstractSet[str]) -> str | None:
         """What sensitivity a value that stands is written with; None: what it had."""
         before = self._draft.variables.get(key)
-        is_kept = key not in secret or (before is not None and before.sensitivity in SECRET)
+        is_kept = key not in secret or (before is not None and is_secret(before.sensitivity))
         return None if is_kept else DataSensitivity.SECRET.value

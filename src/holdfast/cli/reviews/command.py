@@ -24,7 +24,7 @@ from holdfast.errors import NotFound, SettingsError
 from holdfast.node import OpenStore, process_name
 from holdfast.protocols.review_index import REVIEWS_LISTED_MAX
 from holdfast.reviews.reviews import VALUE_BYTES_MAX
-from holdfast.reviews.rules import OPEN
+from holdfast.sensitivity.levels import is_secret
 
 STDIN: Final = "-"
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]
@@ -138,7 +138,7 @@ async def _found(state: OpenStore, identifier: str) -> Review:
 
 def _check_open_value(identifier: str, review: Review) -> None:
     for side in (review.parent, review.child):
-        if side is not None and side.sensitivity not in OPEN:
+        if side is not None and is_secret(side.sensitivity):
             raise SettingsError(
                 f"review {identifier} is about a variable that is {side.sensitivity}: give its value by "
                 "--value-file -, from the standard input, since a command line can be read by others"
