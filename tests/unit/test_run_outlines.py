@@ -28,7 +28,7 @@ def test_exports_and_refusals_are_shown_without_values() -> None:
     shown = shown_run("r1", Run(routine_id="search", refused_exports=refused), state, at=None, most=10)
     assert shown.exports == {"x": ["parent_context", "blackboard"]}
     out = io.StringIO()
-    print_run(shown, Console(file=out, width=200), json=False)
+    print_run(shown, Console(file=out, width=200, force_terminal=True, no_color=True), json=False)
     text = out.getvalue()
     assert "exports: x to parent_context and blackboard" in text
     assert "not exported: x to blackboard: it is secret" in text
