@@ -157,6 +157,16 @@ asyncio.run(main())
     assert re.fullmatch(r"Sealed\(key [0-9a-f]{16}, \d+ bytes\)", lines[1])
 
 
+def test_the_page_of_exports(servers: Running, postgres_url: str) -> None:
+    """Children that ended in another order are merged in that of their begin, and what leaves them arrives."""
+    (code,) = blocks("docs/exports.md")
+    lines = run(f"{code}\nasyncio.run(main())\n", servers, postgres_url).splitlines()
+    assert "culprit; child_wins; valve 1; the later write stands, whatever it had not seen" in lines
+    assert "{'culprit': 'valve 1'}" in lines
+    assert "['VALVE 1', 'VALVE 0']" in lines
+    assert {"crm: culprit valve 0", "crm: culprit valve 1"} <= set(lines)
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_each_example_runs(example: Path, servers: Running, postgres_url: str) -> None:
     """Every file under examples ends well."""

@@ -221,6 +221,31 @@ async def test_it_works_in_the_background(monkeypatch: pytest.MonkeyPatch) -> No
     assert [value for value, _ in at.brought] == names
 
 
+async def test_one_that_stands_still_holds_up_no_other_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each brings out its own."""
+    monkeypatch.setattr(delivering, "POLL_SECONDS", 0.001)
+    at = Place()
+    await at.put("a")
+    begun = asyncio.Event()
+
+    async def stuck(_: Delivery, __: str) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    worker = at.worker({"mail": at.export, "crm": stuck})
+    worker.start()
+    await begun.wait()
+    body = encode(Delivery(run_id="r1", routine_id="search", key="x", value="b", exporter="mail"))
+    await at.storage.save([Write(Key("delivery", "b"), 1, body)])
+
+    async def out() -> bool:
+        return [value for value, _ in at.brought] == ["b"]
+
+    await until(out)
+    await worker.stop()
+    assert [name for name, *_ in await at.left()] == ["a"]
+
+
 async def test_a_run_exports_to_a_system_outside() -> None:
     """The whole way: from the declaration on one server to the exporter of another."""
     brought: list[Any] = []

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from holdfast.background import Background
@@ -69,35 +70,40 @@ class DeliveryWorker:
         self._random = random_
         self._masked = masked
         self._announce = announce
-        self._loop = Background(self._run, "deliveries")
+        self._loops = [Background(partial(self._run, name), f"deliveries by {name}") for name in exporters]
 
     def start(self) -> None:
-        """Begin in the background, if there is any exporter."""
-        if self._exporters:
-            self._loop.start()
+        """Begin in the background, for each exporter apart: one that stands still holds up no other."""
+        for loop in self._loops:
+            loop.start()
 
     async def stop(self) -> None:
         """End; an exporter that is at work is cancelled, and its delivery made again. May be called twice."""
-        await self._loop.stop()
+        for loop in self._loops:
+            await loop.stop()
 
-    async def deliver_due(self) -> int:
+    async def deliver_due(self, *exporters: str) -> int:
         """Bring out what is due now, some at once; returns how many.
+
+        Args:
+            exporters: only by these; none: by any.
 
         Raises:
             TierError: L3 does not say what is due.
         """
         lease = self._rules.timeout_seconds + LEASE_MARGIN_SECONDS
-        rows = await self._queue.claim(list(self._exporters), limit=AT_ONCE, lease_seconds=lease)
+        names = exporters or tuple(self._exporters)
+        rows = await self._queue.claim(names, limit=AT_ONCE, lease_seconds=lease)
         async with asyncio.TaskGroup() as group:
             for row in rows:
                 group.create_task(self._deliver(row))
         return len(rows)
 
-    async def _run(self) -> None:
+    async def _run(self, exporter: str) -> None:
         while True:
             claimed = 0
             try:
-                claimed = await self.deliver_due()
+                claimed = await self.deliver_due(exporter)
             except TierError as fault:
                 logger.warning("what is to be brought out cannot be told, which will be tried again: %s", fault)
             except Exception as fault:  # noqa: BLE001 - without a next round nothing would leave any more

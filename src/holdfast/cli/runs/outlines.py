@@ -86,6 +86,7 @@ class ShownRun(msgspec.Struct, frozen=True):
 
     Attributes:
         at: number of the snapshot as of which it is shown; None: as it is now.
+        exports: name to destinations, as they were declared; refused_exports: what did not leave the run, and why.
         left_out: how many variables and steps are not shown, as they are many.
     """
 
@@ -96,6 +97,7 @@ class ShownRun(msgspec.Struct, frozen=True):
     inputs: list[str]
     intermediate: list[str]
     exports: dict[str, list[str]]
+    refused_exports: list[str]
     variables: list[VariableLine]
     steps: list[StepLine]
     left_out: dict[str, int]
@@ -157,6 +159,7 @@ def shown_run(
         inputs=sorted(state.inputs)[:most],
         intermediate=sorted(state.intermediate)[:most],
         exports={key: _destinations(state.exports[key]) for key in sorted(state.exports)[:most]},
+        refused_exports=[f"{each.key} to {each.destination}: {each.reason}" for each in run.refused_exports[:most]],
         variables=[_variable(state.variables[name]) for name in names[:most]],
         steps=[_step(record) for record in steps[-most:]],
         left_out={what: count for what, count in left_out.items() if count > 0},

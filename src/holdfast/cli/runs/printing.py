@@ -65,6 +65,7 @@ def _heading(shown: ShownRun) -> Iterator[str]:
             ("inputs", ", ".join(shown.inputs)),
             ("intermediate results", ", ".join(shown.intermediate)),
             ("exports", ", ".join(f"{key} to {' and '.join(places)}" for key, places in shown.exports.items())),
+            ("not exported", "; ".join(shown.refused_exports)),
         )
         if value
     )
