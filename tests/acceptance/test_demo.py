@@ -27,6 +27,7 @@ from holdfast import Settings, Swarm
 from holdfast.cli.demo import fleet, runner
 from holdfast.cli.demo.command import SHIPPED_INPUT, demo
 from holdfast.cli.demo.corpus import load_corpus
+from holdfast.cli.demo.dispute import BADGE_VALUE
 from holdfast.cli.demo.fleet import ServerFailedError, ServerProcess, running
 from holdfast.cli.demo.job import load_stock, server_environment
 from holdfast.cli.demo.messages import ReadCommand, ReadReply
@@ -37,6 +38,7 @@ from holdfast.cli.demo.scenario import Scenario
 from holdfast.cli.demo.stock import Stock, build_stock
 from holdfast.documents import Limits
 from holdfast.embedded.servers import EmbeddedOptions, Running, status
+from holdfast.sensitivity.master_keys import master_key_line
 
 COMMAND = (sys.executable, "-c", "from holdfast.cli import main; main()", "demo")
 DEADLINE_SECONDS = 60.0
@@ -118,6 +120,34 @@ async def test_shipped_input_ends_equal_to_the_replay(environment: dict[str, str
     assert "replaying 3 scenarios, 19 steps, on 2 servers: done in " in out
     assert out.endswith("3 of 3 swarms, read by a server with cold caches, equal the replay\n")
     assert "\x1b" not in out
+
+
+async def test_runs_that_contradict_each_other(environment: dict[str, str], tmp_path: Path) -> None:
+    """The scenario of conflicts ends 0; each strategy has decided, and a person on the other server, once."""
+    key = master_key_line("m1", os.urandom(32))
+    environment = {**environment, "HOLDFAST_MASTER_KEYS": key}
+    code, out, errors = await run_demo(environment, "--conflicts", "--json", str(tmp_path / "report.json"))
+    assert (code, errors) == (0, "")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {each["strategy"]: len(each["reasons"]) for each in report["outcomes"]} == {
+        "parent_wins": 2,
+        "child_wins": 2,
+        "merge_objects": 2,
+        "keep_latest": 2,
+        "manual_review": 1,
+    }
+    assert all(each["stands"] == each["expected"] for each in report["outcomes"])
+    assert (report["blackboard"], report["refused"]) == (["summary"], ["badge to blackboard"])
+    assert (report["secret_opened"], report["secret_rows"]) == (True, 0)
+    assert out.endswith("every variable is what its strategy makes of it\n")
+    assert BADGE_VALUE not in out + json.dumps(report)
+
+
+async def test_the_scenario_of_conflicts_takes_no_other_input(environment: dict[str, str]) -> None:
+    """It says so."""
+    code, _, errors = await run_demo(environment, "--conflicts", "--kill")
+    assert code == 2
+    assert "takes neither --input nor --kill" in errors
 
 
 def _check_figures(report: dict[str, Any]) -> None:

@@ -101,13 +101,14 @@ async def test_second_start_reuses_the_running_set(servers: Running, server_opti
     again = await ensure_running(server_options)
     assert again.started == ()
     assert (again.postgres_url, again.redis_urls) == (servers.postgres_url, servers.redis_urls)
+    assert again.master_key == servers.master_key != ""
 
 
 async def test_files_are_closed_to_others(servers: Running, server_options: EmbeddedOptions) -> None:
-    """The home is closed, and so are the password and every configuration file that repeats it."""
+    """The home is closed, and so are the password, the master key and every configuration file that repeats it."""
     home = server_options.home
-    secret = [home / "password", *home.glob("valkey-*/valkey.conf")]
-    assert len(secret) == 4
+    secret = [home / "password", home / "master_key", *home.glob("valkey-*/valkey.conf")]
+    assert len(secret) == 5
     assert {file.stat().st_mode & 0o777 for file in secret} == {0o600}
     assert home.stat().st_mode & 0o777 == 0o700
     password = (home / "password").read_text()
