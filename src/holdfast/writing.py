@@ -147,9 +147,7 @@ class Writer:
 
     def publish(self, begun: Begun, filled: Sequence[Filled]) -> None:
         """These rows were committed: tell the caches, and let L1 take the documents."""
-        if not self.adopt():
-            self.tell(dict.fromkeys([each.key for each in filled], ANY_VERSION))
-            return
+        self.adopt(begun.at)
         # Another change of a key may have been told meanwhile; only L3 knows which came last.
         fit = [each for each in filled if each.document is not None and not self._is_contested(begun, each.key)]
         self.tell({each.key: each.version for each in filled})
@@ -174,9 +172,11 @@ class Writer:
         self._history.filled(self._resolver.now(), filled.key, filled.version, None, held=held)
 
     async def _delete(self, key: Key, expected: int | None) -> Receipt:
+        began = self.now()
         version, existed = await self._written([key], self._l3.delete(key, expected=expected))
+        self.adopt(began)
         # Also when there was no row: a cache may still hold what another server deleted.
-        self.tell({key: version if self.adopt() else ANY_VERSION})
+        self.tell({key: version})
         return Receipt(version, existed=existed)
 
     async def _written(self, keys: Iterable[Key], write: Awaitable[Outcome]) -> Outcome:
@@ -194,13 +194,18 @@ class Writer:
                 self.tell(dict.fromkeys(keys, ANY_VERSION))
             raise
 
-    def adopt(self) -> bool:
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self._resolver.now()
+
+    def adopt(self, began: float) -> None:
         """Take over L3's identity: a commit under another one must not be judged by what is known of this one.
 
-        False: it is of the past. Whether what was just written is in effect, the feed will tell; its version says
-        nothing.
+        Args:
+            began: when the call began that L3 has answered. It may have been answered late: then the feed, on another
+                connection, can have heard of the incarnation after it.
         """
-        return self._applier.adopt_heard(self._l3.coherence())
+        self._applier.adopt(self._l3.coherence(), began)
 
     def tell(self, versions: Mapping[Key, int]) -> None:
         """At least these versions exist, or may: fence this server's caches, and wake the others."""

@@ -5,10 +5,8 @@ No method awaits: a reader sees a poll applied wholly or not at all.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final
 from uuid import UUID
 
 from holdfast.clock import Clock
@@ -21,9 +19,6 @@ from holdfast.metrics.counters import Counters
 from holdfast.protocols import Coherence, Poll
 from holdfast.tags import EVERY_TAG
 from holdfast.tiers.l1_local import LocalCache
-
-LEFT_MAX: Final = 64
-"""Incarnations that are remembered as past; no tier is behind for as long as so many take."""
 
 
 class ChangeApplier:
@@ -53,7 +48,6 @@ class ChangeApplier:
         self._counters = counters
         self._history = history
         self._adopted_at = clock.monotonic()
-        self._left: deque[UUID] = deque(maxlen=LEFT_MAX)
         self._life: tuple[str, ...] = ()
 
     @property
@@ -124,32 +118,20 @@ class ChangeApplier:
 
     def adopt(self, coherence: Coherence, began: float) -> None:
         """Take over what L3 said of itself in a call begun at `began`; a new incarnation empties L1 first."""
-        if coherence is self._view.coherence or began < self._adopted_at:
+        if coherence is self._view.coherence:
+            return
+        if coherence.incarnation == self._view.coherence.incarnation:
+            self._flush_below(coherence)  # whatever began first: generations only rise
+        elif began < self._adopted_at:
             return  # an answer overtaken by one that began later must not bring the past back
-        self._adopted_at = began
-        if coherence.incarnation != self._view.coherence.incarnation:
-            self._begin_anew(coherence)
         else:
-            self._flush_below(coherence)
-
-    def adopt_heard(self, coherence: Coherence) -> bool:
-        """Take over what a tier heard last of L3's identity, nobody knows when; False: it is of the past.
-
-        The feed, on another connection, may have heard of the incarnation after it. Should L3 be switched back to a
-        server that it was on before, the feed's next poll says so.
-        """
-        if coherence.incarnation in self._left:
-            return False
-        self.adopt(coherence, self._clock.monotonic())
-        return True
+            self._begin_anew(coherence)
+        self._adopted_at = max(self._adopted_at, began)
 
     def _begin_anew(self, coherence: Coherence) -> None:
         """What was read so far may be of a history that was lost."""
         self._counters.flushes += 1
         self._history.flushed(self._clock.monotonic())
-        self._left.append(self._view.coherence.incarnation)
-        if coherence.incarnation in self._left:
-            self._left.remove(coherence.incarnation)
         self._lease.revoke()
         self._view.reset(coherence)
         self._flights.detach_all()

@@ -87,7 +87,7 @@ class Making:
         self._publisher = FlushPublisher(ground.writer)
         self._on_refused = announcing(ground.announce, WRITE_REFUSED)
         self._others_entries = OthersEntries(
-            self._flushing, ground.counters, tell=self._publisher.tell, on_refused=self._on_refused
+            self._flushing, ground.counters, publisher=self._publisher, on_refused=self._on_refused
         )
         self._lives = self._make_lives()
 
@@ -148,7 +148,7 @@ class Making:
             ground.kinds,
             self._limits,
             settle=write_behind.settle,
-            tell=self._publisher.tell,
+            tell=lambda versions: self._publisher.tell(versions, self._publisher.now()),
             doubt=self._publisher.doubt,
             actor=ground.server,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from holdfast.errors import Refused, SerializationFailure
 from holdfast.keys import Key
@@ -10,6 +10,7 @@ from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.write_behind.bisecting import bisected
 from holdfast.write_behind.entries import Entry
 from holdfast.write_behind.flushing import Flushing, written
+from holdfast.write_behind.publishing import FlushPublisher
 from holdfast.write_behind.refusals import OnRefused
 
 
@@ -17,7 +18,7 @@ class OthersEntries:
     """Decides entries of journals that this server does not write; one per server.
 
     Args:
-        tell: is told the versions of rows that were written, and `on_refused` of writes that were refused.
+        publisher: is told the versions of rows that were written, and `on_refused` of writes that were refused.
     """
 
     def __init__(
@@ -25,12 +26,12 @@ class OthersEntries:
         flushing: Flushing,
         counters: WriteBehindCounters,
         *,
-        tell: Callable[[Mapping[Key, int]], None],
+        publisher: FlushPublisher,
         on_refused: OnRefused,
     ) -> None:
         self._flushing = flushing
         self._counters = counters
-        self._tell = tell
+        self._publisher = publisher
         self._on_refused = on_refused
 
     async def decide(self, journal: str, epoch: int, batch: dict[Key, list[Entry]]) -> None:
@@ -43,8 +44,9 @@ class OthersEntries:
         """
 
         async def flush(part: dict[Key, list[Entry]]) -> None:
+            began = self._publisher.now()
             settled = await self._flushing.flush(journal, epoch, part)
-            self._tell(written(settled))
+            self._publisher.tell(written(settled), began)
             for each in settled.values():
                 self.refused(journal, each.refused)
 
