@@ -340,6 +340,7 @@ class Flows:
             on_conflict=ConflictStrategy(settings.run_on_conflict),
             skew_ms_max=settings.clock_skew_ms_max,
             reviewer=lambda: MergeReviewer(self.reviews, self.review_changes),
+            late_reviews=self.reviews,
         )
 
     def _elsewhere(self) -> Elsewhere:
