@@ -292,7 +292,7 @@ class Flows:
             bus=self.bus,
             write_behind=self.write_behind,
             dead_writes=self.dead_writes,
-            runs=Runs(self._runs_ground(collections)),
+            runs=Runs(self._runs_ground(collections), self.audit),
             reviews=self.reviews,
             audit=self.audit,
             deliveries=Deliveries(self._given.deliveries),
