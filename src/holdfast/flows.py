@@ -295,7 +295,7 @@ class Flows:
             runs=Runs(self._runs_ground(collections), self.audit),
             reviews=self.reviews,
             audit=self.audit,
-            deliveries=Deliveries(self._given.deliveries),
+            deliveries=Deliveries(self._given.deliveries, actor=self._given.server),
         )
         self.store = StateStore(self.parts)
 

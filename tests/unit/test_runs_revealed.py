@@ -12,6 +12,7 @@ from fix_secrets import NEW, OLD
 from holdfast.audit.chain import AuditNote
 from holdfast.errors import InvalidKey, KeyMissing, NotFound, TierUnavailable
 from holdfast.run_context import revealing
+from holdfast.run_context.secrets import opened
 from holdfast.sensitivity.known_keys import KnownKeys
 from holdfast.testing import MemoryAudit
 
@@ -50,10 +51,14 @@ async def test_a_secret_is_revealed_on_any_server_and_recorded() -> None:
 
 async def test_nothing_is_opened_that_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor if who asks says not who, or not why. What is opened is in the log by then."""
-    opened: list[int] = []
-    healthy = revealing.opened
+    when: list[int] = []
+
+    def told(*given: Any) -> Any:
+        when.append(len(noted(at)))
+        return opened(*given)
+
     async with hall(master_keys=(OLD,)) as at:
-        monkeypatch.setattr(revealing, "opened", lambda *given: opened.append(len(noted(at))) or healthy(*given))
+        monkeypatch.setattr(revealing, "opened", told)
         await with_secret(at)
 
         async def full(_: MemoryAudit, note: AuditNote) -> None:
@@ -66,9 +71,9 @@ async def test_nothing_is_opened_that_cannot_be_recorded(monkeypatch: pytest.Mon
         for by, reason in (("", "an audit"), ("ada", "")):
             with pytest.raises(InvalidKey):
                 await at.b.reveal(RUN, "token", by=by, reason=reason)
-        assert (opened, noted(at)) == ([], [])
+        assert (when, noted(at)) == ([], [])
         await at.b.reveal(RUN, "token", by="ada", reason="an audit")
-        assert opened == [1]
+        assert when == [1]
 
 
 async def test_what_is_not_there_cannot_be_revealed() -> None:
