@@ -295,10 +295,10 @@ class Flows:
             bus=self.bus,
             write_behind=self.write_behind,
             dead_writes=self.dead_writes,
-            runs=Runs(self._runs_ground(collections)),
+            runs=Runs(self._runs_ground(collections), self.audit),
             reviews=self.reviews,
             audit=self.audit,
-            deliveries=Deliveries(self._given.deliveries),
+            deliveries=Deliveries(self._given.deliveries, actor=self._given.server),
         )
         self.store = StateStore(self.parts)
 
@@ -343,6 +343,7 @@ class Flows:
             on_conflict=ConflictStrategy(settings.run_on_conflict),
             skew_ms_max=settings.clock_skew_ms_max,
             reviewer=lambda: MergeReviewer(self.reviews, self.review_changes),
+            late_reviews=self.reviews,
         )
 
     def _elsewhere(self) -> Elsewhere:

@@ -10,12 +10,14 @@ import asyncpg
 import pytest
 
 from holdfast.adapters import connection_pool
+from holdfast.audit.chain import AuditNote
 from holdfast.kinds import register
 from holdfast.protocols import DeliveryRow
 from holdfast.settings import Settings
-from holdfast.testing import ManualClock, MemoryDeliveries, MemoryStorage
+from holdfast.testing import ManualClock, MemoryAudit, MemoryDeliveries, MemoryStorage
 from holdfast.testing.conformance import DeliveryQueueSuite, checks
 from holdfast.testing.memory_storage import Turn
+from holdfast.tiers.l3_audit import PostgresAudit
 from holdfast.tiers.l3_deliveries import PostgresDeliveries
 from holdfast.tiers.l3_postgres import PostgresStorage
 
@@ -27,6 +29,7 @@ class MemoryQueues:
 
     def __init__(self, of: type[MemoryDeliveries] = MemoryDeliveries) -> None:
         self.storage = MemoryStorage()
+        self.audit = MemoryAudit(self.storage)
         self._clock = ManualClock()
         self._of = of
 
@@ -49,6 +52,7 @@ class PostgresQueues:
         self._pool = connection_pool(settings)
         stack.push_async_callback(self._pool.close)
         self.storage = PostgresStorage(self._pool, register([]))
+        self.audit = PostgresAudit(self._pool)
 
     def queue(self) -> PostgresDeliveries:
         return PostgresDeliveries(self._pool)
@@ -79,6 +83,15 @@ class AnyBirth(MemoryDeliveries):
         return await self.discard(identifier)
 
 
+class AtLeastOnce(MemoryDeliveries):
+    """Mutant: what is not there is recorded too."""
+
+    async def discard(self, identifier: str, note: AuditNote | None = None) -> bool:
+        if note is not None:
+            await MemoryAudit(self._storage).append(note)
+        return await super().discard(identifier)
+
+
 @ALL
 async def test_in_memory(check: Callable[[Any], Any]) -> None:
     """The tier in memory keeps the contract."""
@@ -91,6 +104,7 @@ async def test_in_memory(check: Callable[[Any], Any]) -> None:
         (Unleased, DeliveryQueueSuite.check_nobody_claims_what_another_has),
         (AnyAttempt, DeliveryQueueSuite.check_who_lost_the_lease_tells_nothing),
         (AnyBirth, DeliveryQueueSuite.check_what_was_delivered_is_gone),
+        (AtLeastOnce, DeliveryQueueSuite.check_what_is_done_by_hand_is_recorded_if_it_is_done),
     ],
     ids=lambda each: each.__name__,
 )

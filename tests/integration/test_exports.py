@@ -115,7 +115,7 @@ async def test_deliveries_from_the_command_line(
             ("b/crm/x", "crm", True),
         ]
         assert "no route" in shown[0]["error"]
-        assert await run_command("exports", "discard", "b/crm/x", "c/crm/x") == 1
+        assert await run_command("exports", "discard", "b/crm/x", "c/crm/x", "--reason", "of no use") == 1
         is_down = False
         assert await run_command("exports", "retry", "a/crm/x") == 0
 
@@ -128,6 +128,11 @@ async def test_deliveries_from_the_command_line(
         capsys.readouterr()
         assert await run_command("exports", "list") == 0
         assert await run_command("exports", "retry", "a/crm/x") == 1
+        noted = [entry.note for entry in await state.audit.list()]
+        assert [(each.action, each.subject, each.reason) for each in noted] == [
+            ("discarded", "delivery:b/crm/x", "of no use"),
+            ("replayed", "delivery:a/crm/x", "by hand"),
+        ]
 
 
 async def leave(state: Any, name: str) -> None:

@@ -116,7 +116,10 @@ async def test_a_rotation_under_load_loses_nothing(settings: Settings) -> None:
             ]
             await until_written(writers, written, 5)
             both = await asyncio.gather(
-                *(rotate(rows, MasterKeys.read([NEW, OLD]), entropy(seed), lambda _: None) for seed in (1, 2)),
+                *(
+                    rotate(rows, MasterKeys.read([NEW, OLD]), entropy(seed), lambda _: None, audit=ready.audit)
+                    for seed in (1, 2)
+                ),
                 *(one_more(settings, order, written, seed) for seed, order in enumerate(((OLD, NEW), (NEW, OLD)))),
             )
             await until_written(writers, {name: written[name] for name in written if "-" in name}, 20)
@@ -183,7 +186,14 @@ async def test_keys_are_rotated_by_hand(settings: Settings, keys_command: Any) -
     )
     status, told = await keys_command("rotate", master_keys=(NEW, third))
     assert (status, told[1]) == (0, "0 data keys are left under other master keys")
-    assert (await keys_command("rotate", master_keys=(NEW,)))[0] == 0
+    assert (await keys_command("rotate", "--reason", "to be sure", master_keys=(NEW,)))[0] == 0
+    async with holdfast.connect(with_keys(settings, NEW)) as state:
+        noted = [entry.note for entry in await state.audit.list()]
+    assert [(each.action, each.subject, each.detail, each.reason) for each in noted] == [
+        ("rotated", "master_key:old,third->new", '{"data_keys":4}', "by hand"),
+        ("rotated", "master_key:third->new", '{"data_keys":1}', "by hand"),
+        ("rotated", "master_key:new", '{"data_keys":0}', "to be sure"),
+    ]
     with pytest.raises(KeyRetired, match="third was retired"):
         await keys_command("rotate", master_keys=(third, NEW))
 

@@ -15,7 +15,7 @@ import holdfast
 from fix_commands import name_servers, run_command
 from fix_secrets import OLD
 from holdfast import NotFound, NotOwner, Settings
-from holdfast.errors import ContextCorrupt
+from holdfast.errors import ContextCorrupt, KeyMissing
 from holdfast.node import OpenStore
 from holdfast.run_context.snapshots import base_id, snapshot_id
 
@@ -263,3 +263,26 @@ async def test_each_command_explains_itself(command: str, capsys: pytest.Capture
     said = capsys.readouterr().out
     assert f"Usage: holdfast runs {command}" in re.sub(r"\s+", " ", said)
     assert ("--orphaned" if command == "list" else "Id of") in said
+
+
+async def test_a_secret_is_revealed_to_whoever_says_why(
+    state: OpenStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As JSON, by another process; who and why is in the audit log, and the value is not. Without the key it is not."""
+    async with state.runs.begin("research", run_id="r1", secrets={"token": {"first": (1, "qzvxwj")}}):
+        pass
+    words = ("runs", "reveal", "r1", "token", "--reason", "an audit", "--by", "ada")
+    with pytest.raises(KeyMissing, match="master_keys"):
+        await run_command(*words)
+    monkeypatch.setenv("HOLDFAST_MASTER_KEYS", OLD)
+    capsys.readouterr()
+    assert await run_command(*words) == 0
+    told = capsys.readouterr()
+    assert (json.loads(told.out), "qzvxwj" in told.err) == ({"first": {"$tuple": [1, "qzvxwj"]}}, False)
+    notes = [entry.note for entry in await state.audit.list()]
+    assert [(each.action, each.subject, each.actor, each.reason) for each in notes] == [
+        ("revealed", "run:r1", "ada", "an audit")
+    ] * 2
+    assert "qzvxwj" not in repr(notes)
+    with pytest.raises(NotFound, match="no variable card"):
+        await run_command("runs", "reveal", "r1", "card", "--reason", "an audit")

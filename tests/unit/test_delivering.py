@@ -13,7 +13,7 @@ from fix_races import until
 from fix_run_servers import RUN, hall
 from holdfast import Swarm
 from holdfast.documents import Delivery, encode
-from holdfast.errors import SettingsError
+from holdfast.errors import InvalidKey, SettingsError
 from holdfast.keys import Key
 from holdfast.metrics.counters import DeliveryCounters
 from holdfast.node import connect
@@ -103,7 +103,7 @@ async def test_what_fails_is_tried_again_later_and_given_up_in_the_end() -> None
     at.clock.advance(100_000)
     assert await worker.deliver_due() == 0
     at.fails = None
-    assert await Deliveries(at.queue).retry("a")
+    assert await Deliveries(at.queue, actor="a").retry("a")
     assert await worker.deliver_due() == 1
     assert await at.left() == []
     assert len({key for _, key in at.brought}) == 1
@@ -173,7 +173,7 @@ async def test_what_cannot_be_read_is_given_up_too() -> None:
     for _ in range(RULES.attempts_max):
         await worker.deliver_due()
         at.clock.advance(1000)
-    deliveries = Deliveries(at.queue)
+    deliveries = Deliveries(at.queue, actor="a")
     (listed,) = await deliveries.list(dead=True)
     assert (listed.id, listed.run_id, listed.dead) == ("a", "", True)
     assert await deliveries.discard("a")
@@ -198,6 +198,24 @@ async def test_while_l3_is_away_nothing_is_lost(caplog: pytest.LogCaptureFixture
     assert len(at.brought) == 2
     assert len(set(at.brought)) == 1
     assert await at.left() == []
+
+
+async def test_what_is_done_by_hand_is_recorded() -> None:
+    """By whom and why, in the transaction that does it; what cannot be a record is not done."""
+    at = Place()
+    await at.put("a")
+    deliveries = Deliveries(at.queue, actor="a server")
+    with pytest.raises(InvalidKey):
+        await deliveries.discard("a", reason="")
+    assert await deliveries.retry("a", actor="ada", reason="it is up again")
+    assert await deliveries.discard("a")
+    assert [
+        (entry.note.action, entry.note.subject, entry.note.actor, entry.note.reason)
+        for entry in at.storage.log.marks.audit
+    ] == [
+        ("replayed", "delivery:a", "ada", "it is up again"),
+        ("discarded", "delivery:a", "a server", "by hand"),
+    ]
 
 
 async def test_it_works_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:

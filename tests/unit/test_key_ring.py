@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from fix_secrets import NEW, OLD, entropy
+from holdfast.audit.chain import AuditNote
+from holdfast.audit.log import AuditLog
 from holdfast.documents import Sealed
 from holdfast.errors import KeyMissing, KeyRetired, TierUnavailable
 from holdfast.protocols import DataKeyRow
@@ -17,7 +19,7 @@ from holdfast.sensitivity.key_ring import KeyRing
 from holdfast.sensitivity.master_keys import MasterKeys, master_key_line
 from holdfast.sensitivity.rotating import Rotated, rotate
 from holdfast.sensitivity.sealing import Place
-from holdfast.testing import MemoryKeys, MemoryStorage
+from holdfast.testing import MemoryAudit, MemoryKeys, MemoryStorage
 
 PLACE = Place("run", "r1", "token", "1")
 
@@ -48,7 +50,20 @@ class Servers:
     async def rotate(self, *master_keys: str) -> Rotated:
         """Rotate to the first of these."""
         self._started += 1
-        return await rotate(MemoryKeys(self.storage), MasterKeys.read(master_keys), entropy(self._started), print)
+        return await rotate(
+            MemoryKeys(self.storage),
+            MasterKeys.read(master_keys),
+            entropy(self._started),
+            print,
+            audit=AuditLog(MemoryAudit(self.storage), server="a"),
+            reason="it is due",
+        )
+
+    def noted(self) -> list[tuple[str, str, str]]:
+        """Actor, subject and detail of what the audit log says of rotations."""
+        notes = [entry.note for entry in self.storage.log.marks.audit]
+        assert all((each.action, each.reason) == ("rotated", "it is due") for each in notes)
+        return [(each.actor, each.subject, each.detail) for each in notes]
 
     async def uses(self) -> dict[str, int]:
         """How many data keys each master key wraps."""
@@ -210,5 +225,29 @@ class RetiresNothing(MemoryKeys):
 async def test_without_retiring_a_row_is_left() -> None:
     """Mutant: a server that makes its key while rows are wrapped anew makes it under the older one."""
     storage = MemoryStorage()
-    rotated = await rotate(RetiresNothing(storage), MasterKeys.read([NEW, OLD]), entropy(), print)
+    audit = AuditLog(MemoryAudit(storage), server="a")
+    rotated = await rotate(RetiresNothing(storage), MasterKeys.read([NEW, OLD]), entropy(), print, audit=audit)
     assert rotated.left == 1
+
+
+async def test_a_rotation_is_recorded_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From which keys to which, and of how many rows; what cannot be recorded is not begun."""
+    servers = Servers()
+    for _ in range(3):
+        await servers.make(OLD)
+
+    async def full(_: MemoryAudit, note: AuditNote) -> None:
+        raise TierUnavailable(f"no room for {note.action}")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MemoryAudit, "append", full)
+        with pytest.raises(TierUnavailable, match="no room for rotated"):
+            await servers.rotate(NEW, OLD)
+    assert await servers.uses() == {"old": 3}
+    await servers.start(OLD)
+    await servers.rotate(NEW, OLD)
+    await servers.rotate(NEW, OLD)
+    assert servers.noted() == [
+        ("a", "master_key:old->new", '{"data_keys":3}'),
+        ("a", "master_key:new", '{"data_keys":0}'),
+    ]

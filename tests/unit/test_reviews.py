@@ -423,7 +423,7 @@ async def test_a_run_that_goes_on_finds_what_was_decided_later() -> None:
         assert await reviews.unapplied("r1") == []
         await reviews.resolve(ID, choice="child", by="ada", reason="why")
         (found,) = await reviews.unapplied("r1")
-        assert (found.id, found.review.choice, found.review.child) == (ID, "child", CHILD)
+        assert (found.id, found.key, found.variable) == (ID, "site", CHILD)
         assert await reviews.unapplied("r2") == []
         await reviews.note_applied(ID)
         assert await reviews.unapplied("r1") == []

@@ -15,11 +15,12 @@ from rich.console import Console
 from holdfast.adapters import connection_pool, prepare
 from holdfast.cli.showing import line, show
 from holdfast.kinds import BUILT_IN
-from holdfast.node import with_servers
+from holdfast.node import process_name, with_servers
 from holdfast.protocols.deliveries import LISTED_MAX
 from holdfast.run_context.deliveries import Deliveries, ListedDelivery
 from holdfast.settings import load_settings
 from holdfast.tiers.l3_deliveries import PostgresDeliveries
+from holdfast.write_behind.dead_writes import BY_HAND
 
 COLUMNS = ("id", "exporter", "attempts", "state", "error")
 Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=LISTED_MAX))]
@@ -59,27 +60,31 @@ async def dead(*, limit: Limit = 100, after: str | None = None) -> None:
 
 
 @exports.command
-async def retry(ids: list[str], /) -> int:
+async def retry(ids: list[str], /, *, reason: str = BY_HAND) -> int:
     """Have deliveries tried anew, at once, by a server that has the exporter; the exit status is 1 if one is not there.
 
     Parameters
     ----------
     ids
         As `list` shows them.
+    reason
+        Why, for the audit log.
     """
-    return await _each(ids, lambda deliveries, each: deliveries.retry(each), "is due")
+    return await _each(ids, lambda deliveries, each: deliveries.retry(each, reason=reason), "is due")
 
 
 @exports.command
-async def discard(ids: list[str], /) -> int:
+async def discard(ids: list[str], /, *, reason: str = BY_HAND) -> int:
     """Remove deliveries for good; the exit status is 1 if one is not there any more.
 
     Parameters
     ----------
     ids
         As `list` shows them.
+    reason
+        Why, for the audit log.
     """
-    return await _each(ids, lambda deliveries, each: deliveries.discard(each), "discarded")
+    return await _each(ids, lambda deliveries, each: deliveries.discard(each, reason=reason), "discarded")
 
 
 async def _each(ids: Iterable[str], act: Callable[[Deliveries, str], Awaitable[bool]], done: str) -> int:
@@ -101,7 +106,7 @@ async def _deliveries() -> AsyncIterator[Deliveries]:
         pool = connection_pool(settings, size_max=1)
         stack.push_async_callback(pool.close)
         await prepare(pool, BUILT_IN, migrate=False, progress=lambda _: None)
-        yield Deliveries(PostgresDeliveries(pool))
+        yield Deliveries(PostgresDeliveries(pool), actor=process_name())
 
 
 def _cells(delivery: ListedDelivery) -> Sequence[str]:

@@ -12,13 +12,17 @@ import msgspec
 from rich.console import Console
 
 from holdfast.adapters import connection_pool, prepare
+from holdfast.audit.log import AuditLog
 from holdfast.cli.showing import line, show
 from holdfast.kinds import register
-from holdfast.node import with_servers
-from holdfast.protocols import KeyRows, MasterKeyUse
+from holdfast.node import process_name, with_servers
+from holdfast.protocols import MasterKeyUse
 from holdfast.sensitivity.master_keys import MASTER_KEY_BYTES, SETTING, MasterKeys, master_key_line
+from holdfast.sensitivity.rotating import BY_HAND
 from holdfast.sensitivity.rotating import rotate as rotate_keys
 from holdfast.settings import PREFIX, Settings, load_settings
+from holdfast.tiers.l3_audit import PostgresAudit
+from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_keys import PostgresKeys
 
 COLUMNS: Final = ("master key", "data keys", "state", "in the settings")
@@ -69,22 +73,34 @@ async def list_(*, json: bool = False) -> None:
     json
         JSON on a terminal too.
     """
-    async with _rows() as (settings, rows):
-        lines = list(_lines(MasterKeys.read(settings.master_keys), await rows.masters()))
+    async with _pool() as (settings, pool):
+        lines = list(_lines(MasterKeys.read(settings.master_keys), await PostgresKeys(pool).masters()))
     show(lines, COLUMNS, _cells, "there is no master key; `holdfast keys new` makes one", json=json)
 
 
 @keys.command
-async def rotate() -> int:
+async def rotate(*, reason: str = BY_HAND) -> int:
     """Wrap all data keys by the first master key of the settings, and retire all others, for good.
 
     Servers go on meanwhile, and no sealed value is touched. It can be broken off and run again, also by two at once.
     The exit status is 1 if a data key could not be wrapped anew: its master key must be among those of the settings.
+    The audit log says so before it begins.
+
+    Parameters
+    ----------
+    reason
+        Why, for the audit log.
     """
     progress, console = Console(stderr=True), Console()
-    async with _rows() as (settings, rows):
-        masters = MasterKeys.read(settings.master_keys)
-        rotated = await rotate_keys(rows, masters, os.urandom, lambda text: line(progress, text))
+    async with _pool() as (settings, pool):
+        rotated = await rotate_keys(
+            PostgresKeys(pool),
+            MasterKeys.read(settings.master_keys),
+            os.urandom,
+            lambda text: line(progress, text),
+            audit=AuditLog(PostgresAudit(pool), server=process_name()),
+            reason=reason,
+        )
     for fault in rotated.faults:
         line(progress, fault)
     retired = ", ".join(rotated.retired) or "none"
@@ -94,13 +110,13 @@ async def rotate() -> int:
 
 
 @asynccontextmanager
-async def _rows() -> AsyncIterator[tuple[Settings, KeyRows]]:
-    """The settings, and L3's data keys."""
+async def _pool() -> AsyncIterator[tuple[Settings, ConnectionPool]]:
+    """The settings, and connections to L3."""
     settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
     pool = connection_pool(settings, size_max=2)
     try:
         await prepare(pool, register([]).values(), migrate=False, progress=lambda _: None)
-        yield settings, PostgresKeys(pool)
+        yield settings, pool
     finally:
         await pool.close()
 

@@ -11,7 +11,8 @@ is what L3 knows of data keys: `tiers.l3_keys.PostgresKeys` and `testing.memory_
 L3's side of reviews: `tiers.l3_reviews.PostgresReviews` and `testing.memory_reviews.MemoryReviews`. `AuditRows` is
 the audit log: `tiers.l3_audit.PostgresAudit` and `testing.memory_audit.MemoryAudit`. `DeliveryQueue` is what L3 knows
 of deliveries: `tiers.l3_deliveries.PostgresDeliveries` and `testing.memory_deliveries.MemoryDeliveries`. The suites
-in `holdfast.testing.conformance` run on all of them. `Reviewer` has conflicts decided that no strategy may resolve.
+in `holdfast.testing.conformance` run on all of them. `Reviewer` has conflicts decided that no strategy may resolve, and
+`LateReviews` knows what was decided after a run had gone on.
 """
 
 from holdfast.protocols.audit import AuditRows
@@ -33,7 +34,7 @@ from holdfast.protocols.journals import (
     Letter,
 )
 from holdfast.protocols.review_index import Due, ReviewIndex
-from holdfast.protocols.reviews import Reviewer, Settled
+from holdfast.protocols.reviews import LateDecision, LateReviews, Reviewer, Settled
 from holdfast.protocols.runs import ListedSnapshot, Retained, RunFilter, RunIndex
 from holdfast.protocols.shared_cache import (
     Absent,
@@ -88,6 +89,8 @@ __all__ = [
     "JournalState",
     "JournalStreams",
     "KeyRows",
+    "LateDecision",
+    "LateReviews",
     "Letter",
     "ListedSnapshot",
     "Loaded",

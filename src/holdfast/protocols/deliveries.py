@@ -11,6 +11,8 @@ from typing import Final, Protocol
 
 import msgspec
 
+from holdfast.audit.chain import AuditNote
+
 LISTED_MAX: Final = 1000
 """Deliveries in one answer."""
 
@@ -70,10 +72,14 @@ class DeliveryQueue(Protocol):
         """
         ...
 
-    async def retry(self, identifier: str) -> bool:
-        """Begin anew with a delivery that is dead, or waits: it is due now; False: it is not there."""
+    async def retry(self, identifier: str, note: AuditNote | None = None) -> bool:
+        """Begin anew with a delivery that is dead, or waits: it is due now; False: it is not there.
+
+        Args:
+            note: for the audit log, in the same transaction, if it was there.
+        """
         ...
 
-    async def discard(self, identifier: str) -> bool:
-        """Forget a delivery that nobody shall bring out any more; False: it is not there."""
+    async def discard(self, identifier: str, note: AuditNote | None = None) -> bool:
+        """Forget a delivery that nobody shall bring out any more; False: it is not there. `note` as in `retry`."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from holdfast.documents import ContextVariable
@@ -17,6 +18,40 @@ class Settled(NamedTuple):
 
     variable: ContextVariable | None
     reason: str
+
+
+class LateDecision(NamedTuple):
+    """A decision that came after the run had gone on with its own value.
+
+    Attributes:
+        id: of the review.
+        key: of the variable.
+        variable: the one that takes the place of the run's, as it is in the child; None: what the run has stays,
+            whatever it has written since.
+        reason: in words; it names no value.
+    """
+
+    id: str
+    child_run_id: str
+    key: str
+    variable: ContextVariable | None
+    reason: str
+
+
+class LateReviews(Protocol):
+    """Knows the decisions that runs which went on without them have still to take over."""
+
+    async def unapplied(self, run_id: str) -> Sequence[LateDecision]:
+        """Those of a run, the oldest review first.
+
+        Raises:
+            TierError: it cannot be asked.
+        """
+        ...
+
+    async def note_applied(self, identifier: str) -> None:
+        """Note that the run has taken the decision on a review over: `unapplied` names it no more."""
+        ...
 
 
 class Reviewer(Protocol):

@@ -12,13 +12,13 @@ from holdfast.audit.chain import AuditAction
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
 from holdfast.documents import ContextVariable, FreeValue, Limits, VariableSource, decode, encode, freeze
-from holdfast.documents.review import Review, ReviewChoice, ReviewPolicy, ReviewStatus
+from holdfast.documents.review import Review, ReviewChoice, ReviewStatus
 from holdfast.entry import MISSING, Consistency
 from holdfast.errors import Conflict, DocumentTooLarge, HoldfastError, InvalidDocument, NotFound, SettingsError
 from holdfast.invalidation.bus import EventBus
 from holdfast.keys import check_id
 from holdfast.kinds import REVIEW
-from holdfast.protocols import Isolation, StorageTransaction
+from holdfast.protocols import Isolation, LateDecision, StorageTransaction
 from holdfast.protocols.review_index import ReviewIndex
 from holdfast.reviews import rules
 from holdfast.reviews.rules import Decision, ReviewRules
@@ -200,21 +200,12 @@ class Reviews:
         await self._tell(OPENED, identifier, review)
         return review
 
-    async def unapplied(self, run_id: str) -> Sequence[ListedReview]:
-        """Decisions that a run which went on without them has still to take over, the oldest first.
-
-        Raises as `list` does.
-        """
-        found: list[ListedReview] = []
+    async def unapplied(self, run_id: str) -> Sequence[LateDecision]:
+        """Decisions that a run has still to take over; see `LateReviews.unapplied`. Raises as `list` does."""
+        found: list[LateDecision] = []
         after = None
         while page := await self.list(status=None, run_id=run_id, after=after):
-            found += [
-                each
-                for each in page
-                if each.review.status != ReviewStatus.OPEN
-                and each.review.policy == ReviewPolicy.GO_ON
-                and not each.review.applied
-            ]
+            found += [rules.late_decision(each.id, each.review) for each in page if rules.is_unapplied(each.review)]
             after = page[-1].cursor
         return found
 

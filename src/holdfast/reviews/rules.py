@@ -12,7 +12,7 @@ from holdfast.documents.review import Review, ReviewChoice, ReviewPolicy, Review
 from holdfast.entry import MISSING
 from holdfast.errors import ReviewSettled
 from holdfast.keys import ID_BYTES_MAX
-from holdfast.protocols.reviews import Settled
+from holdfast.protocols.reviews import LateDecision, Settled
 from holdfast.run_context.conflicts import ConflictStrategy, Side, resolve
 from holdfast.run_context.differences import identical
 from holdfast.run_context.hybrid_clock import hybrid_time
@@ -145,8 +145,22 @@ def settled(review: Review, parent: ContextVariable | None) -> Settled | None:
             return Settled(parent, "a review is open, and the run goes on with its own value until it is decided")
         return None
     stands = {ReviewChoice.PARENT.value: parent, ReviewChoice.CHILD.value: review.child}
-    who = f"{review.status} by {review.resolved_by}: {review.reason}"
-    return Settled(stands.get(review.choice or "", review.resolved), who)
+    return Settled(stands.get(review.choice or "", review.resolved), _in_words(review))
+
+
+def is_unapplied(review: Review) -> bool:
+    """Whether its run went on without the decision, and has still to take it over."""
+    return review.status != ReviewStatus.OPEN and review.policy == ReviewPolicy.GO_ON and not review.applied
+
+
+def late_decision(identifier: str, review: Review) -> LateDecision:
+    """What a run that has gone on makes of a review that is decided."""
+    variable = review.child if review.choice == ReviewChoice.CHILD else review.resolved
+    return LateDecision(identifier, review.child_run_id, review.variable, variable, _in_words(review))
+
+
+def _in_words(review: Review) -> str:
+    return f"{review.status} by {review.resolved_by}: {review.reason}"
 
 
 def _fallen_back(review: Review) -> tuple[ReviewChoice, ContextVariable | None, str]:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from holdfast.documents import ContextChange, Run, RunStatus, StepStatus
 from holdfast.entry import Durability, Receipt
 from holdfast.errors import HoldfastError, NotOwner, OutcomeUnknown, Refused, RunOver, Undecided
-from holdfast.protocols import Reviewer
+from holdfast.protocols import LateDecision, Reviewer
 from holdfast.run_context.announcements import Announcements
 from holdfast.run_context.basing import BaseWriter
 from holdfast.run_context.changes import ContextState
@@ -28,13 +27,13 @@ from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import NOBODYS, Ending, ends
 from holdfast.run_context.fault_words import in_words
 from holdfast.run_context.ground import Ground
+from holdfast.run_context.late_decisions import LateDecisions
 from holdfast.run_context.merging import Strategies
-from holdfast.run_context.repeating import repeated
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.snapshots import snapshot_id
 from holdfast.run_context.step import Step
+from holdfast.run_context.undecided import UndecidedChanges, is_anothers
 from holdfast.run_context.under_way import UnderWay
-from holdfast.write_behind.deciding import RefusalReason
 from holdfast.write_behind.operations import Append, Operation, Set
 
 Result = TypeVar("Result")
@@ -69,13 +68,14 @@ class ActiveRun:
         self._under_way = under_way
         self._journal = run.journal
         self._last: Receipt | None = None
-        self._undecided: deque[tuple[Receipt, ContextChange]] = deque()
+        self._undecided = UndecidedChanges(context)
         self._turn = asyncio.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
         self._bases = BaseWriter(ground, self.id, run)
         self._announcements = Announcements(ground)
         self._ending = Ending(ground, self.id, run.swarm_id, run.epoch)
         self._on_conflict = ground.on_conflict if run.on_conflict is None else ConflictStrategy(run.on_conflict)
+        self._late = LateDecisions(ground, context)
         self._merging = asyncio.Lock()
         under_way.note(self.id, self.epoch)
 
@@ -151,6 +151,15 @@ class ActiveRun:
         merging = ChildMerging(self._ground, self.context, strategies, asked)
         async with self._merging:  # two at once would take over the same child
             return await merging.merge_all(self._keep_merged, wait=wait)
+
+    async def settle_reviews(self) -> Sequence[LateDecision]:
+        """Take over what was decided on reviews since the run had gone on without, and have L3 keep it.
+
+        Returns what was decided. Raises `LimitExceeded` if it does not fit, and as `save`.
+        """
+        self._check_under_way()
+        async with self._merging:
+            return await self._late.take_over(lambda: self.save(Durability.COMMITTED))
 
     async def pause(self) -> None:
         """Keep all, and let go of the run: whoever wants to goes on with `Runs.resume`; raises as `save`."""
@@ -353,8 +362,7 @@ class ActiveRun:
 
     def _note(self, receipt: Receipt, change: ContextChange | None) -> None:
         self._last = receipt
-        if change is not None and receipt.durability is not Durability.COMMITTED:
-            self._undecided.append((receipt, change))
+        self._undecided.note(receipt, change)
 
     async def _check_decided(self) -> None:
         """Let go of what was decided; what was refused of it is in the context alone, to be written again.
@@ -363,22 +371,13 @@ class ActiveRun:
             Refused: there was some.
             NotOwner: it was refused because another server owns the run.
         """
-        first: Refused | None = None
-        while self._undecided:  # those of one row are decided in order
-            receipt, change = self._undecided[0]
-            try:
-                await receipt.reached(receipt.durability)  # does not wait: it tells how it ended
-                if receipt.durability is not Durability.COMMITTED:
-                    break
-            except Refused as refused:
-                if isinstance(fault := await self._meant(refused), NotOwner):
-                    raise fault from refused
-                self.context.put_back(repeated(change, self.context))
-                first = first or refused
-            self._undecided.popleft()
-        if first is not None:
+        try:
+            await self._undecided.check()
+        except Refused as refused:
             self._last = None
-            raise first
+            if (fault := await self._meant(refused)) is refused:
+                raise
+            raise fault from refused
 
     async def _raised(self, durability: Durability) -> Receipt | None:
         """What was written last, once that has survived so much; None: it had."""
@@ -391,8 +390,7 @@ class ActiveRun:
 
     async def _meant(self, refused: Refused) -> HoldfastError:
         """The error that a refusal is here."""
-        is_anothers = refused.reason == RefusalReason.NOT_OWNER.value
-        return await self._not_owner(refused.detail) if is_anothers else refused
+        return await self._not_owner(refused.detail) if is_anothers(refused) else refused
 
     async def _not_owner(self, detail: str) -> NotOwner:
         self._is_taken_over = True

@@ -10,7 +10,7 @@ import msgspec
 from holdfast.documents import Run, SnapshotSummary
 from holdfast.documents.frozen import EMPTY_LIST
 from holdfast.entry import Consistency
-from holdfast.errors import ContextCorrupt
+from holdfast.errors import ContextCorrupt, NotFound
 from holdfast.run_context.changes import ContextState, Draft
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.loading import SnapshotLoader, names_same
@@ -52,6 +52,13 @@ class Contexts:
         self._ground = ground
         self._loader = loader
         self._held: OrderedDict[str, _Held] = OrderedDict()
+
+    async def known(self, run_id: str) -> RunView:
+        """A run that there is, as it is in L3 now. Raises as `view`, and NotFound if there is none."""
+        view = await self.view(run_id, Consistency.STRONG)
+        if view is None:
+            raise NotFound(f"there is no run {run_id}")
+        return view
 
     async def view(self, run_id: str, consistency: Consistency = Consistency.BOUNDED) -> RunView | None:
         """A run with its context; None: there is no such run.

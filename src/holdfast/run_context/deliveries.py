@@ -7,9 +7,12 @@ from typing import Final
 
 import msgspec
 
+from holdfast.audit.chain import AuditAction, AuditNote
+from holdfast.audit.log import noted
 from holdfast.documents import Delivery, decode
 from holdfast.errors import CorruptDocument
 from holdfast.protocols import DeliveryQueue, DeliveryRow
+from holdfast.write_behind.dead_writes import BY_HAND
 
 LIST_LIMIT: Final = 100
 
@@ -36,10 +39,15 @@ class ListedDelivery(msgspec.Struct, frozen=True):
 
 
 class Deliveries:
-    """Lists, retries and discards deliveries."""
+    """Lists, retries and discards deliveries.
 
-    def __init__(self, queue: DeliveryQueue) -> None:
+    Args:
+        actor: who this server is, where a call does not say.
+    """
+
+    def __init__(self, queue: DeliveryQueue, *, actor: str) -> None:
         self._queue = queue
+        self._actor = actor
 
     async def list(
         self, *, dead: bool | None = None, after: str | None = None, limit: int = LIST_LIMIT
@@ -53,13 +61,25 @@ class Deliveries:
         """
         return [_listed(row) for row in await self._queue.list(dead=dead, after=after, limit=limit)]
 
-    async def retry(self, identifier: str) -> bool:
-        """Begin anew with a delivery, with all its attempts; False: it is not there any more."""
-        return await self._queue.retry(identifier)
+    async def retry(self, identifier: str, *, actor: str | None = None, reason: str = BY_HAND) -> bool:
+        """Begin anew with a delivery, with all its attempts, and record that; False: it is not there any more.
 
-    async def discard(self, identifier: str) -> bool:
-        """Remove a delivery for good; False: it is not there any more."""
-        return await self._queue.discard(identifier)
+        Args:
+            actor, reason: for the audit log; the actor is by default this server.
+
+        Raises:
+            InvalidKey: `actor` or `reason` is empty, too long, or nothing that L3 can store.
+            TierError: neither was done.
+        """
+        return await self._queue.retry(identifier, self._noted(AuditAction.REPLAYED, identifier, actor, reason))
+
+    async def discard(self, identifier: str, *, actor: str | None = None, reason: str = BY_HAND) -> bool:
+        """Remove a delivery for good, and record that; False: it is not there any more. All else as `retry`."""
+        return await self._queue.discard(identifier, self._noted(AuditAction.DISCARDED, identifier, actor, reason))
+
+    def _noted(self, action: AuditAction, identifier: str, actor: str | None, reason: str) -> AuditNote:
+        who = self._actor if actor is None else actor
+        return noted(action, f"delivery:{identifier}", actor=who, reason=reason)
 
 
 def _listed(row: DeliveryRow) -> ListedDelivery:

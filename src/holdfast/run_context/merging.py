@@ -88,7 +88,7 @@ def compared(
         held = parent.get(key)
         if is_inherited(child) or (held is not None and identical(held.value, child.value)):
             continue  # the child has not written it; or all agree
-        if (None if held is None else held.clock) == child.ancestor and not _is_fixed(held):
+        if (None if held is None else held.clock) == child.ancestor and not is_fixed(held):
             found.unopposed[key] = child
         else:
             found.conflicts.append(Conflict(key, held, child, strategies.of(key)))
@@ -97,7 +97,7 @@ def compared(
 
 def is_for_a_person(conflict: Conflict) -> bool:
     """Whether no strategy may resolve a conflict."""
-    return conflict.strategy is ConflictStrategy.MANUAL_REVIEW and not _is_fixed(conflict.parent)
+    return conflict.strategy is ConflictStrategy.MANUAL_REVIEW and not is_fixed(conflict.parent)
 
 
 def resolved(conflict: Conflict, clock: HybridClock, skew_ms_max: int) -> Resolved:
@@ -107,7 +107,7 @@ def resolved(conflict: Conflict, clock: HybridClock, skew_ms_max: int) -> Resolv
         clock: of this server: dates a value that is neither side's, and tells by how much others are ahead.
     """
     _, parent, child, _ = conflict
-    if _is_fixed(parent):
+    if is_fixed(parent):
         return _standing(conflict, "the parent's was set for good")
     if conflict.strategy is ConflictStrategy.MERGE_OBJECTS and _is_any_guarded(conflict):
         return _standing(conflict, "what is secret or pii is not looked into: the committed value stands")
@@ -131,7 +131,7 @@ def _standing(conflict: Conflict, reason: str) -> Resolved:
     return Resolved(conflict.parent, Resolution(value, conflict.strategy, reason, variable_name=conflict.key))
 
 
-def _is_fixed(variable: ContextVariable | None) -> bool:
+def is_fixed(variable: ContextVariable | None) -> bool:
     """Whether a variable is a run's own, and was declared not mutable."""
     return variable is not None and not variable.mutable and not is_inherited(variable)
 

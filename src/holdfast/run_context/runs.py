@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from holdfast.audit.log import AuditLog
 from holdfast.documents import Run, RunStatus, decode
 from holdfast.documents.frozen import EMPTY_DICT
 from holdfast.entry import Consistency
@@ -36,6 +37,7 @@ from holdfast.run_context.loading import SnapshotLoader, names_same
 from holdfast.run_context.opening import Opening
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.resuming import Resuming
+from holdfast.run_context.revealing import Revealing
 from holdfast.run_context.secrets import key_ids, moved_state
 from holdfast.run_context.snapshots import base_of, id_of, rebased
 from holdfast.run_context.under_way import UnderWay
@@ -57,14 +59,19 @@ class ListedRun(NamedTuple):
 
 
 class Runs:
-    """Begins, finds, resumes and forks runs; one per server."""
+    """Begins, finds, resumes and forks runs; one per server.
 
-    def __init__(self, ground: Ground) -> None:
+    Attributes:
+        reveal: shows the value of a variable, also of a secret one, and records it; see `Revealing.reveal`.
+    """
+
+    def __init__(self, ground: Ground, audit: AuditLog) -> None:
         self._ground = ground
         self._loader = SnapshotLoader(ground.l3, ground.index)
         self._contexts = Contexts(ground, self._loader)
         self._under_way = UnderWay()
         self._resuming = Resuming(ground, self._loader, self._under_way)
+        self.reveal = Revealing(ground, self._contexts, audit).reveal
 
     def begin(
         self,
@@ -238,7 +245,7 @@ class Runs:
         before = await self.at(run_id, earlier)
         if later is not None:
             return difference(before, await self.at(run_id, later))
-        view = await self._known(run_id)
+        view = await self._contexts.known(run_id)
         return difference(before, view.state)
 
     def fork(self, run_id: str, *, at: int | None = None, new_run_id: str | None = None) -> Opening:
@@ -253,7 +260,7 @@ class Runs:
         async def open_() -> ActiveRun:
             lost = NOTHING_LOST
             if at is None:
-                view = await self._known(run_id)
+                view = await self._contexts.known(run_id)
                 run, state, lost = view.run, view.state, view.lost
             else:
                 run, state = await self._at(run_id, at)
@@ -306,12 +313,6 @@ class Runs:
         if run is None:
             raise NotFound(f"there is no run {run_id}")
         return run
-
-    async def _known(self, run_id: str) -> RunView:
-        view = await self._contexts.view(run_id, Consistency.STRONG)
-        if view is None:
-            raise NotFound(f"there is no run {run_id}")
-        return view
 
     async def _at(self, run_id: str, sequence: int) -> tuple[Run, ContextState]:
         run = await self._row(run_id)

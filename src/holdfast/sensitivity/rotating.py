@@ -6,17 +6,20 @@ at once, be broken off and be done again: a row is replaced only as it was read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
+from holdfast.audit.chain import AuditAction
+from holdfast.audit.log import AuditLog
 from holdfast.errors import KeyMissing
-from holdfast.protocols.data_keys import DataKeyRow, KeyRows
+from holdfast.protocols.data_keys import DataKeyRow, KeyRows, MasterKeyUse
 from holdfast.sensitivity.key_ring import wrapped_row
 from holdfast.sensitivity.master_keys import MasterKeys
 
 PAGE_ROWS: Final = 500
+BY_HAND: Final = "by hand"
 
 
 class Rotated(msgspec.Struct, frozen=True):
@@ -38,21 +41,29 @@ class Rotated(msgspec.Struct, frozen=True):
 
 
 async def rotate(
-    rows: KeyRows, masters: MasterKeys, entropy: Callable[[int], bytes], progress: Callable[[str], None]
+    rows: KeyRows,
+    masters: MasterKeys,
+    entropy: Callable[[int], bytes],
+    progress: Callable[[str], None],
+    *,
+    audit: AuditLog,
+    reason: str = BY_HAND,
 ) -> Rotated:
     """Wrap all data keys by the first master key, and retire all others that the settings name or L3 knows.
 
     Args:
         progress: told in words how far it is.
+        audit: where it is recorded before it begins, and `reason`: why.
 
     Raises:
         KeyMissing: there is no master key.
         KeyRetired: the first is retired; nothing was changed.
         TierError: L3 did not do it; what was done until then stays, and it can be done again.
     """
-    first = masters.first.id
-    known = [each.id for each in await rows.masters()]
-    await rows.retire([each for each in dict.fromkeys((*known, *masters.ids)) if each != first], first=first)
+    first, known = masters.first.id, await rows.masters()
+    others = [each for each in dict.fromkeys((*(use.id for use in known), *masters.ids)) if each != first]
+    await _record(audit, first, others, known, reason)
+    await rows.retire(others, first=first)
     progress(f"from now on {first} alone wraps data keys")
     rewrapped, faults = await _rewrap_all(rows, masters, entropy, progress)
     uses = await rows.masters()
@@ -63,6 +74,17 @@ async def rotate(
         retired=tuple(each.id for each in uses if each.retired_at is not None),
         faults=tuple(faults),
     )
+
+
+async def _record(
+    audit: AuditLog, first: str, others: Sequence[str], known: Sequence[MasterKeyUse], reason: str
+) -> None:
+    """Record what is about to be done; of master keys that were retired before only those that still wrap rows."""
+    done = {each.id for each in known if each.retired_at is not None and not each.rows}
+    older = [each for each in others if each not in done]
+    rows = sum(each.rows for each in known if each.id != first)
+    subject = f"master_key:{','.join(older)}->{first}" if older else f"master_key:{first}"
+    await audit.note(AuditAction.ROTATED, subject, reason=reason, detail={"data_keys": rows})
 
 
 async def _rewrap_all(

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
+from holdfast.audit.chain import AuditNote
 from holdfast.clock import Clock
 from holdfast.keys import Key
 from holdfast.kinds import DELIVERY
@@ -65,18 +66,25 @@ class MemoryDeliveries:
             found = [each for each in self._all() if dead in {None, each.dead} and each.id > (after or "")]
         return sorted(found, key=lambda each: each.id)[:limit]
 
-    async def retry(self, identifier: str) -> bool:
+    async def retry(self, identifier: str, note: AuditNote | None = None) -> bool:
         """Begin anew; see `DeliveryQueue.retry`."""
-        async with await self._open():
+        async with await self._open() as transaction:
             held = self._row(identifier)
-            if held is not None:
-                self._note(msgspec.structs.replace(held, attempts=0, dead=False), 0.0)
-        return held is not None
+            if held is None:
+                return False
+            if note is not None:
+                await transaction.audit(note)
+            self._note(msgspec.structs.replace(held, attempts=0, dead=False), 0.0)
+        return True
 
-    async def discard(self, identifier: str) -> bool:
+    async def discard(self, identifier: str, note: AuditNote | None = None) -> bool:
         """Forget a delivery; see `DeliveryQueue.discard`."""
         async with await self._open() as transaction:
-            return await self._forget(transaction, identifier)
+            if not await self._forget(transaction, identifier):
+                return False
+            if note is not None:
+                await transaction.audit(note)
+        return True
 
     async def _open(self) -> MemoryTransaction:
         return await self._storage.open_transaction(Isolation.READ_COMMITTED)

@@ -49,6 +49,20 @@ async def append(connection: Any, note: AuditNote) -> None:
     await connection.execute(APPEND, *noted_columns(note))
 
 
+def with_note(statement: str, first: int) -> str:
+    """A statement that changes a row, ``RETURNING true``, together with an entry if there was one to change.
+
+    Args:
+        first: number of its first parameter; that and those behind it are of `noted_columns`.
+    """
+    columns = [f"${first + each}" for each in range(5)]
+    return f"""
+WITH changed (done) AS ({statement}),
+     noted AS (INSERT INTO holdfast.audit (action, subject, actor, reason, detail)
+               SELECT {"::text, ".join(columns)}::json FROM changed)
+SELECT done FROM changed"""  # noqa: S608 - only constants are put together
+
+
 def noted_columns(note: AuditNote) -> tuple[str | bytes, ...]:
     """What a note is in the columns of its table: action, subject, actor, reason, detail."""
     return note.action, note.subject, note.actor, note.reason, note.detail.encode()

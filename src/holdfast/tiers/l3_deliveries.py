@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
+from holdfast.audit.chain import AuditNote
 from holdfast.protocols import DeliveryRow
 from holdfast.protocols.deliveries import LISTED_MAX
 from holdfast.protocols.runs import check_limit
+from holdfast.tiers.l3_audit import noted_columns, with_note
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
 
@@ -35,6 +37,8 @@ WHERE ($1::boolean IS NULL OR dead = $1) AND id > $2 ORDER BY id LIMIT $3"""  # 
 RETRY: Final = """
 UPDATE holdfast."Delivery" SET attempts = 0, dead = false, due = statement_timestamp() WHERE id = $1 RETURNING true"""
 DISCARD: Final = """DELETE FROM holdfast."Delivery" WHERE id = $1 RETURNING true"""
+RETRY_NOTED: Final = with_note(RETRY, 2)
+DISCARD_NOTED: Final = with_note(DISCARD, 2)
 
 
 class PostgresDeliveries:
@@ -66,13 +70,17 @@ class PostgresDeliveries:
             async with self._pool.connection() as connection:
                 return _rows(await connection.fetch(LIST, dead, after or "", limit))
 
-    async def retry(self, identifier: str) -> bool:
+    async def retry(self, identifier: str, note: AuditNote | None = None) -> bool:
         """Begin anew; see `DeliveryQueue.retry`."""
-        return await self._change("retrying a delivery", RETRY, identifier)
+        if note is None:
+            return await self._change("retrying a delivery", RETRY, identifier)
+        return await self._change("retrying a delivery", RETRY_NOTED, identifier, *noted_columns(note))
 
-    async def discard(self, identifier: str) -> bool:
+    async def discard(self, identifier: str, note: AuditNote | None = None) -> bool:
         """Forget a delivery; see `DeliveryQueue.discard`."""
-        return await self._change("discarding a delivery", DISCARD, identifier)
+        if note is None:
+            return await self._change("discarding a delivery", DISCARD, identifier)
+        return await self._change("discarding a delivery", DISCARD_NOTED, identifier, *noted_columns(note))
 
     async def _change(self, what: str, statement: str, *words: Any) -> bool:
         with mapped(what, writes=True):

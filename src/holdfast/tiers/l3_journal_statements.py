@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from holdfast.tiers.l3_audit import with_note
+
 REGISTER: Final = """
 WITH made AS (INSERT INTO holdfast.journals (journal, server) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING journal)
 INSERT INTO holdfast.journal_beats (journal) SELECT journal FROM made"""
@@ -64,11 +66,7 @@ FROM holdfast.dead_writes"""
 LETTERS: Final = f"{_LETTERS} ORDER BY id LIMIT $1"
 LETTER: Final = f"{_LETTERS} WHERE id = $1"
 DISCARD: Final = "DELETE FROM holdfast.dead_writes WHERE id = $1 RETURNING true"
-DISCARD_NOTED: Final = f"""
-WITH gone (done) AS ({DISCARD}),
-     noted AS (INSERT INTO holdfast.audit (action, subject, actor, reason, detail)
-               SELECT $2::text, $3::text, $4::text, $5::text, $6::json FROM gone)
-SELECT done FROM gone"""
+DISCARD_NOTED: Final = with_note(DISCARD, 2)
 
 SAVEPOINT: Final = "SAVEPOINT refusable"
 BACK: Final = "ROLLBACK TO SAVEPOINT refusable; RELEASE SAVEPOINT refusable"

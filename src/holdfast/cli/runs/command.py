@@ -1,4 +1,4 @@
-"""`holdfast runs`: list, show, tree, history, diff, resume and fork."""
+"""`holdfast runs`: list, show, tree, history, diff, resume, fork and reveal."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from holdfast.cli.runs.outlines import (
 from holdfast.cli.runs.printing import COLUMNS, cells, print_run, time
 from holdfast.cli.serving import serving
 from holdfast.cli.showing import line, show
+from holdfast.documents.faults import DEPTH_CEILING
+from holdfast.documents.tagging import to_wire
+from holdfast.node import process_name
 from holdfast.protocols import ListedSnapshot
 from holdfast.protocols.runs import LISTED_MAX
 from holdfast.run_context.active_run import ActiveRun
@@ -232,6 +235,28 @@ async def fork(run: str, /, *, at: Snapshot | None = None, id: str | None = None
         await forked.release()
     line(Console(stderr=True), f"a fork of {run}: {_holding(forked)}; a server has to resume it")
     line(Console(), forked.id)
+
+
+@runs.command
+async def reveal(run: str, key: str, /, *, reason: str, by: str | None = None) -> None:
+    """Print the value of a variable as JSON, also of one that is secret; the audit log says who has seen it, and why.
+
+    It is printed to the standard output as it is. The master keys of the settings have to open it.
+
+    Parameters
+    ----------
+    run
+        Id of the run.
+    key
+        Name of the variable.
+    reason
+        Why, for the audit log.
+    by
+        Who looks at it, for the audit log; by default user@host:pid.
+    """
+    async with serving() as state:
+        value = await state.runs.reveal(run, key, by=by or process_name(), reason=reason)
+    line(Console(), msgspec.json.encode(to_wire(value, DEPTH_CEILING)).decode())
 
 
 def _holding(run: ActiveRun) -> str:

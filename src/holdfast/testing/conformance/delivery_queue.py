@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Collection, Sequence
 from typing import Final, Protocol
 
+import msgspec
+
+from holdfast.audit.chain import AuditNote
 from holdfast.documents import Delivery, encode
 from holdfast.keys import Key
-from holdfast.protocols import DeliveryQueue, DeliveryRow, Storage, Write
+from holdfast.protocols import AuditRows, DeliveryQueue, DeliveryRow, Storage, Write
 from holdfast.protocols.deliveries import LISTED_MAX
 
 LEASE_SECONDS: Final = 60.0
@@ -21,6 +24,11 @@ class DeliveryQueues(Protocol):
     @property
     def storage(self) -> Storage:
         """Its rows."""
+        ...
+
+    @property
+    def audit(self) -> AuditRows:
+        """Its audit log."""
         ...
 
     def queue(self) -> DeliveryQueue:
@@ -138,6 +146,17 @@ class DeliveryQueueSuite:
         assert [row.id for row in await self.queue.list(limit=10)] == ["a"]
         assert not await self.other.discard("b")
         assert not await self.other.retry("b")
+
+    async def check_what_is_done_by_hand_is_recorded_if_it_is_done(self) -> None:
+        """With it: there is no entry for a delivery that is not there."""
+        await self.put("a")
+        note = AuditNote(action="replayed", subject="delivery:a", actor="ada", reason="why", detail='{"it": "\\u00e4"}')
+        gone = msgspec.structs.replace(note, action="discarded")
+        assert not await self.queue.retry("b", note)
+        assert await self.queue.retry("a", note)
+        assert await self.queue.discard("a", gone)
+        assert not await self.queue.discard("a", gone)
+        assert [entry.note for entry in await self.queues.audit.list(after=0, limit=10)] == [note, gone]
 
     async def check_they_are_listed_by_pages(self) -> None:
         """In order of ids; a limit that is none is refused."""
