@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
@@ -27,26 +27,13 @@ from holdfast.invalidation.sampling import AnswerSampler
 from holdfast.invalidation.subscription import HandlerRules
 from holdfast.invalidation.verifier import Verifier
 from holdfast.key_locks import KeyLocks
-from holdfast.kinds import REVIEW
 from holdfast.metrics.counters import Counters
 from holdfast.reading import Reader
 from holdfast.resolution import Resolver
-from holdfast.reviews.reviewer import MergeReviewer, ReviewChanges
-from holdfast.reviews.reviews import Reviews
-from holdfast.reviews.rules import review_rules
-from holdfast.reviews.sweeper import ReviewSweeper
-from holdfast.run_context import ground as runs_ground
-from holdfast.run_context.conflicts import ConflictStrategy
-from holdfast.run_context.deliveries import Deliveries
-from holdfast.run_context.delivering import DeliveryRules, DeliveryWorker
-from holdfast.run_context.hybrid_clock import HybridClock
-from holdfast.run_context.partitions import Partitions
-from holdfast.run_context.runs import Runs
-from holdfast.run_context.secrets import protected
+from holdfast.run_flows import Beneath, RunFlows
 from holdfast.scopes import Scopes
 from holdfast.scopes.elsewhere import Elsewhere
 from holdfast.scopes.session import Session
-from holdfast.sensitivity.key_keeper import KeyKeeper
 from holdfast.sensitivity.key_ring import KeyRing
 from holdfast.sensitivity.master_keys import MasterKeys
 from holdfast.settings import Settings
@@ -70,7 +57,6 @@ class Flows:
         self._given = given
         self.counters = Counters()
         self.audit = AuditLog(given.audit, server=given.server)
-        self.hybrid = HybridClock(given.wall, given.server)
         self._make_memory()
         self._make_reading()
         self._make_writing()
@@ -99,10 +85,7 @@ class Flows:
             history=self._history,
         )
         self.feed = ChangeFeed(given.feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
-        self.partitions = Partitions(given.runs, settings.run_snapshot_months, self.counters.partitions, given.sleep)
         self.keys = KeyRing(given.key_rows, MasterKeys.read(settings.master_keys), given.entropy)
-        self.key_keeper = KeyKeeper(self.keys, given.sleep)
-        self.feed.on_applied(lambda _, poll: self.key_keeper.look() if poll.reset is not None else None)
 
     def _make_reading(self) -> None:
         given = self._given
@@ -155,16 +138,6 @@ class Flows:
         )
         making = Making(self._ground())
         self.write_behind, self.takeover = making.write_behind(), making.takeover()
-        self.deliveries = DeliveryWorker(
-            given.deliveries,
-            given.exporters,
-            DeliveryRules(given.settings.delivery_attempts_max, given.settings.delivery_timeout_seconds),
-            self.counters.deliveries,
-            sleep=given.sleep,
-            random_=given.random_,
-            masked=self.keys.known.masked,
-            announce=self._announce,
-        )
         self.dead_writes = making.dead_writes(self.write_behind)
         self.handing_over = making.handing_over()
         self.transactions = Transactions(
@@ -268,7 +241,21 @@ class Flows:
             )
             for name, kind in self._given.kinds.items()
         }
-        self._make_reviews(collections)
+        self.run_flows = RunFlows(
+            self._given,
+            Beneath(
+                collections=collections,
+                transactions=self.transactions,
+                handing_over=self.handing_over,
+                lives=self.write_behind.lives,
+                feed=self.feed,
+                bus=self.bus,
+                audit=self.audit,
+                keys=self.keys,
+                limits=self.writer.limits,
+                counters=self.counters,
+            ),
+        )
         self.scopes = Scopes(
             collections=collections,
             shelves=self._shelves,
@@ -295,56 +282,12 @@ class Flows:
             bus=self.bus,
             write_behind=self.write_behind,
             dead_writes=self.dead_writes,
-            runs=Runs(self._runs_ground(collections), self.audit),
-            reviews=self.reviews,
+            runs=self.run_flows.runs,
+            reviews=self.run_flows.reviews,
             audit=self.audit,
-            deliveries=Deliveries(self._given.deliveries, actor=self._given.server),
+            deliveries=self.run_flows.deliveries,
         )
         self.store = StateStore(self.parts)
-
-    def _make_reviews(self, collections: Mapping[str, Collection[Any]]) -> None:
-        given = self._given
-        self.reviews = Reviews(
-            collections[REVIEW.name],
-            self.transactions,
-            given.reviews,
-            self.audit,
-            self.bus,
-            opening=review_rules(given.settings),
-            hybrid=self.hybrid,
-            server=given.server,
-            seal=lambda run_id, variable: protected(variable, run_id, self.keys.known),
-            limits=self.writer.limits,
-        )
-        self.review_changes = ReviewChanges()
-        self.feed.on_applied(self.review_changes.hear)
-        self.review_sweeper = ReviewSweeper(self.reviews, given.sleep)
-
-    def _runs_ground(self, collections: Mapping[str, Collection[Any]]) -> runs_ground.Ground:
-        given, settings = self._given, self._given.settings
-        return runs_ground.Ground(
-            collections=collections,
-            transactions=self.transactions,
-            l3=given.l3,
-            index=given.runs,
-            journals=given.journals,
-            handing_over=self.handing_over,
-            lives=self.write_behind.lives,
-            bus=self.bus,
-            clock=given.clock,
-            hybrid=self.hybrid,
-            keys=self.keys,
-            new_id=given.new_id,
-            server=given.server,
-            limits=runs_ground.run_limits(settings),
-            deltas_per_base=settings.run_deltas_per_base,
-            takeover_seconds=settings.write_behind_takeover_seconds,
-            terms=runs_ground.run_terms(settings, given.transformations),
-            on_conflict=ConflictStrategy(settings.run_on_conflict),
-            skew_ms_max=settings.clock_skew_ms_max,
-            reviewer=lambda: MergeReviewer(self.reviews, self.review_changes),
-            late_reviews=self.reviews,
-        )
 
     def _elsewhere(self) -> Elsewhere:
         given = self._given
@@ -371,10 +314,7 @@ class Flows:
             self.relay.start()
         self.verifier.start()
         self.takeover.start()
-        self.partitions.start()
-        self.review_sweeper.start()
-        self.deliveries.start()
-        self.key_keeper.start()
+        self.run_flows.start()
         await self.bus.start()
 
     async def stop(self) -> None:
@@ -391,10 +331,7 @@ class Flows:
             ends.push_async_callback(self._drain)
             ends.push_async_callback(self.write_behind.lives.stop)
             ends.push_async_callback(self.takeover.stop)
-            ends.push_async_callback(self.partitions.stop)
-            ends.push_async_callback(self.review_sweeper.stop)
-            ends.push_async_callback(self.deliveries.stop)
-            ends.push_async_callback(self.key_keeper.stop)
+            ends.push_async_callback(self.run_flows.stop)
             ends.callback(self.watching.close)
             ends.push_async_callback(self.verifier.stop)
             ends.push_async_callback(self.bus.stop)  # its handlers may use all the rest

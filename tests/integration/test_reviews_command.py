@@ -55,7 +55,7 @@ def reviews(state: OpenStore, capsys: pytest.CaptureFixture[str]) -> Command:
 def reviewer(state: OpenStore, patience_seconds: float = 600.0) -> MergeReviewer:
     """One of a run on a server."""
     flows = flows_of(state)
-    return MergeReviewer(flows.reviews, flows.review_changes, patience_seconds=patience_seconds)
+    return MergeReviewer(flows.run_flows.reviews, flows.run_flows.review_changes, patience_seconds=patience_seconds)
 
 
 async def merged(state: OpenStore, child: ContextVariable = CHILD) -> Settled:
@@ -103,7 +103,7 @@ async def test_what_nobody_answers_is_decided_once(settings: Settings) -> None:
         settled = await asyncio.wait_for(merged(one), 60)
         assert settled.variable == CHILD
         assert "no person answered until" in settled.reason
-        sweepers = [flows_of(state).review_sweeper for state in (one, two)]
+        sweepers = [flows_of(state).run_flows.review_sweeper for state in (one, two)]
         await asyncio.gather(*(sweeper.sweep() for sweeper in sweepers))
         review = await two.reviews.get(ID)
         assert review is not None
@@ -120,10 +120,10 @@ async def test_two_who_sweep_at_the_same_moment_make_one_record(settings: Settin
     async with holdfast.connect(soon) as one, holdfast.connect(soon) as two:
         states = (one, two)
         for state in states:
-            await flows_of(state).review_sweeper.stop()
+            await flows_of(state).run_flows.review_sweeper.stop()
         for number in range(20):
             assert await reviewer(one).settle("r1", f"c{number}", PARENT, CHILD) is None
-        sweepers = [flows_of(state).review_sweeper for state in states]
+        sweepers = [flows_of(state).run_flows.review_sweeper for state in states]
         await asyncio.gather(*(sweeper.sweep() for sweeper in sweepers))
         assert sum(sweeper.timed_out for sweeper in sweepers) == 20
         assert len(await two.audit.list()) == 20
@@ -144,7 +144,9 @@ async def test_a_sweeper_and_a_person_cannot_both_decide(settings: Settings) -> 
             except ReviewSettled as late:
                 return late.by
 
-        deciders, _ = await asyncio.gather(asyncio.gather(*map(resolve, names)), flows_of(one).review_sweeper.sweep())
+        deciders, _ = await asyncio.gather(
+            asyncio.gather(*map(resolve, names)), flows_of(one).run_flows.review_sweeper.sweep()
+        )
         stored = {each.id: each.review.resolved_by for each in await one.reviews.list(status=None)}
         assert dict(zip(names, deciders, strict=True)) == stored
         recorded = {entry.note.subject: entry.note.actor for entry in await one.audit.list()}

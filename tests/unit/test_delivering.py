@@ -279,7 +279,7 @@ async def test_a_run_exports_to_a_system_outside() -> None:
         await run.complete()
         birth = at.l3.log.rows[Key("delivery", f"{RUN}/crm/x")].birth
         assert [each.id for each in await at.servers["a"].store.deliveries.list()] == [f"{RUN}/crm/x"]
-        await other.deliveries.deliver_due()
+        await other.run_flows.delivery_worker.deliver_due()
         assert brought == [(RUN, "x", 1, f"{RUN}/crm/x@{birth}")]
         assert await at.servers["a"].store.deliveries.list() == []
 

@@ -149,7 +149,7 @@ async def test_a_server_looks_after_them_while_it_runs() -> None:
     runs = Told(MemoryIndexes().storage, SystemClock())
     async with connect_flows(runs=runs, settings=Settings(run_snapshot_months=6)) as flows:
         assert await asyncio.wait_for(Told.months, 10) == 6
-    assert flows.partitions._loop._task is None
+    assert flows.run_flows.partitions._loop._task is None
     assert flows.counters.partitions.dropped == 1
 
 

@@ -37,7 +37,7 @@ HOUR = 3600.0
 
 def reviewer(flows: Flows, **how: Any) -> MergeReviewer:
     """One of a run on a server."""
-    return MergeReviewer(flows.reviews, flows.review_changes, **how)
+    return MergeReviewer(flows.run_flows.reviews, flows.run_flows.review_changes, **how)
 
 
 async def opened(shared: Hall, child: ContextVariable = CHILD, parent: ContextVariable | None = PARENT) -> None:
@@ -103,7 +103,7 @@ async def test_only_the_merge_that_waits_for_a_review_is_woken() -> None:
         assert await flows.feed.refresh()
         assert [merge._told.is_set() for merge in merges] == [False, True]
         del merge, merges
-        assert len(flows.review_changes._reviewers) == 0
+        assert len(flows.run_flows.review_changes._reviewers) == 0
 
 
 async def test_of_two_servers_that_open_it_at_once_one_does() -> None:
@@ -144,7 +144,7 @@ async def test_a_decision_between_the_question_and_the_wait_is_not_missed(
     """Though it was told when nobody waited. In the end whoever waits asks again in any case."""
     async with hall() as shared:
         flows = shared.servers["a"]
-        merge = of(flows.reviews, flows.review_changes, patience_seconds=0.2)
+        merge = of(flows.run_flows.reviews, flows.run_flows.review_changes, patience_seconds=0.2)
         assert await merge.settle("r1", "c1", PARENT, CHILD) is None
         assert await flows.feed.refresh()
         merge._told.clear()  # of its opening
@@ -277,10 +277,10 @@ async def test_nobody_is_late_before_the_deadline_and_the_fallback_decides_behin
         reviews = shared.servers["b"].store.reviews
         shared.clock.advance(HOUR - 1.0)
         assert await reviews.time_out(ID) is None
-        await shared.servers["b"].review_sweeper.sweep()
+        await shared.servers["b"].run_flows.review_sweeper.sweep()
         assert stored(shared).status == "open"
         shared.clock.advance(1.0)
-        await shared.servers["b"].review_sweeper.sweep()
+        await shared.servers["b"].run_flows.review_sweeper.sweep()
         done = stored(shared)
         assert (done.status, done.choice, done.resolved_by, done.resolved) == ("timed_out", "child", "b", None)
         (note,) = entries(shared)
@@ -298,7 +298,7 @@ async def test_a_person_may_answer_late_if_nobody_has_swept() -> None:
         await opened(shared)
         shared.clock.advance(2 * HOUR)
         for flows in shared.servers.values():
-            await flows.review_sweeper.stop()
+            await flows.run_flows.review_sweeper.stop()
         done = await shared.servers["b"].store.reviews.resolve(ID, choice="child", by="ada", reason="late")
         assert done.status == "resolved"
 
@@ -308,7 +308,7 @@ async def test_sweepers_of_all_servers_make_one_record() -> None:
     async with hall() as shared:
         await opened(shared)
         shared.clock.advance(HOUR)
-        sweepers = [flows.review_sweeper for flows in shared.servers.values()]
+        sweepers = [flows.run_flows.review_sweeper for flows in shared.servers.values()]
         await asyncio.gather(*(sweeper.sweep() for sweeper in sweepers))
         assert sum(sweeper.timed_out for sweeper in sweepers) == 1
         assert len(entries(shared)) == 1
@@ -322,7 +322,7 @@ async def test_a_server_sweeps_while_it_runs() -> None:
 
     async with hall("a") as shared:
         await opened(shared)
-        sweeper = ReviewSweeper(shared.servers["a"].reviews, nap)
+        sweeper = ReviewSweeper(shared.servers["a"].run_flows.reviews, nap)
         shared.l3.away = True
         sweeper.start()
         try:
@@ -341,8 +341,8 @@ async def test_a_server_sweeps_while_it_runs() -> None:
         finally:
             await sweeper.stop()
             await sweeper.stop()
-        assert shared.servers["a"].review_sweeper._loop._task is not None
-    assert shared.servers["a"].review_sweeper._loop._task is None
+        assert shared.servers["a"].run_flows.review_sweeper._loop._task is not None
+    assert shared.servers["a"].run_flows.review_sweeper._loop._task is None
 
 
 async def test_no_fault_ends_the_sweeping(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +356,7 @@ async def test_no_fault_ends_the_sweeping(monkeypatch: pytest.MonkeyPatch) -> No
         await asyncio.sleep(0)
 
     async with hall("a") as shared:
-        sweeper = ReviewSweeper(shared.servers["a"].reviews, nap)
+        sweeper = ReviewSweeper(shared.servers["a"].run_flows.reviews, nap)
 
         async def broken() -> None:
             raise RuntimeError("broken")
@@ -377,7 +377,7 @@ async def test_one_that_cannot_be_decided_holds_up_no_other(caplog: pytest.LogCa
         await shared.l3.raw_put(Key("review", "broken"), broken)
         shared.clock.advance(HOUR)
         with caplog.at_level(logging.WARNING, "holdfast"):
-            await shared.servers["a"].review_sweeper.sweep()
+            await shared.servers["a"].run_flows.review_sweeper.sweep()
         assert stored(shared).status == "timed_out"
         assert "review broken is overdue and cannot be decided" in caplog.text
 
@@ -396,7 +396,7 @@ async def test_what_becomes_of_a_review_is_told_without_values() -> None:
         assert await merge.settle("r1", "c2", PARENT, CHILD) is None
         await notes.until(3)
         shared.clock.advance(HOUR)
-        await shared.servers["b"].review_sweeper.sweep()
+        await shared.servers["b"].run_flows.review_sweeper.sweep()
         await notes.until(4)
         topics = [each.type.removeprefix("routine/review/") for each in notes.events]
         assert topics == ["opened", "resolved", "opened", "timed_out"]

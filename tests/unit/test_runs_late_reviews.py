@@ -86,7 +86,7 @@ async def test_what_nobody_answers_is_taken_over_too() -> None:
     async with hall(review_fallback="child_wins", **GO_ON) as at:
         parent = await gone_on(at, "c1")
         at.clock.advance(at.settings.review_timeout_seconds + 1)
-        await at.servers["b"].review_sweeper.sweep()
+        await at.servers["b"].run_flows.review_sweeper.sweep()
         (taken,) = await parent.settle_reviews()
         assert "no person answered" in taken.reason
         assert await stored(at) == "c1"
@@ -196,7 +196,7 @@ async def test_what_is_not_kept_is_not_noted(monkeypatch: pytest.MonkeyPatch) ->
             await parent.checkpoint()
             await decide(at, "c1", choice="child")
             if notes_first:
-                await at.servers["a"].reviews.note_applied(f"{RUN}/c1/x")
+                await at.servers["a"].run_flows.reviews.note_applied(f"{RUN}/c1/x")
 
             async def away(*_: object) -> None:
                 raise TierUnavailable("not now")

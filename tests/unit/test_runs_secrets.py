@@ -215,13 +215,13 @@ async def test_giving_back_is_tried_again() -> None:
             naps.append(seconds)
 
         flows.keys.give_back = faulty  # type: ignore[method-assign]
-        flows.key_keeper._sleep = nap
+        flows.run_flows.key_keeper._sleep = nap
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-        flows.key_keeper.look()
+        flows.run_flows.key_keeper.look()
         await asyncio.wait_for(asked.wait(), 30)
         assert naps == [RETRY_SECONDS] * 2
-        await flows.key_keeper.stop()
-        await flows.key_keeper.stop()
+        await flows.run_flows.key_keeper.stop()
+        await flows.run_flows.key_keeper.stop()
 
 
 async def test_what_a_handler_raises_is_masked(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,145 @@
+"""What one server runs for runs: partitions of their snapshots, their exports and reviews, and its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.audit.log import AuditLog
+from holdfast.collection import Collection
+from holdfast.documents import Limits
+from holdfast.given import Given
+from holdfast.invalidation.bus import EventBus
+from holdfast.invalidation.change_feed import ChangeFeed
+from holdfast.kinds import REVIEW
+from holdfast.metrics.counters import Counters
+from holdfast.protocols import Cursor, Poll
+from holdfast.reviews.reviewer import MergeReviewer, ReviewChanges
+from holdfast.reviews.reviews import Reviews
+from holdfast.reviews.rules import review_rules
+from holdfast.reviews.sweeper import ReviewSweeper
+from holdfast.run_context import ground as runs_ground
+from holdfast.run_context.conflicts import ConflictStrategy
+from holdfast.run_context.deliveries import Deliveries
+from holdfast.run_context.delivering import DeliveryRules, DeliveryWorker
+from holdfast.run_context.hybrid_clock import HybridClock
+from holdfast.run_context.partitions import Partitions
+from holdfast.run_context.runs import Runs
+from holdfast.run_context.secrets import protected
+from holdfast.sensitivity.key_keeper import KeyKeeper
+from holdfast.sensitivity.key_ring import KeyRing
+from holdfast.transactions import Transactions
+from holdfast.write_behind.handing_over import HandingOver
+from holdfast.write_behind.lives import Lives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beneath:
+    """What of a server's flows runs stand on."""
+
+    collections: Mapping[str, Collection[Any]]
+    transactions: Transactions
+    handing_over: HandingOver
+    lives: Lives
+    feed: ChangeFeed
+    bus: EventBus
+    audit: AuditLog
+    keys: KeyRing
+    limits: Limits
+    counters: Counters
+
+
+class RunFlows:
+    """The flows of runs, and what works for them in the background while it is started.
+
+    Attributes:
+        runs, reviews, deliveries: the doors.
+    """
+
+    def __init__(self, given: Given, beneath: Beneath) -> None:
+        self._given = given
+        self._beneath = beneath
+        self._hybrid = HybridClock(given.wall, given.server)
+        self.review_changes = ReviewChanges()
+        self.reviews = self._make_reviews()
+        self.deliveries = Deliveries(given.deliveries, actor=given.server)
+        self.runs = Runs(self._ground(), beneath.audit)
+        self._make_background()
+        beneath.feed.on_applied(self._hear)
+
+    def start(self) -> None:
+        """Begin in the background."""
+        for each in (self.partitions, self.review_sweeper, self.delivery_worker, self.key_keeper):
+            each.start()
+
+    async def stop(self) -> None:
+        """End; may be called twice. Each is ended, whatever became of the others."""
+        async with AsyncExitStack() as ends:  # the last named comes first
+            for each in (self.partitions, self.review_sweeper, self.delivery_worker, self.key_keeper):
+                ends.push_async_callback(each.stop)
+
+    def _hear(self, before: Cursor | None, poll: Poll) -> None:
+        self.review_changes.hear(before, poll)
+        if poll.reset is not None:  # L3 may have lost a key
+            self.key_keeper.look()
+
+    def _make_background(self) -> None:
+        given, counters = self._given, self._beneath.counters
+        settings = given.settings
+        self.partitions = Partitions(given.runs, settings.run_snapshot_months, counters.partitions, given.sleep)
+        self.review_sweeper = ReviewSweeper(self.reviews, given.sleep)
+        self.key_keeper = KeyKeeper(self._beneath.keys, given.sleep)
+        self.delivery_worker = DeliveryWorker(
+            given.deliveries,
+            given.exporters,
+            DeliveryRules(settings.delivery_attempts_max, settings.delivery_timeout_seconds),
+            counters.deliveries,
+            sleep=given.sleep,
+            random_=given.random_,
+            masked=self._beneath.keys.known.masked,
+            announce=self._beneath.bus.announce,
+        )
+
+    def _make_reviews(self) -> Reviews:
+        given, beneath = self._given, self._beneath
+        return Reviews(
+            beneath.collections[REVIEW.name],
+            beneath.transactions,
+            given.reviews,
+            beneath.audit,
+            beneath.bus,
+            opening=review_rules(given.settings),
+            hybrid=self._hybrid,
+            server=given.server,
+            seal=lambda run_id, variable: protected(variable, run_id, beneath.keys.known),
+            limits=beneath.limits,
+        )
+
+    def _ground(self) -> runs_ground.Ground:
+        given, beneath = self._given, self._beneath
+        settings = given.settings
+        return runs_ground.Ground(
+            collections=beneath.collections,
+            transactions=beneath.transactions,
+            l3=given.l3,
+            index=given.runs,
+            journals=given.journals,
+            handing_over=beneath.handing_over,
+            lives=beneath.lives,
+            bus=beneath.bus,
+            clock=given.clock,
+            hybrid=self._hybrid,
+            keys=beneath.keys,
+            new_id=given.new_id,
+            server=given.server,
+            limits=runs_ground.run_limits(settings),
+            deltas_per_base=settings.run_deltas_per_base,
+            takeover_seconds=settings.write_behind_takeover_seconds,
+            terms=runs_ground.run_terms(settings, given.transformations),
+            on_conflict=ConflictStrategy(settings.run_on_conflict),
+            skew_ms_max=settings.clock_skew_ms_max,
+            reviewer=lambda: MergeReviewer(self.reviews, self.review_changes),
+            late_reviews=self.reviews,
+        )
