@@ -734,7 +734,8 @@ def test_resolving_over_a_limit_is_nothing() -> None:
 def test_a_resolved_variable_keeps_what_else_is_known_of_it() -> None:
     """Its source and sensitivity, also by words that only a newer version knows; and no export of what is gone."""
     known = ContextVariable(key="a", value=0, source="later source", sensitivity="later level")
-    context = RunContext(RUN_ID, "q", hybrid_clock(), state=ContextState(variables=FrozenDict(a=known)))
+    state = ContextState(variables=FrozenDict(a=known))
+    context = RunContext(RUN_ID, "q", hybrid_clock(), state=state, keys=known_keys())  # such a word may mean a secret
     context.resolve_variable_conflicts([conflict(ConflictStrategy.CHILD_WINS)])
     assert (context["a"], context.variable("a").source) == (2, "later source")
     context["a"] = 3
