@@ -249,7 +249,7 @@ class Story:
 
     async def deliver(self) -> None:
         """What fails quotes what it has; it is given up."""
-        worker = self.at.servers["a"].deliveries
+        worker = self.at.servers["a"].run_flows.delivery_worker
         while await worker.deliver_due():
             pass
         dead = await self.b.deliveries.list(dead=True)
