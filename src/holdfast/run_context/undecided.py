@@ -19,6 +19,9 @@ class UndecidedChanges:
         self._context = context
         self._changes: deque[tuple[Receipt, ContextChange]] = deque()
 
+    def __len__(self) -> int:
+        return len(self._changes)
+
     def note(self, receipt: Receipt, change: ContextChange | None) -> None:
         """Something was accepted, with this change."""
         if change is not None and receipt.durability is not Durability.COMMITTED:
