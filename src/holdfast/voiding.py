@@ -70,9 +70,8 @@ class Invalidator:
         return await self._writer.shielded(self._void(target, reason, actor))
 
     async def _void(self, target: Target, reason: str, actor: str) -> Invalidation:
-        began = self._writer.now()
         done = await self._l3.invalidate(target, reason=reason, actor=actor)
-        self._writer.adopt(began)  # a generation of a kind, or of everything, is in L3's identity
+        self._writer.adopt()  # a generation of a kind, or of everything, is in L3's identity
         if target.tag is not None:
             self._applier.void_tags({target.tag: done.number})
         self._writer.tell(
