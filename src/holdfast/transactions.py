@@ -314,7 +314,7 @@ class Transactions:
             self._writer.tell(dict.fromkeys(transaction.written, ANY_VERSION))
 
     def _hold(self, affected: Affected, incarnation: UUID) -> None:
-        self._writer.adopt(self._writer.now())
+        self._writer.adopt()
         # With its incarnation a transaction is over, and its number may not come again for long.
         if affected.xid is not None and self._applier.incarnation == incarnation:
             self._lease.hold(affected.xid)

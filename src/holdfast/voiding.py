@@ -83,9 +83,8 @@ class Invalidator:
 
     async def _void(self, target: Target, reason: str, actor: str) -> Invalidation:
         note = invalidation_note(target, reason, actor) if self._audited else None
-        began = self._writer.now()
         done = await self._l3.invalidate(target, reason=reason, actor=actor, note=note)
-        self._writer.adopt(began)  # a generation of a kind, or of everything, is in L3's identity
+        self._writer.adopt()  # a generation of a kind, or of everything, is in L3's identity
         if target.tag is not None:
             self._applier.void_tags({target.tag: done.number})
         self._writer.tell(

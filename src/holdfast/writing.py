@@ -147,7 +147,7 @@ class Writer:
 
     def publish(self, begun: Begun, filled: Sequence[Filled]) -> None:
         """These rows were committed: tell the caches, and let L1 take the documents."""
-        self.adopt(begun.at)
+        self.adopt()
         # Another change of a key may have been told meanwhile; only L3 knows which came last.
         fit = [each for each in filled if each.document is not None and not self._is_contested(begun, each.key)]
         self.tell({each.key: each.version for each in filled})
@@ -172,9 +172,8 @@ class Writer:
         self._history.filled(self._resolver.now(), filled.key, filled.version, None, held=held)
 
     async def _delete(self, key: Key, expected: int | None) -> Receipt:
-        began = self.now()
         version, existed = await self._written([key], self._l3.delete(key, expected=expected))
-        self.adopt(began)
+        self.adopt()
         # Also when there was no row: a cache may still hold what another server deleted.
         self.tell({key: version})
         return Receipt(version, existed=existed)
@@ -194,18 +193,9 @@ class Writer:
                 self.tell(dict.fromkeys(keys, ANY_VERSION))
             raise
 
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return self._resolver.now()
-
-    def adopt(self, began: float) -> None:
-        """Take over L3's identity: a commit under another one must not be judged by what is known of this one.
-
-        Args:
-            began: when the call began that L3 has answered. It may have been answered late: then the feed, on another
-                connection, can have heard of the incarnation after it.
-        """
-        self._applier.adopt(self._l3.coherence(), began)
+    def adopt(self) -> None:
+        """Take over L3's identity: a commit under another one must not be judged by what is known of this one."""
+        self._applier.adopt(self._l3.coherence(), self._resolver.now())
 
     def tell(self, versions: Mapping[Key, int]) -> None:
         """At least these versions exist, or may: fence this server's caches, and wake the others."""

@@ -199,7 +199,7 @@ async def test_a_secret_is_not_taken_from_the_command_line(
         await reviews("resolve", ID, "--value", '"hidden-1"', "--reason", "why")
     assert "hidden-1" not in str(refused.value)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'"hidden-1"')))
-    with pytest.raises(SettingsError, match="master_keys"):
+    with pytest.raises(KeyMissing, match="master_keys"):
         await reviews("resolve", ID, "--value-file", "-", "--reason", "why")
     assert await reviews("resolve", ID, "--choice", "parent", "--reason", "why") == (0, [])
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 import holdfast
+from fix_races import until
 from fix_tiers import flows_of, make_deaf
 from fix_transactions import AFTER, BEFORE, NOTES, change_all, held, prepare
 from holdfast import Bot, Consistency, IncarnationChanged, Scope
@@ -101,8 +102,15 @@ async def test_a_token_of_another_l3_is_refused(state: OpenStore, settings: Sett
         await until_all_learnt(incarnation, state)
         with pytest.raises(IncarnationChanged, match="begin a new scope"):
             await scope.bots.get("b1")
-    with pytest.raises(IncarnationChanged):
-        async with state.scope(token):
-            pass
+
+    async def is_refused() -> bool:
+        """An answer that comes late may bring the former identity back, until the feed is asked next."""
+        try:
+            async with state.scope(token):
+                return False
+        except IncarnationChanged:
+            return True
+
+    await until(is_refused)
     async with state.scope() as scope:
         assert await scope.bots.get("b1") == BEFORE[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
-from uuid import UUID
 
 import pytest
 
@@ -227,29 +226,6 @@ async def test_versions_of_another_incarnation_are_not_confirmed(flows: Flows, l
     l3.crash(lose=1)
     await l3.raw_put(Key("bot", "b1"), b'{"name":"Ada"}')
     assert await flows.store.bots.get("b1", consistency=Consistency.STRONG) == ADA
-
-
-async def test_an_answer_that_comes_late_does_not_bring_the_past_back(
-    flows: Flows, l3: MemoryStorage, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A write's connection may still tell of the incarnation before, when the feed's has heard of the one after."""
-    former, erase = l3.coherence(), l3.delete
-    now_known: list[UUID] = []
-
-    async def answered_late(key: Key, *, expected: int | None = None) -> tuple[int, bool]:
-        answer = await erase(key, expected=expected)
-        l3.crash()
-        clock.advance(0.01)
-        assert await flows.feed.refresh()
-        now_known.append(flows.applier.incarnation)
-        clock.advance(0.01)
-        monkeypatch.setattr(l3, "coherence", lambda: former)
-        return answer
-
-    monkeypatch.setattr(l3, "delete", answered_late)
-    clock.advance(0.01)
-    await flows.store.bots.delete("b1")
-    assert [flows.applier.incarnation] == now_known != [former.incarnation]
 
 
 async def test_what_is_read_of_a_former_incarnation_is_kept_by_no_cache(

@@ -118,15 +118,13 @@ class ChangeApplier:
 
     def adopt(self, coherence: Coherence, began: float) -> None:
         """Take over what L3 said of itself in a call begun at `began`; a new incarnation empties L1 first."""
-        if coherence is self._view.coherence:
-            return
-        if coherence.incarnation == self._view.coherence.incarnation:
-            self._flush_below(coherence)  # whatever began first: generations only rise
-        elif began < self._adopted_at:
+        if coherence is self._view.coherence or began < self._adopted_at:
             return  # an answer overtaken by one that began later must not bring the past back
-        else:
+        self._adopted_at = began
+        if coherence.incarnation != self._view.coherence.incarnation:
             self._begin_anew(coherence)
-        self._adopted_at = max(self._adopted_at, began)
+        else:
+            self._flush_below(coherence)
 
     def _begin_anew(self, coherence: Coherence) -> None:
         """What was read so far may be of a history that was lost."""

@@ -148,7 +148,7 @@ class Making:
             ground.kinds,
             self._limits,
             settle=write_behind.settle,
-            tell=lambda versions: self._publisher.tell(versions, self._publisher.now()),
+            tell=self._publisher.tell,
             doubt=self._publisher.doubt,
             actor=ground.server,
         )

@@ -44,9 +44,8 @@ class OthersEntries:
         """
 
         async def flush(part: dict[Key, list[Entry]]) -> None:
-            began = self._publisher.now()
             settled = await self._flushing.flush(journal, epoch, part)
-            self._publisher.tell(written(settled), began)
+            self._publisher.tell(written(settled))
             for each in settled.values():
                 self.refused(journal, each.refused)
 

@@ -30,11 +30,7 @@ class FlushPublisher:
         """These rows may have changed."""
         self._writer.tell(dict.fromkeys(keys, ANY_VERSION))
 
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return self._writer.now()
-
-    def tell(self, versions: Mapping[Key, int], began: float) -> None:
-        """Rows of these versions are in effect; a call begun at `began` wrote them, for another server's journal."""
-        self._writer.adopt(began)
+    def tell(self, versions: Mapping[Key, int]) -> None:
+        """Rows of these versions are in effect; another server's journal said so."""
+        self._writer.adopt()
         self._writer.tell(versions)
