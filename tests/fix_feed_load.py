@@ -23,12 +23,12 @@ from holdfast.protocols import Change, Cursor, Poll
 
 WRITERS, KEYS = 12, 40
 POLL_SECONDS = 0.005
-AUDIT = "CREATE TABLE written_by_load (n bigserial, id text, version bigint, deleted boolean)"
+AUDIT = "CREATE TABLE by_load (n bigserial, id text, version bigint, deleted boolean)"
 PUT = """WITH changed AS (INSERT INTO holdfast."User" (id, document) VALUES ($1, '{}')
     ON CONFLICT (id) DO UPDATE SET document = EXCLUDED.document RETURNING id, version)
-INSERT INTO written_by_load (id, version, deleted) SELECT id, version, false FROM changed RETURNING id, version, deleted"""
+INSERT INTO by_load (id, version, deleted) SELECT id, version, false FROM changed RETURNING id, version, deleted"""
 DELETE = """WITH changed AS (DELETE FROM holdfast."User" WHERE id = $1 RETURNING id)
-INSERT INTO written_by_load (id, deleted) SELECT id, true FROM changed RETURNING id, version, deleted"""
+INSERT INTO by_load (id, deleted) SELECT id, true FROM changed RETURNING id, version, deleted"""
 Event = tuple[int | None, bool]
 """A version, which a delete's is not compared by, and whether it was a delete."""
 Written = list[tuple[str, int | None, bool]]
@@ -113,7 +113,7 @@ class Load:
             finally:
                 await timer.execute(f"COMMIT PREPARED '{prepared}'")
             self._take((await source.poll(reading.result())).changes)
-            return self._judge(await timer.fetch("SELECT id, version, deleted FROM written_by_load ORDER BY n"))
+            return self._judge(await timer.fetch("SELECT id, version, deleted FROM by_load ORDER BY n"))
 
     async def _read(self, source: Source, cursor: Cursor) -> Cursor:
         while not self.over.is_set():

@@ -68,6 +68,11 @@ def check_kind_name(name: str) -> str:
     return name
 
 
+def joined_id(*parts: str) -> str:
+    """An id of several parts with slashes between; those in all but the last are escaped, so that no two are one."""
+    return "/".join((*(part.replace("%", "%25").replace("/", "%2F") for part in parts[:-1]), parts[-1]))
+
+
 def redis_key(prefix: bytes, key: Key) -> bytes:
     """The key's name in L2: prefix, kind, percent-encoded id. An id can never choose a slot or form a pattern."""
     kind, identifier = key

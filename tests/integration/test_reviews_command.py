@@ -22,6 +22,7 @@ from fix_reviews import CHILD, PARENT
 from fix_tiers import flows_of
 from holdfast import ReviewSettled, Settings, SettingsError
 from holdfast.documents import ContextVariable
+from holdfast.errors import KeyMissing
 from holdfast.node import OpenStore
 from holdfast.protocols import Settled
 from holdfast.reviews.reviewer import MergeReviewer

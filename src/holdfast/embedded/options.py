@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -46,10 +46,10 @@ class Running:
             home's own; one for whoever names no key of his own.
     """
 
-    postgres_url: str
-    redis_urls: tuple[str, ...]
+    postgres_url: str = field(repr=False)
+    redis_urls: tuple[str, ...] = field(repr=False)
     started: tuple[str, ...]
-    master_key: str = ""
+    master_key: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

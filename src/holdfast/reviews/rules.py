@@ -11,7 +11,7 @@ from holdfast.documents import ContextVariable, FreeValue
 from holdfast.documents.review import Review, ReviewChoice, ReviewPolicy, ReviewStatus
 from holdfast.entry import MISSING
 from holdfast.errors import ReviewSettled
-from holdfast.keys import ID_BYTES_MAX
+from holdfast.keys import ID_BYTES_MAX, joined_id
 from holdfast.protocols.reviews import LateDecision, Settled
 from holdfast.run_context.conflicts import ConflictStrategy, Side, resolve
 from holdfast.run_context.differences import identical
@@ -57,7 +57,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 def review_id(run_id: str, child_run_id: str, variable: str) -> str:
     """``<run>/<child>/<variable>``, slashes in the first two escaped; if that is too long for an id, its digest."""
-    joined = "/".join((*(part.replace("%", "%25").replace("/", "%2F") for part in (run_id, child_run_id)), variable))
+    joined = joined_id(run_id, child_run_id, variable)
     if len(joined.encode()) <= ID_BYTES_MAX:
         return joined
     return f"sha256:{hashlib.sha256(joined.encode()).hexdigest()}"

@@ -261,6 +261,8 @@ class ActiveRun:
 
     async def _complete_exporting(self) -> None:
         """Complete it, and let go what was marked for export, at once."""
+        # First: of an end that L3 tells nothing of, nothing could be put back.
+        await self._write(Durability.JOURNALED)
         await self._ending.settle_before()
         await self._check_decided()
         try:

@@ -15,8 +15,8 @@ import msgspec
 
 from holdfast.documents import BlackboardItem, ContextChange, RefusedExport, Run, RunStatus, Swarm
 from holdfast.documents.frozen import seal_list
-from holdfast.errors import HoldfastError, NotOwner, OutcomeUnknown, RunOver, TierUnavailable
-from holdfast.keys import Key
+from holdfast.errors import HoldfastError, InvalidDocument, NotOwner, OutcomeUnknown, RunOver, TierUnavailable
+from holdfast.keys import Key, joined_id
 from holdfast.kinds import DELIVERY, EXPORT, RUN, SWARM
 from holdfast.protocols import Isolation
 from holdfast.protocols.runs import ENDED
@@ -155,13 +155,18 @@ class Ending:
         swarms = transaction.collection(SWARM)
         swarm = await swarms.get(self._swarm_id, lock=True)
         if swarm is None:
-            return [self._without_swarm(item) for item in items]
-        await swarms.put(self._swarm_id, posted(swarm, items))
+            return self._not_posted(items, f"there is no swarm {self._swarm_id}")
+        try:
+            await swarms.put(self._swarm_id, posted(swarm, items))
+        except InvalidDocument as fault:  # before anything was sent
+            return self._not_posted(items, f"swarm {self._swarm_id} has no place for it: {type(fault).__name__}")
         return ()
 
-    def _without_swarm(self, item: BlackboardItem) -> RefusedExport:
-        key = item.id.removeprefix(f"{self._run_id}/")
-        return RefusedExport(key=key, destination="blackboard", reason=f"there is no swarm {self._swarm_id}")
+    def _not_posted(self, items: Iterable[BlackboardItem], reason: str) -> list[RefusedExport]:
+        prefix = joined_id(self._run_id, "")
+        return [
+            RefusedExport(key=item.id.removeprefix(prefix), destination="blackboard", reason=reason) for item in items
+        ]
 
 
 def posted(swarm: Swarm, items: Iterable[BlackboardItem]) -> Swarm:

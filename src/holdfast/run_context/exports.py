@@ -27,7 +27,7 @@ from holdfast.documents import (
 )
 from holdfast.documents.frozen import EMPTY_DICT
 from holdfast.errors import InvalidDocument, InvalidKey, SettingsError
-from holdfast.keys import check_id, check_kind_name
+from holdfast.keys import check_id, check_kind_name, joined_id
 from holdfast.run_context.hybrid_clock import HybridTime
 from holdfast.run_context.inheriting import ancestor_of, is_inherited
 from holdfast.sensitivity.levels import is_secret
@@ -163,11 +163,11 @@ class _Departure:
             case ExportDestination.BLACKBOARD:
                 self._to_blackboard(variable, declaration)
             case ExportDestination.PERSISTENT_STORE:
-                identifier = _checked_id(f"{self._origin.run_id}/{variable.key}")
+                identifier = _checked_id(joined_id(self._origin.run_id, variable.key))
                 self.found.values[identifier] = ExportedValue(**self._told(variable, declaration))
             case ExportDestination.EXTERNAL_SYSTEM:
                 exporter = declaration.exporter or ""
-                identifier = _checked_id(f"{self._origin.run_id}/{exporter}/{variable.key}")
+                identifier = _checked_id(joined_id(self._origin.run_id, exporter, variable.key))
                 self.found.deliveries[identifier] = Delivery(exporter=exporter, **self._told(variable, declaration))
             case _:
                 raise _RefusedError("its destination is not known to this version of Holdfast")
@@ -200,7 +200,7 @@ class _Departure:
         if self._origin.swarm_id is None:
             raise _RefusedError("the run works for no swarm")
         value = self._outward(variable, declaration)
-        identifier = f"{self._origin.run_id}/{variable.key}"
+        identifier = joined_id(self._origin.run_id, variable.key)
         self.found.items.append(BlackboardItem(id=identifier, value=value, created_at=self._at.as_datetime()))
 
     def _outward(self, variable: ContextVariable, declaration: ExportDeclaration) -> FreeValue:

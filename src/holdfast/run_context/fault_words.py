@@ -14,5 +14,8 @@ def in_words(fault: str | BaseException, masked: Callable[[str], str]) -> str:
     Args:
         masked: takes secrets out of a text; before it is cut, or a part of one could stay.
     """
-    told = fault if isinstance(fault, str) else f"{type(fault).__name__}: {fault}"
+    try:
+        told = fault if isinstance(fault, str) else f"{type(fault).__name__}: {fault}"
+    except Exception:  # noqa: BLE001 - it is a user's, and what it does when asked is not known
+        told = type(fault).__name__
     return masked(told)[:ERROR_CHARACTERS_MAX].encode(errors="replace").decode().replace("\0", "?")

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from holdfast.documents import ContextChange, ContextVariable, DataSensitivity, FreeValue, VariableSource
+import msgspec
+
+from holdfast.documents import (
+    ContextChange,
+    ContextVariable,
+    DataSensitivity,
+    FreeValue,
+    Sealed,
+    VariableSource,
+    freeze,
+)
 from holdfast.entry import MISSING
-from holdfast.errors import ReadOnlyVariable
+from holdfast.errors import InvalidDocument, ReadOnlyVariable
 from holdfast.run_context.conflicts import Resolution, VariableConflict
 from holdfast.run_context.differences import identical
 from holdfast.run_context.hybrid_clock import HybridClock, hybrid_time
@@ -16,7 +26,7 @@ from holdfast.run_context.secrets import opened, protected
 from holdfast.run_context.settling import settled
 from holdfast.run_context.tracked import TrackedState
 from holdfast.sensitivity.known_keys import KnownKeys
-from holdfast.sensitivity.levels import is_secret
+from holdfast.sensitivity.levels import is_secret, strictest
 
 
 class Variables:
@@ -62,17 +72,25 @@ class Variables:
             self._clock.observe(seen)
         time = self._clock.now()
         kept = DataSensitivity.INTERNAL.value if before is None else before.sensitivity
+        level = kept if sensitivity is None else sensitivity
         variable = ContextVariable(
             key=key,
-            value=value,
+            value=_frozen_secret(key, value) if is_secret(level) else value,
             source=source,
             timestamp=time.as_datetime(),
             clock=time.as_text(),
-            sensitivity=kept if sensitivity is None else sensitivity,
+            sensitivity=level,
             mutable=mutable,
             ancestor=ancestor_of(before),
         )
         return protected(variable, self._run_id, self._keys)
+
+    def _taken_in(self, variable: ContextVariable) -> ContextVariable:
+        """Another run's variable as this one holds it: its own, and no less closed than what it replaces."""
+        before = self._draft.variables.get(variable.key)
+        levels = [variable.sensitivity] if before is None else [before.sensitivity, variable.sensitivity]
+        own = msgspec.structs.replace(variable, sensitivity=strictest(*levels), mutable=True)
+        return own if type(own.value) is Sealed else protected(own, self._run_id, self._keys)
 
     def take_over(self, birth: int, variables: Mapping[str, ContextVariable], removed: Sequence[str]) -> None:
         """Write what stands of a child's exports, and that it was merged; see `RunContext.merge`."""
@@ -81,7 +99,7 @@ class Variables:
                 self._clock.observe(seen)
         change = ContextChange(
             at=self._clock.now().as_datetime(),
-            variables=variables,
+            variables={key: self._taken_in(variable) for key, variable in variables.items()},
             removed_variables=removed,
             removed_exports=[key for key in removed if key in self._draft.exports],
             merged=birth,
@@ -136,3 +154,11 @@ class Variables:
         before = self._draft.variables.get(key)
         is_kept = key not in secret or (before is not None and is_secret(before.sensitivity))
         return None if is_kept else DataSensitivity.SECRET.value
+
+
+def _frozen_secret(key: str, value: FreeValue) -> FreeValue:
+    """A secret that cannot change any more; a refusal names the variable, and nothing that is inside of it."""
+    try:
+        return freeze(value)
+    except InvalidDocument:
+        raise InvalidDocument(key, "the value of this secret nests too deep, or contains itself") from None
