@@ -15,7 +15,7 @@ from simulation.seeds import first_faulty_of
 from simulation.write_behind.worlds import run_world
 
 SHORT_SEEDS = range(150)
-MUTANT_SEEDS = range(200)
+MUTANT_SEEDS = range(400)
 CAUGHT_IN: dict[str, str | None] = {
     "W4-marks_are_not_looked_at": None,
     "W4-marked_before_the_commit": None,
