@@ -14,7 +14,7 @@ from fix_races import until, until_l2_is_trusted, watermarks
 from holdfast import RULES, Bot, Dependents, Document, Impact, Kind, Routine, Rule, SettingsError, Team
 from holdfast.documents import decode as decoded_document
 from holdfast.documents.team import TeamMember, TeamObjective, TeamStructure
-from holdfast.errors import TierError, TierUnavailable
+from holdfast.errors import Closed, TierError, TierUnavailable
 from holdfast.invalidation.invalidator import ACTOR, READ_MAX, CacheInvalidator
 from holdfast.invalidation.rules import TARGETS_MAX, Version, check, planned, targets, triggered, whole_kinds
 from holdfast.keys import Key
@@ -269,6 +269,17 @@ async def test_voids_trigger_no_rules(l3: MemoryStorage, void: Recorder, decode:
     await l3.invalidate(Target.of(BOT), reason="by hand", actor="somebody")
     await follow(invalidator, l3, feed, cursor)
     assert void.taken() == []
+
+
+async def test_what_a_server_that_ends_cannot_do_is_left_to_the_next(l3: MemoryStorage, decode: Any) -> None:
+    """It is no refusal: who fences L2 after it follows the same changes."""
+
+    async def void(target: Target, reason: str, actor: str) -> Invalidation:
+        raise Closed("the store is closed")
+
+    invalidator = CacheInvalidator(RULES, l3=l3, decode=decode, void=void)
+    with pytest.raises(TierUnavailable, match="the store is closed"):
+        await invalidator.follow_anything()
 
 
 async def test_what_is_refused_for_ever_holds_up_nothing(

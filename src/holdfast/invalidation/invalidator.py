@@ -16,6 +16,7 @@ from typing import Any, Final
 from holdfast.changes import ChangeOperation
 from holdfast.documents import Document
 from holdfast.errors import (
+    Closed,
     CorruptDocument,
     HoldfastError,
     OutcomeUnknown,
@@ -116,6 +117,8 @@ class CacheInvalidator:
             await self._void(target, reason, ACTOR)
         except (TierUnavailable, OutcomeUnknown, SerializationFailure):
             raise
+        except Closed as fault:  # this server ends; the next that fences L2 follows the same changes
+            raise TierUnavailable(f"L3: {fault}") from fault
         except HoldfastError as fault:  # refused, and so it would be for ever: it must not hold up all the others
             logger.warning("invalidation rules: %s could not be made void (%s): %s", target, reason, fault)
         else:
