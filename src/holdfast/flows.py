@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
@@ -241,21 +241,7 @@ class Flows:
             )
             for name, kind in self._given.kinds.items()
         }
-        self.run_flows = RunFlows(
-            self._given,
-            Beneath(
-                collections=collections,
-                transactions=self.transactions,
-                handing_over=self.handing_over,
-                lives=self.write_behind.lives,
-                feed=self.feed,
-                bus=self.bus,
-                audit=self.audit,
-                keys=self.keys,
-                limits=self.writer.limits,
-                counters=self.counters,
-            ),
-        )
+        self.run_flows = self._make_run_flows(collections)
         self.scopes = Scopes(
             collections=collections,
             shelves=self._shelves,
@@ -288,6 +274,23 @@ class Flows:
             deliveries=self.run_flows.deliveries,
         )
         self.store = StateStore(self.parts)
+
+    def _make_run_flows(self, collections: Mapping[str, Collection[Any]]) -> RunFlows:
+        return RunFlows(
+            self._given,
+            Beneath(
+                collections=collections,
+                transactions=self.transactions,
+                handing_over=self.handing_over,
+                lives=self.write_behind.lives,
+                feed=self.feed,
+                bus=self.bus,
+                audit=self.audit,
+                keys=self.keys,
+                limits=self.writer.limits,
+                counters=self.counters,
+            ),
+        )
 
     def _elsewhere(self) -> Elsewhere:
         given = self._given

@@ -174,58 +174,44 @@ def _feed_of(storage: Storage) -> MemoryFeed:
     return MemoryFeed(beneath)
 
 
-def _journals_of(storage: Storage, kinds: Mapping[str, Kind[Any]], clock: Clock) -> JournalBase:
+def _l3_beneath(storage: Storage, needs: str) -> MemoryStorage | PostgresStorage:
+    """The L3 whose sides are known here; of any other the caller has to give what it `needs`."""
     beneath = _beneath(storage)
-    if isinstance(beneath, MemoryStorage):
-        return MemoryJournalBase(beneath, clock)
-    if isinstance(beneath, PostgresStorage):
-        return PostgresJournals(beneath.pool, kinds)
-    raise SettingsError("connect_flows: this L3 needs what it knows of journals: journals=...")
+    if isinstance(beneath, MemoryStorage | PostgresStorage):
+        return beneath
+    raise SettingsError(f"connect_flows: this L3 needs {needs}=...")
+
+
+def _journals_of(storage: Storage, kinds: Mapping[str, Kind[Any]], clock: Clock) -> JournalBase:
+    l3 = _l3_beneath(storage, "what it knows of journals: journals")
+    return MemoryJournalBase(l3, clock) if isinstance(l3, MemoryStorage) else PostgresJournals(l3.pool, kinds)
 
 
 def _runs_of(storage: Storage, clock: Clock, settings: Settings) -> RunIndex:
-    beneath, seconds = _beneath(storage), settings.write_behind_takeover_seconds
-    if isinstance(beneath, MemoryStorage):
-        return MemoryRuns(beneath, clock, dead_after_seconds=seconds)
-    if isinstance(beneath, PostgresStorage):
-        return PostgresRuns(beneath.pool, dead_after_seconds=seconds)
-    raise SettingsError("connect_flows: this L3 needs its side of run contexts: runs=...")
+    l3, seconds = _l3_beneath(storage, "its side of run contexts: runs"), settings.write_behind_takeover_seconds
+    if isinstance(l3, MemoryStorage):
+        return MemoryRuns(l3, clock, dead_after_seconds=seconds)
+    return PostgresRuns(l3.pool, dead_after_seconds=seconds)
 
 
 def _key_rows_of(storage: Storage) -> KeyRows:
-    beneath = _beneath(storage)
-    if isinstance(beneath, MemoryStorage):
-        return MemoryKeys(beneath)
-    if isinstance(beneath, PostgresStorage):
-        return PostgresKeys(beneath.pool)
-    raise SettingsError("connect_flows: this L3 needs its data keys: key_rows=...")
+    l3 = _l3_beneath(storage, "its data keys: key_rows")
+    return MemoryKeys(l3) if isinstance(l3, MemoryStorage) else PostgresKeys(l3.pool)
 
 
 def _reviews_of(storage: Storage, clock: Clock) -> ReviewIndex:
-    beneath = _beneath(storage)
-    if isinstance(beneath, MemoryStorage):
-        return MemoryReviews(beneath, clock)
-    if isinstance(beneath, PostgresStorage):
-        return PostgresReviews(beneath.pool)
-    raise SettingsError("connect_flows: this L3 needs its side of reviews: reviews=...")
+    l3 = _l3_beneath(storage, "its side of reviews: reviews")
+    return MemoryReviews(l3, clock) if isinstance(l3, MemoryStorage) else PostgresReviews(l3.pool)
 
 
 def _audit_of(storage: Storage) -> AuditRows:
-    beneath = _beneath(storage)
-    if isinstance(beneath, MemoryStorage):
-        return MemoryAudit(beneath)
-    if isinstance(beneath, PostgresStorage):
-        return PostgresAudit(beneath.pool)
-    raise SettingsError("connect_flows: this L3 needs its audit log: audit=...")
+    l3 = _l3_beneath(storage, "its audit log: audit")
+    return MemoryAudit(l3) if isinstance(l3, MemoryStorage) else PostgresAudit(l3.pool)
 
 
 def _deliveries_of(storage: Storage, clock: Clock) -> DeliveryQueue:
-    beneath = _beneath(storage)
-    if isinstance(beneath, MemoryStorage):
-        return MemoryDeliveries(beneath, clock)
-    if isinstance(beneath, PostgresStorage):
-        return PostgresDeliveries(beneath.pool)
-    raise SettingsError("connect_flows: this L3 needs what it knows of deliveries: deliveries=...")
+    l3 = _l3_beneath(storage, "what it knows of deliveries: deliveries")
+    return MemoryDeliveries(l3, clock) if isinstance(l3, MemoryStorage) else PostgresDeliveries(l3.pool)
 
 
 def _relay_over(storage: Storage, cache: SharedCache) -> tuple[MemoryFeed, MemoryCache] | None:
