@@ -85,8 +85,11 @@ async def processes(settings: Settings, count: int) -> AsyncIterator[list[Proces
 
 @pytest.fixture
 def leased(settings: Settings) -> Settings:
-    """Settings with a lease that outlasts whatever a busy machine does to a load."""
-    return msgspec.structs.replace(settings, l2_lease_seconds=LEASE_SECONDS)
+    """Settings with a lease that outlasts whatever a busy machine does to a load, and a feed heard no less long.
+
+    A server whose feed is silent for longer than the staleness bound asks L3 alone, as it must.
+    """
+    return msgspec.structs.replace(settings, l2_lease_seconds=LEASE_SECONDS, staleness_bound_seconds=60.0)
 
 
 async def test_64_readers_in_4_processes_make_one_query(leased: Settings) -> None:
