@@ -21,17 +21,15 @@ from holdfast.protocols import LateDecision, Reviewer
 from holdfast.run_context.announcements import Announcements
 from holdfast.run_context.basing import BaseWriter
 from holdfast.run_context.changes import ContextState
-from holdfast.run_context.child_merging import ChildMerging, Merge
-from holdfast.run_context.conflicts import ConflictStrategy
+from holdfast.run_context.child_merging import Merge
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import NOBODYS, Ending, ends
 from holdfast.run_context.fault_words import in_words
 from holdfast.run_context.ground import Ground
-from holdfast.run_context.late_decisions import LateDecisions
-from holdfast.run_context.merging import Strategies
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.snapshots import snapshot_id
 from holdfast.run_context.step import Step
+from holdfast.run_context.taking_over import TakingOver
 from holdfast.run_context.undecided import UndecidedChanges, is_anothers
 from holdfast.run_context.under_way import UnderWay
 from holdfast.write_behind.operations import Append, Operation, Set
@@ -74,9 +72,7 @@ class ActiveRun:
         self._bases = BaseWriter(ground, self.id, run)
         self._announcements = Announcements(ground)
         self._ending = Ending(ground, self.id, run.swarm_id, run.epoch)
-        self._on_conflict = ground.on_conflict if run.on_conflict is None else ConflictStrategy(run.on_conflict)
-        self._late = LateDecisions(ground, context)
-        self._merging = asyncio.Lock()
+        self._taking_over = TakingOver(ground, context, run.on_conflict)
         under_way.note(self.id, self.epoch)
 
     def note_restored(self, run: Run) -> None:
@@ -146,11 +142,7 @@ class ActiveRun:
             reviewer: who has them decided; None: this server's reviews.
         """
         self._check_under_way()
-        asked = self._ground.reviewer() if reviewer is None else reviewer
-        strategies = Strategies(self.context.strategies, self._on_conflict)
-        merging = ChildMerging(self._ground, self.context, strategies, asked)
-        async with self._merging:  # two at once would take over the same child
-            return await merging.merge_all(self._keep_merged, wait=wait)
+        return await self._taking_over.children(self._keep_merged, wait=wait, reviewer=reviewer)
 
     async def settle_reviews(self) -> Sequence[LateDecision]:
         """Take over what was decided on reviews since the run had gone on without, and have L3 keep it.
@@ -158,8 +150,7 @@ class ActiveRun:
         Returns what was decided. Raises `LimitExceeded` if it does not fit, and as `save`.
         """
         self._check_under_way()
-        async with self._merging:
-            return await self._late.take_over(lambda: self.save(Durability.COMMITTED))
+        return await self._taking_over.late_decisions(lambda: self.save(Durability.COMMITTED))
 
     async def pause(self) -> None:
         """Keep all, and let go of the run: whoever wants to goes on with `Runs.resume`; raises as `save`."""

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
-
-import msgspec
 
 from holdfast.audit.log import AuditLog
 from holdfast.documents import Run, RunStatus, decode
 from holdfast.documents.frozen import EMPTY_DICT
 from holdfast.entry import Consistency
 from holdfast.errors import (
-    Conflict,
     ContextCorrupt,
-    HoldfastError,
     InvalidDocument,
     NotFound,
-    NotOwner,
-    OutcomeUnknown,
-    RunOver,
     SettingsError,
 )
-from holdfast.kinds import RUN, RUN_SNAPSHOT
-from holdfast.protocols import Isolation, ListedSnapshot, RunFilter
-from holdfast.protocols.runs import ENDED, LISTED_MAX, PRUNED_MAX
+from holdfast.protocols import ListedSnapshot, RunFilter
+from holdfast.protocols.runs import LISTED_MAX, PRUNED_MAX
 from holdfast.run_context.active_run import ActiveRun
-from holdfast.run_context.begun_with import beginning_of, check_begun_with, set_secrets
+from holdfast.run_context.admission import Admission, Wanted
 from holdfast.run_context.changes import ContextState
 from holdfast.run_context.conflicts import ConflictStrategy
-from holdfast.run_context.context import RunContext
 from holdfast.run_context.contexts import READ_MAX, Contexts, RunView
 from holdfast.run_context.differences import Difference, difference
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.loading import SnapshotLoader, names_same
 from holdfast.run_context.opening import Opening
-from holdfast.run_context.restoring import NOTHING_LOST, Loss
+from holdfast.run_context.restoring import NOTHING_LOST
 from holdfast.run_context.resuming import Resuming
 from holdfast.run_context.revealing import Revealing
-from holdfast.run_context.secrets import key_ids, moved_state
-from holdfast.run_context.snapshots import base_of, id_of, rebased
 from holdfast.run_context.under_way import UnderWay
-from holdfast.transactions import Transaction
 
 LIST_LIMIT: Final = 100
 
@@ -69,8 +57,9 @@ class Runs:
         self._ground = ground
         self._loader = SnapshotLoader(ground.l3, ground.index)
         self._contexts = Contexts(ground, self._loader)
-        self._under_way = UnderWay()
-        self._resuming = Resuming(ground, self._loader, self._under_way)
+        under_way = UnderWay()
+        self._resuming = Resuming(ground, self._loader, under_way)
+        self._admission = Admission(ground, under_way)
         self.reveal = Revealing(ground, self._contexts, audit).reveal
 
     def begin(
@@ -112,36 +101,10 @@ class Runs:
             TypeError: the parent is no `ActiveRun`.
         """
         strategy = None if on_conflict is None else ConflictStrategy(on_conflict).value
+        wanted = Wanted(routine_id, inputs, secrets, swarm_id, run_id, critical=critical, on_conflict=strategy)
 
         async def open_() -> ActiveRun:
-            check_begun_with(routine_id, inputs, secrets, swarm_id)
-            if parent is not None and not isinstance(parent, ActiveRun):
-                raise TypeError(f"parent is an ActiveRun of this server, not {type(parent).__name__}")
-            chosen = self._ground.new_id() if run_id is None else run_id
-            swarm = parent.swarm_id if swarm_id is None and parent is not None else swarm_id
-            if parent is None:
-                ground = self._ground
-                context = RunContext.begin(
-                    chosen,
-                    routine_id,
-                    ground.hybrid,
-                    inputs,
-                    limits=ground.limits,
-                    keys=ground.keys.known,
-                    transformations=ground.terms.transformations,
-                )
-                set_secrets(context, secrets)
-                return await self._admitted(context, swarm_id=swarm, critical=critical, on_conflict=strategy)
-            context = parent.context.create_child(inputs, routine_id=routine_id, run_id=chosen)
-            try:
-                set_secrets(context, secrets)
-                await parent.save()  # what the child has inherited is not to be lost while the child is kept
-                return await self._admitted(
-                    context, swarm_id=swarm, critical=critical, on_conflict=strategy, parent=parent
-                )
-            except BaseException:
-                parent.context.children -= 1
-                raise
+            return await self._admission.begin(wanted, parent)
 
         return Opening(open_)
 
@@ -264,21 +227,7 @@ class Runs:
                 run, state, lost = view.run, view.state, view.lost
             else:
                 run, state = await self._at(run_id, at)
-            chosen, keys = self._ground.new_id() if new_run_id is None else new_run_id, self._ground.keys
-            await keys.know(key_ids(state.variables.values()))
-            context = RunContext(
-                chosen,
-                run.routine_id,
-                self._ground.hybrid,
-                state=moved_state(state, run_id, chosen, keys.known),
-                limits=self._ground.limits,
-                keys=keys.known,
-                transformations=self._ground.terms.transformations,
-            )
-            context.status = Run(routine_id=run.routine_id).status
-            return await self._admitted(
-                context, swarm_id=run.swarm_id, critical=run.critical, on_conflict=run.on_conflict, lost=lost
-            )
+            return await self._admission.fork(run_id, run, state, new_run_id=new_run_id, lost=lost)
 
         return Opening(open_)
 
@@ -334,65 +283,3 @@ class Runs:
                 f"run {run_id} has no snapshot {sequence}, or it is damaged; the one before is {restored.sequence}"
             )
         return run, restored.state
-
-    async def _admitted(
-        self,
-        context: RunContext,
-        *,
-        swarm_id: str | None,
-        critical: bool,
-        on_conflict: str | None,
-        parent: ActiveRun | None = None,
-        lost: Loss = NOTHING_LOST,
-    ) -> ActiveRun:
-        """Have L3 take the run in, with what it begins with."""
-        run_id = context.run_id
-        row = Run(
-            routine_id=context.routine_id,
-            swarm_id=swarm_id,
-            parent_run_id=context.parent_run_id,
-            depth=context.depth,
-            critical=critical,
-            owner=self._ground.server,
-            journal=await self._ground.journal(),
-            started_at=self._ground.hybrid.now().as_datetime(),
-            on_conflict=on_conflict,
-        )
-        base = base_of(run_id, row, context.state, sequence=0, previous=None)
-        run = rebased(row, base)
-
-        async def admit(transaction: Transaction) -> None:
-            if parent is not None:
-                await transaction.collection(RUN).update(parent.id, self._with_child(parent))
-            await transaction.collection(RUN).put(run_id, run, expected_version=0)
-            await transaction.collection(RUN_SNAPSHOT).put(id_of(base), base)
-
-        try:
-            await self._ground.transactions.transact(admit, Isolation.READ_COMMITTED)
-        except Conflict as conflict:
-            if conflict.key == self._ground.runs.key(run_id):
-                conflict.args = (f"there is a run {run_id} already: go on with it, or choose another id",)
-            raise
-        except OutcomeUnknown:
-            if not await self._is_there(run_id, run):
-                raise
-        return ActiveRun(self._ground, self._under_way, context, run, lost=lost)
-
-    async def _is_there(self, run_id: str, run: Run) -> bool:
-        """Whether L3 has taken in this very run, which it did not say."""
-        try:
-            held = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
-        except HoldfastError:  # that it is not known is what the caller is told
-            return False
-        return held is not None and run_id not in self._under_way and beginning_of(held) == beginning_of(run)
-
-    def _with_child(self, parent: ActiveRun) -> Callable[[Run], Run]:
-        def changed(row: Run) -> Run:
-            if row.epoch != parent.epoch:
-                raise NotOwner(f"run {parent.id} was taken over by another server: no run can be begun below it here")
-            if row.status in ENDED:
-                raise RunOver(f"run {parent.id} is {row.status}: no run can be begun below it")
-            self._ground.limits.check(parent.id, "children", row.children + 1)
-            return msgspec.structs.replace(row, children=row.children + 1)
-
-        return changed
