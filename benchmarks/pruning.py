@@ -18,6 +18,7 @@ from holdfast.tiers.l3_runs import PostgresRuns
 
 OTHERS = 200
 OF_EACH = 1_000
+PRUNED_RUN = "pruned"
 PRUNED = 10_000
 ALONE = 500
 BODY = b'{"runId": "r", "routineId": "x", "sequence": 1, "isBase": false}'
@@ -31,15 +32,15 @@ async def run(context: Context) -> Sequence[Figure]:
     await connection.execute('TRUNCATE holdfast."RunContextSnapshot", holdfast."RunContextSnapshot_ids"')
     for number in range(OTHERS):
         await connection.execute(FILL, f"other{number}", BODY.decode(), OF_EACH)
-    await connection.execute(FILL, "long", BODY.decode(), PRUNED)
-    await context.l3.save([Write(Key("run_snapshot", f"long/{PRUNED:08}.base"), 1, BODY)])
+    await connection.execute(FILL, PRUNED_RUN, BODY.decode(), PRUNED)
+    await context.l3.save([Write(Key("run_snapshot", f"{PRUNED_RUN}/{PRUNED:08}.base"), 1, BODY)])
     numbers = itertools.count(1)
     alone = [await _written(context, numbers) for _ in range(ALONE)]
     calls = []
     async with _writing(context, numbers) as beside:
         while True:
             begun = time.perf_counter()
-            if not await runs.prune("long", PRUNED, PRUNED_MAX):
+            if not await runs.prune(PRUNED_RUN, PRUNED, PRUNED_MAX):
                 break
             calls.append(time.perf_counter() - begun)
     middle = len(calls) // 2
