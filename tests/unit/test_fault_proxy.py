@@ -198,6 +198,18 @@ async def test_reset_breaks_the_connections_it_is_meant_for(net: Net) -> None:
     assert await whole.carries("to_client")
 
 
+@both_ways
+async def test_a_hold_that_ends_right_behind_a_reset_delivers_nothing(net: Net, way: Way) -> None:
+    """What was held when the connection was reset is lost, whatever comes first in the event loop."""
+    line = await net.line()
+    with net.proxy.hold(way):
+        await net.send(line, way, b"abc")
+        net.proxy.reset()
+    with pytest.raises(ConnectionResetError):
+        await line.receiver(way).readexactly(1)
+    assert net.traffic(way).delivered == 0
+
+
 async def test_refuse_turns_new_connections_away(net: Net) -> None:
     """A new connection is reset before the server sees it, those there are go on, and afterwards new ones pass."""
     line = await net.line()

@@ -65,6 +65,7 @@ class FaultProxy:
         self._board = FaultBoard()
         self._listener: asyncio.Server | None = None
         self._joined: dict[asyncio.Task[None], Connection] = {}
+        self._ends: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
         self._accepted = 0
         self._failure: BaseException | None = None
 
@@ -172,6 +173,8 @@ class FaultProxy:
         for joined, connection in self._joined.items():
             if where(connection):
                 joined.cancel()
+                for end in self._ends[joined]:  # now: a hold that ends before the task is told delivers nothing more
+                    _reset(end)
 
     def heal(self) -> None:
         """End all faults."""
@@ -186,39 +189,47 @@ class FaultProxy:
             _reset(writer)
             return
         self._accepted += 1
-        joined = asyncio.get_running_loop().create_task(self._join(connection, reader, writer))
-        self._joined[joined] = connection
-        joined.add_done_callback(partial(self._part, writer))
+        ends = [writer]
+        joined = asyncio.get_running_loop().create_task(self._join(connection, reader, ends))
+        self._joined[joined], self._ends[joined] = connection, ends
+        joined.add_done_callback(self._part)
 
-    def _part(self, writer: asyncio.StreamWriter, joined: asyncio.Task[None]) -> None:
-        _reset(writer)  # of a task that was cancelled before it began
+    def _part(self, joined: asyncio.Task[None]) -> None:
         del self._joined[joined]
+        for end in self._ends.pop(joined):
+            _reset(end)  # of a task that was cancelled before it began
         failure = None if joined.cancelled() else joined.exception()
         self._failure = self._failure or failure
 
-    async def _join(self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Connect to the server and carry bytes until both sides have ended, one has reset, or this is cancelled."""
-        writers = [writer]
+    async def _join(
+        self, connection: Connection, reader: asyncio.StreamReader, ends: list[asyncio.StreamWriter]
+    ) -> None:
+        """Connect to the server and carry bytes until both sides have ended, one has reset, or this is cancelled.
+
+        Args:
+            ends: the client's, and then also the server's.
+        """
+        (writer,) = ends
         pipes: list[Pipe] = []
         try:
             server_reader, server_writer = await self._connect()
-            writers.append(server_writer)
+            ends.append(server_writer)
             pipe = partial(Pipe, board=self._board, random_=self._random)
             pipes.append(pipe("to_server", connection, reader, server_writer, traffic=self.to_server))
             pipes.append(pipe("to_client", connection, server_reader, writer, traffic=self.to_client))
             async with asyncio.TaskGroup() as group:
                 for direction in pipes:
                     group.create_task(direction.run())
-            for each in writers:
+            for each in ends:
                 each.close()
         except* ConnectionOver:
             for direction in pipes:
                 direction.end()
         finally:
-            for each in writers:
+            for each in ends:
                 _reset(each)
             # Each may have been lost with an error of its own, which the other side was told of.
-            await asyncio.gather(*(each.wait_closed() for each in writers), return_exceptions=True)
+            await asyncio.gather(*(each.wait_closed() for each in ends), return_exceptions=True)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
