@@ -1,0 +1,129 @@
+"""Which type of error a fault is, and how severe (pure)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from holdfast.errors import (
+    ContextCorrupt,
+    CorruptDocument,
+    HoldfastError,
+    OutcomeUnknown,
+    Overloaded,
+    RowRefused,
+    SealBroken,
+    SerializationFailure,
+    StorageNotReady,
+    TierError,
+    TierUnavailable,
+    Undecided,
+)
+from holdfast.recovery.strategies import RECOVERY_STRATEGIES, Severity, StateErrorType
+
+
+class Source(StrEnum):
+    """Where a fault was met."""
+
+    L2 = "l2"
+    L3 = "l3"
+    FEED = "feed"
+    BUS = "bus"
+
+
+class Category(StrEnum):
+    """What kind of cause it has."""
+
+    TRANSIENT = "transient"
+    RESOURCE = "resource"
+    CONFIGURATION = "configuration"
+    LOGIC = "logic"
+    SYSTEM = "system"
+
+
+class Scope(StrEnum):
+    """Who is affected."""
+
+    OPERATION = "operation"
+    RUN = "run"
+    SWARM = "swarm"
+    SYSTEM = "system"
+
+
+class Classification(msgspec.Struct, frozen=True):
+    """What is known of a fault.
+
+    Attributes:
+        error_type: None: it is no fault of state but, say, a mistake or a conflict that are the caller's.
+        retryable: whether making the same operation again may come out otherwise.
+    """
+
+    error_type: StateErrorType | None
+    severity: Severity
+    category: Category
+    scope: Scope
+    retryable: bool
+
+
+_LEAST: Final = {row.error_type: row.severity for row in RECOVERY_STRATEGIES}
+
+# The first that fits counts: special errors come before what they are kinds of.
+_CORRUPT: Final = (CorruptDocument, SealBroken)
+_CATEGORIES: Final[tuple[tuple[type[HoldfastError], Category, bool], ...]] = (
+    (StorageNotReady, Category.CONFIGURATION, False),
+    (Undecided, Category.TRANSIENT, False),  # it is being decided: made again, it would be a second write
+    (OutcomeUnknown, Category.TRANSIENT, False),
+    (RowRefused, Category.LOGIC, False),
+    (Overloaded, Category.RESOURCE, True),
+    (SerializationFailure, Category.TRANSIENT, True),
+    (TierUnavailable, Category.TRANSIENT, True),
+    (TierError, Category.SYSTEM, True),
+)
+
+
+def classify(fault: BaseException, source: Source, *, scope: Scope = Scope.OPERATION) -> Classification:
+    """What a fault met at a source is.
+
+    Args:
+        scope: who is affected, as far as is known.
+    """
+    if isinstance(fault, ContextCorrupt):
+        return _of(StateErrorType.CONTEXT_CORRUPTION, Category.SYSTEM, _wider(scope, Scope.RUN), retryable=False)
+    if isinstance(fault, _CORRUPT):
+        kind = StateErrorType.CACHE_FAILURE if source is Source.L2 else StateErrorType.STATE_CORRUPTION
+        return _of(kind, Category.SYSTEM, scope, retryable=source is Source.L2)
+    for error, category, retryable in _CATEGORIES:
+        if isinstance(fault, error):
+            return _of(_type_of(fault, source), category, scope, retryable=retryable)
+    severity = Severity.WARNING if isinstance(fault, HoldfastError) else Severity.ERROR
+    return Classification(None, severity, Category.LOGIC, scope, retryable=False)
+
+
+def _type_of(fault: BaseException, source: Source) -> StateErrorType:
+    if source is Source.L2:
+        return StateErrorType.CACHE_FAILURE
+    if source in (Source.FEED, Source.BUS) or (isinstance(fault, TierUnavailable) and source is Source.L3):
+        return StateErrorType.COMMUNICATION_FAILURE
+    return StateErrorType.TRANSACTION_FAILED
+
+
+def _of(error_type: StateErrorType, category: Category, scope: Scope, *, retryable: bool) -> Classification:
+    return Classification(error_type, severity_of(error_type, scope), category, scope, retryable)
+
+
+def severity_of(error_type: StateErrorType, scope: Scope) -> Severity:
+    """By the seed's tree: what threatens the data of several is critical; nothing that works at all is fatal.
+
+    One row of it is made stricter: corruption is critical also where a single document is known to be affected.
+    """
+    least = _LEAST[error_type]
+    if least is Severity.CRITICAL and scope is Scope.SYSTEM:
+        return Severity.FATAL
+    return least
+
+
+def _wider(one: Scope, other: Scope) -> Scope:
+    order = list(Scope)
+    return max(one, other, key=order.index)
