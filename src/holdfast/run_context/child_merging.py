@@ -86,7 +86,7 @@ class ChildMerging:
         """Merge all that can be, and keep it.
 
         Args:
-            keep: stores the context, which has what was merged.
+            keep: stores the context, which has what was merged; without children: before a person is asked.
             wait: until conflicts that are for a person are decided.
         """
         children: list[MergedChild] = []
