@@ -9,7 +9,8 @@ from typing import Any
 
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
-from holdfast.documents import Limits
+from holdfast.documents import ContextVariable, Limits
+from holdfast.entry import Consistency
 from holdfast.given import Given
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.change_feed import ChangeFeed
@@ -114,8 +115,13 @@ class RunFlows:
             hybrid=self._hybrid,
             server=given.server,
             seal=lambda run_id, variable: protected(variable, run_id, beneath.keys.known),
+            held=self._held,
             limits=beneath.limits,
         )
+
+    async def _held(self, run_id: str, key: str) -> ContextVariable | None:
+        view = await self.runs.get(run_id, consistency=Consistency.STRONG)
+        return None if view is None else view.state.variables.get(key)
 
     def _ground(self) -> runs_ground.Ground:
         given, beneath = self._given, self._beneath

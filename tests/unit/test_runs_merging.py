@@ -131,7 +131,7 @@ async def test_what_was_not_kept_is_merged_again() -> None:
         for child in (one, two):
             await child.complete()
         merging = ChildMerging(at.a._ground, parent.context, _strategies(parent), Reviews())
-        await merging.merge()
+        await merging.merge(lambda _: asyncio.sleep(0))
         assert parent.context["x"] == "c2"
         await at.kill("a")
         again = await at.b.resume(RUN)

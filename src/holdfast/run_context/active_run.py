@@ -147,7 +147,8 @@ class ActiveRun:
     async def settle_reviews(self) -> Sequence[LateDecision]:
         """Take over what was decided on reviews since the run had gone on without, and have L3 keep it.
 
-        Returns what was decided. Raises `LimitExceeded` if it does not fit, and as `save`.
+        What the run has written since stands: a decision is then `overtaken`. Returns what was decided. Raises
+        `LimitExceeded` if it does not fit, and as `save`.
         """
         self._check_under_way()
         return await self._taking_over.late_decisions(lambda: self.save(Durability.COMMITTED))
@@ -226,7 +227,8 @@ class ActiveRun:
 
     async def _keep_merged(self, merge: Merge) -> None:
         await self.save()
-        self._announcements.merged(self.id, self.context.routine_id, merge)
+        if merge.children:
+            self._announcements.merged(self.id, self.context.routine_id, merge)
 
     async def _end(self, status: RunStatus, error: str | None) -> None:
         await self._going_on(self._ended(status, error))

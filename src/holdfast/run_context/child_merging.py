@@ -28,7 +28,7 @@ from holdfast.run_context.merging import (
     resolved,
     taken_over,
 )
-from holdfast.run_context.secrets import key_ids
+from holdfast.run_context.secrets import is_same_secret, key_ids
 
 logger = logging.getLogger("holdfast")
 
@@ -86,12 +86,12 @@ class ChildMerging:
         """Merge all that can be, and keep it.
 
         Args:
-            keep: stores the context, which has what was merged.
+            keep: stores the context, which has what was merged; without children: before a person is asked.
             wait: until conflicts that are for a person are decided.
         """
         children: list[MergedChild] = []
         while True:
-            merge = await self.merge()
+            merge = await self.merge(keep)
             if merge.children:
                 await keep(merge)
             children += merge.children
@@ -99,13 +99,13 @@ class ChildMerging:
                 return merge._replace(children=tuple(children))
             await self._reviewer.changed()
 
-    async def merge(self) -> Merge:
-        """Merge all that can be; the context then has it, and nothing of it is stored yet."""
+    async def merge(self, keep: Callable[[Merge], Awaitable[None]]) -> Merge:
+        """Merge all that can be; the context then has it, and what of it is not stored yet is for `keep`."""
         children: list[MergedChild] = []
         async for name, run, birth in self._unmerged():
             if run.status not in ENDED:
                 return Merge(tuple(children), name)
-            merged = await self._merged(name, run, birth)
+            merged = await self._merged(name, run, birth, keep)
             if merged is None:
                 return Merge(tuple(children), name, needs_review=True)
             children.append(merged)
@@ -119,19 +119,34 @@ class ChildMerging:
                 yield name, decode(Run, row.body, what=f"run:{name}"), row.birth
             after = rows[-1][1].birth
 
-    async def _merged(self, name: str, run: Run, birth: int) -> MergedChild | None:
+    async def _merged(
+        self, name: str, run: Run, birth: int, keep: Callable[[Merge], Awaitable[None]]
+    ) -> MergedChild | None:
         """Merge a child that has ended; None: somebody must decide first."""
         await self._ground.keys.know(key_ids(run.exported.values()))
         while True:
-            found = compared(run.exported, self._context.variables, self._strategies)
+            found = self._compared(name, run)
+            if any(map(is_for_a_person, found.conflicts)):
+                # A decision is on writes that are kept: one that is lost with this server, and made again, is another.
+                await keep(Merge(()))
             settled = await self._settled(name, found)
             if settled is None:
                 return None
             # The run's code goes on beside this: what it wrote while a decision was asked for makes another conflict.
-            if not _differs(found, compared(run.exported, self._context.variables, self._strategies)):
+            if not _differs(found, self._compared(name, run)):
                 break
         resolutions = self._take(name, birth, found, settled)
         return MergedChild(name, run.status, tuple(run.exported), resolutions)
+
+    def _compared(self, name: str, run: Run) -> Comparison:
+        """What a child has exported against what is here now; of secrets that are the same, both agree."""
+        run_id, held, keys = self._context.run_id, self._context.variables, self._ground.keys.known
+        exported = {
+            key: child
+            for key, child in run.exported.items()
+            if key not in held or not is_same_secret(held[key], run_id, child, name, keys)
+        }
+        return compared(exported, held, self._strategies)
 
     async def _settled(self, name: str, found: Comparison) -> Mapping[str, Settled] | None:
         """The decisions on conflicts that are for a person; all of them are asked for, even if one is missing."""
