@@ -70,14 +70,9 @@ class KeyKeeper:
         self.rewrapped += await self._ring.rewrap(self._record)
 
     async def _record(self, change: str, rows: int) -> None:
-        await self._audit.note(
-            AuditAction.ROTATED, f"master_key:{change}", reason=FELL_BACK, detail={"data_keys": rows}
-        )
-        logger.warning(
-            "L3 is another than it was: %s data keys are wrapped anew, master keys %s; what is older is retired again by"
-            " `holdfast keys rotate`",
-            *(rows, change),
-        )
+        subject, detail = f"master_key:{change}", {"data_keys": rows}
+        await self._audit.note(AuditAction.ROTATED, subject, reason=FELL_BACK, detail=detail)
+        logger.warning("L3 is another than it was: %s data keys are wrapped anew, by master keys %s", rows, change)
 
     async def _keep(self) -> None:
         while True:
