@@ -57,7 +57,8 @@ async def test_what_up_prints_opens_secrets_elsewhere(tmp_path: Path) -> None:
         async with holdfast.connect(Settings(home=str(home))) as state:
             await (await state.runs.begin("search", run_id="r1", secrets={"token": "hush"})).release()
         others = {name: text for name, text in os.environ.items() if not name.startswith("HOLDFAST_")}
-        environment = {**others, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**others, "PATH": path, "PYTHONIOENCODING": "utf-8:strict"}  # as most locales have it
         script = 'eval "$(holdfast up --home "$1")" && exec holdfast runs reveal r1 token --reason "a test"'
         shell = await asyncio.to_thread(
             subprocess.run,
