@@ -149,7 +149,7 @@ async def token_of(state: OpenStore, run_id: str) -> Any:
 
 async def fall_back(sql: Any, settings: Settings) -> None:
     """Let L3 be as `before` says it was, when the older master key was not retired; it is another incarnation then."""
-    await sql.execute("UPDATE holdfast.master_keys SET retired_at = NULL")
+    await sql.execute("UPDATE holdfast.master_keys SET retired_at = NULL, retired_behind = NULL")
     await sql.execute("DELETE FROM holdfast.data_keys WHERE id NOT IN (SELECT id FROM before)")
     await sql.execute(
         "UPDATE holdfast.data_keys AS d SET master_id = b.master_id, wrapped = b.wrapped FROM before AS b"
@@ -262,6 +262,40 @@ async def test_l3_itself_refuses_a_retired_master_key(settings: Settings) -> Non
         ):
             with pytest.raises(Exception, match="the master key old is retired"):
                 await sql.execute(statement)
+
+
+async def test_no_clock_tells_which_data_keys_are_outdated(settings: Settings) -> None:
+    """After a failover L3's clock may be hours behind, and before one ahead."""
+    async with keys_of(settings) as rows, connected(settings.postgres_url) as sql:
+        await add_keys(rows, 1)
+        await sql.execute("UPDATE holdfast.data_keys SET created_at = now() + interval '1 day'")
+        await rows.retire(["third"], first="old")
+        newest = await rows.newest(["old"])
+        assert newest is not None
+        assert newest.is_outdated
+        await sql.execute("UPDATE holdfast.master_keys SET retired_at = now() + interval '1 day' WHERE id = 'third'")
+        await rows.add(wrapped_row(DataKey("newer", b"n" * 32), MasterKeys.read([OLD]), entropy()))
+        newest = await rows.newest(["old"])
+        assert newest is not None
+        assert (newest.row.id, newest.is_outdated) == ("newer", False)
+
+
+async def test_what_was_there_before_a_rotation_is_outdated_after_a_migration(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotations that an earlier version has made count too."""
+    all_ = l3_migrations.migrations()
+    async with keys_of(settings) as rows, connected(settings.postgres_url) as sql:
+        await sql.execute("DROP SCHEMA holdfast CASCADE")
+        with monkeypatch.context() as past:
+            past.setattr(l3_migrations, "migrations", lambda: [each for each in all_ if each.number < 14])
+            await l3_migrations.migrate(sql, BUILT_IN)
+        await add_keys(rows, 1)
+        await rows.retire(["third"], first="old")
+        assert "0014_outdated_keys.sql" in await l3_migrations.migrate(sql, BUILT_IN)
+        newest = await rows.newest(["old"])
+        assert newest is not None
+        assert newest.is_outdated
 
 
 async def test_who_could_run_a_server_can_use_keys(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

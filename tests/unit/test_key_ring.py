@@ -359,6 +359,17 @@ async def test_servers_wrap_anew_at_once() -> None:
     assert await servers.uses() == {"new": 6, "old": 0}
 
 
+async def test_servers_whose_first_master_keys_differ_wrap_anew_at_once() -> None:
+    """While a rotation is prepared, some name the newer one first. Whichever is faster, no row is lost."""
+    servers = Servers()
+    sealed = [await servers.make(each) for each in (OLD, NEW) * 3]
+    both = [await servers.start(NEW, OLD), await servers.start(OLD, NEW)]
+    await asyncio.gather(*(servers.put_right(each) for each in both))
+    assert [await opened(each, one) for each in both for one in sealed] == ["hush"] * 12
+    await servers.rotate(NEW, OLD)
+    assert [await opened(await servers.start(NEW), each) for each in sealed] == ["hush"] * 6
+
+
 async def test_a_server_that_is_late_wraps_nothing_by_a_retired_key() -> None:
     """Neither now, nor when L3 does not know any more that it is retired; and it records nothing."""
     servers = Servers()

@@ -17,7 +17,7 @@ from holdfast.tiers.l3_errors import mapped
 _LIST: Final = "SELECT id, master_id, wrapped FROM holdfast.data_keys WHERE id > $1 ORDER BY id LIMIT $2"
 _FIND: Final = "SELECT id, master_id, wrapped FROM holdfast.data_keys WHERE id = ANY ($1::text[])"
 _NEWEST: Final = """
-SELECT id, master_id, wrapped, created_at <= COALESCE((SELECT max(retired_at) FROM holdfast.master_keys), '-infinity')
+SELECT id, master_id, wrapped, number <= COALESCE((SELECT max(retired_behind) FROM holdfast.master_keys), 0)
 FROM holdfast.data_keys WHERE master_id = ANY ($1::text[]) ORDER BY number DESC LIMIT 1"""
 _ADD: Final = "INSERT INTO holdfast.data_keys (id, master_id, wrapped) VALUES ($1, $2, $3)"
 _REWRAP: Final = """
