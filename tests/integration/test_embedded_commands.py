@@ -6,13 +6,15 @@ import asyncio
 import os
 import re
 import shlex
-import subprocess
 import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
 
 import holdfast
+from fix_commands import run_command
+from fix_secrets import NEW
 from fix_servers import stopped_after
 from holdfast import Settings
 from holdfast.cli.servers import down, status, up
@@ -37,7 +39,7 @@ async def test_up_prints_only_what_a_shell_may_evaluate(
     assert "all servers were running" in printed.err
     assert "contains a password" in printed.err
     assert "is set to other keys" not in printed.err
-    assert servers.master_key.partition(":")[2] not in printed.out + printed.err
+    assert servers.master_keys[0].partition(":")[2] not in printed.out + printed.err
 
 
 @pytest.mark.usefixtures("servers")
@@ -60,15 +62,10 @@ async def test_what_up_prints_opens_secrets_elsewhere(tmp_path: Path) -> None:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {**others, "PATH": path, "PYTHONIOENCODING": "utf-8:strict"}  # as most locales have it
         script = 'eval "$(holdfast up --home "$1")" && exec holdfast runs reveal r1 token --reason "a test"'
-        shell = await asyncio.to_thread(
-            subprocess.run,
-            ["/bin/sh", "-c", script, "sh", home],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (shell.returncode, shell.stdout) == (0, '"hush"\n'), shell.stderr
+        words = ("/bin/sh", "-c", script, "sh", home)
+        shell = await asyncio.create_subprocess_exec(*words, env=environment, stdout=PIPE, stderr=PIPE)
+        printed, said = await shell.communicate()
+        assert (shell.returncode, printed) == (0, b'"hush"\n'), said
 
 
 @pytest.mark.usefixtures("servers")
@@ -82,6 +79,22 @@ async def test_status_lists_the_servers(server_options: EmbeddedOptions, capsys:
         "valkey-2",
         "valkey-3",
     ]
+
+
+async def test_the_master_key_of_a_home_can_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one before it in its file, as in the setting; after a rotation the older one can go."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOLDFAST_HOME", str(home))
+    async with stopped_after(EmbeddedOptions(home)):
+        async with holdfast.connect(Settings(home=str(home))) as state:
+            await (await state.runs.begin("search", run_id="r1", secrets={"token": "hush"})).release()
+        file = home / "master_key"
+        file.write_text(f"{NEW}, {file.read_text()}\n")
+        assert await run_command("keys", "rotate", "--by", "ada") == 0
+        file.write_text(f"{NEW}\n")
+        async with holdfast.connect(Settings(home=str(home))) as state:
+            assert await state.runs.reveal("r1", "token", by="ada", reason="a test") == "hush"
+            assert [entry.note.actor for entry in await state.audit.list()] == ["ada", "ada"]
 
 
 async def test_status_in_a_pipe_keeps_each_server_on_one_line(

@@ -53,7 +53,7 @@ async def up(*, home: Path | None = None, replicas: int = 0, postgres_version: i
         raise
     started = ", ".join(running.started)
     line(progress, f"started {started}" if started else "all servers were running")
-    if os.environ.get(MASTER_KEYS, "") not in ("", running.master_key):
+    if os.environ.get(MASTER_KEYS, "") not in ("", ",".join(running.master_keys)):
         line(progress, f"{MASTER_KEYS} is set to other keys: leave out the third line to keep them")
     line(progress, "the second of the following lines contains a password")
     if isinstance(sys.stdout, io.TextIOWrapper):
