@@ -91,7 +91,7 @@ class RunFlows:
         settings = given.settings
         self.partitions = Partitions(given.runs, settings.run_snapshot_months, counters.partitions, given.sleep)
         self.review_sweeper = ReviewSweeper(self.reviews, given.sleep)
-        self.key_keeper = KeyKeeper(self._beneath.keys, given.sleep)
+        self.key_keeper = KeyKeeper(self._beneath.keys, self._beneath.audit, given.sleep)
         self.delivery_worker = DeliveryWorker(
             given.deliveries,
             given.exporters,
