@@ -45,7 +45,7 @@ async def test_a_begin_of_unknown_outcome_goes_on_if_it_is_in_l3(monkeypatch: py
                 lose_answers(patch, committed=False)
                 with pytest.raises(OutcomeUnknown):
                     await at.a.begin("search", run_id=RUN)
-            if RUN not in at.a._under_way:
+            if RUN not in at.a._admission._under_way:
                 with monkeypatch.context() as patch:
                     lose_answers(patch)
                     run = await at.a.begin("search", run_id=RUN)
@@ -107,9 +107,9 @@ async def test_a_run_is_resumed_by_one_task_of_a_server() -> None:
         first, second = await asyncio.gather(*(at.a.resume(RUN)._opened() for _ in range(2)), return_exceptions=True)
         assert isinstance(second, NotOwner)
         assert isinstance(first, ActiveRun)
-        assert RUN in at.a._under_way
+        assert RUN in at.a._admission._under_way
         await first.complete()
-        assert RUN not in at.a._under_way
+        assert RUN not in at.a._admission._under_way
 
 
 async def test_of_two_servers_that_have_restored_a_run_one_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

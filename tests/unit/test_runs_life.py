@@ -242,7 +242,7 @@ async def owner_after_a_cancelled_begin() -> Any:
     """Who owns a run whose caller was cancelled while L3 took it in."""
     async with hall("a") as at:
         runs = at.a
-        admitted, committed = runs._admitted, asyncio.Event()
+        admitted, committed = runs._admission._admitted, asyncio.Event()
 
         async def slowly(*words: Any, **named: Any) -> Any:
             run = await admitted(*words, **named)
@@ -250,7 +250,7 @@ async def owner_after_a_cancelled_begin() -> Any:
             await asyncio.sleep(0)
             return run
 
-        runs._admitted = slowly
+        runs._admission._admitted = slowly
         task = asyncio.create_task(_entered(runs.begin("search", run_id=RUN)))
         await committed.wait()
         task.cancel()

@@ -141,7 +141,7 @@ async def test_what_was_not_kept_is_merged_again() -> None:
 
 
 def _strategies(run: ActiveRun) -> Any:
-    return Strategies(run.context.strategies, run._on_conflict)
+    return Strategies(run.context.strategies, run._taking_over._otherwise)
 
 
 async def test_the_strategy_is_the_variables_the_runs_or_the_settings() -> None:

@@ -161,6 +161,7 @@ class ActiveRun:
 
         What was marked for export leaves it in the transaction that ends it; of what is refused `Run.refused_exports`
         tells. If it is `Undecided`, or `OutcomeUnknown`, the run is over here all the same: its end may be in effect.
+        After `OutcomeUnknown` anybody may resume it, if it is not.
         """
         await self._end(RunStatus.COMPLETED, None)
 
