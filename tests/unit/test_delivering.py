@@ -134,6 +134,66 @@ async def test_an_exporter_that_stands_still_is_given_up() -> None:
     assert await at.left() == [("a", 1, False, "it took longer than 0.01 s")]
 
 
+async def test_a_timeout_of_the_exporter_itself_is_told_as_its_own() -> None:
+    """It had all its time still."""
+    at = Place()
+    await at.put("a")
+    at.fails = TimeoutError("the crm did not answer")
+    await at.worker().deliver_due()
+    assert await at.left() == [("a", 1, False, "TimeoutError: the crm did not answer")]
+
+
+async def test_an_exporter_whose_own_task_was_cancelled_has_failed() -> None:
+    """At once, and not when its lease is over; a worker that is stopped is no failure."""
+    at = Place()
+    await at.put("a")
+    begun = asyncio.Event()
+
+    async def waits(_: Delivery, __: str) -> None:
+        begun.set()
+        other = asyncio.ensure_future(asyncio.Event().wait())
+        asyncio.get_running_loop().call_soon(other.cancel)
+        await other
+
+    assert await at.worker({"crm": waits}).deliver_due() == 1
+    assert await at.left() == [("a", 1, False, "what it waited for was cancelled")]
+
+    async def stuck(_: Delivery, __: str) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    at.clock.advance(1000)
+    begun.clear()
+    worker = at.worker({"crm": stuck})
+    worker.start()
+    await begun.wait()
+    await worker.stop()
+    assert await at.left() == [("a", 2, False, "what it waited for was cancelled")]
+    assert at.counters.failures == 1
+
+
+class Unprintable(Exception):
+    """Of a system that has no words."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("it cannot be told")
+
+    __repr__ = __str__
+
+
+async def test_an_error_that_cannot_be_told_is_one_all_the_same() -> None:
+    """It is recorded by its type, and the delivery tried again."""
+    at = Place()
+    await at.put("a")
+    at.fails = Unprintable()
+    await at.worker().deliver_due()
+    assert await at.left() == [("a", 1, False, "Unprintable")]
+    at.clock.advance(1000)
+    at.fails = None
+    assert await at.worker().deliver_due() == 1
+    assert await at.left() == []
+
+
 async def test_two_servers_bring_none_out_at_once() -> None:
     """While one is at it the others leave it alone; one that died over it is followed when the lease is over."""
     at = Place()

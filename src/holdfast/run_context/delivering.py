@@ -128,13 +128,19 @@ class DeliveryWorker:
         """Call the exporter; why it failed, in words, None: it did not."""
         if row.attempts > self._rules.attempts_max:  # each server that tried has died over it
             return "no attempt has come to its end"
+        limit = asyncio.timeout(self._rules.timeout_seconds)
         try:
             delivery = decode(Delivery, row.body, what=f"delivery:{row.id}")
-            async with asyncio.timeout(self._rules.timeout_seconds):
+            async with limit:
                 await self._exporters[delivery.exporter](delivery, idempotency_key(row))
-        except TimeoutError:
-            return f"it took longer than {self._rules.timeout_seconds:g} s"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():  # this worker is to end
+                raise
+            return "what it waited for was cancelled"
         except Exception as fault:  # noqa: BLE001 - a user's function
+            if isinstance(fault, TimeoutError) and limit.expired():  # else it is the exporter's own
+                return f"it took longer than {self._rules.timeout_seconds:g} s"
             return in_words(fault, self._masked)
         return None
 
