@@ -214,6 +214,28 @@ async def test_two_servers_bring_none_out_at_once() -> None:
     assert await at.left() == []
 
 
+async def test_a_retry_during_an_attempt_calls_nobody_twice_at_once() -> None:
+    """It is due when that attempt has failed, with all its attempts, though that was the last."""
+    at = Place()
+    await at.put("a")
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Delivery, __: str) -> None:
+        begun.set()
+        await go_on.wait()
+        raise ConnectionError("no route")
+
+    first = asyncio.ensure_future(at.worker({"crm": slow}, DeliveryRules(1, 30.0)).deliver_due())
+    await begun.wait()
+    assert await Deliveries(at.queue, actor="a").retry("a")
+    assert await at.worker().deliver_due() == 0
+    go_on.set()
+    await first
+    assert (await at.left(), at.told) == ([("a", 0, False, "ConnectionError: no route")], [])
+    assert await at.worker().deliver_due() == 1
+    assert await at.left() == []
+
+
 async def test_one_that_each_server_dies_over_is_given_up() -> None:
     """An attempt of which nobody has heard counts too."""
     at = Place()
@@ -276,6 +298,48 @@ async def test_what_is_done_by_hand_is_recorded() -> None:
         ("replayed", "delivery:a", "ada", "it is up again"),
         ("discarded", "delivery:a", "a server", "by hand"),
     ]
+
+
+async def test_what_nobody_takes_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """By any server that brings out others, once; and again after somebody took it in between."""
+    at = Place()
+    await at.put("a", "b")
+    mail = at.worker({"mail": at.export})
+    for row in await at.queue.claim(["crm"], limit=2, lease_seconds=1.0):
+        assert await at.queue.failed(row, "no route", again_seconds=0.0)
+    for seconds, warnings in ((delivering.NEGLECTED_SECONDS - 1.0, 0), (2.0, 1), (1.0, 1)):
+        at.clock.advance(seconds)
+        await mail.look_for_neglected()
+        assert caplog.text.count("no server has the exporter 'crm'") == warnings
+    assert at.counters.neglected == 2
+    assert await at.worker().deliver_due() == 2
+    await mail.look_for_neglected()
+    assert at.counters.neglected == 0
+
+
+async def test_that_is_looked_for_in_the_background(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also after L3 was away; a server without exporters does not look."""
+    monkeypatch.setattr(delivering, "NEGLECTED_SECONDS", 0.001)
+    at = Place()
+    await at.put("a")
+    (row,) = await at.queue.claim(["crm"], limit=1, lease_seconds=1.0)
+    assert await at.queue.failed(row, "no route", again_seconds=0.0)
+    at.clock.advance(1.0)
+    at.storage.away = True
+    worker, idle = at.worker({"mail": at.export}), at.worker({})
+    idle.start()
+    worker.start()
+
+    async def logged(text: str) -> bool:
+        return text in caplog.text
+
+    await until(lambda: logged("will be asked again"))
+    at.storage.away = False
+    await until(lambda: logged("no server has the exporter 'crm'"))
+    await worker.stop()
+    assert idle._loops == []
 
 
 async def test_it_works_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:

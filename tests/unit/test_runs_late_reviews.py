@@ -148,7 +148,7 @@ async def test_an_owner_that_dies_before_the_note_has_it_taken_over_once(
         assert await stored(at) == "c1"
         await at.kill("a")
         again = await at.b.resume(RUN)
-        again._late = of(at.b._ground, again.context)
+        again._taking_over._late = of(at.b._ground, again.context)
         before = len(at.row().changes)
         assert len(await again.settle_reviews()) == 1
         assert len(at.row().changes) - before == writes
@@ -176,7 +176,7 @@ async def test_what_could_not_be_noted_undoes_nothing(monkeypatch: pytest.Monkey
         await fail_to_note(parent, patch)
         parent.context["x"] = "later"
         if forgets:
-            parent._late = LateDecisions(at.a._ground, parent.context)
+            parent._taking_over._late = LateDecisions(at.a._ground, parent.context)
         assert len(await parent.settle_reviews()) == 1
         assert await parent.settle_reviews() == []
         return parent.context["x"]

@@ -31,6 +31,8 @@ LEASE_MARGIN_SECONDS: Final = 15.0
 """Beyond the time an exporter has, for L3 to hear how it went."""
 BACKOFF_SECONDS: Final = 1.0
 BACKOFF_MAX_SECONDS: Final = 600.0
+NEGLECTED_SECONDS: Final = 300.0
+"""What has been due for longer is taken by nobody, as if its exporter were misspelt; so often that is looked for."""
 DEAD: Final = "run/export/dead"
 
 
@@ -70,7 +72,10 @@ class DeliveryWorker:
         self._random = random_
         self._masked = masked
         self._announce = announce
+        self._neglected: set[str] = set()
         self._loops = [Background(partial(self._run, name), f"deliveries by {name}") for name in exporters]
+        if exporters:
+            self._loops.append(Background(self._watch, "deliveries that nobody takes"))
 
     def start(self) -> None:
         """Begin in the background, for each exporter apart: one that stands still holds up no other."""
@@ -111,6 +116,32 @@ class DeliveryWorker:
                     {"message": "holdfast: delivering failed", "exception": fault}
                 )
             await self._sleep(0.0 if claimed == AT_ONCE else POLL_SECONDS)
+
+    async def look_for_neglected(self) -> None:
+        """Log for which exporters deliveries wait that nobody takes, for each once for as long as that is so.
+
+        Raises:
+            TierError: L3 does not say.
+        """
+        found = await self._queue.neglected(NEGLECTED_SECONDS)
+        self._counters.neglected = sum(found.values())
+        for name in found.keys() - self._neglected:
+            logger.warning(
+                "%d deliveries have been due for over %.0f s, and nobody takes them: no server has the exporter %r, or"
+                " those that do are behind",
+                found[name],
+                NEGLECTED_SECONDS,
+                name,
+            )
+        self._neglected = set(found)
+
+    async def _watch(self) -> None:
+        while True:
+            await self._sleep(NEGLECTED_SECONDS)
+            try:
+                await self.look_for_neglected()
+            except HoldfastError as fault:
+                logger.warning("whether deliveries are left alone cannot be told, which will be asked again: %s", fault)
 
     async def _deliver(self, row: DeliveryRow) -> None:
         """One attempt, and what L3 is told of it; nothing is raised: the lease ends by itself."""
