@@ -24,7 +24,7 @@ from holdfast import Settings, SettingsError
 from holdfast.adapters import connection_pool
 from holdfast.errors import KeyRetired
 from holdfast.kinds import BUILT_IN
-from holdfast.node import OpenStore
+from holdfast.node import OpenStore, process_name
 from holdfast.sensitivity.data_keys import DataKey
 from holdfast.sensitivity.key_ring import wrapped_row
 from holdfast.sensitivity.master_keys import MasterKeys, master_key_line
@@ -186,7 +186,7 @@ async def test_keys_are_rotated_by_hand(settings: Settings, keys_command: Any) -
     )
     status, told = await keys_command("rotate", master_keys=(NEW, third))
     assert (status, told[1]) == (0, "0 data keys are left under other master keys")
-    assert (await keys_command("rotate", "--reason", "to be sure", master_keys=(NEW,)))[0] == 0
+    assert (await keys_command("rotate", "--reason", "to be sure", "--by", "ada", master_keys=(NEW,)))[0] == 0
     async with holdfast.connect(with_keys(settings, NEW)) as state:
         noted = [entry.note for entry in await state.audit.list()]
     assert [(each.action, each.subject, each.detail, each.reason) for each in noted] == [
@@ -194,6 +194,7 @@ async def test_keys_are_rotated_by_hand(settings: Settings, keys_command: Any) -
         ("rotated", "master_key:third->new", '{"data_keys":1}', "by hand"),
         ("rotated", "master_key:new", '{"data_keys":0}', "to be sure"),
     ]
+    assert [each.actor for each in noted] == [process_name(), process_name(), "ada"]
     with pytest.raises(KeyRetired, match="third was retired"):
         await keys_command("rotate", master_keys=(third, NEW))
 

@@ -79,7 +79,7 @@ async def list_(*, json: bool = False) -> None:
 
 
 @keys.command
-async def rotate(*, reason: str = BY_HAND) -> int:
+async def rotate(*, reason: str = BY_HAND, by: str | None = None) -> int:
     """Wrap all data keys by the first master key of the settings, and retire all others, for good.
 
     Servers go on meanwhile, and no sealed value is touched. It can be broken off and run again, also by two at once.
@@ -90,6 +90,8 @@ async def rotate(*, reason: str = BY_HAND) -> int:
     ----------
     reason
         Why, for the audit log.
+    by
+        Who does it, for the audit log; by default user@host:pid.
     """
     progress, console = Console(stderr=True), Console()
     async with _pool() as (settings, pool):
@@ -98,7 +100,7 @@ async def rotate(*, reason: str = BY_HAND) -> int:
             MasterKeys.read(settings.master_keys),
             os.urandom,
             lambda text: line(progress, text),
-            audit=AuditLog(PostgresAudit(pool), server=process_name()),
+            audit=AuditLog(PostgresAudit(pool), server=by or process_name()),
             reason=reason,
         )
     for fault in rotated.faults:

@@ -86,7 +86,7 @@ class DeliveryQueue(Protocol):
     async def retry(self, identifier: str, note: AuditNote | None = None) -> bool:
         """Begin anew with a delivery that is dead, or waits: it is due now; False: it is not there.
 
-        If somebody is at it, it is due when that attempt has failed, or its lease is over: it is not tried twice at once.
+        If somebody is at it, it is due when that attempt has failed, or its lease is over: never are two at it at once.
 
         Args:
             note: for the audit log, in the same transaction, if it was there.
