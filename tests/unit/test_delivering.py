@@ -388,8 +388,8 @@ async def test_one_that_stands_still_holds_up_no_other_exporter(monkeypatch: pyt
     assert [name for name, *_ in await at.left()] == ["a"]
 
 
-async def test_a_run_exports_to_a_system_outside() -> None:
-    """The whole way: from the declaration on one server to the exporter of another."""
+async def test_a_run_exports_to_a_system_outside(caplog: pytest.LogCaptureFixture) -> None:
+    """The whole way: from the declaration on one server, which says that it has none, to the exporter of another."""
     brought: list[Any] = []
 
     async def crm(delivery: Delivery, key: str) -> None:
@@ -400,6 +400,7 @@ async def test_a_run_exports_to_a_system_outside() -> None:
         run = await at.a.begin("search", run_id=RUN)
         run.context["x"] = 1
         run.context.mark_for_export("x", "external_system", exporter="crm")
+        assert "by crm, which this server has not" in caplog.text
         await run.complete()
         birth = at.l3.log.rows[Key("delivery", f"{RUN}/crm/x")].birth
         assert [each.id for each in await at.servers["a"].store.deliveries.list()] == [f"{RUN}/crm/x"]

@@ -6,7 +6,7 @@ mask goes in its place. That is decided by its label alone; the value is not loo
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -56,11 +56,17 @@ class Terms(NamedTuple):
         transformations: by name, as they were registered with `connect`.
         masks: what is guarded leaves as `MASK`; False: it is refused.
         limits: of a document.
+        exporters: names of those that this server has; others may have more. None: it is not known which.
     """
 
     transformations: Mapping[str, Transformation] = EMPTY_DICT
     masks: bool = False
     limits: Limits = Limits()
+    exporters: Collection[str] | None = None
+
+    def may_have(self, exporter: str) -> bool:
+        """Whether this server has an exporter of that name, for all that is known."""
+        return self.exporters is None or exporter in self.exporters
 
 
 class Leaving(msgspec.Struct, frozen=True):
@@ -119,6 +125,12 @@ def declared(
         check_kind_name(declaration.exporter)
     kept = [each for each in before if _place(each) != _place(declaration)]
     return [*kept, declaration]
+
+
+def undeclared(before: Sequence[ExportDeclaration], destination: str | None) -> list[ExportDeclaration]:
+    """Declarations without those for a destination, None: without any; a ValueError says that it is none."""
+    gone = None if destination is None else ExportDestination(destination).value
+    return [each for each in before if gone is not None and each.destination != gone]
 
 
 def refusal(declaration: ExportDeclaration, reason: str) -> RefusedExport:
