@@ -114,6 +114,28 @@ async def test_what_does_not_leave_is_told() -> None:
         assert "s3cret" not in repr(heard[0].data)
 
 
+@pytest.mark.parametrize("has_swarm", [True, False])
+async def test_what_leaves_masked_is_told(*, has_swarm: bool) -> None:
+    """By the row and the event; what cannot be posted, masked or not, has not left."""
+    async with hall("a", master_keys=(NEW,), export_secrets="mask") as at:
+        if has_swarm:
+            await at.servers["a"].store.swarms.put("swarm1", Swarm())
+        heard: list[Any] = []
+        at.servers["a"].store.subscribe("run/export/refused", heard.append)
+        run = await at.a.begin("search", run_id=RUN, swarm_id="swarm1", secrets={"token": "s3cret"})
+        for place in ("persistent_store", "blackboard"):
+            run.context.mark_for_export("token", place)
+        await run.complete()
+        told = [(each.destination, each.masked) for each in at.row().refused_exports]
+        assert told == [("persistent_store", True), ("blackboard", has_swarm)]
+
+        async def is_told() -> bool:
+            return bool(heard)
+
+        await until(is_told)
+        assert [each["masked"] for each in heard[0].data["refused"]] == [True, has_swarm]
+
+
 async def test_a_failed_run_exports_nothing() -> None:
     """Nor does a cancelled one."""
     async with hall("a") as at:

@@ -163,14 +163,16 @@ class Ending:
             return held
         if held.status in ENDED:
             raise RunOver(f"run {self._run_id} is {held.status}")
-        refused = [*leaving.refused, *await self._post(transaction, leaving.items)]
+        told = [*leaving.refused, *await self._post(transaction, leaving.items)]
+        # What is masked, and not posted either, has not left.
+        refused = {(each.key, each.destination, each.exporter): each for each in told}
         run = msgspec.structs.replace(
             held,
             status=RunStatus.COMPLETED.value,
             ended_at=at,
             changes=seal_list([*held.changes, change]),
             exported=leaving.exported,
-            refused_exports=refused,
+            refused_exports=list(refused.values()),
         )
         spilled = spill_run(self._ground.runs.key(self._run_id), run)
         if spilled is not None:

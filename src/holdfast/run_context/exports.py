@@ -77,7 +77,7 @@ class Leaving(msgspec.Struct, frozen=True):
         items: for the swarm's blackboard.
         values: for the persistent store, by id.
         deliveries: for external systems, by id.
-        refused: what does not leave.
+        refused: what does not leave, or masked.
     """
 
     exported: dict[str, ContextVariable]
@@ -133,10 +133,14 @@ def undeclared(before: Sequence[ExportDeclaration], destination: str | None) -> 
     return [each for each in before if gone is not None and each.destination != gone]
 
 
-def refusal(declaration: ExportDeclaration, reason: str) -> RefusedExport:
-    """A declaration that is not carried out."""
+def refusal(declaration: ExportDeclaration, reason: str, *, masked: bool = False) -> RefusedExport:
+    """A declaration that is not carried out, or with a mask alone."""
     return RefusedExport(
-        key=declaration.key, destination=declaration.destination, reason=reason, exporter=declaration.exporter
+        key=declaration.key,
+        destination=declaration.destination,
+        reason=reason,
+        exporter=declaration.exporter,
+        masked=masked,
     )
 
 
@@ -219,6 +223,7 @@ class _Departure:
         """What takes the value's place for anybody but the parent."""
         if is_secret(variable.sensitivity, declaration.sensitivity):
             if self._terms.masks:
+                self.found.refused.append(refusal(declaration, f"what is secret or pii leaves as {MASK}", masked=True))
                 return MASK
             raise _RefusedError("what is secret or pii leaves a run for its parent alone")
         if declaration.transformation is None:
