@@ -305,8 +305,7 @@ async def test_what_nobody_takes_is_told(caplog: pytest.LogCaptureFixture) -> No
     at = Place()
     await at.put("a", "b")
     mail = at.worker({"mail": at.export})
-    for row in await at.queue.claim(["crm"], limit=2, lease_seconds=1.0):
-        assert await at.queue.failed(row, "no route", again_seconds=0.0)
+    await mail.look_for_neglected()
     for seconds, warnings in ((delivering.NEGLECTED_SECONDS - 1.0, 0), (2.0, 1), (1.0, 1)):
         at.clock.advance(seconds)
         await mail.look_for_neglected()
@@ -324,8 +323,7 @@ async def test_that_is_looked_for_in_the_background(
     monkeypatch.setattr(delivering, "NEGLECTED_SECONDS", 0.001)
     at = Place()
     await at.put("a")
-    (row,) = await at.queue.claim(["crm"], limit=1, lease_seconds=1.0)
-    assert await at.queue.failed(row, "no route", again_seconds=0.0)
+    assert await at.left() == [("a", 0, False, None)]
     at.clock.advance(1.0)
     at.storage.away = True
     worker, idle = at.worker({"mail": at.export}), at.worker({})

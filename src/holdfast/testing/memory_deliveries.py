@@ -22,7 +22,7 @@ from holdfast.testing.memory_transaction import MemoryTransaction
 
 
 class MemoryDeliveries:
-    """`DeliveryQueue` in memory.
+    """`DeliveryQueue` in memory. A delivery is due since somebody first looked at it.
 
     Args:
         clock: L3's.
@@ -116,10 +116,9 @@ class MemoryDeliveries:
         return None if row is None else self._told(identifier, row)
 
     def _told(self, identifier: str, row: Row) -> DeliveryRow:
-        turn = self._storage.turns.get(identifier)
-        if turn is None:
-            return DeliveryRow(identifier, row.birth, row.body)
-        wait = turn.due - self._clock.monotonic()
+        now = self._clock.monotonic()
+        turn = self._storage.turns.setdefault(identifier, Turn(0, now, dead=False, error=None))
+        wait = turn.due - now
         return DeliveryRow(identifier, row.birth, row.body, turn.attempts, turn.dead, turn.error, wait, turn.lease)
 
     def _note(self, row: DeliveryRow, wait_seconds: float) -> None:
