@@ -143,7 +143,7 @@ class RunFlows:
             limits=runs_ground.run_limits(settings),
             deltas_per_base=settings.run_deltas_per_base,
             takeover_seconds=settings.write_behind_takeover_seconds,
-            terms=runs_ground.run_terms(settings, given.transformations),
+            terms=runs_ground.run_terms(settings, given.transformations, given.exporters),
             on_conflict=ConflictStrategy(settings.run_on_conflict),
             skew_ms_max=settings.clock_skew_ms_max,
             reviewer=lambda: MergeReviewer(self.reviews, self.review_changes),

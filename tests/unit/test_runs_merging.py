@@ -16,7 +16,7 @@ from holdfast.errors import LimitExceeded, NotOwner
 from holdfast.protocols import Settled
 from holdfast.run_context import child_merging
 from holdfast.run_context.active_run import ActiveRun
-from holdfast.run_context.child_merging import ChildMerging
+from holdfast.run_context.child_merging import ChildMerging, Merge
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.merging import Comparison, Strategies
 
@@ -85,7 +85,7 @@ async def test_a_child_is_merged_once() -> None:
         await child.complete()
         assert (await parent.merge_children()).children
         parent.context["x"] = "mine"
-        assert await parent.merge_children() == ((), None, False)
+        assert await parent.merge_children() == Merge(())
         assert parent.context["x"] == "mine"
 
 

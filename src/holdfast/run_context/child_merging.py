@@ -11,8 +11,9 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
-from holdfast.documents import ContextVariable, Run, decode
+from holdfast.documents import ContextVariable, Run, Sealed, decode
 from holdfast.entry import MISSING
+from holdfast.errors import KeyMissing, SealBroken
 from holdfast.protocols import Reviewer, Settled
 from holdfast.protocols.runs import ENDED
 from holdfast.run_context.conflicts import Resolution
@@ -41,7 +42,7 @@ class MergedChild(NamedTuple):
 
     Attributes:
         variables: names of those that it had exported.
-        resolutions: what became of conflicts.
+        resolutions: what became of conflicts, and of variables that are left out, since their seals are broken.
     """
 
     id: str
@@ -56,12 +57,15 @@ class Merge(NamedTuple):
     Attributes:
         children: those that were merged, in order.
         waits_for: the child that holds back all behind it; None: all were merged.
-        needs_review: it is a decision on its conflicts that is missing; otherwise it has not ended.
+        needs_review: it is a decision on its conflicts that is missing.
+        fault: why a secret of it cannot be opened here, so far: its key is not known, or this version too old. Without
+            either it has not ended.
     """
 
     children: tuple[MergedChild, ...]
     waits_for: str | None = None
     needs_review: bool = False
+    fault: str | None = None
 
     @property
     def resolutions(self) -> tuple[Resolution, ...]:
@@ -105,7 +109,11 @@ class ChildMerging:
         async for name, run, birth in self._unmerged():
             if run.status not in ENDED:
                 return Merge(tuple(children), name)
-            merged = await self._merged(name, run, birth, keep)
+            try:
+                merged = await self._merged(name, run, birth, keep)
+            except (KeyMissing, SealBroken) as fault:  # that may come right, so nothing of the child is given up
+                logger.warning("run %s waits to merge %s: %s", self._context.run_id, name, fault)
+                return Merge(tuple(children), name, fault=str(fault))
             if merged is None:
                 return Merge(tuple(children), name, needs_review=True)
             children.append(merged)
@@ -164,14 +172,34 @@ class ChildMerging:
         standing: dict[str, ContextVariable | None] = dict(found.unopposed)
         standing.update((each.key, made.variable) for each, made in decided if made.variable is not each.parent)
         before = self._context.variables
-        variables = {
-            key: taken_over(self._context.adopt(variable, name), before.get(key))
-            for key, variable in standing.items()
-            if variable is not None
-        }
+        variables, left_out = self._adopted(name, standing)
         gone = [key for key, variable in standing.items() if variable is None and key in before]
         self._context.merge(birth, variables, gone)
-        return tuple(made.resolution for _, made in decided)
+        return tuple(({each.key: made.resolution for each, made in decided} | left_out).values())
+
+    def _adopted(
+        self, name: str, standing: Mapping[str, ContextVariable | None]
+    ) -> tuple[dict[str, ContextVariable], dict[str, Resolution]]:
+        """The variables that stand, as this run has them, without those whose seals are broken: no time mends that."""
+        adopted, left_out, before = dict[str, ContextVariable](), dict[str, Resolution](), self._context.variables
+        for key, variable in standing.items():
+            if variable is None:
+                continue
+            try:
+                own = self._context.adopt(variable, name)
+            except SealBroken as fault:
+                if type(variable.value) is Sealed and not variable.value.is_known:  # a later version opens it
+                    raise
+                left_out[key] = self._left_out(name, key, fault)
+            else:
+                adopted[key] = taken_over(own, before.get(key))
+        return adopted, left_out
+
+    def _left_out(self, name: str, key: str, fault: SealBroken) -> Resolution:
+        logger.error("run %s leaves out what %s exported as %s: %s", self._context.run_id, name, key, fault)
+        held = self._context.variables.get(key)
+        value = MISSING if held is None else held.value
+        return Resolution(value, self._strategies.of(key), f"it is left out: {fault}", variable_name=key)
 
     def _resolved(self, conflict: Conflict, settled: Mapping[str, Settled]) -> Resolved:
         if (decision := settled.get(conflict.key)) is not None:
