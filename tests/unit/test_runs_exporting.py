@@ -13,7 +13,17 @@ from fix_run_servers import RUN, Hall, hall, values
 from fix_secrets import NEW
 from holdfast import Set, Swarm
 from holdfast.documents import BlackboardItem
-from holdfast.errors import LimitExceeded, NotOwner, OutcomeUnknown, RunOver, TierUnavailable
+from holdfast.errors import (
+    HoldfastError,
+    LimitExceeded,
+    NotOwner,
+    OutcomeUnknown,
+    Overloaded,
+    RunOver,
+    SerializationFailure,
+    TierError,
+    TierUnavailable,
+)
 from holdfast.kinds import DELIVERY, EXPORT
 from holdfast.run_context import ending
 from holdfast.run_context.active_run import ActiveRun
@@ -238,6 +248,56 @@ async def test_an_end_that_nobody_can_find_out_is_told(monkeypatch: pytest.Monke
         assert dict(again.context) == {"x": 1, "y": 2}
         await again.complete()
         assert [*at.row().exported] == ["x"]
+
+
+def transact_fails(patch: pytest.MonkeyPatch, *faults: HoldfastError) -> None:
+    """Have the first transaction take effect and be told as the first fault, and those behind it fail as the others."""
+    healthy, left = Transactions.transact, list(faults)
+
+    async def transact(self: Transactions, *words: Any) -> Any:
+        fault = left.pop(0) if len(left) > 1 else left[0]
+        if fault is faults[0]:
+            await healthy(self, *words)
+        raise fault
+
+    patch.setattr(Transactions, "transact", transact)
+
+
+@pytest.mark.parametrize(
+    "second", [Overloaded("too many clients"), SerializationFailure("others were in the way"), TierError("read only")]
+)
+async def test_what_another_attempt_came_to_says_nothing_of_the_first(
+    monkeypatch: pytest.MonkeyPatch, second: HoldfastError
+) -> None:
+    """The run is over here: what has left it must not be told to have failed."""
+    async with hall() as at:
+        run = await child_with_exports(at, swarm_id=None)
+        with monkeypatch.context() as patch:
+            transact_fails(patch, OutcomeUnknown("the reply was lost"), second)
+            with pytest.raises(OutcomeUnknown):
+                await run.complete()
+        with pytest.raises(RunOver):
+            await run.fail("so it failed")
+        await at.servers["a"].store.flush()
+        assert (at.row().status, kept(at, DELIVERY.name)) == ("completed", [f"{RUN}/crm/x"])
+
+
+async def test_an_end_that_l3_is_away_for_is_made_again_by_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing took effect, so the run is not over, and nothing of it is given up."""
+    async with hall() as at:
+        run = await child_with_exports(at, swarm_id=None)
+        with monkeypatch.context() as patch:
+            patch.setattr(Transactions, "transact", away)
+            with pytest.raises(TierUnavailable):
+                await run.complete()
+        assert (run.is_over, at.row().status) == (False, "running")
+        await run.complete()
+        assert (at.row().status, [*at.row().exported]) == ("completed", ["x"])
+
+
+async def away(*_: Any, **__: Any) -> None:
+    """L3 is."""
+    raise TierUnavailable("away")
 
 
 async def test_an_end_that_is_in_effect_is_not_undone(monkeypatch: pytest.MonkeyPatch) -> None:

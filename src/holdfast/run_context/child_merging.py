@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from holdfast.documents import ContextVariable, Run, Sealed, decode
 from holdfast.entry import MISSING
-from holdfast.errors import KeyMissing, SealBroken
+from holdfast.errors import KeyMissing, SealBroken, TierError
 from holdfast.protocols import Reviewer, Settled
 from holdfast.protocols.runs import ENDED
 from holdfast.run_context.conflicts import Resolution
@@ -58,8 +58,8 @@ class Merge(NamedTuple):
         children: those that were merged, in order.
         waits_for: the child that holds back all behind it; None: all were merged.
         needs_review: it is a decision on its conflicts that is missing.
-        fault: why a secret of it cannot be opened here, so far: its key is not known, or this version too old. Without
-            either it has not ended.
+        fault: why a secret of it cannot be opened here, so far: its key is not known, or this version too old; or why
+            L3 could not be asked about it, when others were merged before. Without either it has not ended.
     """
 
     children: tuple[MergedChild, ...]
@@ -114,6 +114,11 @@ class ChildMerging:
             except (KeyMissing, SealBroken) as fault:  # that may come right, so nothing of the child is given up
                 logger.warning("run %s waits to merge %s: %s", self._context.run_id, name, fault)
                 return Merge(tuple(children), name, fault=str(fault))
+            except TierError as fault:
+                if not children:
+                    raise
+                logger.warning("run %s merges %s later: %s", self._context.run_id, name, fault)
+                return Merge(tuple(children), name, fault=str(fault))  # those before it are told of now or never
             if merged is None:
                 return Merge(tuple(children), name, needs_review=True)
             children.append(merged)

@@ -122,9 +122,11 @@ class Ending:
         for attempt in range(1, UNKNOWN_MAX + 1):
             try:
                 return await self._ground.transactions.transact(complete, Isolation.READ_COMMITTED)
+            except (NotOwner, RunOver):  # known under the row's lock
+                raise
             except OutcomeUnknown as fault:
                 unknown = fault
-            except TierUnavailable as fault:
+            except HoldfastError as fault:  # of this attempt nothing took effect, which says nothing of those before
                 if unknown is None:
                     raise
                 logger.warning("run %s: what became of its end cannot be asked: %s", self._run_id, fault)
