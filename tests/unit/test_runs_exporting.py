@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fix_races import until
-from fix_run_servers import RUN, Hall, hall, values
+from fix_run_servers import HASTY, RUN, Hall, hall, values
 from fix_secrets import NEW
 from holdfast import Set, Swarm
 from holdfast.documents import BlackboardItem
@@ -167,7 +167,7 @@ async def test_another_owner_lets_nothing_leave() -> None:
 
 async def test_while_l3_is_away_the_run_goes_on() -> None:
     """It is not over, its context has all, and it can be completed later."""
-    async with hall("a") as at:
+    async with hall("a", **HASTY) as at:
         run = await child_with_exports(at, swarm_id=None)
         at.l3.away = True
         with pytest.raises(TierUnavailable):

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fix_run_servers import RUN, Hall, hall, values
+from fix_run_servers import HASTY, RUN, Hall, hall, values
 from holdfast import Conflict, Durability, Refused
 from holdfast.documents import RunStatus, StepStatus
 from holdfast.errors import HoldfastError, LimitExceeded, NotOwner, RunOver, TierError, Undecided
@@ -154,7 +154,7 @@ async def test_a_fault_in_a_step_fails_the_run() -> None:
 
 async def raised_while_l3_is_away() -> type[BaseException] | None:
     """What a block raises whose step fails while neither L2 nor L3 takes anything."""
-    async with hall("a") as at:
+    async with hall("a", **HASTY) as at:
         try:
             async with at.a.begin("search", run_id=RUN, critical=True) as run, run.step("divide"):
                 at.l3.away = at.hub.away = True
@@ -309,7 +309,7 @@ async def test_mutant_a_cancelled_begin_is_forgotten(monkeypatch: pytest.MonkeyP
 
 async def test_undecided_writes_are_neither_lost_nor_doubled() -> None:
     """While L3 is away a checkpoint is undecided; what it wrote is in effect once when L3 is back."""
-    async with hall("a") as at:
+    async with hall("a", **HASTY) as at:
         run = await at.a.begin("search", run_id=RUN)
         run.context["x"] = 1
         await at.a.get(RUN)  # the row is in L1
@@ -361,7 +361,7 @@ async def test_mutant_what_was_not_accepted_is_gone(monkeypatch: pytest.MonkeyPa
 
 async def status_after_an_end_in_doubt() -> str:
     """Of a run whose block completes it while L3 is away, and then goes on to raise what that raised."""
-    async with hall("a") as at:
+    async with hall("a", **HASTY) as at:
 
         async def work() -> None:
             async with at.a.begin("search", run_id=RUN) as run:
@@ -398,7 +398,7 @@ async def test_mutant_an_end_that_is_undecided_is_ended_again(monkeypatch: pytes
 
 async def test_l3_away_during_each_call() -> None:
     """Nobody begins, resumes or reads anew; a save is journaled; what was undecided is in effect when L3 is back."""
-    async with hall("a") as at:
+    async with hall("a", **HASTY) as at:
         run = await at.a.begin("search", run_id=RUN)
         paused = await at.a.begin("search", run_id="r2")
         await paused.pause()
