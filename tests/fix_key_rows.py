@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from holdfast.adapters import connection_pool
-from holdfast.protocols import DataKeyRow
+from holdfast.protocols import DataKeyRow, NewestKey
 from holdfast.settings import Settings
 from holdfast.testing import MemoryKeys, MemoryStorage
 from holdfast.tiers.l3_connections import ConnectionPool
@@ -43,8 +43,16 @@ class Overwrites(MemoryKeys):
 class AnyMaster(MemoryKeys):
     """Mutant: the newest row of all, whoever wrapped it."""
 
-    async def newest(self, master_ids: Sequence[str]) -> DataKeyRow | None:
+    async def newest(self, master_ids: Sequence[str]) -> NewestKey | None:
         return await super().newest(list(self._marks.masters))
+
+
+class NeverOutdated(MemoryKeys):
+    """Mutant: a data key is as good after a rotation as before."""
+
+    async def newest(self, master_ids: Sequence[str]) -> NewestKey | None:
+        found = await super().newest(master_ids)
+        return None if found is None else NewestKey(found.row, is_outdated=False)
 
 
 class PostgresKeyHarness:

@@ -24,10 +24,12 @@ from holdfast.testing.memory_events import EventHub, MemoryEvents
 SETTINGS = Settings(
     write_behind_quiet_seconds=600.0,
     write_behind_age_seconds=600.0,
-    write_behind_commit_seconds=0.2,
+    write_behind_commit_seconds=10.0,
     verify_share=0.0,
 )
-"""Nothing is due before somebody waits for it, and nobody waits for long."""
+"""Nothing is due before somebody waits for it."""
+HASTY: dict[str, Any] = {"write_behind_commit_seconds": 0.2}
+"""For what is to be undecided: nobody waits for long."""
 RUN = "r1"
 
 

@@ -209,7 +209,7 @@ class ReviewSettled(HoldfastError):
         status: `resolved`, or `timed_out`: nobody had answered.
         by: who decided; of one that timed out, which server.
         at: when, by L3's clock.
-        choice: `parent`, `child` or `value`.
+        choice: `parent`, `child`, `value`, or `fallback`: it was too large to be asked about.
     """
 
     def __init__(self, review_id: str, *, status: str, by: str, at: Any, choice: str | None) -> None:

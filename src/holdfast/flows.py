@@ -311,7 +311,7 @@ class Flows:
             KeyMissing, KeyRetired: the master keys of the settings are not what L3 knows.
             TierError: keys, or the feed, could not be read.
         """
-        await self.keys.start()
+        await self.keys.renew()
         await self.feed.start()
         if self.relay is not None:
             self.relay.start()

@@ -164,7 +164,7 @@ async def with_servers(settings: Settings, progress: Callable[[str], None]) -> S
         postgres_url=running.postgres_url,
         redis_urls=running.redis_urls,
         journal_replicas=replicas,
-        master_keys=settings.master_keys or (running.master_key,),
+        master_keys=settings.master_keys or running.master_keys,
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
-from holdfast.documents import Limits
+from holdfast.documents import ContextVariable, Limits
+from holdfast.entry import Consistency
 from holdfast.given import Given
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.change_feed import ChangeFeed
@@ -90,7 +91,7 @@ class RunFlows:
         settings = given.settings
         self.partitions = Partitions(given.runs, settings.run_snapshot_months, counters.partitions, given.sleep)
         self.review_sweeper = ReviewSweeper(self.reviews, given.sleep)
-        self.key_keeper = KeyKeeper(self._beneath.keys, given.sleep)
+        self.key_keeper = KeyKeeper(self._beneath.keys, self._beneath.audit, given.sleep)
         self.delivery_worker = DeliveryWorker(
             given.deliveries,
             given.exporters,
@@ -114,8 +115,13 @@ class RunFlows:
             hybrid=self._hybrid,
             server=given.server,
             seal=lambda run_id, variable: protected(variable, run_id, beneath.keys.known),
+            held=self._held,
             limits=beneath.limits,
         )
+
+    async def _held(self, run_id: str, key: str) -> ContextVariable | None:
+        view = await self.runs.get(run_id, consistency=Consistency.STRONG)
+        return None if view is None else view.state.variables.get(key)
 
     def _ground(self) -> runs_ground.Ground:
         given, beneath = self._given, self._beneath
@@ -137,7 +143,7 @@ class RunFlows:
             limits=runs_ground.run_limits(settings),
             deltas_per_base=settings.run_deltas_per_base,
             takeover_seconds=settings.write_behind_takeover_seconds,
-            terms=runs_ground.run_terms(settings, given.transformations),
+            terms=runs_ground.run_terms(settings, given.transformations, given.exporters),
             on_conflict=ConflictStrategy(settings.run_on_conflict),
             skew_ms_max=settings.clock_skew_ms_max,
             reviewer=lambda: MergeReviewer(self.reviews, self.review_changes),

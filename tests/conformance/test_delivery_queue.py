@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from holdfast.adapters import connection_pool
@@ -22,6 +23,10 @@ from holdfast.tiers.l3_deliveries import PostgresDeliveries
 from holdfast.tiers.l3_postgres import PostgresStorage
 
 ALL = pytest.mark.parametrize("check", checks(DeliveryQueueSuite), ids=lambda check: check.__name__)
+
+AGE = """
+UPDATE holdfast."Delivery"
+SET due = due - $1 * interval '1 second', leased_until = leased_until - $1 * interval '1 second'"""
 
 
 class MemoryQueues:
@@ -58,7 +63,7 @@ class PostgresQueues:
         return PostgresDeliveries(self._pool)
 
     async def age(self, seconds: float) -> None:
-        await self._sql.execute("UPDATE holdfast.\"Delivery\" SET due = due - $1 * interval '1 second'", float(seconds))
+        await self._sql.execute(AGE, float(seconds))
 
 
 class Unleased(MemoryDeliveries):
@@ -74,6 +79,26 @@ class AnyAttempt(MemoryDeliveries):
     async def failed(self, row: DeliveryRow, error: str, *, again_seconds: float | None) -> bool:
         held = self._row(row.id)
         return held is not None and await super().failed(held, error, again_seconds=again_seconds)
+
+
+class AtOnce(MemoryDeliveries):
+    """Mutant: what is tried anew is due, whoever is at it."""
+
+    async def retry(self, identifier: str, note: AuditNote | None = None) -> bool:
+        done = await super().retry(identifier, note)
+        if (held := self._row(identifier)) is not None:
+            self._note(held, 0.0)
+        return done
+
+
+class Numbered(MemoryDeliveries):
+    """Mutant: an attempt is known by its number alone."""
+
+    async def failed(self, row: DeliveryRow, error: str, *, again_seconds: float | None) -> bool:
+        held = self._row(row.id)
+        known = held is not None and held.attempts == row.attempts
+        row = msgspec.structs.replace(row, lease=held.lease) if held is not None and known else row
+        return await super().failed(row, error, again_seconds=again_seconds)
 
 
 class AnyBirth(MemoryDeliveries):
@@ -103,6 +128,8 @@ async def test_in_memory(check: Callable[[Any], Any]) -> None:
     [
         (Unleased, DeliveryQueueSuite.check_nobody_claims_what_another_has),
         (AnyAttempt, DeliveryQueueSuite.check_who_lost_the_lease_tells_nothing),
+        (AtOnce, DeliveryQueueSuite.check_a_retry_waits_for_who_is_at_it),
+        (Numbered, DeliveryQueueSuite.check_an_attempt_of_before_a_retry_is_another),
         (AnyBirth, DeliveryQueueSuite.check_what_was_delivered_is_gone),
         (AtLeastOnce, DeliveryQueueSuite.check_what_is_done_by_hand_is_recorded_if_it_is_done),
     ],

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from fix_feed import connected
-from fix_key_rows import AnyMaster, MemoryKeyHarness, Overwrites, PostgresKeyHarness, TakesAny
+from fix_key_rows import AnyMaster, MemoryKeyHarness, NeverOutdated, Overwrites, PostgresKeyHarness, TakesAny
 from holdfast import Settings
 from holdfast.testing import MemoryKeys
 from holdfast.testing.conformance import KeyRowsSuite, checks
@@ -32,6 +32,7 @@ async def test_in_memory(check: CheckOfSuite) -> None:
         (TakesAny, KeyRowsSuite.check_no_row_slips_in_while_its_master_key_is_retired),
         (Overwrites, KeyRowsSuite.check_a_row_is_replaced_only_as_it_was_read),
         (AnyMaster, KeyRowsSuite.check_the_newest_is_that_added_last),
+        (NeverOutdated, KeyRowsSuite.check_a_key_is_outdated_once_a_master_key_was_retired),
     ],
     ids=lambda each: each.__name__,
 )

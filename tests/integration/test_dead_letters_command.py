@@ -99,7 +99,8 @@ async def test_a_write_is_discarded(pair: tuple[OpenStore, OpenStore], capsys: p
     """Once; the row is left alone."""
     await given_up(*pair)
     ((identifier,),) = [[each.id for each in await pair[0].dead_writes.list()]]
-    assert await run_command("dead-letters", "discard", str(identifier), "--reason", "not wanted") == 0
+    words = (str(identifier), "--reason", "not wanted", "--by", "ada")
+    assert await run_command("dead-letters", "discard", *words) == 0
     assert await run_command("dead-letters", "discard", str(identifier), str(identifier)) == 1
     assert capsys.readouterr().out.splitlines() == [
         f"{identifier}: discarded",
@@ -107,7 +108,8 @@ async def test_a_write_is_discarded(pair: tuple[OpenStore, OpenStore], capsys: p
         f"{identifier}: not there",
     ]
     (note,) = [entry.note for entry in await pair[0].audit.list()]
-    assert (note.action, note.subject, note.reason) == ("discarded", f"dead_write:{identifier}", "not wanted")
+    told = note.action, note.subject, note.actor, note.reason
+    assert told == ("discarded", f"dead_write:{identifier}", "ada", "not wanted")
 
 
 async def test_a_terminal_gets_a_table(

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shlex
+import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
 
+import holdfast
+from fix_commands import run_command
+from fix_secrets import NEW
 from fix_servers import stopped_after
+from holdfast import Settings
 from holdfast.cli.servers import down, status, up
 from holdfast.embedded import EmbeddedOptions, Running
 from holdfast.errors import ServerStartError
@@ -18,7 +25,7 @@ from holdfast.errors import ServerStartError
 async def test_up_prints_only_what_a_shell_may_evaluate(
     servers: Running, server_options: EmbeddedOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`up` prints the two variables on stdout, whole and quoted, and everything else on stderr."""
+    """`up` prints the variables on stdout, whole and quoted, and everything else on stderr; and no master key."""
     await up(home=server_options.home)
     printed = capsys.readouterr()
     assert shlex.split(printed.out) == [
@@ -26,9 +33,39 @@ async def test_up_prints_only_what_a_shell_may_evaluate(
         f"HOLDFAST_POSTGRES_URL={servers.postgres_url}",
         "export",
         f"HOLDFAST_REDIS_URLS={','.join(servers.redis_urls)}",
+        "export",
+        f"HOLDFAST_MASTER_KEYS=$(cat {shlex.quote(str(server_options.home / 'master_key'))})",
     ]
     assert "all servers were running" in printed.err
     assert "contains a password" in printed.err
+    assert "is set to other keys" not in printed.err
+    assert servers.master_keys[0].partition(":")[2] not in printed.out + printed.err
+
+
+@pytest.mark.usefixtures("servers")
+async def test_up_does_not_replace_keys_in_silence(
+    server_options: EmbeddedOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has named master keys of another origin is told how to keep them."""
+    monkeypatch.setenv("HOLDFAST_MASTER_KEYS", "own:key")
+    await up(home=server_options.home)
+    assert "HOLDFAST_MASTER_KEYS is set to other keys" in capsys.readouterr().err
+
+
+async def test_what_up_prints_opens_secrets_elsewhere(tmp_path: Path) -> None:
+    """A shell that evaluates it has all that another process needs, whatever the home is called."""
+    home = tmp_path / os.fsdecode(b'it\'s a "home" $(false) `false` \\ caf\xe9')
+    async with stopped_after(EmbeddedOptions(home)):
+        async with holdfast.connect(Settings(home=str(home))) as state:
+            await (await state.runs.begin("search", run_id="r1", secrets={"token": "hush"})).release()
+        others = {name: text for name, text in os.environ.items() if not name.startswith("HOLDFAST_")}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**others, "PATH": path, "PYTHONIOENCODING": "utf-8:strict"}  # as most locales have it
+        script = 'eval "$(holdfast up --home "$1")" && exec holdfast runs reveal r1 token --reason "a test"'
+        words = ("/bin/sh", "-c", script, "sh", home)
+        shell = await asyncio.create_subprocess_exec(*words, env=environment, stdout=PIPE, stderr=PIPE)
+        printed, said = await shell.communicate()
+        assert (shell.returncode, printed) == (0, b'"hush"\n'), said
 
 
 @pytest.mark.usefixtures("servers")
@@ -42,6 +79,22 @@ async def test_status_lists_the_servers(server_options: EmbeddedOptions, capsys:
         "valkey-2",
         "valkey-3",
     ]
+
+
+async def test_the_master_key_of_a_home_can_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one before it in its file, as in the setting; after a rotation the older one can go."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOLDFAST_HOME", str(home))
+    async with stopped_after(EmbeddedOptions(home)):
+        async with holdfast.connect(Settings(home=str(home))) as state:
+            await (await state.runs.begin("search", run_id="r1", secrets={"token": "hush"})).release()
+        file = home / "master_key"
+        file.write_text(f"{NEW}, {file.read_text()}\n")
+        assert await run_command("keys", "rotate", "--by", "ada") == 0
+        file.write_text(f"{NEW}\n")
+        async with holdfast.connect(Settings(home=str(home))) as state:
+            assert await state.runs.reveal("r1", "token", by="ada", reason="a test") == "hush"
+            assert [entry.note.actor for entry in await state.audit.list()] == ["ada", "ada"]
 
 
 async def test_status_in_a_pipe_keeps_each_server_on_one_line(

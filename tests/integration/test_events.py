@@ -225,7 +225,8 @@ async def test_a_dead_letter_of_a_server_that_is_gone_is_not_replayed_to_nobody(
         assert await run_command("events", "dead-letters", "replay", letter.id) == 1
         assert capsys.readouterr().out == f"{letter.id}: kept: its reader is gone; discard it\n"
         assert await observer.dead_letters.list() == [letter]
-        assert await run_command("events", "dead-letters", "discard", letter.id) == 0
+        assert await run_command("events", "dead-letters", "discard", letter.id, "--by", "ada") == 0
+        assert (await observer.audit.list())[-1].note.actor == "ada"
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "10001"])

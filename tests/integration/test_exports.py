@@ -17,6 +17,7 @@ from fix_write_behind import lines_in, patient, processes, until_lines
 from holdfast import Settings, Swarm
 from holdfast.documents import Delivery
 from holdfast.kinds import EXPORT
+from holdfast.node import process_name
 from holdfast.run_context import delivering
 from integration.test_runs import resumed_by
 from write_behind_child import write_exports
@@ -108,7 +109,7 @@ async def test_deliveries_from_the_command_line(
             return len(await state.deliveries.list(dead=True)) == 2
 
         await until(both_dead)
-        assert await run_command("exports", "dead") == 0
+        assert await run_command("exports", "list", "--dead") == 0
         shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [(each["id"], each["exporter"], each["dead"]) for each in shown] == [
             ("a/crm/x", "crm", True),
@@ -117,7 +118,7 @@ async def test_deliveries_from_the_command_line(
         assert "no route" in shown[0]["error"]
         assert await run_command("exports", "discard", "b/crm/x", "c/crm/x", "--reason", "of no use") == 1
         is_down = False
-        assert await run_command("exports", "retry", "a/crm/x") == 0
+        assert await run_command("exports", "retry", "a/crm/x", "--by", "ada") == 0
 
         async def out() -> bool:
             return not await state.deliveries.list()
@@ -129,9 +130,9 @@ async def test_deliveries_from_the_command_line(
         assert await run_command("exports", "list") == 0
         assert await run_command("exports", "retry", "a/crm/x") == 1
         noted = [entry.note for entry in await state.audit.list()]
-        assert [(each.action, each.subject, each.reason) for each in noted] == [
-            ("discarded", "delivery:b/crm/x", "of no use"),
-            ("replayed", "delivery:a/crm/x", "by hand"),
+        assert [(each.action, each.subject, each.actor, each.reason) for each in noted] == [
+            ("discarded", "delivery:b/crm/x", process_name(), "of no use"),
+            ("replayed", "delivery:a/crm/x", "ada", "by hand"),
         ]
 
 

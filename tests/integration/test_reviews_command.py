@@ -17,12 +17,14 @@ import pytest
 
 import holdfast
 from fix_commands import name_servers, run_command
+from fix_feed import connected
 from fix_races import until
 from fix_reviews import CHILD, PARENT
+from fix_secrets import NEW
 from fix_tiers import flows_of
 from holdfast import ReviewSettled, Settings, SettingsError
 from holdfast.documents import ContextVariable
-from holdfast.errors import KeyMissing
+from holdfast.errors import KeyMissing, RunOver
 from holdfast.node import OpenStore
 from holdfast.protocols import Settled
 from holdfast.reviews.reviewer import MergeReviewer
@@ -34,9 +36,10 @@ Command = Callable[..., Awaitable[tuple[int, list[dict[str, Any]]]]]
 
 @pytest.fixture
 async def state(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OpenStore]:
-    """Server A, and its tiers for commands."""
+    """Server A, which runs a run, and its tiers for commands."""
     name_servers(settings, monkeypatch)
     async with holdfast.connect(msgspec.structs.replace(settings, journal_replicas=0)) as state:
+        await state.runs.begin("search", run_id="r1")
         yield state
 
 
@@ -101,6 +104,7 @@ async def test_what_nobody_answers_is_decided_once(settings: Settings) -> None:
         settings, journal_replicas=0, review_timeout_seconds=0.05, review_fallback="keep_latest"
     )
     async with holdfast.connect(soon) as one, holdfast.connect(soon) as two:
+        await one.runs.begin("search", run_id="r1")
         settled = await asyncio.wait_for(merged(one), 60)
         assert settled.variable == CHILD
         assert "no person answered until" in settled.reason
@@ -119,6 +123,7 @@ async def test_two_who_sweep_at_the_same_moment_make_one_record(settings: Settin
     """In L3 the second waits for the first one's lock, and finds it decided."""
     soon = msgspec.structs.replace(settings, journal_replicas=0, review_timeout_seconds=0.001)
     async with holdfast.connect(soon) as one, holdfast.connect(soon) as two:
+        await one.runs.begin("search", run_id="r1")
         states = (one, two)
         for state in states:
             await flows_of(state).run_flows.review_sweeper.stop()
@@ -135,6 +140,7 @@ async def test_a_sweeper_and_a_person_cannot_both_decide(settings: Settings) -> 
     """Whoever is second is told who was first; the records are as many as the reviews."""
     soon = msgspec.structs.replace(settings, journal_replicas=0, review_timeout_seconds=0.001)
     async with holdfast.connect(soon) as one, holdfast.connect(soon) as two:
+        await one.runs.begin("search", run_id="r1")
         for number in range(20):
             assert await reviewer(one).settle("r1", f"c{number}", PARENT, CHILD) is None
         names = [each.id for each in await one.reviews.list(status=None)]
@@ -203,6 +209,45 @@ async def test_a_secret_is_not_taken_from_the_command_line(
     with pytest.raises(KeyMissing, match="master_keys"):
         await reviews("resolve", ID, "--value-file", "-", "--reason", "why")
     assert await reviews("resolve", ID, "--choice", "parent", "--reason", "why") == (0, [])
+
+
+async def test_nor_is_one_for_what_became_secret_since(
+    settings: Settings, reviews: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has it by now; from a file it is taken, and stands nowhere in the row of the review."""
+    monkeypatch.setenv(PREFIX + "MASTER_KEYS", NEW)
+    async with holdfast.connect(msgspec.structs.replace(settings, journal_replicas=0, master_keys=(NEW,))) as keyed:
+        run = await keyed.runs.resume("r1", force=True)
+        await opened(keyed)
+        run.context.set("site", "north", sensitivity="secret")
+        await run.checkpoint()
+        with pytest.raises(SettingsError, match="is about a variable that is secret"):
+            await reviews("resolve", ID, "--value", '"hidden-1"', "--reason", "why")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'"hidden-1"')))
+        await reviews("resolve", ID, "--value-file", "-", "--reason", "why")
+        async with connected(settings.postgres_url) as sql:
+            (row,) = await sql.fetch('SELECT document::text AS document FROM holdfast."Review"')
+        assert "hidden-1" not in str(row["document"])
+
+
+async def test_a_decision_that_would_reach_nobody_is_refused(state: OpenStore, reviews: Command) -> None:
+    """The run has ended meanwhile."""
+    await opened(state)
+    await (await state.runs.resume("r1", force=True)).cancel()
+    with pytest.raises(RunOver, match="run r1 is cancelled: a decision would reach nobody"):
+        await reviews("resolve", ID, "--choice", "child", "--reason", "why")
+
+
+async def test_what_is_too_large_is_listed_without_its_values(state: OpenStore, reviews: Command) -> None:
+    """As decided; on real servers the second time finds the first."""
+    for _ in range(2):
+        settled = await reviewer(state).settle("r1", "c1", PARENT, msgspec.structs.replace(CHILD, value="x" * 600_000))
+        assert settled is not None
+        assert settled.variable == PARENT
+    _, (shown,) = await reviews("show", ID)
+    assert (shown["parent"]["value"], shown["child"]["value"]) == ("(too large)", "(too large)")
+    assert (shown["review"]["status"], shown["review"]["choice"]) == ("timed_out", "fallback")
+    assert len(await state.audit.list()) == 1
 
 
 async def test_a_value_is_read_from_a_file(state: OpenStore, reviews: Command, tmp_path: Path) -> None:

@@ -134,6 +134,66 @@ async def test_an_exporter_that_stands_still_is_given_up() -> None:
     assert await at.left() == [("a", 1, False, "it took longer than 0.01 s")]
 
 
+async def test_a_timeout_of_the_exporter_itself_is_told_as_its_own() -> None:
+    """It had all its time still."""
+    at = Place()
+    await at.put("a")
+    at.fails = TimeoutError("the crm did not answer")
+    await at.worker().deliver_due()
+    assert await at.left() == [("a", 1, False, "TimeoutError: the crm did not answer")]
+
+
+async def test_an_exporter_whose_own_task_was_cancelled_has_failed() -> None:
+    """At once, and not when its lease is over; a worker that is stopped is no failure."""
+    at = Place()
+    await at.put("a")
+    begun = asyncio.Event()
+
+    async def waits(_: Delivery, __: str) -> None:
+        begun.set()
+        other = asyncio.ensure_future(asyncio.Event().wait())
+        asyncio.get_running_loop().call_soon(other.cancel)
+        await other
+
+    assert await at.worker({"crm": waits}).deliver_due() == 1
+    assert await at.left() == [("a", 1, False, "what it waited for was cancelled")]
+
+    async def stuck(_: Delivery, __: str) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    at.clock.advance(1000)
+    begun.clear()
+    worker = at.worker({"crm": stuck})
+    worker.start()
+    await begun.wait()
+    await worker.stop()
+    assert await at.left() == [("a", 2, False, "what it waited for was cancelled")]
+    assert at.counters.failures == 1
+
+
+class Unprintable(Exception):
+    """Of a system that has no words."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("it cannot be told")
+
+    __repr__ = __str__
+
+
+async def test_an_error_that_cannot_be_told_is_one_all_the_same() -> None:
+    """It is recorded by its type, and the delivery tried again."""
+    at = Place()
+    await at.put("a")
+    at.fails = Unprintable()
+    await at.worker().deliver_due()
+    assert await at.left() == [("a", 1, False, "Unprintable")]
+    at.clock.advance(1000)
+    at.fails = None
+    assert await at.worker().deliver_due() == 1
+    assert await at.left() == []
+
+
 async def test_two_servers_bring_none_out_at_once() -> None:
     """While one is at it the others leave it alone; one that died over it is followed when the lease is over."""
     at = Place()
@@ -150,6 +210,28 @@ async def test_two_servers_bring_none_out_at_once() -> None:
     first.cancel()
     await asyncio.wait([first])
     at.clock.advance(RULES.timeout_seconds + LEASE_MARGIN_SECONDS + 0.001)
+    assert await at.worker().deliver_due() == 1
+    assert await at.left() == []
+
+
+async def test_a_retry_during_an_attempt_calls_nobody_twice_at_once() -> None:
+    """It is due when that attempt has failed, with all its attempts, though that was the last."""
+    at = Place()
+    await at.put("a")
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Delivery, __: str) -> None:
+        begun.set()
+        await go_on.wait()
+        raise ConnectionError("no route")
+
+    first = asyncio.ensure_future(at.worker({"crm": slow}, DeliveryRules(1, 30.0)).deliver_due())
+    await begun.wait()
+    assert await Deliveries(at.queue, actor="a").retry("a")
+    assert await at.worker().deliver_due() == 0
+    go_on.set()
+    await first
+    assert (await at.left(), at.told) == ([("a", 0, False, "ConnectionError: no route")], [])
     assert await at.worker().deliver_due() == 1
     assert await at.left() == []
 
@@ -218,6 +300,46 @@ async def test_what_is_done_by_hand_is_recorded() -> None:
     ]
 
 
+async def test_what_nobody_takes_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """By any server that brings out others, once; and again after somebody took it in between."""
+    at = Place()
+    await at.put("a", "b")
+    mail = at.worker({"mail": at.export})
+    await mail.look_for_neglected()
+    for seconds, warnings in ((delivering.NEGLECTED_SECONDS - 1.0, 0), (2.0, 1), (1.0, 1)):
+        at.clock.advance(seconds)
+        await mail.look_for_neglected()
+        assert caplog.text.count("no server has the exporter 'crm'") == warnings
+    assert at.counters.neglected == 2
+    assert await at.worker().deliver_due() == 2
+    await mail.look_for_neglected()
+    assert at.counters.neglected == 0
+
+
+async def test_that_is_looked_for_in_the_background(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also after L3 was away; a server without exporters does not look."""
+    monkeypatch.setattr(delivering, "NEGLECTED_SECONDS", 0.001)
+    at = Place()
+    await at.put("a")
+    assert await at.left() == [("a", 0, False, None)]
+    at.clock.advance(1.0)
+    at.storage.away = True
+    worker, idle = at.worker({"mail": at.export}), at.worker({})
+    idle.start()
+    worker.start()
+
+    async def logged(text: str) -> bool:
+        return text in caplog.text
+
+    await until(lambda: logged("will be asked again"))
+    at.storage.away = False
+    await until(lambda: logged("no server has the exporter 'crm'"))
+    await worker.stop()
+    assert idle._loops == []
+
+
 async def test_it_works_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     """From start to stop, whatever fails; more than are brought out at once follow without a pause."""
     monkeypatch.setattr(delivering, "POLL_SECONDS", 0.001)
@@ -264,8 +386,8 @@ async def test_one_that_stands_still_holds_up_no_other_exporter(monkeypatch: pyt
     assert [name for name, *_ in await at.left()] == ["a"]
 
 
-async def test_a_run_exports_to_a_system_outside() -> None:
-    """The whole way: from the declaration on one server to the exporter of another."""
+async def test_a_run_exports_to_a_system_outside(caplog: pytest.LogCaptureFixture) -> None:
+    """The whole way: from the declaration on one server, which says that it has none, to the exporter of another."""
     brought: list[Any] = []
 
     async def crm(delivery: Delivery, key: str) -> None:
@@ -276,6 +398,7 @@ async def test_a_run_exports_to_a_system_outside() -> None:
         run = await at.a.begin("search", run_id=RUN)
         run.context["x"] = 1
         run.context.mark_for_export("x", "external_system", exporter="crm")
+        assert "by crm, which this server has not" in caplog.text
         await run.complete()
         birth = at.l3.log.rows[Key("delivery", f"{RUN}/crm/x")].birth
         assert [each.id for each in await at.servers["a"].store.deliveries.list()] == [f"{RUN}/crm/x"]

@@ -68,11 +68,11 @@ def test_each_destination_gets_its_form() -> None:
 @pytest.mark.parametrize("level", ["secret", "pii"])
 @pytest.mark.parametrize("masks", [False, True])
 def test_what_is_guarded_goes_to_the_parent_alone(level: str, *, masks: bool) -> None:
-    """Elsewhere it is refused, or a mask goes in its place; the parent gets it as it is."""
+    """Elsewhere it is refused, or a mask goes in its place, and either is told; the parent gets it as it is."""
     found = left(ContextVariable(key="x", value=SECRET, sensitivity=level), *ExportDestination, masks=masks)
     assert found.exported["x"].value == SECRET
     assert outside(found) == ([MASK] * 3 if masks else [])
-    assert [each.destination for each in found.refused] == ([] if masks else OUTSIDE)
+    assert [(each.destination, each.masked) for each in found.refused] == [(place, masks) for place in OUTSIDE]
     assert SECRET not in repr(found.refused)
 
 
@@ -151,7 +151,9 @@ def test_nothing_guarded_leaves_and_nothing_is_lost_unseen(
             exports.setdefault(key, []).append(declared)
     found = leaving(HERE, variables, exports, Terms(TRANSFORMATIONS, masks=masks), hybrid_clock().now())
     gone = len(found.exported) + len(outside(found))
-    assert gone + len(found.refused) == sum(map(len, exports.values()))
+    masked = [each for each in found.refused if each.masked]
+    assert gone + len(found.refused) == sum(map(len, exports.values())) + len(masked)
+    assert len(masked) == outside(found).count(MASK)
     named: list[Any] = [*found.values.values(), *found.deliveries.values()]
     for each in named:
         if variables[each.key].sensitivity in {"secret", "pii"}:

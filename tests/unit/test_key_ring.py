@@ -15,6 +15,7 @@ from holdfast.documents import Sealed
 from holdfast.errors import KeyMissing, KeyRetired, TierUnavailable
 from holdfast.protocols import DataKeyRow
 from holdfast.sensitivity import rotating
+from holdfast.sensitivity.key_keeper import FELL_BACK, KeyKeeper
 from holdfast.sensitivity.key_ring import KeyRing
 from holdfast.sensitivity.master_keys import MasterKeys, master_key_line
 from holdfast.sensitivity.rotating import Rotated, rotate
@@ -36,7 +37,7 @@ class Servers:
         """One more, with these master keys."""
         self._started += 1
         ring = KeyRing(MemoryKeys(self.storage), MasterKeys.read(master_keys), entropy(self._started))
-        await ring.start()
+        await ring.renew()
         return ring
 
     async def make(self, master_key: str) -> Sealed:
@@ -55,7 +56,7 @@ class Servers:
             MasterKeys.read(master_keys),
             entropy(self._started),
             print,
-            audit=AuditLog(MemoryAudit(self.storage), server="a"),
+            audit=self.audit,
             reason="it is due",
         )
 
@@ -64,6 +65,17 @@ class Servers:
         notes = [entry.note for entry in self.storage.log.marks.audit]
         assert all((each.action, each.reason) == ("rotated", "it is due") for each in notes)
         return [(each.actor, each.subject, each.detail) for each in notes]
+
+    @property
+    def audit(self) -> AuditLog:
+        """The audit log, by a server."""
+        return AuditLog(MemoryAudit(self.storage), server="a")
+
+    async def put_right(self, ring: KeyRing) -> int:
+        """Let a server find that L3 is another than it was; returns how many rows it has wrapped anew."""
+        keeper = KeyKeeper(ring, self.audit, asyncio.sleep)
+        await keeper.put_right()
+        return keeper.rewrapped
 
     async def uses(self) -> dict[str, int]:
         """How many data keys each master key wraps."""
@@ -251,3 +263,129 @@ async def test_a_rotation_is_recorded_before_it_begins(monkeypatch: pytest.Monke
         ("a", "master_key:old->new", '{"data_keys":3}'),
         ("a", "master_key:new", '{"data_keys":0}'),
     ]
+
+
+def sealer_of(ring: KeyRing) -> str:
+    """The data key that a server seals with."""
+    assert ring.known.sealer is not None
+    return ring.known.sealer.key_id
+
+
+async def test_after_a_rotation_a_new_data_key_seals() -> None:
+    """On who starts, and on who runs once it looks. The older master key and a copy of L3 from before open none of it.
+
+    Whoever looks again keeps what it seals with, and the salt it has drawn.
+    """
+    servers = Servers()
+    running = await servers.start(OLD, NEW)
+    before, copied = running.known.seal("hush", PLACE), servers.storage.log.marks
+    await servers.rotate(NEW, OLD)
+    fresh = await servers.start(NEW)
+    await running.renew()
+    assert sealer_of(running) == sealer_of(fresh) != before.key_id
+    after, sealer = running.known.seal("hush", PLACE), running.known.sealer
+    await running.renew()
+    assert running.known.sealer is sealer
+    assert await servers.uses() == {"new": 2, "old": 0}
+    assert [await opened(fresh, each) for each in (before, after)] == ["hush"] * 2
+    thief = Servers()
+    thief.storage.log.marks = copied
+    ring = await thief.start(OLD)
+    assert await opened(ring, before) == "hush"
+    with pytest.raises(KeyMissing):
+        await opened(ring, after)
+
+
+async def test_servers_that_look_at_once_come_to_seal_with_one_key() -> None:
+    """Each may have made one; with the next look all take the newest."""
+    servers = Servers()
+    running = [await servers.start(NEW, OLD) for _ in range(3)]
+    await servers.rotate(NEW, OLD)
+    await asyncio.gather(*(each.renew() for each in running))
+    for each in running:
+        await each.renew()
+    assert len({sealer_of(each) for each in running}) == 1
+    assert (await servers.uses())["new"] <= 4
+
+
+async def test_a_server_whose_first_master_key_is_retired_seals_on(caplog: pytest.LogCaptureFixture) -> None:
+    """It is late, not broken: with the older data key, of which it warns, until somebody has made a new one."""
+    servers = Servers()
+    running = await servers.start(OLD, NEW)
+    before = sealer_of(running)
+    await servers.rotate(NEW, OLD)
+    for each in (running, await servers.start(OLD, NEW)):
+        caplog.clear()
+        await each.renew()
+        assert sealer_of(each) == before
+        assert f"data key {before} goes on sealing" in caplog.text
+    fresh = await servers.start(NEW)
+    await running.renew()
+    assert sealer_of(running) == sealer_of(fresh)
+
+
+async def test_rows_that_fell_back_are_wrapped_anew() -> None:
+    """By who knows the key, or has the older master key; a row that neither can open stays as it is."""
+    servers = Servers()
+    await servers.start(OLD)
+    met, unmet = await servers.make(OLD), await servers.make(OLD)
+    copied = servers.storage.log.marks
+    await servers.rotate(NEW, OLD)
+    knowing, having = await servers.start(NEW), await servers.start(NEW, OLD)
+    assert await opened(knowing, met) == "hush"
+    servers.storage.log.marks = copied
+    assert await servers.put_right(knowing) == 1
+    assert await servers.uses() == {"new": 2, "old": 2}  # with the one that it has sealed with since the rotation
+    assert await servers.put_right(having) == 2
+    assert await servers.put_right(knowing) == await servers.put_right(having) == 0
+    assert await servers.uses() == {"new": 4, "old": 0}
+    fresh = await servers.start(NEW)
+    assert [await opened(fresh, each) for each in (met, unmet)] == ["hush"] * 2
+    notes = [entry.note for entry in servers.storage.log.marks.audit]
+    assert {(each.action, each.actor, each.subject, each.reason) for each in notes} == {
+        ("rotated", "a", "master_key:old->new", FELL_BACK)
+    }
+    assert [each.detail for each in notes] == ['{"data_keys":1}', '{"data_keys":2}']
+    assert all(each.retired_at is None for each in await servers.rows.masters())
+
+
+async def test_servers_wrap_anew_at_once() -> None:
+    """Each row is replaced by one of them."""
+    servers = Servers()
+    for _ in range(6):
+        await servers.make(OLD)
+    both = [await servers.start(NEW, OLD) for _ in range(2)]
+    assert sum(await asyncio.gather(*(servers.put_right(each) for each in both))) == 6
+    assert await servers.uses() == {"new": 6, "old": 0}
+
+
+async def test_servers_whose_first_master_keys_differ_wrap_anew_at_once() -> None:
+    """While a rotation is prepared, some name the newer one first. Whichever is faster, no row is lost."""
+    servers = Servers()
+    sealed = [await servers.make(each) for each in (OLD, NEW) * 3]
+    both = [await servers.start(NEW, OLD), await servers.start(OLD, NEW)]
+    await asyncio.gather(*(servers.put_right(each) for each in both))
+    assert [await opened(each, one) for each in both for one in sealed] == ["hush"] * 12
+    await servers.rotate(NEW, OLD)
+    assert [await opened(await servers.start(NEW), each) for each in sealed] == ["hush"] * 6
+
+
+async def test_a_server_that_is_late_wraps_nothing_by_a_retired_key() -> None:
+    """Neither now, nor when L3 does not know any more that it is retired; and it records nothing."""
+    servers = Servers()
+    late, retired = await servers.start(OLD, NEW), await servers.make(NEW)
+    copied = servers.storage.log.marks
+    await servers.rotate(NEW, OLD)
+    for marks in (servers.storage.log.marks, copied):
+        servers.storage.log.marks = marks
+        with pytest.raises(KeyRetired):
+            await servers.put_right(late)
+        assert servers.storage.log.marks == marks
+    assert await opened(await servers.start(NEW), retired) == "hush"
+
+
+async def test_without_master_keys_nothing_is_wrapped_anew() -> None:
+    """A server that seals nothing leaves the keys of others alone."""
+    servers = Servers()
+    await servers.make(OLD)
+    assert await servers.put_right(await servers.start()) == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from collections.abc import Callable
 from decimal import Decimal
 from uuid import UUID
 
@@ -12,7 +14,14 @@ from hypothesis import strategies as st
 
 from holdfast.documents import freeze
 from holdfast.sensitivity import masking
-from holdfast.sensitivity.masking import CHARACTERS_MIN, PIECE_CHARACTERS, PIECES_MAX, TEXT_CHARACTERS_MAX, Mask
+from holdfast.sensitivity.masking import (
+    BYTES_MAX,
+    CHARACTERS_MIN,
+    PIECE_CHARACTERS,
+    SECRET_BYTES_MAX,
+    TEXT_CHARACTERS_MAX,
+    Mask,
+)
 
 LINES = "it's \"\n\\ so\u00e9\x1b"
 
@@ -80,15 +89,93 @@ def test_where_a_text_is_cut_no_beginning_of_a_secret_stays(before: int, size: i
     assert "s" not in masked(secret, text + "tail")
 
 
-def test_what_is_kept_is_bounded() -> None:
-    """Those met longest ago make room; who is met again is young again."""
+LARGEST = "".join(f"{number:08}" for number in range(1 << 17))
+"""As large as a secret can be, 1 MiB, and no part of it like another."""
+
+
+def is_known(mask: Mask, text: str) -> bool:
+    """Whether a text is masked as a whole, piece by piece."""
+    return not mask.masked(text).replace(MASKED, "")
+
+
+def test_a_large_secret_makes_no_small_one_forgotten() -> None:
+    """Whatever its size, it is known as a whole and costs an eighth of the room at most; in pieces it has thousands."""
+    mask, small = Mask(), [f"token-{number:06}" for number in range(1_000)]
+    for each in small:
+        mask.note(each)
+    assert len(LARGEST) == 1 << 20
+    mask.note(LARGEST)
+    assert all(is_known(mask, each) for each in small)
+    assert is_known(mask, LARGEST[: 20 * PIECE_CHARACTERS])
+    assert is_known(mask, LARGEST[-20 * PIECE_CHARACTERS :])
+
+
+def test_of_a_secret_of_too_many_parts_those_in_front_are_known() -> None:
+    """It has its share of the room and no more: a mebibyte of small numbers would fill all of it several times."""
+    mask, parts = Mask(), [f"{number:06x}" for number in range(200_000)]
+    mask.note("token")
+    mask.note(parts)
+    assert is_known(mask, "token")
+    assert is_known(mask, parts[0])
+    assert not is_known(mask, parts[-1])
+    assert SECRET_BYTES_MAX - 1_000 < mask._bytes <= SECRET_BYTES_MAX + 1_000
+
+
+def test_secrets_are_forgotten_as_a_whole_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is met again is young again, and what a younger one has too stays known."""
+    monkeypatch.setattr(masking, "BYTES_MAX", BYTES_MAX // 64)
+    mask, parts = Mask(), [f"part-{number}" for number in range(50)]
+    for first in ([*parts, "shared"], "kept-secret", ["shared", "younger"]):
+        mask.note(freeze(first))
+    number, met = 0, "kept-secret"
+    while is_known(mask, parts[0]):
+        assert all(is_known(mask, each) for each in parts)
+        mask.note(f"{number:06}-filler")
+        mask.note(met)
+        number += 1
+    assert not any(is_known(mask, each) for each in parts)
+    assert all(is_known(mask, each) for each in (met, "shared", "younger"))
+    while is_known(mask, "younger"):
+        mask.note(f"{number:06}-filler")
+        number += 1
+    assert not is_known(mask, "shared")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        lambda number: f"{number:06x}",
+        lambda number: f"{number:06x}{'x' * 500}",
+        lambda number: f"{number:04}\u2603" * 10,
+        lambda number: [f"{number:04}-{part}" for part in range(30)],
+        lambda number: LARGEST[number:],
+    ],
+    ids=["short", "long", "quoted", "of parts", "largest"],
+)
+def test_memory_for_what_is_known_is_bounded(secret: Callable[[int], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the interpreter counts it, whatever secrets look like; with a sixteenth of the bound, to be quick."""
+    monkeypatch.setattr(masking, "BYTES_MAX", BYTES_MAX // 16)
+    monkeypatch.setattr(masking, "SECRET_BYTES_MAX", SECRET_BYTES_MAX // 16)
     mask = Mask()
-    for number in range(PIECES_MAX + 5):
-        mask.note(f"secret-{number:06}")
-        mask.note("secret-000003")
-    assert mask.masked("secret-000000") == "secret-000000"
-    assert mask.masked("secret-000003 secret-010004") == f"{MASKED} {MASKED}"
-    assert repr(mask) == f"Mask({PIECES_MAX} pieces)"
+    tracemalloc.start()
+    try:
+        for number in range(4_000 if len(str(secret(0))) < 10_000 else 20):
+            mask.note(freeze(secret(number)))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert BYTES_MAX // 64 < held <= BYTES_MAX // 16
+
+
+def test_what_is_forgotten_leaves_nothing() -> None:
+    """No count, no length and no piece: of those that younger secrets have, only these."""
+    mask = Mask()
+    for each in ("hush", ["hush", "hush-hush"], f"{LINES} and more"):
+        mask.note(freeze(each))
+    while mask._secrets:
+        mask._forget(*mask._secrets.popitem(last=False))
+    assert (mask._bytes, mask._pieces, mask._lengths) == (0, {}, {})
+    assert repr(mask) == "Mask(0 secrets, 0 bytes)"
 
 
 def test_secrets_that_overlap_leave_nothing_of_each_other() -> None:
@@ -102,10 +189,8 @@ def test_secrets_that_overlap_leave_nothing_of_each_other() -> None:
 
 def test_without_the_longest_first_an_end_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutant: the shortest of those that begin alike."""
-    by_beginning = Mask._by_beginning
-    monkeypatch.setattr(
-        Mask, "_by_beginning", lambda mask: {name: each[::-1] for name, each in by_beginning(mask).items()}
-    )
+    lengths_of = Mask._lengths_of
+    monkeypatch.setattr(Mask, "_lengths_of", lambda mask, beginning: lengths_of(mask, beginning)[::-1])
     mask = Mask()
     mask.note(["password", "password-in"])
     assert mask.masked("a password-in") == f"a {MASKED}-in"

@@ -8,6 +8,7 @@ import pytest
 
 from fix_secrets import NEW, OLD
 from holdfast import Settings
+from holdfast.embedded import Running
 from holdfast.errors import KeyMissing, SettingsError
 from holdfast.sensitivity.data_keys import DataKey
 from holdfast.sensitivity.master_keys import MasterKeys, master_key_line, shown
@@ -93,6 +94,13 @@ def test_no_text_of_the_settings_has_a_key() -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(environment={}, arguments={"master_keys": OLD})
     assert LETTERS[:8] not in str(caught.value)
+
+
+def test_embedded_servers_are_shown_without_what_opens_them() -> None:
+    """Neither the home's master key nor the passwords in URLs."""
+    running = Running("postgres://me:hidden1@h/db", ("redis://:hidden2@h",), ("postgres",), (NEW,))
+    assert f"{running} {running!r} {[running]}".count("started=('postgres',)") == 3
+    assert not [word for word in ("hidden", NEW, LETTERS) if word in f"{running} {running!r}"]
 
 
 def test_a_made_line_is_one_that_is_read() -> None:

@@ -27,8 +27,10 @@ from holdfast.errors import (
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.protocols import Isolation
+from holdfast.reviews.log_once import TEXTS_MAX, LogOnce
 from holdfast.reviews.reviewer import MergeReviewer
 from holdfast.reviews.sweeper import ReviewSweeper
+from holdfast.run_context.active_run import ActiveRun
 from holdfast.testing.memory_transaction import MemoryTransaction
 
 ID = "r1/c1/site"
@@ -40,8 +42,16 @@ def reviewer(flows: Flows, **how: Any) -> MergeReviewer:
     return MergeReviewer(flows.run_flows.reviews, flows.run_flows.review_changes, **how)
 
 
+async def begin(shared: Hall, run_id: str = "r1") -> ActiveRun:
+    """Begin a run, whose merges ask."""
+    run: ActiveRun = await shared.a.begin("search", run_id=run_id)
+    return run
+
+
 async def opened(shared: Hall, child: ContextVariable = CHILD, parent: ContextVariable | None = PARENT) -> None:
-    """Open a review on server a."""
+    """Begin a run on server a, and open a review of it."""
+    if Key("run", "r1") not in shared.l3.log.rows:
+        await begin(shared)
     assert await reviewer(shared.servers["a"]).settle("r1", "c1", parent, child) is None
 
 
@@ -74,25 +84,51 @@ async def test_a_conflict_has_one_review() -> None:
 
 
 async def test_what_is_too_large_to_be_reviewed_is_decided_at_once() -> None:
-    """By the fallback, with a record; otherwise the merge could never go on. What fits can be decided in any way."""
-    async with hall("a", review_fallback="child_wins") as shared:
+    """By the fallback, with one record however often it is met: the review is there, without the values."""
+    async with hall(review_fallback="child_wins") as shared:
         large = msgspec.structs.replace(CHILD, value="x" * 600_000)
-        settled = await reviewer(shared.servers["a"]).settle("r1", "c1", PARENT, large)
-        assert settled is not None
-        assert settled.variable == large
-        assert "too large to be reviewed; child_wins" in settled.reason
+        both = [reviewer(flows).settle("r1", "c1", PARENT, large) for flows in shared.servers.values()]
+        for settled in [
+            *await asyncio.gather(*both),
+            await reviewer(shared.servers["b"]).settle("r1", "c1", None, large),
+        ]:
+            assert settled is not None
+            assert settled.variable == large
+            assert "too large to be reviewed; child_wins" in settled.reason
         (note,) = entries(shared)
-        assert (note.actor, note.subject) == ("a", f"review:{ID}")
-        assert await shared.servers["a"].store.reviews.list(status=None) == []
+        assert (note.subject, note.reason) == (f"review:{ID}", "both values together are too large to be reviewed")
+        assert (stored(shared).choice, stored(shared).resolved_by) == ("fallback", note.actor)
+        assert (stored(shared).child.value, stored(shared).child.clock) == (None, CHILD.clock)
+        with pytest.raises(ReviewSettled, match="for: fallback"):
+            await shared.servers["a"].store.reviews.resolve(ID, choice="parent", by="ada", reason="why")
+
+
+async def test_what_is_not_too_large_can_be_decided_in_any_way() -> None:
+    """By the largest value, too."""
+    async with hall("a") as shared:
         sides = [msgspec.structs.replace(side, value={side.key: "x" * 250_000}) for side in (PARENT, CHILD)]
         await opened(shared, sides[1], sides[0])
         await shared.servers["a"].store.reviews.resolve(ID, value="y" * 65_000, by="ada", reason="why")
+
+
+async def test_a_decision_of_a_later_version_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The merge waits for a server that knows it."""
+    async with hall("a") as shared:
+        await opened(shared)
+        await shared.servers["a"].store.reviews.resolve(ID, choice="child", by="ada", reason="why")
+        row = shared.l3.log.rows[Key("review", ID)]
+        later = encode(msgspec.structs.replace(stored(shared), choice="neither"))
+        shared.l3.log.rows[Key("review", ID)] = msgspec.structs.replace(row, body=later, version=row.version + 1)
+        for _ in range(3):
+            assert await reviewer(shared.servers["a"]).settle("r1", "c1", PARENT, CHILD) is None
+        assert caplog.text.count(f"review {ID} is resolved for neither, which this version does not know") == 1
 
 
 async def test_only_the_merge_that_waits_for_a_review_is_woken() -> None:
     """A server may have hundreds that wait; and one that is no more is told nothing."""
     async with hall("a") as shared:
         flows = shared.servers["a"]
+        await begin(shared)
         merges = [reviewer(flows, patience_seconds=0.05) for _ in range(2)]
         for number, merge in enumerate(merges):
             assert await merge.settle("r1", f"c{number}", PARENT, CHILD) is None
@@ -117,6 +153,7 @@ async def test_of_two_servers_that_open_it_at_once_one_does() -> None:
 async def test_a_decision_on_one_server_reaches_the_merge_on_another() -> None:
     """By the change feed: nothing waits until its patience is over."""
     async with hall() as shared, asyncio.timeout(20):
+        await begin(shared)
         merge = asyncio.ensure_future(wait_for(reviewer(shared.servers["a"], patience_seconds=1000.0)))
 
         async def is_open() -> bool:
@@ -144,6 +181,7 @@ async def test_a_decision_between_the_question_and_the_wait_is_not_missed(
     """Though it was told when nobody waited. In the end whoever waits asks again in any case."""
     async with hall() as shared:
         flows = shared.servers["a"]
+        await begin(shared)
         merge = of(flows.run_flows.reviews, flows.run_flows.review_changes, patience_seconds=0.2)
         assert await merge.settle("r1", "c1", PARENT, CHILD) is None
         assert await flows.feed.refresh()
@@ -370,16 +408,30 @@ async def test_no_fault_ends_the_sweeping(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_one_that_cannot_be_decided_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    """It is said in the log, and those behind it are decided."""
+    """It is said in the log, once, and those behind it are decided."""
     async with hall("a") as shared:
         await opened(shared)
         broken = msgspec.json.encode({"runId": 5, "deadline": "1999-01-01T00:00:00Z"})
         await shared.l3.raw_put(Key("review", "broken"), broken)
         shared.clock.advance(HOUR)
         with caplog.at_level(logging.WARNING, "holdfast"):
-            await shared.servers["a"].run_flows.review_sweeper.sweep()
+            for _ in range(3):
+                await shared.servers["a"].run_flows.review_sweeper.sweep()
         assert stored(shared).status == "timed_out"
-        assert "review broken is overdue and cannot be decided" in caplog.text
+        assert caplog.text.count("review broken is overdue and cannot be decided") == 1
+
+
+def test_a_warning_is_remembered_as_long_as_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
+    """Those logged longest ago make room."""
+    once = LogOnce(logging.getLogger("holdfast"))
+    for number in range(TEXTS_MAX):
+        once.warning(f"<{number}>")
+    once.warning("<0>")
+    assert caplog.text.count("<0>") == 1
+    once.warning("one more")
+    once.warning("<0>")
+    assert caplog.text.count("<0>") == 2
+    assert len(once._logged) == TEXTS_MAX
 
 
 async def test_what_becomes_of_a_review_is_told_without_values() -> None:
@@ -417,6 +469,7 @@ async def test_a_run_that_goes_on_finds_what_was_decided_later() -> None:
     """Until it has taken it over, once."""
     async with hall(review_policy="go_on") as shared:
         reviews = shared.servers["a"].store.reviews
+        await begin(shared)
         settled = await reviewer(shared.servers["a"]).settle("r1", "c1", PARENT, CHILD)
         assert settled is not None
         assert settled.variable == PARENT
@@ -425,7 +478,7 @@ async def test_a_run_that_goes_on_finds_what_was_decided_later() -> None:
         (found,) = await reviews.unapplied("r1")
         assert (found.id, found.key, found.variable) == (ID, "site", CHILD)
         assert await reviews.unapplied("r2") == []
-        await reviews.note_applied(ID)
+        await reviews.note_applied(ID, overtaken=False)
         assert await reviews.unapplied("r1") == []
 
 
@@ -441,6 +494,7 @@ async def test_reviews_are_listed_by_state_and_run() -> None:
     """Open ones by default, page by page."""
     async with hall("a") as shared:
         reviews = shared.servers["a"].store.reviews
+        await begin(shared)
         merge = reviewer(shared.servers["a"])
         for child in ("c1", "c2", "c3"):
             await merge.settle("r1", child, PARENT, CHILD)

@@ -36,8 +36,10 @@ from holdfast.documents import (
 from holdfast.entry import MISSING
 from holdfast.errors import SettingsError
 from holdfast.run_context import context as contexts
+from holdfast.run_context import inheriting
 from holdfast.run_context import limits as limits_of_runs
 from holdfast.run_context.changes import ContextState, applied
+from holdfast.run_context.exports import Terms
 from holdfast.run_context.hybrid_clock import HybridClock, HybridTime, hybrid_time
 from holdfast.run_context.limits import AROUND_BYTES_MAX, RunLimits, Sizes
 from holdfast.run_context.snapshots import base_of, delta_of, size_of
@@ -242,7 +244,7 @@ def test_what_keeps_contexts_apart(mutant: str, monkeypatch: pytest.MonkeyPatch)
     elif mutant == "observe":
         monkeypatch.setattr(HybridClock, "observe", lambda *_: True)
     else:
-        monkeypatch.setattr(contexts, "inherited", lambda variable: variable)
+        monkeypatch.setattr(inheriting, "inherited", lambda variable: variable)
     failing = {
         "freeze": test_inputs_cannot_change,
         "observe": test_a_write_is_later_than_what_it_replaces,
@@ -269,7 +271,7 @@ def test_what_cannot_be_frozen_is_refused() -> None:
 
 def test_exports_are_declared() -> None:
     """With the variable's sensitivity; a variable that is gone is exported no more."""
-    context = begun(transformations={"round": round})
+    context = begun(terms=Terms({"round": round}))
     context.set("result", 1, sensitivity="confidential")
     context.mark_for_export("result", "blackboard", transformation="round")
     declared = ExportDeclaration(
@@ -299,6 +301,38 @@ def test_exports_are_declared() -> None:
     del context["result"]
     assert context.exports == {}
     assert list(taken(context).removed_exports) == ["result"]
+
+
+def test_a_declared_export_can_be_taken_back() -> None:
+    """For one destination or all; what is left of it, and that nothing is, is stored."""
+    context = begun()
+    context["result"] = 1
+    context.mark_for_export("result", "blackboard")
+    for exporter in ("crm", "archive"):
+        context.mark_for_export("result", "external_system", exporter=exporter)
+    taken(context)
+    context.unmark_export("result", "persistent_store")
+    context.unmark_export("other")
+    assert context.take_changes() is None
+    context.unmark_export("result", "external_system")
+    assert [each.destination for each in taken(context).exports["result"]] == ["blackboard"]
+    with pytest.raises(ValueError, match="moon"):
+        context.unmark_export("result", "moon")
+    context.unmark_export("result")
+    assert taken(context).removed_exports == ["result"]
+    assert context.exports == {}
+    assert context["result"] == 1
+
+
+def test_an_exporter_that_is_not_here_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """It is declared all the same: another server may have it. Where nobody knows which there are, nothing is said."""
+    for exporters, warned in ((frozenset({"crm"}), True), (frozenset({"cmr"}), False), (None, False)):
+        context = begun(terms=Terms(exporters=exporters))
+        context["result"] = 1
+        caplog.clear()
+        context.mark_for_export("result", "external_system", exporter="cmr")
+        assert ("by cmr, which this server has not" in caplog.text) == warned
+        assert [*context.exports] == ["result"]
 
 
 def test_what_is_shown_cannot_be_written() -> None:

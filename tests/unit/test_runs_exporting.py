@@ -9,11 +9,21 @@ from typing import Any
 import pytest
 
 from fix_races import until
-from fix_run_servers import RUN, Hall, hall, values
+from fix_run_servers import HASTY, RUN, Hall, hall, values
 from fix_secrets import NEW
-from holdfast import Swarm
+from holdfast import Set, Swarm
 from holdfast.documents import BlackboardItem
-from holdfast.errors import LimitExceeded, NotOwner, OutcomeUnknown, RunOver, TierUnavailable
+from holdfast.errors import (
+    HoldfastError,
+    LimitExceeded,
+    NotOwner,
+    OutcomeUnknown,
+    Overloaded,
+    RunOver,
+    SerializationFailure,
+    TierError,
+    TierUnavailable,
+)
 from holdfast.kinds import DELIVERY, EXPORT
 from holdfast.run_context import ending
 from holdfast.run_context.active_run import ActiveRun
@@ -114,6 +124,28 @@ async def test_what_does_not_leave_is_told() -> None:
         assert "s3cret" not in repr(heard[0].data)
 
 
+@pytest.mark.parametrize("has_swarm", [True, False])
+async def test_what_leaves_masked_is_told(*, has_swarm: bool) -> None:
+    """By the row and the event; what cannot be posted, masked or not, has not left."""
+    async with hall("a", master_keys=(NEW,), export_secrets="mask") as at:
+        if has_swarm:
+            await at.servers["a"].store.swarms.put("swarm1", Swarm())
+        heard: list[Any] = []
+        at.servers["a"].store.subscribe("run/export/refused", heard.append)
+        run = await at.a.begin("search", run_id=RUN, swarm_id="swarm1", secrets={"token": "s3cret"})
+        for place in ("persistent_store", "blackboard"):
+            run.context.mark_for_export("token", place)
+        await run.complete()
+        told = [(each.destination, each.masked) for each in at.row().refused_exports]
+        assert told == [("persistent_store", True), ("blackboard", has_swarm)]
+
+        async def is_told() -> bool:
+            return bool(heard)
+
+        await until(is_told)
+        assert [each["masked"] for each in heard[0].data["refused"]] == [True, has_swarm]
+
+
 async def test_a_failed_run_exports_nothing() -> None:
     """Nor does a cancelled one."""
     async with hall("a") as at:
@@ -135,7 +167,7 @@ async def test_another_owner_lets_nothing_leave() -> None:
 
 async def test_while_l3_is_away_the_run_goes_on() -> None:
     """It is not over, its context has all, and it can be completed later."""
-    async with hall("a") as at:
+    async with hall("a", **HASTY) as at:
         run = await child_with_exports(at, swarm_id=None)
         at.l3.away = True
         with pytest.raises(TierUnavailable):
@@ -193,19 +225,144 @@ async def test_an_end_of_unknown_outcome_is_found_out(monkeypatch: pytest.Monkey
         assert len(await board(at)) == 1
 
 
+async def end_in_doubt(at: Hall, patch: pytest.MonkeyPatch, *, in_effect: bool) -> ActiveRun:
+    """A run of which L3 does not say whether it is complete, when all that was accepted is decided."""
+    run = await child_with_exports(at, swarm_id=None)
+    await run.checkpoint()
+    run.context["y"] = 2
+    with patch.context() as lost:
+        lose_commits(lost, times=99, in_effect=in_effect)
+        with pytest.raises(OutcomeUnknown):
+            await run.complete()
+    await at.servers["a"].store.flush()
+    return run
+
+
 async def test_an_end_that_nobody_can_find_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run is over here; where it did not take effect, it can be resumed."""
-    async with hall("a") as at:
+    """The run is over here; where it did not take effect, anybody finds it and goes on, while this server lives."""
+    async with hall() as at:
+        run = await end_in_doubt(at, monkeypatch, in_effect=False)
+        assert run.is_over
+        assert [each.id for each in await at.b.list(orphaned=True)] == [RUN]
+        again = await at.b.resume(RUN)
+        assert dict(again.context) == {"x": 1, "y": 2}
+        await again.complete()
+        assert [*at.row().exported] == ["x"]
+
+
+def transact_fails(patch: pytest.MonkeyPatch, *faults: HoldfastError) -> None:
+    """Have the first transaction take effect and be told as the first fault, and those behind it fail as the others."""
+    healthy, left = Transactions.transact, list(faults)
+
+    async def transact(self: Transactions, *words: Any) -> Any:
+        fault = left.pop(0) if len(left) > 1 else left[0]
+        if fault is faults[0]:
+            await healthy(self, *words)
+        raise fault
+
+    patch.setattr(Transactions, "transact", transact)
+
+
+@pytest.mark.parametrize(
+    "second", [Overloaded("too many clients"), SerializationFailure("others were in the way"), TierError("read only")]
+)
+async def test_what_another_attempt_came_to_says_nothing_of_the_first(
+    monkeypatch: pytest.MonkeyPatch, second: HoldfastError
+) -> None:
+    """The run is over here: what has left it must not be told to have failed."""
+    async with hall() as at:
         run = await child_with_exports(at, swarm_id=None)
-        await run.checkpoint()
+        with monkeypatch.context() as patch:
+            transact_fails(patch, OutcomeUnknown("the reply was lost"), second)
+            with pytest.raises(OutcomeUnknown):
+                await run.complete()
+        with pytest.raises(RunOver):
+            await run.fail("so it failed")
+        await at.servers["a"].store.flush()
+        assert (at.row().status, kept(at, DELIVERY.name)) == ("completed", [f"{RUN}/crm/x"])
+
+
+async def test_an_end_that_l3_is_away_for_is_made_again_by_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing took effect, so the run is not over, and nothing of it is given up."""
+    async with hall() as at:
+        run = await child_with_exports(at, swarm_id=None)
+        with monkeypatch.context() as patch:
+            patch.setattr(Transactions, "transact", away)
+            with pytest.raises(TierUnavailable):
+                await run.complete()
+        assert (run.is_over, at.row().status) == (False, "running")
+        await run.complete()
+        assert (at.row().status, [*at.row().exported]) == ("completed", ["x"])
+
+
+async def away(*_: Any, **__: Any) -> None:
+    """L3 is."""
+    raise TierUnavailable("away")
+
+
+async def test_an_end_that_is_in_effect_is_not_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the run was let go of changes nothing of it."""
+    async with hall() as at:
+        await end_in_doubt(at, monkeypatch, in_effect=True)
+        row = at.row()
+        assert (row.status, row.owner, [*row.exported], row.changes) == ("completed", "a", ["x"], [])
+        with pytest.raises(RunOver):
+            await at.b.resume(RUN)
+
+
+@pytest.mark.parametrize("is_resumed", [True, False])
+async def test_an_end_that_comes_late(monkeypatch: pytest.MonkeyPatch, *, is_resumed: bool) -> None:
+    """It completes a run that was let go of, and not one that another server has taken meanwhile."""
+    healthy, ends = Transactions.transact, list[Any]()
+
+    async def transact(self: Transactions, operate: Any, *words: Any) -> Any:
+        ends.append(lambda: healthy(self, operate, *words))
+        raise OutcomeUnknown("the reply was lost")
+
+    async with hall() as at:
+        run = await child_with_exports(at, swarm_id=None)
+        with monkeypatch.context() as patch:
+            patch.setattr(Transactions, "transact", transact)
+            with pytest.raises(OutcomeUnknown):
+                await run.complete()
+        await at.servers["a"].store.flush()
+        if is_resumed:
+            await at.b.resume(RUN)
+            with pytest.raises(NotOwner):
+                await ends[-1]()
+        else:
+            assert (await ends[-1]()).status == "completed"
+        assert (kept(at, "export") == []) == is_resumed
+
+
+async def test_what_was_not_saved_is_journaled_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it outlives the server that does not hear whether its end took effect."""
+    async with hall() as at:
+        run = await child_with_exports(at, swarm_id=None)
         with monkeypatch.context() as patch:
             lose_commits(patch, times=99, in_effect=False)
             with pytest.raises(OutcomeUnknown):
                 await run.complete()
-        assert run.is_over
-        again = await at.a.resume(RUN)
-        await again.complete()
-        assert [*at.row().exported] == ["x"]
+        await at.kill("a")
+        again = await at.b.resume(RUN)
+        assert (dict(again.context), [*again.context.exports]) == ({"x": 1}, ["x"])
+
+
+async def test_what_can_neither_be_ended_nor_let_go_of_is_over_here(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged; the run is this server's still, and goes on when that has died."""
+    async with hall() as at:
+        run = await child_with_exports(at, swarm_id=None)
+        with monkeypatch.context() as patch:
+            lose_commits(patch, times=99, in_effect=False)
+            patch.setattr(ending, "LET_GO", (Set("nothing", None),))
+            with pytest.raises(OutcomeUnknown):
+                await run.complete()
+        assert (run.is_over, at.row().journal is None) == (True, False)
+        assert "could not be let go of" in caplog.text
+        await at.kill("a")
+        await at.b.resume(RUN)
 
 
 async def test_mutant_the_answer_is_believed_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ from fix_run_servers import RUN, Hall, hall, values
 from fix_secrets import OLD
 from holdfast import Consistency
 from holdfast.documents import Sealed
-from holdfast.errors import TierUnavailable
+from holdfast.errors import LimitExceeded, RunOver, TierUnavailable
 from holdfast.protocols import LateDecision
+from holdfast.protocols.reviews import OVERTAKEN
 from holdfast.reviews.reviews import Reviews
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.late_decisions import LateDecisions
@@ -49,14 +50,15 @@ async def stored(at: Hall) -> Any:
     ("what", "written", "stands"),
     [
         ({"choice": "child"}, None, "c1"),
-        ({"choice": "child"}, "since", "c1"),
+        ({"choice": "child"}, "since", "since"),
         ({"choice": "parent"}, None, "mine"),
         ({"choice": "parent"}, "since", "since"),
-        ({"value": ["both"]}, "since", ["both"]),
+        ({"value": ["both"]}, None, ["both"]),
+        ({"value": ["both"]}, "since", "since"),
     ],
 )
 async def test_a_decision_is_taken_over_when_it_is_asked_for(what: Any, written: str | None, stands: Any) -> None:
-    """L3 has it when the call returns. What the run has written since stays only where its side was chosen."""
+    """L3 has it when the call returns. What the run has written since stays in any case, and that is told."""
     async with hall(**GO_ON) as at:
         parent = await gone_on(at, "c1")
         assert await parent.settle_reviews() == []
@@ -64,7 +66,13 @@ async def test_a_decision_is_taken_over_when_it_is_asked_for(what: Any, written:
             parent.context["x"] = written
         await decide(at, "c1", **what)
         (taken,) = await parent.settle_reviews()
-        assert (taken.key, taken.child_run_id, taken.reason) == ("x", "c1", "resolved by ada: she knows")
+        is_overtaken = written is not None and what != {"choice": "parent"}
+        reason = f"resolved by ada: she knows{f'; {OVERTAKEN}' if is_overtaken else ''}"
+        assert (taken.key, taken.child_run_id, taken.reason) == ("x", "c1", reason)
+        assert (taken.overtaken, taken.variable is None) == (is_overtaken, is_overtaken or what == {"choice": "parent"})
+        review = await at.servers["b"].store.reviews.get(f"{RUN}/c1/x")
+        assert review is not None
+        assert (review.applied, review.overtaken) == (True, is_overtaken)
         assert (parent.context["x"], await stored(at)) == (stands, stands)
         parent.context["x"] = "later"
         assert await parent.settle_reviews() == []
@@ -120,20 +128,22 @@ async def test_what_was_set_for_good_stays() -> None:
 
 
 async def test_a_run_ends_whatever_is_undecided() -> None:
-    """Reviews of it are open still, and can be decided."""
+    """Who decides its reviews then is told that it is over."""
     async with hall(**GO_ON) as at:
         parent = await gone_on(at, "c1")
         await parent.complete()
-        await decide(at, "c1", choice="child")
+        with pytest.raises(RunOver):
+            await decide(at, "c1", choice="child")
         assert (at.row().status, await stored(at)) == ("completed", "mine")
 
 
 class Blind(LateDecisions):
     """Mutant: what is there already counts for nothing."""
 
-    def _take(self, decision: LateDecision) -> None:
+    def _taken(self, decision: LateDecision) -> LateDecision:
         assert decision.variable is not None
         self._context.merge(self._context.merged, {decision.key: decision.variable})
+        return decision
 
 
 @pytest.mark.parametrize(("of", "writes"), [(LateDecisions, 0), (Blind, 1)])
@@ -158,7 +168,7 @@ async def test_an_owner_that_dies_before_the_note_has_it_taken_over_once(
 async def fail_to_note(run: ActiveRun, patch: pytest.MonkeyPatch) -> None:
     """Settle reviews while L3 does not take the note."""
 
-    async def away(*_: object) -> None:
+    async def away(*_: object, **__: object) -> None:
         raise TierUnavailable("not now")
 
     with patch.context() as broken:
@@ -167,24 +177,46 @@ async def fail_to_note(run: ActiveRun, patch: pytest.MonkeyPatch) -> None:
             await run.settle_reviews()
 
 
-async def test_what_could_not_be_noted_undoes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run has gone on from it. Mutant: what was taken is forgotten, and taken again."""
-
-    async def left(at: Hall, patch: pytest.MonkeyPatch, *, forgets: bool) -> Any:
-        parent = await gone_on(at, "c1")
+@pytest.mark.parametrize("of", [LateDecisions, Blind])
+@pytest.mark.parametrize("dies", [False, True])
+async def test_what_could_not_be_noted_undoes_nothing(
+    of: type[LateDecisions], monkeypatch: pytest.MonkeyPatch, *, dies: bool
+) -> None:
+    """The run has gone on from it, on this server or another. Mutant: it is taken over once more."""
+    async with hall(**GO_ON) as at:
+        run = await gone_on(at, "c1")
         await decide(at, "c1", choice="child")
-        await fail_to_note(parent, patch)
-        parent.context["x"] = "later"
-        if forgets:
-            parent._taking_over._late = LateDecisions(at.a._ground, parent.context)
-        assert len(await parent.settle_reviews()) == 1
-        assert await parent.settle_reviews() == []
-        return parent.context["x"]
+        await fail_to_note(run, monkeypatch)
+        if dies:
+            await at.kill("a")
+            run = await at.b.resume(RUN)
+        run.context["x"] = "later"
+        run._taking_over._late = of(at.b._ground, run.context)
+        assert len(await run.settle_reviews()) == 1
+        assert await run.settle_reviews() == []
+        assert run.context["x"] == ("later" if of is LateDecisions else "c1")
 
-    async with hall(**GO_ON) as at:
-        assert await left(at, monkeypatch, forgets=False) == "later"
-    async with hall(**GO_ON) as at:
-        assert await left(at, monkeypatch, forgets=True) == "c1"
+
+async def test_what_a_merge_has_made_of_a_decision_is_not_made_of_it_again() -> None:
+    """It was decided between two attempts at the merge, and the run has written since."""
+    async with hall(run_variables_max=2, **GO_ON) as at:
+        parent: ActiveRun = await at.a.begin("search", run_id=RUN)
+        child = await at.a.begin("look", parent=parent, run_id="c1")
+        for key, value in (("x", "mine"), ("z", "in the way")):
+            parent.context[key] = value
+        for key in ("x", "y"):
+            child.context[key] = "c1"
+            child.context.mark_for_export(key, "parent_context")
+        await child.complete()
+        with pytest.raises(LimitExceeded):
+            await parent.merge_children()
+        await decide(at, "c1", choice="child")
+        del parent.context["z"]
+        await parent.merge_children()
+        assert parent.context["x"] == "c1"
+        parent.context["x"] = "later"
+        await parent.settle_reviews()
+        assert parent.context["x"] == "later"
 
 
 async def test_what_is_not_kept_is_not_noted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +228,7 @@ async def test_what_is_not_kept_is_not_noted(monkeypatch: pytest.MonkeyPatch) ->
             await parent.checkpoint()
             await decide(at, "c1", choice="child")
             if notes_first:
-                await at.servers["a"].run_flows.reviews.note_applied(f"{RUN}/c1/x")
+                await at.servers["a"].run_flows.reviews.note_applied(f"{RUN}/c1/x", overtaken=False)
 
             async def away(*_: object) -> None:
                 raise TierUnavailable("not now")

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fix_run_servers import RUN, hall, values
+from fix_run_servers import HASTY, RUN, Hall, hall, values
 from holdfast import Conflict, Durability, Refused
 from holdfast.documents import RunStatus, StepStatus
 from holdfast.errors import HoldfastError, LimitExceeded, NotOwner, RunOver, TierError, Undecided
@@ -154,7 +154,7 @@ async def test_a_fault_in_a_step_fails_the_run() -> None:
 
 async def raised_while_l3_is_away() -> type[BaseException] | None:
     """What a block raises whose step fails while neither L2 nor L3 takes anything."""
-    async with hall("a") as at:
+    async with hall("a", **HASTY) as at:
         try:
             async with at.a.begin("search", run_id=RUN, critical=True) as run, run.step("divide"):
                 at.l3.away = at.hub.away = True
@@ -238,25 +238,30 @@ async def test_a_cancellation_during_a_write_loses_nothing(call: str) -> None:
         assert sum("x" in change.variables for change in row.changes) + row.sequence == 1
 
 
+async def cancelled_begin(at: Hall, **options: Any) -> None:
+    """Begin a run whose caller is cancelled while L3 takes it in."""
+    admission = at.a._admission
+    admitted, committed = admission._admitted, asyncio.Event()
+
+    async def slowly(*words: Any, **named: Any) -> Any:
+        run = await admitted(*words, **named)
+        committed.set()
+        await asyncio.sleep(0)
+        return run
+
+    admission._admitted = slowly
+    task = asyncio.create_task(_entered(at.a.begin("search", run_id=RUN, **options)))
+    await committed.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    admission._admitted = admitted
+
+
 async def owner_after_a_cancelled_begin() -> Any:
     """Who owns a run whose caller was cancelled while L3 took it in."""
     async with hall("a") as at:
-        runs = at.a
-        admission = runs._admission
-        admitted, committed = admission._admitted, asyncio.Event()
-
-        async def slowly(*words: Any, **named: Any) -> Any:
-            run = await admitted(*words, **named)
-            committed.set()
-            await asyncio.sleep(0)
-            return run
-
-        admission._admitted = slowly
-        task = asyncio.create_task(_entered(runs.begin("search", run_id=RUN)))
-        await committed.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled_begin(at)
         return at.row().owner
 
 
@@ -267,6 +272,29 @@ async def _entered(opening: Opening) -> ActiveRun:
 async def test_a_cancelled_begin_leaves_no_run_that_nobody_runs() -> None:
     """It is let go of, so that it is found as an orphan while this server lives."""
     assert await owner_after_a_cancelled_begin() is None
+
+
+async def merged_behind_a_cancelled_begin() -> Any:
+    """What a run merges of two below it, the first of which nobody was given."""
+    async with hall("a") as at:
+        parent = await at.a.begin("search", run_id="parent")
+        await cancelled_begin(at, parent=parent)
+        async with at.a.begin("search", run_id="second", parent=parent) as child:
+            child.context["x"] = 1
+            child.context.mark_for_export("x", "parent_context")
+        merge = await parent.merge_children()
+        return [(each.id, each.status) for each in merge.children], merge.waits_for
+
+
+async def test_a_child_whose_begin_was_cancelled_holds_nobody_back() -> None:
+    """It has made no step, and nobody has it: it is cancelled, and what is behind it is merged."""
+    assert await merged_behind_a_cancelled_begin() == ([(RUN, "cancelled"), ("second", "completed")], None)
+
+
+async def test_mutant_a_child_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then those behind it wait for somebody to resume it."""
+    monkeypatch.setattr(ActiveRun, "cancel", ActiveRun.release)
+    assert await merged_behind_a_cancelled_begin() == ([], RUN)
 
 
 async def test_mutant_a_cancelled_begin_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +309,7 @@ async def test_mutant_a_cancelled_begin_is_forgotten(monkeypatch: pytest.MonkeyP
 
 async def test_undecided_writes_are_neither_lost_nor_doubled() -> None:
     """While L3 is away a checkpoint is undecided; what it wrote is in effect once when L3 is back."""
-    async with hall("a") as at:
+    async with hall("a", **HASTY) as at:
         run = await at.a.begin("search", run_id=RUN)
         run.context["x"] = 1
         await at.a.get(RUN)  # the row is in L1
@@ -333,7 +361,7 @@ async def test_mutant_what_was_not_accepted_is_gone(monkeypatch: pytest.MonkeyPa
 
 async def status_after_an_end_in_doubt() -> str:
     """Of a run whose block completes it while L3 is away, and then goes on to raise what that raised."""
-    async with hall("a") as at:
+    async with hall("a", **HASTY) as at:
 
         async def work() -> None:
             async with at.a.begin("search", run_id=RUN) as run:
@@ -370,7 +398,7 @@ async def test_mutant_an_end_that_is_undecided_is_ended_again(monkeypatch: pytes
 
 async def test_l3_away_during_each_call() -> None:
     """Nobody begins, resumes or reads anew; a save is journaled; what was undecided is in effect when L3 is back."""
-    async with hall("a") as at:
+    async with hall("a", **HASTY) as at:
         run = await at.a.begin("search", run_id=RUN)
         paused = await at.a.begin("search", run_id="r2")
         await paused.pause()

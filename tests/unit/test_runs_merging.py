@@ -12,11 +12,11 @@ from fix_races import until
 from fix_run_servers import RUN, Hall, hall, values
 from holdfast import Consistency
 from holdfast.documents import ContextVariable
-from holdfast.errors import LimitExceeded, NotOwner
+from holdfast.errors import LimitExceeded, NotOwner, TierUnavailable
 from holdfast.protocols import Settled
 from holdfast.run_context import child_merging
 from holdfast.run_context.active_run import ActiveRun
-from holdfast.run_context.child_merging import ChildMerging
+from holdfast.run_context.child_merging import ChildMerging, Merge
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.merging import Comparison, Strategies
 
@@ -85,7 +85,7 @@ async def test_a_child_is_merged_once() -> None:
         await child.complete()
         assert (await parent.merge_children()).children
         parent.context["x"] = "mine"
-        assert await parent.merge_children() == ((), None, False)
+        assert await parent.merge_children() == Merge(())
         assert parent.context["x"] == "mine"
 
 
@@ -131,13 +131,39 @@ async def test_what_was_not_kept_is_merged_again() -> None:
         for child in (one, two):
             await child.complete()
         merging = ChildMerging(at.a._ground, parent.context, _strategies(parent), Reviews())
-        await merging.merge()
+        await merging.merge(lambda _: asyncio.sleep(0))
         assert parent.context["x"] == "c2"
         await at.kill("a")
         again = await at.b.resume(RUN)
         assert again.context["x"] == 0
         assert [each.id for each in (await again.merge_children()).children] == ["c1", "c2"]
         assert again.context["x"] == "c2"
+
+
+class Away(Reviews):
+    """Cannot be asked about one child."""
+
+    async def settle(
+        self, run_id: str, child_run_id: str, parent: ContextVariable | None, child: ContextVariable
+    ) -> Settled | None:
+        """No decision."""
+        if child_run_id == "c2":
+            raise TierUnavailable("away")
+        return await super().settle(run_id, child_run_id, parent, child)
+
+
+async def test_children_before_one_that_cannot_be_asked_about_are_told_of() -> None:
+    """They are merged and kept, and would be in no merge and no event any more."""
+    async with hall() as at:
+        parent, (one, two) = await parent_of(at, "c1", "c2", on_conflict="manual_review")
+        parent.context["x"] = 1
+        for child in (one, two):
+            await child.complete()
+        reviews = Away(c1=Settled(one.context.variable("x"), "so it is"))
+        merge = await parent.merge_children(reviewer=reviews)
+        assert ([each.id for each in merge.children], merge.waits_for, merge.fault) == (["c1"], "c2", "away")
+        with pytest.raises(TierUnavailable):
+            await parent.merge_children(reviewer=reviews)
 
 
 def _strategies(run: ActiveRun) -> Any:

@@ -11,13 +11,17 @@ import pytest
 
 from fix_events import until
 from fix_run_servers import RUN, hall
-from fix_secrets import NEW, OLD
+from fix_secrets import NEW, OLD, entropy
 from holdfast import Delivery
 from holdfast.documents import ContextChange, Run, Sealed
 from holdfast.errors import InvalidDocument, KeyMissing, SealBroken, TierUnavailable
 from holdfast.run_context.secrets import opened
-from holdfast.sensitivity.key_keeper import RETRY_SECONDS, KeyKeeper
+from holdfast.sensitivity.key_keeper import PERIOD_SECONDS, RETRY_SECONDS, KeyKeeper
+from holdfast.sensitivity.key_ring import KeyRing, wrapped_row
 from holdfast.sensitivity.known_keys import KnownKeys
+from holdfast.sensitivity.master_keys import MasterKeys
+from holdfast.sensitivity.rotating import rotate
+from holdfast.testing import MemoryKeys
 
 MARK = "qzvxwj"
 
@@ -222,6 +226,72 @@ async def test_giving_back_is_tried_again() -> None:
         assert naps == [RETRY_SECONDS] * 2
         await flows.run_flows.key_keeper.stop()
         await flows.run_flows.key_keeper.stop()
+
+
+async def fell_back(at: Any) -> str:
+    """L3 is as it was before a rotation, from which nobody has the older master key any more; returns the key's id."""
+    run = await at.a.begin("search", secrets={"token": f"{MARK}-1"}, run_id=RUN)
+    await run.release()
+    (key,) = at.servers["a"].keys.known.known()
+    rows = {key.id: wrapped_row(key, MasterKeys.read([OLD]), entropy())}
+    at.l3.log.marks = at.l3.log.marks._replace(data_keys=rows, masters={"old": None})
+    at.l3.crash()
+    return str(key.id)
+
+
+async def test_a_key_under_an_older_master_key_is_wrapped_anew() -> None:
+    """By a server that has it: who starts afterwards, without that master key, can open what it has sealed."""
+    async with hall("a", master_keys=(NEW,)) as at:
+        key_id = await fell_back(at)
+
+        async def wrapped_anew() -> bool:
+            return at.l3.log.marks.data_keys[key_id].master_id == "new"
+
+        await until(wrapped_anew)
+        async with at.server("b"):
+            assert (await at.b.resume(RUN)).context["token"] == f"{MARK}-1"
+        assert [entry.note.subject for entry in at.l3.log.marks.audit] == ["master_key:old->new"]
+
+
+async def test_without_wrapping_anew_secrets_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: the row stays under the older master key, though a server has what is in it."""
+
+    async def nothing(*_: object) -> int:
+        return 0
+
+    monkeypatch.setattr(KeyRing, "rewrap", nothing)
+    async with hall("a", master_keys=(NEW,)) as at:
+        await fell_back(at)
+        async with at.server("b"):
+            resumed = await at.b.resume(RUN)
+            with pytest.raises(KeyMissing, match="wrapped by the master key old"):
+                _ = resumed.context["token"]
+
+
+async def test_a_server_that_runs_finds_a_rotation() -> None:
+    """When it looks, which it goes on doing whatever went wrong: what it seals then is sealed by a newer data key."""
+    async with hall("a", master_keys=(NEW, OLD)) as at:
+        flows, naps, over = at.servers["a"], list[float](), asyncio.Event()
+
+        async def nap(seconds: float) -> None:
+            naps.append(seconds)
+            await over.wait()
+            over.clear()
+
+        keeper, before = KeyKeeper(flows.keys, flows.audit, nap), flows.keys.known.sealer
+        keeper.start()
+        await rotate(MemoryKeys(at.l3), MasterKeys.read([NEW, OLD]), entropy(), lambda _: None, audit=flows.audit)
+        for times, away in ((2, True), (3, False)):
+
+            async def looked(times: int = times) -> bool:
+                return len(naps) == times
+
+            at.l3.away = away
+            over.set()
+            await until(looked)
+            assert (flows.keys.known.sealer is before) == away
+        assert naps == [PERIOD_SECONDS] * 3
+        await keeper.stop()
 
 
 async def test_what_a_handler_raises_is_masked(caplog: pytest.LogCaptureFixture) -> None:

@@ -280,7 +280,7 @@ RUN = Run(
     on_conflict="child_wins",
     exported={"budget": ContextVariable(key="budget", value=5, ancestor="0196.0000.n1")},
     refused_exports=[
-        RefusedExport(key="token", destination="external_system", reason="secret", exporter="crm"),
+        RefusedExport(key="token", destination="external_system", reason="secret", exporter="crm", masked=True),
     ],
 )
 
@@ -414,7 +414,7 @@ GOLDEN: dict[str, tuple[Document, str]] = {
             '"error":"no route","onConflict":"child_wins","exported":{"budget":{"key":"budget","value":5,'
             '"source":"step","clock":"","sensitivity":"internal","ancestor":"0196.0000.n1"}},'
             '"refusedExports":[{"key":"token","destination":"external_system","reason":"secret",'
-            '"exporter":"crm"}]}'
+            '"exporter":"crm","masked":true}]}'
         ),
     ),
     "export": (

@@ -48,7 +48,9 @@ async def list_(*, limit: Annotated[int, Parameter(validator=Number(gte=1, lte=L
 
 
 @dead_letters.command
-async def replay(ids: list[int], /, *, kinds: list[str] | None = None, reason: str = BY_HAND) -> int:
+async def replay(
+    ids: list[int], /, *, kinds: list[str] | None = None, reason: str = BY_HAND, by: str | None = None
+) -> int:
     """Apply writes to their rows as they are now; the exit status is 1 if one could not be.
 
     Each is a new write: what was committed since is no conflict. A letter that cannot be applied is kept, with the
@@ -63,17 +65,19 @@ async def replay(ids: list[int], /, *, kinds: list[str] | None = None, reason: s
         Own kinds of these rows, as MODULE:NAME, where NAME is a Kind or a list of them. May be given several times.
     reason
         Why, for the audit log.
+    by
+        Who does it, for the audit log; by default user@host:pid.
     """
 
     async def outcome(letters: DeadWrites, identifier: int) -> str | None:
         receipt = await letters.replay(identifier, reason=reason)
         return None if receipt is None else f"applied, version {receipt.version}"
 
-    return await _each(ids, outcome, kinds or [])
+    return await _each(ids, outcome, kinds or [], by)
 
 
 @dead_letters.command
-async def discard(ids: list[int], /, *, reason: str = BY_HAND) -> int:
+async def discard(ids: list[int], /, *, reason: str = BY_HAND, by: str | None = None) -> int:
     """Remove writes for good; the exit status is 1 if one is not there any more.
 
     Parameters
@@ -82,20 +86,25 @@ async def discard(ids: list[int], /, *, reason: str = BY_HAND) -> int:
         As `list` shows them.
     reason
         Why, for the audit log.
+    by
+        Who does it, for the audit log; by default user@host:pid.
     """
 
     async def outcome(letters: DeadWrites, identifier: int) -> str | None:
         return "discarded" if await letters.discard(identifier, reason=reason) else None
 
-    return await _each(ids, outcome, [])
+    return await _each(ids, outcome, [], by)
 
 
 async def _each(
-    ids: Iterable[int], outcome: Callable[[DeadWrites, int], Awaitable[str | None]], kinds: Sequence[str]
+    ids: Iterable[int],
+    outcome: Callable[[DeadWrites, int], Awaitable[str | None]],
+    kinds: Sequence[str],
+    by: str | None,
 ) -> int:
     """Do something with each, and say what came of it; None: it is not there."""
     console, status = Console(), 0
-    async with _letters(kinds) as letters:
+    async with _letters(kinds, by) as letters:
         for identifier in ids:
             try:
                 words = await outcome(letters, identifier)
@@ -109,7 +118,7 @@ async def _each(
 
 
 @asynccontextmanager
-async def _letters(names: Sequence[str] = ()) -> AsyncIterator[DeadWrites]:
+async def _letters(names: Sequence[str] = (), by: str | None = None) -> AsyncIterator[DeadWrites]:
     """The letters of L3. Nothing here has caches: the servers are told of what is written by their feeds."""
     kinds = register([kind for name in names for kind in import_kinds(name)])
     settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
@@ -125,7 +134,7 @@ async def _letters(names: Sequence[str] = ()) -> AsyncIterator[DeadWrites]:
             settle=_nothing_accepted,
             tell=lambda _: None,
             doubt=lambda _: None,
-            actor=process_name(),
+            actor=by or process_name(),
         )
 
 

@@ -46,7 +46,7 @@ async def list_(*, limit: Annotated[int, Parameter(validator=Number(gte=1, lte=L
 
 
 @dead_letters.command
-async def replay(ids: list[str], /, *, reason: str = BY_HAND) -> int:
+async def replay(ids: list[str], /, *, reason: str = BY_HAND, by: str | None = None) -> int:
     """Publish events again, each for the group that gave it up; the exit status is 1 if one could not be.
 
     Parameters
@@ -55,13 +55,15 @@ async def replay(ids: list[str], /, *, reason: str = BY_HAND) -> int:
         As `list` shows them.
     reason
         Why, for the audit log.
+    by
+        Who does it, for the audit log; by default user@host:pid.
     """
-    async with _letters() as letters:
+    async with _letters(by) as letters:
         return _report([(each, await letters.replay(each, reason=reason)) for each in ids])
 
 
 @dead_letters.command
-async def discard(ids: list[str], /, *, reason: str = BY_HAND) -> int:
+async def discard(ids: list[str], /, *, reason: str = BY_HAND, by: str | None = None) -> int:
     """Remove dead letters; the exit status is 1 if one is not there any more.
 
     Parameters
@@ -70,20 +72,23 @@ async def discard(ids: list[str], /, *, reason: str = BY_HAND) -> int:
         As `list` shows them.
     reason
         Why, for the audit log.
+    by
+        Who does it, for the audit log; by default user@host:pid.
     """
-    async with _letters() as letters:
+    async with _letters(by) as letters:
         return _report([(each, await letters.discard(each, reason=reason)) for each in ids])
 
 
 @asynccontextmanager
-async def _letters() -> AsyncIterator[DeadLetters]:
+async def _letters(by: str | None = None) -> AsyncIterator[DeadLetters]:
     settings = await with_servers(load_settings(environment=os.environ), lambda _: None)
     async with AsyncExitStack() as stack:
         transport = event_transport(settings, SystemClock(), stack)
         stack.push_async_callback(transport.close)
         pool = connection_pool(settings, size_max=1)
         stack.push_async_callback(pool.close)
-        yield DeadLetters(transport, bus_rules(settings).limits, AuditLog(PostgresAudit(pool), server=process_name()))
+        audit = AuditLog(PostgresAudit(pool), server=by or process_name())
+        yield DeadLetters(transport, bus_rules(settings).limits, audit)
 
 
 def _report(outcomes: list[tuple[str, Replayed | bool]]) -> int:

@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from holdfast.adapters import connection_pool, prepare
-from holdfast.cli.showing import line, show
+from holdfast.cli.showing import age, line, show
 from holdfast.kinds import BUILT_IN
 from holdfast.node import process_name, with_servers
 from holdfast.protocols.deliveries import LISTED_MAX
@@ -28,39 +28,28 @@ exports = cyclopts.App(name="exports", help="Values of completed runs on their w
 
 
 @exports.command(name="list")
-async def list_(*, limit: Limit = 100, after: str | None = None) -> None:
+async def list_(*, dead: bool = False, limit: Limit = 100, after: str | None = None) -> None:
     """Show deliveries that were not brought out yet, the dead included: which, by whom, how often it was tried.
 
-    On a terminal it is a table, otherwise one JSON object a line. No value is shown.
+    On a terminal it is a table, otherwise one JSON object a line. No value is shown. What has been due for long and was
+    never tried waits for an exporter that no server has.
 
     Parameters
     ----------
+    dead
+        Only those that were given up.
     limit
         How many to show, in order of their ids.
     after
         The id of the last one known: show those behind it.
     """
     async with _deliveries() as deliveries:
-        show(await deliveries.list(limit=limit, after=after), COLUMNS, _cells, "nothing is to be brought out")
+        found = await deliveries.list(dead=True if dead else None, limit=limit, after=after)
+    show(found, COLUMNS, _cells, "none was given up" if dead else "nothing is to be brought out")
 
 
 @exports.command
-async def dead(*, limit: Limit = 100, after: str | None = None) -> None:
-    """Show deliveries that were given up, and why.
-
-    Parameters
-    ----------
-    limit
-        How many to show, in order of their ids.
-    after
-        The id of the last one known: show those behind it.
-    """
-    async with _deliveries() as deliveries:
-        show(await deliveries.list(dead=True, limit=limit, after=after), COLUMNS, _cells, "none was given up")
-
-
-@exports.command
-async def retry(ids: list[str], /, *, reason: str = BY_HAND) -> int:
+async def retry(ids: list[str], /, *, reason: str = BY_HAND, by: str | None = None) -> int:
     """Have deliveries tried anew, at once, by a server that has the exporter; the exit status is 1 if one is not there.
 
     Parameters
@@ -69,12 +58,14 @@ async def retry(ids: list[str], /, *, reason: str = BY_HAND) -> int:
         As `list` shows them.
     reason
         Why, for the audit log.
+    by
+        Who does it, for the audit log; by default user@host:pid.
     """
-    return await _each(ids, lambda deliveries, each: deliveries.retry(each, reason=reason), "is due")
+    return await _each(ids, lambda deliveries, each: deliveries.retry(each, reason=reason), "begun anew with", by)
 
 
 @exports.command
-async def discard(ids: list[str], /, *, reason: str = BY_HAND) -> int:
+async def discard(ids: list[str], /, *, reason: str = BY_HAND, by: str | None = None) -> int:
     """Remove deliveries for good; the exit status is 1 if one is not there any more.
 
     Parameters
@@ -83,14 +74,18 @@ async def discard(ids: list[str], /, *, reason: str = BY_HAND) -> int:
         As `list` shows them.
     reason
         Why, for the audit log.
+    by
+        Who does it, for the audit log; by default user@host:pid.
     """
-    return await _each(ids, lambda deliveries, each: deliveries.discard(each, reason=reason), "discarded")
+    return await _each(ids, lambda deliveries, each: deliveries.discard(each, reason=reason), "discarded", by)
 
 
-async def _each(ids: Iterable[str], act: Callable[[Deliveries, str], Awaitable[bool]], done: str) -> int:
-    """Do something with each, and say what came of it."""
+async def _each(
+    ids: Iterable[str], act: Callable[[Deliveries, str], Awaitable[bool]], done: str, by: str | None
+) -> int:
+    """Do something with each, and say what came of it; `by`: who does."""
     console, status = Console(), 0
-    async with _deliveries() as deliveries:
+    async with _deliveries(by) as deliveries:
         for identifier in ids:
             is_there = await act(deliveries, identifier)
             status = status if is_there else 1
@@ -99,16 +94,24 @@ async def _each(ids: Iterable[str], act: Callable[[Deliveries, str], Awaitable[b
 
 
 @asynccontextmanager
-async def _deliveries() -> AsyncIterator[Deliveries]:
-    """The deliveries of L3."""
+async def _deliveries(by: str | None = None) -> AsyncIterator[Deliveries]:
+    """The deliveries of L3, for somebody; None: whoever runs this."""
     settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
     async with AsyncExitStack() as stack:
         pool = connection_pool(settings, size_max=1)
         stack.push_async_callback(pool.close)
         await prepare(pool, BUILT_IN, migrate=False, progress=lambda _: None)
-        yield Deliveries(PostgresDeliveries(pool), actor=process_name())
+        yield Deliveries(PostgresDeliveries(pool), actor=by or process_name())
 
 
 def _cells(delivery: ListedDelivery) -> Sequence[str]:
-    state = "dead" if delivery.dead else f"in {delivery.wait_seconds:.0f} s" if delivery.wait_seconds > 0 else "due"
-    return delivery.id, delivery.exporter, str(delivery.attempts), state, delivery.error or ""
+    return delivery.id, delivery.exporter, str(delivery.attempts), _state(delivery), delivery.error or ""
+
+
+def _state(delivery: ListedDelivery) -> str:
+    if delivery.dead:
+        return "dead"
+    if delivery.wait_seconds > 0:
+        return f"in {delivery.wait_seconds:.0f} s"
+    due = f"due for {age(-delivery.wait_seconds)}"
+    return due if delivery.attempts else f"{due}, never tried"

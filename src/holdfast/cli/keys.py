@@ -79,10 +79,11 @@ async def list_(*, json: bool = False) -> None:
 
 
 @keys.command
-async def rotate(*, reason: str = BY_HAND) -> int:
+async def rotate(*, reason: str = BY_HAND, by: str | None = None) -> int:
     """Wrap all data keys by the first master key of the settings, and retire all others, for good.
 
-    Servers go on meanwhile, and no sealed value is touched. It can be broken off and run again, also by two at once.
+    Servers go on meanwhile, and no sealed value is touched; within a minute each seals with a new data key. It can be
+    broken off and run again, also by two at once.
     The exit status is 1 if a data key could not be wrapped anew: its master key must be among those of the settings.
     The audit log says so before it begins.
 
@@ -90,6 +91,8 @@ async def rotate(*, reason: str = BY_HAND) -> int:
     ----------
     reason
         Why, for the audit log.
+    by
+        Who rotates, for the audit log; by default user@host:pid.
     """
     progress, console = Console(stderr=True), Console()
     async with _pool() as (settings, pool):
@@ -99,6 +102,7 @@ async def rotate(*, reason: str = BY_HAND) -> int:
             os.urandom,
             lambda text: line(progress, text),
             audit=AuditLog(PostgresAudit(pool), server=process_name()),
+            actor=by or process_name(),
             reason=reason,
         )
     for fault in rotated.faults:

@@ -6,7 +6,10 @@ What a shell may evaluate goes to stdout, everything else to stderr: ``eval "$(h
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,16 +20,18 @@ from rich.text import Text
 from holdfast.cli.showing import line
 
 if TYPE_CHECKING:
-    from holdfast.embedded import EmbeddedOptions, ServerStatus
+    from holdfast.embedded import EmbeddedOptions, Running, ServerStatus
 
 PIPE_COLUMNS = 4096  # more than the longest home, twice
+MASTER_KEYS = "HOLDFAST_MASTER_KEYS"
 COLOURS = {"running": "green", "stopped": "dim", "dead": "red"}
 
 
 async def up(*, home: Path | None = None, replicas: int = 0, postgres_version: int = 18) -> None:
     """Start the embedded servers, or what of them does not run, and print how to reach them.
 
-    They run until `holdfast down`. The lines printed on stdout contain the password of the Valkey nodes.
+    They run until `holdfast down`. The lines printed on stdout contain the password of the Valkey nodes. They contain
+    no master key: the last one has the shell read the home's own from its file.
 
     Parameters
     ----------
@@ -48,9 +53,13 @@ async def up(*, home: Path | None = None, replicas: int = 0, postgres_version: i
         raise
     started = ", ".join(running.started)
     line(progress, f"started {started}" if started else "all servers were running")
+    if os.environ.get(MASTER_KEYS, "") not in ("", ",".join(running.master_keys)):
+        line(progress, f"{MASTER_KEYS} is set to other keys: leave out the third line to keep them")
     line(progress, "the second of the following lines contains a password")
-    line(output, f"export HOLDFAST_POSTGRES_URL={shlex.quote(running.postgres_url)}")
-    line(output, f"export HOLDFAST_REDIS_URLS={shlex.quote(','.join(running.redis_urls))}")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # the path of a home need not be UTF-8
+    for each in _exports(options, running):
+        line(output, each)
 
 
 async def status(*, home: Path | None = None) -> int:
@@ -84,6 +93,18 @@ async def down(*, home: Path | None = None) -> None:
     progress = Console(stderr=True)
     stopped = ", ".join(await stop(_options(home), progress=lambda text: line(progress, text)))
     line(progress, f"stopped {stopped}" if stopped else "no server was running")
+
+
+def _exports(options: EmbeddedOptions, running: Running) -> tuple[str, ...]:
+    """The variables that name the servers, and the home's master key, for a shell; within $() quotes begin anew."""
+    from holdfast.embedded.layout import Layout  # noqa: PLC0415 - other commands do not need it
+
+    master_key = Layout.of(options.home).master_key
+    return (
+        f"export HOLDFAST_POSTGRES_URL={shlex.quote(running.postgres_url)}",
+        f"export HOLDFAST_REDIS_URLS={shlex.quote(','.join(running.redis_urls))}",
+        f'export {MASTER_KEYS}="$(cat {shlex.quote(str(master_key))})"',
+    )
 
 
 def _home(given: Path | None) -> Path:

@@ -35,6 +35,8 @@ class ReviewChoice(StrEnum):
     """The child's takes its place."""
     VALUE = "value"
     """Another one takes the place of both."""
+    FALLBACK = "fallback"
+    """Both are too large to be kept here: the fallback decides on them where they are merged."""
 
 
 class Review(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -44,7 +46,7 @@ class Review(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=
         run_id: of the run that merges, and `child_run_id`: of the one that is merged.
         variable: its name.
         parent: the variable as the run had it when the review was opened; None: it had none.
-        child: the variable as the child exported it.
+        child: the variable as the child exported it. With the choice `FALLBACK` both are without their values.
         status: a `ReviewStatus`.
         policy: a `ReviewPolicy`, as it was when the review was opened.
         fallback: the `ConflictStrategy` that decides if nobody does.
@@ -55,6 +57,7 @@ class Review(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=
         resolved_by: who decided; of a review that timed out, the server.
         reason: why, in words.
         applied: the run has taken the decision over, after it had gone on without.
+        overtaken: the run had written, or removed, the variable after the review was opened, and that stands.
     """
 
     run_id: str
@@ -74,3 +77,4 @@ class Review(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=
     resolved_at: dt.datetime | None = None
     reason: str = ""
     applied: bool = False
+    overtaken: bool = False

@@ -74,7 +74,7 @@ class Run(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=Tru
         error: why it failed, in words.
         on_conflict: a `ConflictStrategy` for variables that declare none; None: that of the kind.
         exported: of a completed run: what its parent may merge, by key.
-        refused_exports: what it had declared and did not export.
+        refused_exports: what it had declared and did not export, or masked.
     """
 
     routine_id: str

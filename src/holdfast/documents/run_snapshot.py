@@ -65,19 +65,21 @@ class ExportDeclaration(Part, frozen=True, kw_only=True):
 
 
 class RefusedExport(Part, frozen=True, kw_only=True):
-    """An export that was declared and did not take place.
+    """An export that was declared and did not take place, or not with the value.
 
     Attributes:
         key: of the variable.
         destination: an `ExportDestination`.
         reason: in words; it names no value.
         exporter: as it was declared.
+        masked: a mask has left in the value's place; otherwise nothing has.
     """
 
     key: str
     destination: str
     reason: str
     exporter: str | None = None
+    masked: bool = False
 
 
 class StepRecord(Part, frozen=True, kw_only=True, rename="camel"):

@@ -112,7 +112,7 @@ class Layout:
 
     @property
     def master_key(self) -> Path:
-        """The master key of this home, as the setting `master_keys` takes it, mode 0600."""
+        """The master key of this home, or several by commas, as the setting `master_keys` takes them, mode 0600."""
         return self.home / "master_key"
 
     @property

@@ -42,14 +42,14 @@ class Running:
         postgres_url: as asyncpg takes it.
         redis_urls: of every node; they contain the password.
         started: names of the servers that this call started, empty when all of them ran.
-        master_key: for the setting `master_keys`: secrets are closed to whoever has the servers' files without the
-            home's own; one for whoever names no key of his own.
+        master_keys: for the setting of that name, for whoever names no key of his own: those in the home's own file.
+            Secrets are closed to whoever has the servers' files without it.
     """
 
     postgres_url: str = field(repr=False)
     redis_urls: tuple[str, ...] = field(repr=False)
     started: tuple[str, ...]
-    master_key: str = field(default="", repr=False)
+    master_keys: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,8 +134,8 @@ def _reuse(options: EmbeddedOptions, layout: Layout) -> Running | None:
 
 
 def _running(layout: Layout, servers: tuple[Server, ...], started: tuple[str, ...]) -> Running:
-    master_key = layout.master_key.read_text().strip()
-    return Running(servers[0].url, tuple(server.url for server in servers[1:]), started, master_key)
+    master_keys = tuple(each.strip() for each in layout.master_key.read_text().split(","))
+    return Running(servers[0].url, tuple(server.url for server in servers[1:]), started, master_keys)
 
 
 def _new_master_key() -> bytes:

@@ -95,11 +95,13 @@ class DeliveryCounters:
         delivered: deliveries that came out.
         failures: attempts that failed, and will be made again.
         dead: deliveries that were given up and are kept for a person.
+        neglected: of all servers: that were due and taken by nobody when this one looked last.
     """
 
     delivered: int = 0
     failures: int = 0
     dead: int = 0
+    neglected: int = 0
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ in `holdfast.testing.conformance` run on all of them. `Reviewer` has conflicts d
 
 from holdfast.protocols.audit import AuditRows
 from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
-from holdfast.protocols.data_keys import DataKeyRow, KeyRows, MasterKeyUse
+from holdfast.protocols.data_keys import DataKeyRow, KeyRows, MasterKeyUse, NewestKey
 from holdfast.protocols.deliveries import DeliveryQueue, DeliveryRow
 from holdfast.protocols.events import Append, Dead, DeadLetter, EventTransport, Exchange, Exchanged, Handed, Replayed
 from holdfast.protocols.feed import Change, ChangeSource, Cursor, Poll, Snapshot
@@ -95,6 +95,7 @@ __all__ = [
     "ListedSnapshot",
     "Loaded",
     "MasterKeyUse",
+    "NewestKey",
     "Poll",
     "Replayed",
     "Retained",

@@ -28,6 +28,18 @@ class DataKeyRow(msgspec.Struct, frozen=True):
         return f"{type(self).__name__}({self.id!r}, {self.master_id!r})"
 
 
+class NewestKey(msgspec.Struct, frozen=True):
+    """The data key that was added last.
+
+    Attributes:
+        is_outdated: a master key was retired after it was added. Who has that one, and a copy of the row from before,
+            has this key too, and what it seals.
+    """
+
+    row: DataKeyRow
+    is_outdated: bool
+
+
 class MasterKeyUse(msgspec.Struct, frozen=True):
     """A master key, as far as L3 knows it.
 
@@ -61,7 +73,7 @@ class KeyRows(Protocol):
         """Those of some ids that are there, at most 1000."""
         ...
 
-    async def newest(self, master_ids: Sequence[str]) -> DataKeyRow | None:
+    async def newest(self, master_ids: Sequence[str]) -> NewestKey | None:
         """The row that was added last of those wrapped by one of these master keys; None: there is none."""
         ...
 

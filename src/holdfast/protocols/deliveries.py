@@ -6,7 +6,7 @@ stands beside its document, and all times are by L3's clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -15,6 +15,8 @@ from holdfast.audit.chain import AuditNote
 
 LISTED_MAX: Final = 1000
 """Deliveries in one answer."""
+EXPORTERS_MAX: Final = 100
+"""Exporters in one answer."""
 
 
 class DeliveryRow(msgspec.Struct, frozen=True):
@@ -26,7 +28,9 @@ class DeliveryRow(msgspec.Struct, frozen=True):
         attempts: that were begun.
         dead: it was given up, and is kept for a person.
         error: why the last attempt that ended failed, in words.
-        wait_seconds: until it may be claimed; 0 or less: now.
+        wait_seconds: until it may be claimed; 0 or less: for so long it has been due.
+        lease: under which it was claimed, as the time by L3's clock when that ends, which tells one claim from another;
+            0: no attempt is under way that L3 knows of.
     """
 
     id: str
@@ -36,6 +40,7 @@ class DeliveryRow(msgspec.Struct, frozen=True):
     dead: bool = False
     error: str | None = None
     wait_seconds: float = 0.0
+    lease: float = 0.0
 
 
 class DeliveryQueue(Protocol):
@@ -56,7 +61,9 @@ class DeliveryQueue(Protocol):
         ...
 
     async def failed(self, row: DeliveryRow, error: str, *, again_seconds: float | None) -> bool:
-        """The attempt that was claimed as this row failed; False: somebody has claimed it since, or it is gone.
+        """The attempt that was claimed as this row failed.
+
+        False: somebody has claimed it since, or it is gone; or it was begun anew with meanwhile, and is due now.
 
         Args:
             again_seconds: until the next; None: it is dead.
@@ -72,8 +79,14 @@ class DeliveryQueue(Protocol):
         """
         ...
 
+    async def neglected(self, seconds: float) -> Mapping[str, int]:
+        """Exporters with deliveries that have been due for longer than that, and how many; `EXPORTERS_MAX` at most."""
+        ...
+
     async def retry(self, identifier: str, note: AuditNote | None = None) -> bool:
         """Begin anew with a delivery that is dead, or waits: it is due now; False: it is not there.
+
+        If somebody is at it, it is due when that attempt has failed, or its lease is over: never are two at it at once.
 
         Args:
             note: for the audit log, in the same transaction, if it was there.

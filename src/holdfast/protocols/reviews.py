@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from holdfast.documents import ContextVariable
+
+OVERTAKEN: Final = "what the run wrote, or removed, after the review was opened stands"
 
 
 class Settled(NamedTuple):
@@ -14,10 +16,33 @@ class Settled(NamedTuple):
     Attributes:
         variable: the one that stands, either side's or another; None: none, so the parent has no such variable.
         reason: in words; it names no value.
+        overtaken: it was decided otherwise; what the parent has written since stands.
     """
 
     variable: ContextVariable | None
     reason: str
+    overtaken: bool = False
+
+
+class Basis(NamedTuple):
+    """The writes of a run's variable whose place a decision may take, by their clocks.
+
+    They are those that who decided knew of, and those that were decisions themselves: of several decisions on one
+    variable the last that is taken over stands. Every other write is the run's own, of after the review was opened:
+    nobody has decided on it, so no decision undoes it. Clocks count as equal or not, so a wrong one undoes nothing.
+
+    Attributes:
+        parent: of the variable that the run had when the review was opened; None: it had none.
+        decided: of what decisions may have put there: the child's variable, and those of other reviews of the run.
+    """
+
+    parent: str | None
+    decided: frozenset[str]
+
+    def is_overtaken(self, held: ContextVariable | None) -> bool:
+        """Whether what the run has now was written, or removed, by itself since."""
+        clock = None if held is None else held.clock
+        return clock != self.parent and clock not in self.decided
 
 
 class LateDecision(NamedTuple):
@@ -29,6 +54,8 @@ class LateDecision(NamedTuple):
         variable: the one that takes the place of the run's, as it is in the child; None: what the run has stays,
             whatever it has written since.
         reason: in words; it names no value.
+        basis: the writes whose place it may take.
+        overtaken: it was another, and what the run has written since stands.
     """
 
     id: str
@@ -36,6 +63,8 @@ class LateDecision(NamedTuple):
     key: str
     variable: ContextVariable | None
     reason: str
+    basis: Basis
+    overtaken: bool = False
 
 
 class LateReviews(Protocol):
@@ -49,8 +78,12 @@ class LateReviews(Protocol):
         """
         ...
 
-    async def note_applied(self, identifier: str) -> None:
-        """Note that the run has taken the decision on a review over: `unapplied` names it no more."""
+    async def note_applied(self, identifier: str, *, overtaken: bool) -> None:
+        """Note that the run has taken the decision on a review over: `unapplied` names it no more.
+
+        Args:
+            overtaken: what the run has written since stands instead.
+        """
         ...
 
 

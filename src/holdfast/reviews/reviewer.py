@@ -7,11 +7,11 @@ from collections.abc import Collection
 from typing import Final
 from weakref import WeakSet
 
-from holdfast.documents import ContextVariable
+from holdfast.documents import ContextVariable, Review
 from holdfast.kinds import REVIEW
 from holdfast.protocols import Cursor, Poll
 from holdfast.protocols.reviews import Settled
-from holdfast.reviews import rules
+from holdfast.reviews import outcomes, rules
 from holdfast.reviews.reviews import Reviews
 
 PATIENCE_SECONDS: Final = 5.0
@@ -57,10 +57,22 @@ class MergeReviewer:
         """The decision on a conflict; see `Reviewer.settle`. A review is opened if there is none."""
         identifier = rules.review_id(run_id, child_run_id, child.key)
         self._awaited.add(identifier)  # before L3 is asked: what is decided meanwhile is told later
-        found = rules.settled(await self._reviews.ask(run_id, child_run_id, parent, child), parent)
-        if found is not None:
-            self._awaited.discard(identifier)
+        review = await self._reviews.ask(run_id, child_run_id, parent, child)
+        found = await self._settled(review, parent, child)
+        if found is None:
+            return None
+        self._awaited.discard(identifier)
+        if found.overtaken != review.overtaken:
+            await self._reviews.note_overtaken(identifier, overtaken=found.overtaken)
         return found
+
+    async def _settled(self, review: Review, parent: ContextVariable | None, child: ContextVariable) -> Settled | None:
+        found = outcomes.settled(review, parent, child, self._reviews.hybrid)
+        if found is None or not found.overtaken:
+            return found
+        # It may be another decision that put there what the run has now.
+        decided = await self._reviews.decided_clocks(review.run_id, review.variable)
+        return outcomes.settled(review, parent, child, self._reviews.hybrid, decided)
 
     async def changed(self) -> None:
         """Return once a review may have been decided; see `Reviewer.changed`. In the end it returns in any case."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -11,32 +12,38 @@ import msgspec
 from holdfast.audit.chain import AuditAction
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
-from holdfast.documents import ContextVariable, FreeValue, Limits, VariableSource, decode, encode, freeze
+from holdfast.documents import ContextVariable, FreeValue, Limits, decode, encode
 from holdfast.documents.review import Review, ReviewChoice, ReviewStatus
 from holdfast.entry import MISSING, Consistency
-from holdfast.errors import Conflict, DocumentTooLarge, HoldfastError, InvalidDocument, NotFound, SettingsError
+from holdfast.errors import (
+    Conflict,
+    DocumentTooLarge,
+    HoldfastError,
+    NotFound,
+    RunOver,
+)
 from holdfast.invalidation.bus import EventBus
 from holdfast.keys import check_id
-from holdfast.kinds import REVIEW
-from holdfast.protocols import Isolation, LateDecision, StorageTransaction
+from holdfast.kinds import REVIEW, RUN
+from holdfast.protocols import Isolation, LateDecision
 from holdfast.protocols.review_index import ReviewIndex
-from holdfast.reviews import rules
+from holdfast.reviews import outcomes, rules
+from holdfast.reviews.given_values import given_choice, given_variable
+from holdfast.reviews.log_once import LogOnce
 from holdfast.reviews.rules import Decision, ReviewRules
 from holdfast.run_context.hybrid_clock import HybridClock
-from holdfast.sensitivity.levels import is_secret
+from holdfast.sensitivity.levels import is_secret, strictest
 from holdfast.transactions import Transaction, Transactions
 
 OPENED: Final = "routine/review/opened"
 RESOLVED: Final = "routine/review/resolved"
 TIMED_OUT: Final = "routine/review/timed_out"
 LIST_LIMIT: Final = 100
-TOO_LARGE: Final = "both values together are too large to be reviewed"
-VALUE_BYTES_MAX: Final = 64 * 1024
-"""Of a value that a person gives, as JSON."""
-VALUE_DEPTH_MAX: Final = 32
 
 Seal = Callable[[str, ContextVariable], ContextVariable]
 """Seals a variable's value for a run; raises KeyMissing where there is no key."""
+Held = Callable[[str, str], Awaitable[ContextVariable | None]]
+"""The variable of a run, by its id and the variable's name, as L3 has it now; None: it has none."""
 
 logger = logging.getLogger("holdfast")
 
@@ -60,6 +67,10 @@ class Reviews:
         server: who this server is, in words.
         limits: of documents.
         seal: seals a value for a secret variable.
+        held: tells what a run has now.
+
+    Attributes:
+        hybrid: the clock of variables.
     """
 
     def __init__(
@@ -75,16 +86,19 @@ class Reviews:
         server: str,
         limits: Limits,
         seal: Seal,
+        held: Held,
     ) -> None:
         self.index = index
+        self.hybrid = hybrid
         self._collection = collection
         self._transactions = transactions
         self._audit = audit
         self._bus = bus
         self._opening = opening
-        self._hybrid = hybrid
         self._server = server
         self._seal = seal
+        self._held = held
+        self._once = LogOnce(logger)
         self._room = Limits(max(limits.bytes_max // 2, 1), limits.depth_max)  # what is made of both has the other half
 
     async def list(
@@ -135,21 +149,31 @@ class Reviews:
         Raises:
             NotFound: there is no such review.
             ReviewSettled: it was decided before; the error says by whom.
+            RunOver: the run has ended, or was deleted, so nobody would take the decision over.
             SettingsError: not exactly one of `choice` and `value`.
             KeyMissing: it is a value for a secret variable, and no master key is set.
             InvalidDocument: the value cannot be stored, or is larger than 64 KiB.
             InvalidKey: `by` or `reason` is empty, too long, or nothing that L3 can store.
             OutcomeUnknown: it may be decided: look at it before you repeat.
             TierError: L3 did not do it.
+            ContextCorrupt: it is a value, and whether the run's variable is secret cannot be told.
         """
-        given = _given(choice, value)
+        given = given_choice(choice, value)
         at = await self.index.now()
+        found = await self._found(identifier)
+        level = await self.sensitivity(found) if given is ReviewChoice.VALUE else None
 
         async def operate(transaction: Transaction) -> Review:
+            why = await self._nobody_waits(transaction, found.run_id)
             review = await self._locked(transaction, identifier)
-            variable = self._given_variable(review, value) if given is ReviewChoice.VALUE else None
+            variable = None if level is None else given_variable(review, value, level, self.hybrid)
+            if variable is not None and is_secret(variable.sensitivity):
+                variable = self._seal(review.child_run_id, variable)  # a merge takes it over as it takes the child's
             decision = Decision(choice=given, by=by, reason=reason, variable=variable)
-            return await self._keep(transaction, identifier, rules.decided(identifier, review, decision, at))
+            done = rules.decided(identifier, review, decision, at)
+            if why is not None:
+                raise RunOver(why)
+            return await self._keep(transaction, identifier, done)
 
         review = await self._transactions.transact(operate, Isolation.READ_COMMITTED)
         await self._tell(RESOLVED, identifier, review)
@@ -158,15 +182,21 @@ class Reviews:
     async def time_out(self, identifier: str) -> Review | None:
         """Let the fallback decide a review, and record that no person did; None: it is not due.
 
-        Raises as `resolve` does.
+        Of a run that is over, what it has stays. Raises as `resolve` does.
         """
         at = await self.index.now()
+        found = await self._found(identifier)
 
         async def operate(transaction: Transaction) -> Review | None:
+            why = await self._nobody_waits(transaction, found.run_id)
             review = await self._locked(transaction, identifier)
             if review.status == ReviewStatus.OPEN and not rules.is_due(review, at):
                 return None
-            return await self._keep(transaction, identifier, rules.timed_out(identifier, review, at, self._server))
+            if why is None:
+                done = rules.timed_out(identifier, review, at, self._server, self.hybrid)
+            else:
+                done = rules.given_up(identifier, review, at, self._server, why)
+            return await self._keep(transaction, identifier, done)
 
         review = await self._transactions.transact(operate, Isolation.READ_COMMITTED)
         if review is not None:
@@ -178,60 +208,113 @@ class Reviews:
     ) -> Review:
         """The review of a conflict, which is opened if there is none.
 
-        One whose values are too large for a review is decided by the fallback at once, and that is recorded.
+        One whose values are too large for a review is left to the fallback at once, and that is recorded.
 
         Raises:
             TierError: L3 did not do it.
         """
         identifier = rules.review_id(run_id, child_run_id, child.key)
         if (review := await self.get(identifier)) is not None:
+            self._tell_of_unknown(identifier, review)
             return review
         at = await self.index.now()
         review = rules.opened(run_id, child_run_id, parent, child, rules=self._opening, at=at, by=self._server)
         try:
-            encode(review, self._room)
-            await self._collection.put(identifier, review, expected_version=0)
-        except DocumentTooLarge:
-            review = rules.timed_out(identifier, review, at, self._server, TOO_LARGE)
-            await self._note(identifier, review)
-            return review
+            if self._fits(review):
+                await self._collection.put(identifier, review, expected_version=0)
+            else:
+                review = rules.too_large(identifier, review, at, self._server)
+                await self._leave_to_fallback(identifier, review)
         except Conflict:  # another server, which had the run before, was faster
             return await self._found(identifier)
-        await self._tell(OPENED, identifier, review)
+        await self._tell(OPENED if review.status == ReviewStatus.OPEN else TIMED_OUT, identifier, review)
         return review
 
     async def unapplied(self, run_id: str) -> Sequence[LateDecision]:
         """Decisions that a run has still to take over; see `LateReviews.unapplied`. Raises as `list` does."""
-        found: list[LateDecision] = []
-        after = None
-        while page := await self.list(status=None, run_id=run_id, after=after):
-            found += [rules.late_decision(each.id, each.review) for each in page if rules.is_unapplied(each.review)]
-            after = page[-1].cursor
-        return found
+        found: list[tuple[str, Review]] = []
+        decided: defaultdict[str, set[str]] = defaultdict(set)
+        async for name, review in self._of(run_id):
+            decided[review.variable] |= outcomes.decided_clocks(review)
+            if outcomes.is_unapplied(review):
+                found.append((name, review))
+        return [outcomes.late_decision(name, review, decided[review.variable]) for name, review in found]
 
-    async def note_applied(self, identifier: str) -> None:
+    async def decided_clocks(self, run_id: str, variable: str) -> frozenset[str]:
+        """Clocks of what decisions may have put in the place of a run's variable. Raises as `list` does."""
+        found = [outcomes.decided_clocks(each) async for _, each in self._of(run_id) if each.variable == variable]
+        return frozenset().union(*found)
+
+    async def note_applied(self, identifier: str, *, overtaken: bool) -> None:
         """Note that the run has taken a decision over, once that is kept. Raises as `Collection.update` does."""
-        await self._collection.update(identifier, lambda review: msgspec.structs.replace(review, applied=True))
+        await self._collection.update(
+            identifier, lambda review: msgspec.structs.replace(review, applied=True, overtaken=overtaken)
+        )
+
+    async def note_overtaken(self, identifier: str, *, overtaken: bool) -> None:
+        """Note whether a merge lets stand what the run has written since. Raises as `Collection.update` does."""
+        await self._collection.update(identifier, lambda review: msgspec.structs.replace(review, overtaken=overtaken))
+
+    async def sensitivity(self, review: Review) -> str:
+        """How closed a value for a review's variable is to be: as either side, and the run's now, whichever is most.
+
+        Raises:
+            ContextCorrupt, TierError: it cannot be told.
+        """
+        held = await self._held(review.run_id, review.variable)
+        return strictest(*(each.sensitivity for each in (review.parent, review.child, held) if each is not None))
 
     async def _found(self, identifier: str) -> Review:
-        review = await self.get(identifier)
-        if review is None:
-            raise NotFound(f"there is no review {identifier}: it was deleted")
-        return review
-
-    async def _locked(self, transaction: Transaction, identifier: str) -> Review:
-        review = await transaction.collection(REVIEW).get(check_id(identifier), lock=True)
+        review = await self.get(check_id(identifier))
         if review is None:
             raise NotFound(f"there is no review {identifier}; `holdfast reviews list` shows those that there are")
         return review
 
-    async def _keep(self, transaction: Transaction, identifier: str, review: Review) -> Review:
-        """Store a decision together with its record."""
-        await transaction.collection(REVIEW).put(identifier, review)
-        await self._note(identifier, review, transaction.opened())
+    async def _of(self, run_id: str) -> AsyncIterator[tuple[str, Review]]:
+        """All reviews of a run, the oldest first."""
+        after = None
+        while page := await self.list(status=None, run_id=run_id, after=after):
+            for each in page:
+                yield each.id, each.review
+            after = page[-1].cursor
+
+    def _fits(self, review: Review) -> bool:
+        try:
+            encode(review, self._room)
+        except DocumentTooLarge:
+            return False
+        return True
+
+    async def _leave_to_fallback(self, identifier: str, review: Review) -> None:
+        """Store a review that is decided as it is opened; raises Conflict if there is one."""
+
+        async def operate(transaction: Transaction) -> None:
+            await self._keep(transaction, identifier, review, expected_version=0)
+
+        await self._transactions.transact(operate, Isolation.READ_COMMITTED)
+
+    async def _nobody_waits(self, transaction: Transaction, run_id: str) -> str | None:
+        """See `rules.nobody_waits`. It comes before any lock: writes of the run may have to be brought to L3 first."""
+        return rules.nobody_waits(run_id, await transaction.collection(RUN).get(run_id))
+
+    def _tell_of_unknown(self, identifier: str, review: Review) -> None:
+        if review.status != ReviewStatus.OPEN and not outcomes.is_decided(review):
+            self._once.warning(
+                f"review {identifier} is {review.status} for {review.choice}, which this version does not know: "
+                "for a newer one to take over"
+            )
+
+    async def _locked(self, transaction: Transaction, identifier: str) -> Review:
+        review = await transaction.collection(REVIEW).get(identifier, lock=True)
+        if review is None:
+            raise NotFound(f"review {identifier} was deleted")
         return review
 
-    async def _note(self, identifier: str, review: Review, transaction: StorageTransaction | None = None) -> None:
+    async def _keep(
+        self, transaction: Transaction, identifier: str, review: Review, expected_version: int | None = None
+    ) -> Review:
+        """Store a decision together with its record."""
+        await transaction.collection(REVIEW).put(identifier, review, expected_version=expected_version)
         await self._audit.note(
             AuditAction.RESOLVED,
             f"review:{identifier}",
@@ -244,21 +327,9 @@ class Reviews:
                 "status": review.status,
                 "choice": review.choice,
             },
-            transaction=transaction,
+            transaction=transaction.opened(),
         )
-
-    def _given_variable(self, review: Review, value: FreeValue) -> ContextVariable:
-        """The variable of a person's value, sealed if one of both sides is secret."""
-        now = self._hybrid.now()
-        variable = msgspec.structs.replace(
-            rules.joined(review, _checked_value(review, value)),
-            source=VariableSource.USER.value,
-            timestamp=now.as_datetime(),
-            clock=now.as_text(),
-        )
-        if not is_secret(variable.sensitivity):
-            return variable
-        return self._seal(review.child_run_id, variable)  # a merge takes it over as it takes the child's
+        return review
 
     async def _tell(self, topic: str, identifier: str, review: Review) -> None:
         """Publish what became of a review, without values and without promise: it has happened in any case."""
@@ -270,36 +341,9 @@ class Reviews:
             "status": review.status,
             "choice": review.choice,
             "by": review.resolved_by or review.opened_by,
-            "timestamp": round(self._hybrid.now().as_datetime().timestamp() * 1000),
+            "timestamp": round(self.hybrid.now().as_datetime().timestamp() * 1000),
         }
         try:
             await self._bus.publish(topic, data)
         except HoldfastError as fault:
             logger.warning("%s of %s could not be told: %s", topic, identifier, fault)
-
-
-def _given(choice: str | None, value: FreeValue) -> ReviewChoice:
-    if (choice is None) == (value is MISSING):
-        raise SettingsError("a review is resolved by a choice of parent or child, or by a value: give one of the two")
-    if choice is None:
-        return ReviewChoice.VALUE
-    if choice not in (ReviewChoice.PARENT, ReviewChoice.CHILD):
-        raise SettingsError(f"a review is resolved by parent or child, or by a value, not by {choice!r:.60}")
-    return ReviewChoice(choice)
-
-
-def _checked_value(review: Review, value: FreeValue) -> FreeValue:
-    """A person's value, frozen; refused without a word of it, nor of what found the fault: it may be a secret."""
-    blank = _carrying(review, None)
-    try:
-        frozen = freeze(value)
-        encode(_carrying(review, frozen), Limits(len(encode(blank)) + VALUE_BYTES_MAX, VALUE_DEPTH_MAX))
-    except InvalidDocument:
-        raise InvalidDocument("value", f"it is no free value of at most {VALUE_BYTES_MAX} bytes") from None
-    return frozen
-
-
-def _carrying(review: Review, value: FreeValue) -> Review:
-    """A review with a value alone, to measure it by."""
-    child = ContextVariable(key=review.variable, value=value)
-    return Review(run_id="", child_run_id="", variable="", child=child)

@@ -1,23 +1,26 @@
-"""How a review is opened, decided, and what its run makes of it (pure)."""
+"""How a review is opened and decided (pure); what its run makes of that is in `outcomes`."""
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from typing import Final, NamedTuple
 
 import msgspec
 
-from holdfast.documents import ContextVariable, FreeValue
+from holdfast.documents import ContextVariable, Run
 from holdfast.documents.review import Review, ReviewChoice, ReviewPolicy, ReviewStatus
 from holdfast.entry import MISSING
 from holdfast.errors import ReviewSettled
 from holdfast.keys import ID_BYTES_MAX, joined_id
-from holdfast.protocols.reviews import LateDecision, Settled
+from holdfast.protocols.runs import ENDED
 from holdfast.run_context.conflicts import ConflictStrategy, Side, resolve
 from holdfast.run_context.differences import identical
-from holdfast.run_context.hybrid_clock import hybrid_time
-from holdfast.sensitivity.levels import strictest
+from holdfast.run_context.hybrid_clock import HybridClock, hybrid_time
+from holdfast.run_context.merging import of_both, strategy_of
 from holdfast.settings import Settings
+
+TOO_LARGE: Final = "both values together are too large to be reviewed"
 
 
 class ReviewRules(msgspec.Struct, frozen=True):
@@ -111,72 +114,70 @@ def is_due(review: Review, at: dt.datetime) -> bool:
     return review.status == ReviewStatus.OPEN and review.deadline is not None and review.deadline <= at
 
 
-def timed_out(identifier: str, review: Review, at: dt.datetime, by: str, why: str | None = None) -> Review:
-    """A review that nobody has answered, decided by its fallback.
+def timed_out(identifier: str, review: Review, at: dt.datetime, by: str, clock: HybridClock) -> Review:
+    """A review that nobody has answered until its deadline, decided by its fallback.
 
     Args:
-        why: in words; None: its deadline has passed.
+        clock: dates a value that is neither side's.
 
     Raises:
         ReviewSettled: it is not open any more.
     """
-    _check_open(identifier, review)
-    why = why or f"no person answered until {review.deadline}"
-    choice, variable, reason = _fallen_back(review)
-    return msgspec.structs.replace(
+    found = fallen_back(review.fallback, review.parent, review.child, clock)
+    resolved = found.variable if found.choice is ReviewChoice.VALUE else None
+    reason = f"no person answered until {review.deadline}; {review.fallback}: {found.reason}"
+    return _closed(identifier, review, at=at, by=by, choice=found.choice, reason=reason, resolved=resolved)
+
+
+def given_up(identifier: str, review: Review, at: dt.datetime, by: str, why: str) -> Review:
+    """A review whose run cannot take anything over any more: what that has stays; raises as `timed_out`."""
+    return _closed(identifier, review, at=at, by=by, choice=ReviewChoice.PARENT, reason=why)
+
+
+def too_large(identifier: str, review: Review, at: dt.datetime, by: str) -> Review:
+    """A review whose values together cannot be kept: without them, and the fallback decides where they are merged."""
+    blank = msgspec.structs.replace(
         review,
-        status=ReviewStatus.TIMED_OUT.value,
-        choice=choice.value,
-        resolved=variable,
-        resolved_by=by,
-        resolved_at=at,
-        reason=f"{why}; {review.fallback}: {reason}",
+        parent=None if review.parent is None else msgspec.structs.replace(review.parent, value=None),
+        child=msgspec.structs.replace(review.child, value=None),
     )
+    return _closed(identifier, blank, at=at, by=by, choice=ReviewChoice.FALLBACK, reason=TOO_LARGE)
 
 
-def settled(review: Review, parent: ContextVariable | None) -> Settled | None:
-    """What a merge makes of a review; None: it waits.
+def nobody_waits(run_id: str, run: Run | None) -> str | None:
+    """Why a decision would reach no run, in words; None: it can.
 
     Args:
-        parent: the variable as the run has it now: where it stays, what was written since the review was opened stays.
+        run: as L3 has it; None: it was deleted.
     """
-    if review.status == ReviewStatus.OPEN:
-        if review.policy == ReviewPolicy.GO_ON:
-            return Settled(parent, "a review is open, and the run goes on with its own value until it is decided")
+    if run is not None and run.status not in ENDED:
         return None
-    stands = {ReviewChoice.PARENT.value: parent, ReviewChoice.CHILD.value: review.child}
-    return Settled(stands.get(review.choice or "", review.resolved), _in_words(review))
+    return f"run {run_id} is {'deleted' if run is None else run.status}: a decision would reach nobody"
 
 
-def is_unapplied(review: Review) -> bool:
-    """Whether its run went on without the decision, and has still to take it over."""
-    return review.status != ReviewStatus.OPEN and review.policy == ReviewPolicy.GO_ON and not review.applied
+class FallenBack(NamedTuple):
+    """What a fallback has decided; `variable` is the one that stands, None: none."""
+
+    choice: ReviewChoice
+    variable: ContextVariable | None
+    reason: str
 
 
-def late_decision(identifier: str, review: Review) -> LateDecision:
-    """What a run that has gone on makes of a review that is decided."""
-    variable = review.child if review.choice == ReviewChoice.CHILD else review.resolved
-    return LateDecision(identifier, review.child_run_id, review.variable, variable, _in_words(review))
+def fallen_back(
+    fallback: str, parent: ContextVariable | None, child: ContextVariable, clock: HybridClock
+) -> FallenBack:
+    """What the fallback of this word makes of two sides.
 
-
-def _in_words(review: Review) -> str:
-    return f"{review.status} by {review.resolved_by}: {review.reason}"
-
-
-def _fallen_back(review: Review) -> tuple[ReviewChoice, ContextVariable | None, str]:
-    parent = _side(review.parent)
-    found = resolve(_strategy(review.fallback), parent, _side(review.child))
-    if identical(found.value, parent.value):
-        return ReviewChoice.PARENT, None, found.reason
-    if identical(found.value, review.child.value):
-        return ReviewChoice.CHILD, None, found.reason
-    return ReviewChoice.VALUE, joined(review, found.value), found.reason
-
-
-def joined(review: Review, value: FreeValue) -> ContextVariable:
-    """The child's variable with a value that is neither side's; as closed as the more closed of the two."""
-    levels = [each.sensitivity for each in (review.parent, review.child) if each is not None]
-    return msgspec.structs.replace(review.child, value=value, sensitivity=strictest(*levels))
+    Args:
+        clock: dates a value that is neither side's.
+    """
+    sides = _side(parent), _side(child)
+    found = resolve(_strategy(fallback), *sides)
+    if identical(found.value, sides[0].value):
+        return FallenBack(ReviewChoice.PARENT, parent, found.reason)
+    if identical(found.value, child.value):
+        return FallenBack(ReviewChoice.CHILD, child, found.reason)
+    return FallenBack(ReviewChoice.VALUE, of_both(parent, child, found.value, clock), found.reason)
 
 
 def _side(variable: ContextVariable | None) -> Side:
@@ -185,8 +186,31 @@ def _side(variable: ContextVariable | None) -> Side:
 
 def _strategy(word: str) -> ConflictStrategy:
     """The fallback; what a newer version calls one, and what would ask for a review again, lets the parent stand."""
-    known = {each.value: each for each in ConflictStrategy if each is not ConflictStrategy.MANUAL_REVIEW}
-    return known.get(word, ConflictStrategy.PARENT_WINS)
+    found = strategy_of(word)
+    return ConflictStrategy.PARENT_WINS if found is ConflictStrategy.MANUAL_REVIEW else found
+
+
+def _closed(
+    identifier: str,
+    review: Review,
+    *,
+    at: dt.datetime,
+    by: str,
+    choice: ReviewChoice,
+    reason: str,
+    resolved: ContextVariable | None = None,
+) -> Review:
+    """A review that no person has decided."""
+    _check_open(identifier, review)
+    return msgspec.structs.replace(
+        review,
+        status=ReviewStatus.TIMED_OUT.value,
+        choice=choice.value,
+        resolved=resolved,
+        resolved_by=by,
+        resolved_at=at,
+        reason=reason,
+    )
 
 
 def _check_open(identifier: str, review: Review) -> None:

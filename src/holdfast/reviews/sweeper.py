@@ -9,6 +9,7 @@ from typing import Final
 
 from holdfast.background import Background
 from holdfast.errors import HoldfastError, NotFound, ReviewSettled, TierError
+from holdfast.reviews.log_once import LogOnce
 from holdfast.reviews.reviews import Reviews
 
 PERIOD_SECONDS: Final = 2.0
@@ -29,6 +30,7 @@ class ReviewSweeper:
     def __init__(self, reviews: Reviews, sleep: Callable[[float], Awaitable[object]]) -> None:
         self._reviews = reviews
         self._sleep = sleep
+        self._once = LogOnce(logger)
         self.timed_out = 0
         self.fault: Exception | None = None
         self._loop = Background(self._run, "reviews")
@@ -62,7 +64,7 @@ class ReviewSweeper:
         except TierError:
             raise
         except HoldfastError as fault:
-            logger.warning("review %s is overdue and cannot be decided: %s", identifier, fault)
+            self._once.warning(f"review {identifier} is overdue and cannot be decided: {fault}")
 
     async def _run(self) -> None:
         while True:

@@ -134,8 +134,9 @@ class ActiveRun:
     async def merge_children(self, *, wait: bool = False, reviewer: Reviewer | None = None) -> Merge:
         """Take over what runs below this one have exported, in the order in which they were begun, and keep it.
 
-        A child that has not ended holds back those behind it: call it again when it has. Those that failed, or were
-        cancelled, have exported nothing. Raises `LimitExceeded` if what a child exported does not fit, and as `save`.
+        A child that has not ended holds back those behind it: call it again when it has; so does one with a secret that
+        cannot be opened here yet. A secret that was tampered with is left out. Those that failed, or were cancelled,
+        have exported nothing. Raises `LimitExceeded` if what a child exported does not fit, and as `save`.
 
         Args:
             wait: until conflicts that are to be reviewed are decided.
@@ -147,7 +148,8 @@ class ActiveRun:
     async def settle_reviews(self) -> Sequence[LateDecision]:
         """Take over what was decided on reviews since the run had gone on without, and have L3 keep it.
 
-        Returns what was decided. Raises `LimitExceeded` if it does not fit, and as `save`.
+        What the run has written since stands: a decision is then `overtaken`. Returns what was decided. Raises
+        `LimitExceeded` if it does not fit, and as `save`.
         """
         self._check_under_way()
         return await self._taking_over.late_decisions(lambda: self.save(Durability.COMMITTED))
@@ -161,6 +163,7 @@ class ActiveRun:
 
         What was marked for export leaves it in the transaction that ends it; of what is refused `Run.refused_exports`
         tells. If it is `Undecided`, or `OutcomeUnknown`, the run is over here all the same: its end may be in effect.
+        After `OutcomeUnknown` anybody may resume it, if it is not.
         """
         await self._end(RunStatus.COMPLETED, None)
 
@@ -226,7 +229,8 @@ class ActiveRun:
 
     async def _keep_merged(self, merge: Merge) -> None:
         await self.save()
-        self._announcements.merged(self.id, self.context.routine_id, merge)
+        if merge.children:
+            self._announcements.merged(self.id, self.context.routine_id, merge)
 
     async def _end(self, status: RunStatus, error: str | None) -> None:
         await self._going_on(self._ended(status, error))

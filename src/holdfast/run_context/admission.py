@@ -72,7 +72,7 @@ class Admission:
             state=moved_state(state, run_id, chosen, keys.known),
             limits=self._ground.limits,
             keys=keys.known,
-            transformations=self._ground.terms.transformations,
+            terms=self._ground.terms,
         )
         context.status = Run(routine_id=run.routine_id).status
         row = await self._row(context, swarm_id=run.swarm_id, critical=run.critical, on_conflict=run.on_conflict)
@@ -87,7 +87,7 @@ class Admission:
             wanted.inputs,
             limits=ground.limits,
             keys=ground.keys.known,
-            transformations=ground.terms.transformations,
+            terms=ground.terms,
         )
         set_secrets(context, wanted.secrets)
         return await self._admitted(context, await self._row_of(context, wanted, wanted.swarm_id))

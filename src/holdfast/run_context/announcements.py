@@ -95,11 +95,11 @@ class Announcements:
             self._publish_soon(RESOLVED, run_id, routine_id, resolutions=told[:NAMED_MAX], count=len(told))
 
     def exports_refused(self, run_id: str, run: Run) -> None:
-        """A run has completed, and of what it had declared to export this has not left it."""
+        """A run has completed, and of what it had declared to export this has not left it, or masked."""
         refused = run.refused_exports
         if refused:
             told = [
-                {"key": each.key, "destination": each.destination, "reason": each.reason}
+                {"key": each.key, "destination": each.destination, "reason": each.reason, "masked": each.masked}
                 for each in refused[:NAMED_MAX]
             ]
             self._tell(EXPORT_REFUSED, run_id, run, refused=told, count=len(refused))

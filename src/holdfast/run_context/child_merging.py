@@ -11,8 +11,9 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
-from holdfast.documents import ContextVariable, Run, decode
+from holdfast.documents import ContextVariable, Run, Sealed, decode
 from holdfast.entry import MISSING
+from holdfast.errors import KeyMissing, SealBroken, TierError
 from holdfast.protocols import Reviewer, Settled
 from holdfast.protocols.runs import ENDED
 from holdfast.run_context.conflicts import Resolution
@@ -28,7 +29,7 @@ from holdfast.run_context.merging import (
     resolved,
     taken_over,
 )
-from holdfast.run_context.secrets import key_ids
+from holdfast.run_context.secrets import is_same_secret, key_ids
 
 logger = logging.getLogger("holdfast")
 
@@ -41,7 +42,7 @@ class MergedChild(NamedTuple):
 
     Attributes:
         variables: names of those that it had exported.
-        resolutions: what became of conflicts.
+        resolutions: what became of conflicts, and of variables that are left out, since their seals are broken.
     """
 
     id: str
@@ -56,12 +57,15 @@ class Merge(NamedTuple):
     Attributes:
         children: those that were merged, in order.
         waits_for: the child that holds back all behind it; None: all were merged.
-        needs_review: it is a decision on its conflicts that is missing; otherwise it has not ended.
+        needs_review: it is a decision on its conflicts that is missing.
+        fault: why a secret of it cannot be opened here, so far: its key is not known, or this version too old; or why
+            L3 could not be asked about it, when others were merged before. Without either it has not ended.
     """
 
     children: tuple[MergedChild, ...]
     waits_for: str | None = None
     needs_review: bool = False
+    fault: str | None = None
 
     @property
     def resolutions(self) -> tuple[Resolution, ...]:
@@ -86,12 +90,12 @@ class ChildMerging:
         """Merge all that can be, and keep it.
 
         Args:
-            keep: stores the context, which has what was merged.
+            keep: stores the context, which has what was merged; without children: before a person is asked.
             wait: until conflicts that are for a person are decided.
         """
         children: list[MergedChild] = []
         while True:
-            merge = await self.merge()
+            merge = await self.merge(keep)
             if merge.children:
                 await keep(merge)
             children += merge.children
@@ -99,13 +103,22 @@ class ChildMerging:
                 return merge._replace(children=tuple(children))
             await self._reviewer.changed()
 
-    async def merge(self) -> Merge:
-        """Merge all that can be; the context then has it, and nothing of it is stored yet."""
+    async def merge(self, keep: Callable[[Merge], Awaitable[None]]) -> Merge:
+        """Merge all that can be; the context then has it, and what of it is not stored yet is for `keep`."""
         children: list[MergedChild] = []
         async for name, run, birth in self._unmerged():
             if run.status not in ENDED:
                 return Merge(tuple(children), name)
-            merged = await self._merged(name, run, birth)
+            try:
+                merged = await self._merged(name, run, birth, keep)
+            except (KeyMissing, SealBroken) as fault:  # that may come right, so nothing of the child is given up
+                logger.warning("run %s waits to merge %s: %s", self._context.run_id, name, fault)
+                return Merge(tuple(children), name, fault=str(fault))
+            except TierError as fault:
+                if not children:
+                    raise
+                logger.warning("run %s merges %s later: %s", self._context.run_id, name, fault)
+                return Merge(tuple(children), name, fault=str(fault))  # those before it are told of now or never
             if merged is None:
                 return Merge(tuple(children), name, needs_review=True)
             children.append(merged)
@@ -119,19 +132,34 @@ class ChildMerging:
                 yield name, decode(Run, row.body, what=f"run:{name}"), row.birth
             after = rows[-1][1].birth
 
-    async def _merged(self, name: str, run: Run, birth: int) -> MergedChild | None:
+    async def _merged(
+        self, name: str, run: Run, birth: int, keep: Callable[[Merge], Awaitable[None]]
+    ) -> MergedChild | None:
         """Merge a child that has ended; None: somebody must decide first."""
         await self._ground.keys.know(key_ids(run.exported.values()))
         while True:
-            found = compared(run.exported, self._context.variables, self._strategies)
+            found = self._compared(name, run)
+            if any(map(is_for_a_person, found.conflicts)):
+                # A decision is on writes that are kept: one that is lost with this server, and made again, is another.
+                await keep(Merge(()))
             settled = await self._settled(name, found)
             if settled is None:
                 return None
             # The run's code goes on beside this: what it wrote while a decision was asked for makes another conflict.
-            if not _differs(found, compared(run.exported, self._context.variables, self._strategies)):
+            if not _differs(found, self._compared(name, run)):
                 break
         resolutions = self._take(name, birth, found, settled)
         return MergedChild(name, run.status, tuple(run.exported), resolutions)
+
+    def _compared(self, name: str, run: Run) -> Comparison:
+        """What a child has exported against what is here now; of secrets that are the same, both agree."""
+        run_id, held, keys = self._context.run_id, self._context.variables, self._ground.keys.known
+        exported = {
+            key: child
+            for key, child in run.exported.items()
+            if key not in held or not is_same_secret(held[key], run_id, child, name, keys)
+        }
+        return compared(exported, held, self._strategies)
 
     async def _settled(self, name: str, found: Comparison) -> Mapping[str, Settled] | None:
         """The decisions on conflicts that are for a person; all of them are asked for, even if one is missing."""
@@ -149,14 +177,34 @@ class ChildMerging:
         standing: dict[str, ContextVariable | None] = dict(found.unopposed)
         standing.update((each.key, made.variable) for each, made in decided if made.variable is not each.parent)
         before = self._context.variables
-        variables = {
-            key: taken_over(self._context.adopt(variable, name), before.get(key))
-            for key, variable in standing.items()
-            if variable is not None
-        }
+        variables, left_out = self._adopted(name, standing)
         gone = [key for key, variable in standing.items() if variable is None and key in before]
         self._context.merge(birth, variables, gone)
-        return tuple(made.resolution for _, made in decided)
+        return tuple(({each.key: made.resolution for each, made in decided} | left_out).values())
+
+    def _adopted(
+        self, name: str, standing: Mapping[str, ContextVariable | None]
+    ) -> tuple[dict[str, ContextVariable], dict[str, Resolution]]:
+        """The variables that stand, as this run has them, without those whose seals are broken: no time mends that."""
+        adopted, left_out, before = dict[str, ContextVariable](), dict[str, Resolution](), self._context.variables
+        for key, variable in standing.items():
+            if variable is None:
+                continue
+            try:
+                own = self._context.adopt(variable, name)
+            except SealBroken as fault:
+                if type(variable.value) is Sealed and not variable.value.is_known:  # a later version opens it
+                    raise
+                left_out[key] = self._left_out(name, key, fault)
+            else:
+                adopted[key] = taken_over(own, before.get(key))
+        return adopted, left_out
+
+    def _left_out(self, name: str, key: str, fault: SealBroken) -> Resolution:
+        logger.error("run %s leaves out what %s exported as %s: %s", self._context.run_id, name, key, fault)
+        held = self._context.variables.get(key)
+        value = MISSING if held is None else held.value
+        return Resolution(value, self._strategies.of(key), f"it is left out: {fault}", variable_name=key)
 
     def _resolved(self, conflict: Conflict, settled: Mapping[str, Settled]) -> Resolved:
         if (decision := settled.get(conflict.key)) is not None:

@@ -27,9 +27,10 @@ from holdfast.documents.frozen import EMPTY_DICT, seal_dict
 from holdfast.keys import ID_BYTES_MAX, check_text
 from holdfast.run_context.changes import EMPTY_STATE, ContextState
 from holdfast.run_context.conflicts import ConflictStrategy, Resolution, VariableConflict
-from holdfast.run_context.exports import Transformation, declaration_of, declared
+from holdfast.run_context.declaring import Declarations
+from holdfast.run_context.exports import Terms
 from holdfast.run_context.hybrid_clock import HybridClock
-from holdfast.run_context.inheriting import inherited, is_inherited, is_same_write
+from holdfast.run_context.inheriting import copies
 from holdfast.run_context.intermediate import Intermediate
 from holdfast.run_context.limits import RunLimits, check_run_id
 from holdfast.run_context.secrets import moved
@@ -38,6 +39,7 @@ from holdfast.run_context.variables import Variables
 from holdfast.sensitivity.known_keys import KnownKeys
 
 _DEFAULT_LIMITS = RunLimits()
+_DEFAULT_TERMS = Terms()
 
 
 class RunContext(MutableMapping[str, FreeValue]):
@@ -65,13 +67,13 @@ class RunContext(MutableMapping[str, FreeValue]):
         children: int = 0,
         limits: RunLimits = _DEFAULT_LIMITS,
         keys: KnownKeys | None = None,
-        transformations: Mapping[str, Transformation] = EMPTY_DICT,
+        terms: Terms = _DEFAULT_TERMS,
     ) -> None:
         """Go on with a state; also with one that is over a limit: then it cannot grow.
 
         Args:
             keys: that secret variables are sealed and opened with; None: it can have none.
-            transformations: that exports may name.
+            terms: on which anything leaves it.
 
         Raises:
             InvalidKey: the id.
@@ -85,10 +87,11 @@ class RunContext(MutableMapping[str, FreeValue]):
         self._clock = clock
         self._limits = limits
         self._keys = KnownKeys() if keys is None else keys
-        self._transformations = transformations
+        self._terms = terms
         self._tracked = TrackedState(run_id, state, limits)
         self._draft = self._tracked.draft
         self._variables = Variables(run_id, self._tracked, clock, self._keys)
+        self._declarations = Declarations(run_id, self._tracked, clock, terms)
         self.intermediate: MutableMapping[str, FreeValue] = Intermediate(self._tracked, clock)
 
     @classmethod
@@ -104,7 +107,7 @@ class RunContext(MutableMapping[str, FreeValue]):
         depth: int = 0,
         limits: RunLimits = _DEFAULT_LIMITS,
         keys: KnownKeys | None = None,
-        transformations: Mapping[str, Transformation] = EMPTY_DICT,
+        terms: Terms = _DEFAULT_TERMS,
     ) -> RunContext:
         """The context of a new run; what it begins with counts as no change.
 
@@ -127,7 +130,7 @@ class RunContext(MutableMapping[str, FreeValue]):
             depth=depth,
             limits=limits,
             keys=keys,
-            transformations=transformations,
+            terms=terms,
         )
         begun._tracked.check()
         return begun
@@ -256,17 +259,14 @@ class RunContext(MutableMapping[str, FreeValue]):
             self.routine_id if routine_id is None else routine_id,
             self._clock,
             inputs,
-            variables=seal_dict(
-                {
-                    key: moved(inherited(each), self.run_id, child_id, self._keys)
-                    for key, each in self._draft.variables.items()
-                }
-            ),
+            variables={
+                key: moved(each, self.run_id, child_id, self._keys) for key, each in copies(self.variables).items()
+            },
             parent_run_id=self.run_id,
             depth=self.depth + 1,
             limits=self._limits,
             keys=self._keys,
-            transformations=self._transformations,
+            terms=self._terms,
         )
         self.children = number
         return child
@@ -278,15 +278,8 @@ class RunContext(MutableMapping[str, FreeValue]):
             LimitExceeded: there would be too many variables, or bytes; nothing was inherited.
             KeyMissing, SealBroken: as `create_child`.
         """
-        own = self._draft.variables
-        copies = {
-            key: inherited(variable)
-            for key, variable in parent.variables.items()
-            if key not in own or is_inherited(own[key])
-        }
-        new = {key: copy for key, copy in copies.items() if key not in own or not is_same_write(own[key], copy)}
-        if new:
-            self._write(variables={key: self.adopt(copy, parent.run_id) for key, copy in new.items()})
+        if new := copies(parent.variables, self._draft.variables):
+            self._write(variables={key: self.adopt(each, parent.run_id) for key, each in new.items()})
 
     def adopt(self, variable: ContextVariable, from_run_id: str) -> ContextVariable:
         """Another run's variable as this one may hold it; nothing is written here.
@@ -310,13 +303,20 @@ class RunContext(MutableMapping[str, FreeValue]):
         Args:
             destination: an `ExportDestination`.
             transformation: what happens to the value on the way: a name given to ``connect(transformations=...)``.
-            exporter: who brings it to an external system, and only there: a name of ``connect(exporters=...)``.
+            exporter: who brings it to an external system, and only there: a name of any server's
+                ``connect(exporters=...)``; that this one has none of that name is logged.
 
         Raises:
             KeyError, SettingsError: there is no such variable, no such transformation, or an exporter too few or many.
         """
-        declaration = declaration_of(self.variable(key), destination, transformation, exporter)
-        self._write(exports={key: declared(self._draft.exports.get(key, ()), declaration, self._transformations)})
+        self._declarations.mark(self.variable(key), destination, transformation=transformation, exporter=exporter)
+
+    def unmark_export(self, key: str, destination: str | None = None) -> None:
+        """Take back that a variable leaves the run for a destination, None: for any; none may be declared.
+
+        Raises ValueError if it is no `ExportDestination`.
+        """
+        self._declarations.unmark(key, destination)
 
     def declare_strategy(self, key: str, strategy: ConflictStrategy | str) -> None:
         """Say how conflicts of a variable are resolved, now or when there is one; raises ValueError if it is none."""

@@ -64,6 +64,8 @@ class Deliveries:
     async def retry(self, identifier: str, *, actor: str | None = None, reason: str = BY_HAND) -> bool:
         """Begin anew with a delivery, with all its attempts, and record that; False: it is not there any more.
 
+        It is due now; if an attempt is under way, when that has failed, or its server's lease is over.
+
         Args:
             actor, reason: for the audit log; the actor is by default this server.
 

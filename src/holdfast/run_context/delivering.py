@@ -31,6 +31,8 @@ LEASE_MARGIN_SECONDS: Final = 15.0
 """Beyond the time an exporter has, for L3 to hear how it went."""
 BACKOFF_SECONDS: Final = 1.0
 BACKOFF_MAX_SECONDS: Final = 600.0
+NEGLECTED_SECONDS: Final = 300.0
+"""What has been due for longer is taken by nobody, as if its exporter were misspelt; so often that is looked for."""
 DEAD: Final = "run/export/dead"
 
 
@@ -70,7 +72,10 @@ class DeliveryWorker:
         self._random = random_
         self._masked = masked
         self._announce = announce
+        self._neglected: set[str] = set()
         self._loops = [Background(partial(self._run, name), f"deliveries by {name}") for name in exporters]
+        if exporters:
+            self._loops.append(Background(self._watch, "deliveries that nobody takes"))
 
     def start(self) -> None:
         """Begin in the background, for each exporter apart: one that stands still holds up no other."""
@@ -112,6 +117,32 @@ class DeliveryWorker:
                 )
             await self._sleep(0.0 if claimed == AT_ONCE else POLL_SECONDS)
 
+    async def look_for_neglected(self) -> None:
+        """Log for which exporters deliveries wait that nobody takes, for each once for as long as that is so.
+
+        Raises:
+            TierError: L3 does not say.
+        """
+        found = await self._queue.neglected(NEGLECTED_SECONDS)
+        self._counters.neglected = sum(found.values())
+        for name in found.keys() - self._neglected:
+            logger.warning(
+                "%d deliveries have been due for over %.0f s, and nobody takes them: no server has the exporter %r, or"
+                " those that do are behind",
+                found[name],
+                NEGLECTED_SECONDS,
+                name,
+            )
+        self._neglected = set(found)
+
+    async def _watch(self) -> None:
+        while True:
+            await self._sleep(NEGLECTED_SECONDS)
+            try:
+                await self.look_for_neglected()
+            except HoldfastError as fault:
+                logger.warning("whether deliveries are left alone cannot be told, which will be asked again: %s", fault)
+
     async def _deliver(self, row: DeliveryRow) -> None:
         """One attempt, and what L3 is told of it; nothing is raised: the lease ends by itself."""
         try:
@@ -128,13 +159,19 @@ class DeliveryWorker:
         """Call the exporter; why it failed, in words, None: it did not."""
         if row.attempts > self._rules.attempts_max:  # each server that tried has died over it
             return "no attempt has come to its end"
+        limit = asyncio.timeout(self._rules.timeout_seconds)
         try:
             delivery = decode(Delivery, row.body, what=f"delivery:{row.id}")
-            async with asyncio.timeout(self._rules.timeout_seconds):
+            async with limit:
                 await self._exporters[delivery.exporter](delivery, idempotency_key(row))
-        except TimeoutError:
-            return f"it took longer than {self._rules.timeout_seconds:g} s"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():  # this worker is to end
+                raise
+            return "what it waited for was cancelled"
         except Exception as fault:  # noqa: BLE001 - a user's function
+            if isinstance(fault, TimeoutError) and limit.expired():  # else it is the exporter's own
+                return f"it took longer than {self._rules.timeout_seconds:g} s"
             return in_words(fault, self._masked)
         return None
 

@@ -15,7 +15,16 @@ import msgspec
 
 from holdfast.documents import BlackboardItem, ContextChange, RefusedExport, Run, RunStatus, Swarm
 from holdfast.documents.frozen import seal_list
-from holdfast.errors import HoldfastError, InvalidDocument, NotOwner, OutcomeUnknown, RunOver, TierUnavailable
+from holdfast.entry import Durability
+from holdfast.errors import (
+    HoldfastError,
+    InvalidDocument,
+    NotOwner,
+    OutcomeUnknown,
+    RunOver,
+    TierUnavailable,
+    Undecided,
+)
 from holdfast.keys import Key, joined_id
 from holdfast.kinds import DELIVERY, EXPORT, RUN, SWARM
 from holdfast.protocols import Isolation
@@ -30,6 +39,8 @@ from holdfast.write_behind.operations import Operation, Set
 logger = logging.getLogger("holdfast")
 
 NOBODYS: Final[Sequence[Operation]] = (Set("owner", None), Set("journal", None))
+LET_GO: Final[Sequence[Operation]] = (Set("journal", None),)
+"""Anybody may resume the run. Who had it stays to be read: what that server has accepted is decided before."""
 UNKNOWN_MAX: Final = 4
 """Attempts at a transaction of which L3 does not say what became of it."""
 
@@ -67,7 +78,8 @@ class Ending:
     async def complete_exporting(self, context: RunContext) -> Run:
         """Complete the run with what its context has marked for export; its row as it is then. Raises as `complete`.
 
-        What of the context was not stored is given back to it, where it is known that nothing took effect.
+        What of the context was not stored is given back to it, where it is known that nothing took effect. Where that
+        is not known, the run is let go of.
 
         Raises:
             LimitExceeded: transformations have made more for the parent than a context may hold.
@@ -79,7 +91,10 @@ class Ending:
         try:
             self._ground.limits.check_exported(self._run_id, found.exported)
             return await self.complete(change, found, at.as_datetime())
-        except (NotOwner, OutcomeUnknown):
+        except NotOwner:
+            raise
+        except OutcomeUnknown:
+            await self._let_go()
             raise
         except HoldfastError:
             context.put_back(change)
@@ -107,14 +122,35 @@ class Ending:
         for attempt in range(1, UNKNOWN_MAX + 1):
             try:
                 return await self._ground.transactions.transact(complete, Isolation.READ_COMMITTED)
+            except (NotOwner, RunOver):  # known under the row's lock
+                raise
             except OutcomeUnknown as fault:
                 unknown = fault
-            except TierUnavailable as fault:
+            except HoldfastError as fault:  # of this attempt nothing took effect, which says nothing of those before
                 if unknown is None:
                     raise
                 logger.warning("run %s: what became of its end cannot be asked: %s", self._run_id, fault)
             await self._ground.transactions.pause(attempt)
         raise unknown or OutcomeUnknown(f"run {self._run_id}: L3 did not say whether it is complete")
+
+    async def _let_go(self) -> None:
+        """Let others find the run as one that nobody runs; if its end is in effect, this changes nothing that counts.
+
+        It is decided under this epoch and behind the end, whose transaction has the row locked. An end that comes later
+        all the same finds either the run as it was, and completes it, or another epoch, and is refused.
+        """
+        runs = self._ground.runs
+        try:
+            await runs.accept(runs.key(self._run_id), LET_GO, None, Durability.JOURNALED, self._epoch)
+        except Undecided:  # it is accepted
+            pass
+        except HoldfastError as fault:
+            logger.warning(
+                "run %s: L3 does not say whether it is complete, and it could not be let go of; it counts as orphaned"
+                " when this server has ended: %s",
+                self._run_id,
+                fault,
+            )
 
     async def _complete(
         self, transaction: Transaction, change: ContextChange, leaving: Leaving, at: dt.datetime
@@ -129,14 +165,16 @@ class Ending:
             return held
         if held.status in ENDED:
             raise RunOver(f"run {self._run_id} is {held.status}")
-        refused = [*leaving.refused, *await self._post(transaction, leaving.items)]
+        told = [*leaving.refused, *await self._post(transaction, leaving.items)]
+        # What is masked, and not posted either, has not left.
+        refused = {(each.key, each.destination, each.exporter): each for each in told}
         run = msgspec.structs.replace(
             held,
             status=RunStatus.COMPLETED.value,
             ended_at=at,
             changes=seal_list([*held.changes, change]),
             exported=leaving.exported,
-            refused_exports=refused,
+            refused_exports=list(refused.values()),
         )
         spilled = spill_run(self._ground.runs.key(self._run_id), run)
         if spilled is not None:

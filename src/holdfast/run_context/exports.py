@@ -6,7 +6,7 @@ mask goes in its place. That is decided by its label alone; the value is not loo
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -56,11 +56,17 @@ class Terms(NamedTuple):
         transformations: by name, as they were registered with `connect`.
         masks: what is guarded leaves as `MASK`; False: it is refused.
         limits: of a document.
+        exporters: names of those that this server has; others may have more. None: it is not known which.
     """
 
     transformations: Mapping[str, Transformation] = EMPTY_DICT
     masks: bool = False
     limits: Limits = Limits()
+    exporters: Collection[str] | None = None
+
+    def may_have(self, exporter: str) -> bool:
+        """Whether this server has an exporter of that name, for all that is known."""
+        return self.exporters is None or exporter in self.exporters
 
 
 class Leaving(msgspec.Struct, frozen=True):
@@ -71,7 +77,7 @@ class Leaving(msgspec.Struct, frozen=True):
         items: for the swarm's blackboard.
         values: for the persistent store, by id.
         deliveries: for external systems, by id.
-        refused: what does not leave.
+        refused: what does not leave, or masked.
     """
 
     exported: dict[str, ContextVariable]
@@ -121,10 +127,20 @@ def declared(
     return [*kept, declaration]
 
 
-def refusal(declaration: ExportDeclaration, reason: str) -> RefusedExport:
-    """A declaration that is not carried out."""
+def undeclared(before: Sequence[ExportDeclaration], destination: str | None) -> list[ExportDeclaration]:
+    """Declarations without those for a destination, None: without any; a ValueError says that it is none."""
+    gone = None if destination is None else ExportDestination(destination).value
+    return [each for each in before if gone is not None and each.destination != gone]
+
+
+def refusal(declaration: ExportDeclaration, reason: str, *, masked: bool = False) -> RefusedExport:
+    """A declaration that is not carried out, or with a mask alone."""
     return RefusedExport(
-        key=declaration.key, destination=declaration.destination, reason=reason, exporter=declaration.exporter
+        key=declaration.key,
+        destination=declaration.destination,
+        reason=reason,
+        exporter=declaration.exporter,
+        masked=masked,
     )
 
 
@@ -207,6 +223,7 @@ class _Departure:
         """What takes the value's place for anybody but the parent."""
         if is_secret(variable.sensitivity, declaration.sensitivity):
             if self._terms.masks:
+                self.found.refused.append(refusal(declaration, f"what is secret or pii leaves as {MASK}", masked=True))
                 return MASK
             raise _RefusedError("what is secret or pii leaves a run for its parent alone")
         if declaration.transformation is None:

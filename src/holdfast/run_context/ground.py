@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from holdfast.clock import Clock
@@ -91,10 +91,11 @@ def run_limits(settings: Settings) -> RunLimits:
     )
 
 
-def run_terms(settings: Settings, transformations: Mapping[str, Transformation]) -> Terms:
+def run_terms(settings: Settings, transformations: Mapping[str, Transformation], exporters: Iterable[str]) -> Terms:
     """On which anything leaves a run."""
     return Terms(
         transformations=transformations,
         masks=settings.export_secrets == "mask",
         limits=Limits(settings.document_bytes_max, settings.document_depth_max),
+        exporters=frozenset(exporters),
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from holdfast.documents import ContextVariable, Sealed, VariableSource
+from holdfast.documents.frozen import EMPTY_DICT
 from holdfast.run_context.differences import identical
 
 
@@ -13,6 +16,18 @@ def inherited(variable: ContextVariable) -> ContextVariable:
     if is_inherited(variable):
         return variable
     return msgspec.structs.replace(variable, source=VariableSource.PARENT.value, mutable=False, ancestor=None)
+
+
+def copies(
+    parent: Mapping[str, ContextVariable], own: Mapping[str, ContextVariable] = EMPTY_DICT
+) -> dict[str, ContextVariable]:
+    """What a run takes over of its parent's variables now: those that it has not made its own, and does not have so.
+
+    Args:
+        own: what it has.
+    """
+    found = {key: inherited(each) for key, each in parent.items() if key not in own or is_inherited(own[key])}
+    return {key: copy for key, copy in found.items() if key not in own or not is_same_write(own[key], copy)}
 
 
 def is_inherited(variable: ContextVariable) -> bool:

@@ -32,11 +32,9 @@ class Strategies(NamedTuple):
     otherwise: ConflictStrategy
 
     def of(self, key: str) -> ConflictStrategy:
-        """The strategy of a variable. A word that is none here, of a newer version, is for a person to resolve."""
+        """The strategy of a variable; see `strategy_of`."""
         word = self.declared.get(key)
-        if word is None:
-            return self.otherwise
-        return ConflictStrategy(word) if word in _WORDS else ConflictStrategy.MANUAL_REVIEW
+        return self.otherwise if word is None else strategy_of(word)
 
 
 _WORDS: Final = frozenset(strategy.value for strategy in ConflictStrategy)
@@ -79,6 +77,11 @@ class Resolved(NamedTuple):
     resolution: Resolution
 
 
+def strategy_of(word: str) -> ConflictStrategy:
+    """The strategy that a word names. One that is none here, of a newer version, is for a person to resolve."""
+    return ConflictStrategy(word) if word in _WORDS else ConflictStrategy.MANUAL_REVIEW
+
+
 def compared(
     exported: Mapping[str, ContextVariable], parent: Mapping[str, ContextVariable], strategies: Strategies
 ) -> Comparison:
@@ -118,7 +121,7 @@ def resolved(conflict: Conflict, clock: HybridClock, skew_ms_max: int) -> Resolv
         return Resolved(child, found)
     if found.value is sides[0].value:
         return Resolved(parent, found)
-    return Resolved(_merged(conflict, found.value, clock), found)
+    return Resolved(of_both(parent, child, found.value, clock), found)
 
 
 def taken_over(variable: ContextVariable, before: ContextVariable | None) -> ContextVariable:
@@ -152,15 +155,17 @@ def _is_skewed(conflict: Conflict, clock: HybridClock, skew_ms_max: int) -> bool
     return any(time is not None and clock.ahead_ms(time) > skew_ms_max for time in times)
 
 
-def _merged(conflict: Conflict, value: FreeValue, clock: HybridClock) -> ContextVariable:
-    """A value of both: later than either, and as sensitive as the one that is more so."""
-    sides = [each for each in (conflict.parent, conflict.child) if each is not None]
+def of_both(
+    parent: ContextVariable | None, child: ContextVariable, value: FreeValue, clock: HybridClock
+) -> ContextVariable:
+    """The child's variable with a value that is neither side's: later than both, and as closed as the more closed."""
+    sides = [each for each in (parent, child) if each is not None]
     for each in sides:
         if (seen := hybrid_time(each.clock)) is not None:
             clock.observe(seen)
     time = clock.now()
     return msgspec.structs.replace(
-        conflict.child,
+        child,
         value=value,
         clock=time.as_text(),
         timestamp=time.as_datetime(),

@@ -7,12 +7,14 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from holdfast.errors import HoldfastError, RunOver
 from holdfast.run_context.active_run import ActiveRun
 
 logger = logging.getLogger("holdfast")
+
+Leave: TypeAlias = Callable[[ActiveRun], Awaitable[None]]
 
 RELEASE_SECONDS: Final = 5.0
 """How long a block that was cancelled waits for its run to be let go of."""
@@ -24,10 +26,14 @@ class Opening:
     At the end of the block the run is completed; after an exception it is failed, or let go of if that cannot be kept;
     after a cancellation it is let go of, so that another server can resume it. A run that the block has ended or paused
     stays as it is.
+
+    Args:
+        leave: what becomes of a run whose caller was cancelled before it had it.
     """
 
-    def __init__(self, open_: Callable[[], Awaitable[ActiveRun]]) -> None:
+    def __init__(self, open_: Callable[[], Awaitable[ActiveRun]], *, leave: Leave = ActiveRun.release) -> None:
         self._open = open_
+        self._leave = leave
         self._run: ActiveRun | None = None
 
     def __await__(self) -> Generator[Any, Any, ActiveRun]:
@@ -48,17 +54,17 @@ class Opening:
         elif isinstance(fault, Exception):
             await self._fail(run, fault)
         else:
-            await self._release(run)
+            await self._left(run)
 
     async def _opened(self) -> ActiveRun:
-        """The run; if the caller is cancelled meanwhile, it is let go of: L3 may have given it to this server."""
+        """The run; if the caller is cancelled meanwhile, it is left: L3 may have given it to this server."""
         opening = asyncio.get_running_loop().create_task(_awaited(self._open))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             with contextlib.suppress(HoldfastError, TimeoutError):  # there is none, or nobody hears of it
                 async with asyncio.timeout(RELEASE_SECONDS):
-                    await self._release(await opening)
+                    await self._left(await opening, self._leave)
             raise
 
     async def _fail(self, run: ActiveRun, fault: Exception) -> None:
@@ -67,12 +73,12 @@ class Opening:
         except HoldfastError as second:  # the first one is what the caller wants to see
             logger.warning("run %s failed, which could not be kept: %s", run.id, second)
             if not run.is_over:
-                await self._release(run)
+                await self._left(run)
 
-    async def _release(self, run: ActiveRun) -> None:
+    async def _left(self, run: ActiveRun, leave: Leave = ActiveRun.release) -> None:
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
-                await run.release()
+                await leave(run)
         except RunOver:
             pass  # a write that was under way has ended it
         except (HoldfastError, TimeoutError) as second:

@@ -79,7 +79,7 @@ class Resuming:
             children=run.children,
             limits=self._ground.limits,
             keys=self._ground.keys.known,
-            transformations=self._ground.terms.transformations,
+            terms=self._ground.terms,
         )
         context.status = run.status
         resumed = ActiveRun(self._ground, self._under_way, context, run, lost=restored.lost)

@@ -77,7 +77,8 @@ class Runs:
         """Begin a run: ``async with state.runs.begin("research", {"topic": "ants"}) as run:``.
 
         When the block is entered, or `begin` awaited, L3 has the run: no step is made of a run that nobody would find
-        after a crash. At the block's end it is completed; see `Opening`.
+        after a crash. At the block's end it is completed; see `Opening`. If this call is cancelled and L3 takes the run
+        in, it is let go of, and one below another is cancelled.
 
         Args:
             inputs: what it is started with; free values. They are stored as they are, whatever they hold.
@@ -106,7 +107,8 @@ class Runs:
         async def open_() -> ActiveRun:
             return await self._admission.begin(wanted, parent)
 
-        return Opening(open_)
+        # A child that nobody has would hold back those behind it: its parent merges them in order.
+        return Opening(open_, leave=ActiveRun.release if parent is None else ActiveRun.cancel)
 
     def resume(self, run_id: str, *, force: bool = False) -> Opening:
         """Go on with a run that was paused, or whose server has died; `lost` of what it gives says what is lost.

@@ -13,8 +13,9 @@ import msgspec
 
 from holdfast.documents import ContextVariable, FreeValue, Sealed
 from holdfast.documents.frozen import seal_dict
-from holdfast.errors import InvalidDocument
+from holdfast.errors import InvalidDocument, KeyMissing, SealBroken
 from holdfast.run_context.changes import ContextState
+from holdfast.run_context.differences import identical
 from holdfast.sensitivity.known_keys import KnownKeys
 from holdfast.sensitivity.levels import is_secret
 from holdfast.sensitivity.sealing import Place
@@ -69,6 +70,18 @@ def moved_state(state: ContextState, from_run_id: str, run_id: str, keys: KnownK
     """A context as another run may hold it; raises as `opened`."""
     variables = {name: moved(each, from_run_id, run_id, keys) for name, each in state.variables.items()}
     return msgspec.structs.replace(state, variables=seal_dict(variables))
+
+
+def is_same_secret(
+    one: ContextVariable, one_run_id: str, other: ContextVariable, other_run_id: str, keys: KnownKeys
+) -> bool:
+    """Whether variables of two runs are sealed and hold identical values; False, too, where one cannot be opened."""
+    if type(one.value) is not Sealed or type(other.value) is not Sealed:
+        return False
+    try:
+        return identical(opened(one, one_run_id, keys), opened(other, other_run_id, keys))
+    except (KeyMissing, SealBroken):
+        return False
 
 
 def key_ids(variables: Iterable[ContextVariable]) -> Iterator[str]:

@@ -7,24 +7,23 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from holdfast.protocols import LateDecision, Reviewer
 from holdfast.run_context.child_merging import ChildMerging, Merge
-from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.late_decisions import LateDecisions
-from holdfast.run_context.merging import Strategies
+from holdfast.run_context.merging import Strategies, strategy_of
 
 
 class TakingOver:
     """Takes over for one run, one thing at a time: two at once would take over the same child, or decision.
 
     Args:
-        on_conflict: the run's own strategy; None: the server's.
+        on_conflict: the word of the run's own strategy; None: the server's.
     """
 
     def __init__(self, ground: Ground, context: RunContext, on_conflict: str | None) -> None:
         self._ground = ground
         self._context = context
-        self._otherwise = ground.on_conflict if on_conflict is None else ConflictStrategy(on_conflict)
+        self._otherwise = ground.on_conflict if on_conflict is None else strategy_of(on_conflict)
         self._late = LateDecisions(ground, context)
         self._turn = asyncio.Lock()
 

@@ -36,6 +36,11 @@ class Sealer:
         self._left = 0
         self._salt = b""
 
+    @property
+    def key_id(self) -> str:
+        """Of the data key."""
+        return self._key.id
+
     def seal(self, plain: bytes, place: Place) -> Sealed:
         """Seal the bytes of a value for its place."""
         if not self._left:
@@ -66,6 +71,10 @@ class KnownKeys:
         """Open with this one too."""
         self._keys[key.id] = key
         self._unreadable.pop(key.id, None)
+
+    def get(self, key_id: str) -> DataKey | None:
+        """The key of this id; None: it is not known."""
+        return self._keys.get(key_id)
 
     def known(self) -> Sequence[DataKey]:
         """All that are known."""

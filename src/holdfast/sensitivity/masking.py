@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from holdfast.documents import FreeValue
@@ -18,11 +19,15 @@ CHARACTERS_MIN: Final = 4
 """Shorter ones are not masked: they would be found in any text."""
 PIECE_CHARACTERS: Final = 512
 """Of a longer secret each such piece is masked by itself, so that a part of it in a text is found too."""
-PIECES_MAX: Final = 10_000
-"""That are known at once; those met longest ago make room."""
+BYTES_MAX: Final = 16 << 20
+"""Of memory for what is known; the secrets that were met longest ago are forgotten, each as a whole."""
+SECRET_BYTES_MAX: Final = 2 << 20
+"""Of memory for one secret; of a larger one, only as much of it as comes first is known."""
 TEXT_CHARACTERS_MAX: Final = 16_384
 """What is behind is cut off."""
 
+_PIECE_BYTES: Final = 384
+"""Of memory for a piece beside its text, at most: where no other begins like it, and none is of the same secret."""
 _ALWAYS_THE_SAME: Final = re.compile(r"[ !#-&(-\[\]-~]*")
 """What is quoted as it is: printable ASCII without quotes and backslashes."""
 
@@ -30,27 +35,29 @@ _ALWAYS_THE_SAME: Final = re.compile(r"[ !#-&(-\[\]-~]*")
 class Mask:
     """The secrets that this process has met, as far as texts may quote them."""
 
-    __slots__ = ("_lengths", "_pieces")
+    __slots__ = ("_bytes", "_lengths", "_pieces", "_secrets")
 
     def __init__(self) -> None:
-        self._pieces: OrderedDict[str, None] = OrderedDict()
-        self._lengths: dict[str, list[int]] | None = None
+        self._secrets: OrderedDict[tuple[str, ...], int] = OrderedDict()  # by their pieces: the memory for each
+        self._pieces: dict[str, int] = {}  # how many secrets have each
+        self._lengths: dict[str, dict[int, int]] = {}  # by how pieces begin: how many have each length
+        self._bytes = 0
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self._pieces)} pieces)"
+        return f"{type(self).__name__}({len(self._secrets)} secrets, {self._bytes} bytes)"
 
     def note(self, value: FreeValue) -> None:
         """Mask this value, and each one in it, from here on."""
-        for text in _texts(value):
-            for piece in _pieces(text):
-                if piece in self._pieces:
-                    self._pieces.move_to_end(piece)
-                else:
-                    self._pieces[piece] = None
-                    self._lengths = None
-        while len(self._pieces) > PIECES_MAX:
-            self._pieces.popitem(last=False)
-            self._lengths = None
+        secret, size = _known_of(value)
+        if secret in self._secrets:
+            self._secrets.move_to_end(secret)
+        elif secret:
+            self._secrets[secret] = size
+            self._bytes += size
+            for piece in secret:
+                self._add(piece)
+            while self._bytes > BYTES_MAX:
+                self._forget(*self._secrets.popitem(last=False))
 
     def masked(self, text: str) -> str:
         """The text with ``***`` in the place of secrets, cut off if it is long; those that overlap become one."""
@@ -66,20 +73,52 @@ class Mask:
 
     def _found_in(self, text: str) -> Iterator[tuple[int, int]]:
         """Where pieces are in a text, the longest at each place. It is walked through once, however many there are."""
-        if self._lengths is None:
-            self._lengths = self._by_beginning()
         for start in range(len(text) - CHARACTERS_MIN + 1):
-            for length in self._lengths.get(text[start : start + CHARACTERS_MIN], ()):
+            for length in self._lengths_of(text[start : start + CHARACTERS_MIN]):
                 if text[start : start + length] in self._pieces:
                     yield start, start + length
                     break
 
-    def _by_beginning(self) -> dict[str, list[int]]:
-        """How long pieces are that begin with the same characters, the longest first."""
-        lengths: dict[str, set[int]] = {}
-        for piece in self._pieces:
-            lengths.setdefault(piece[:CHARACTERS_MIN], set()).add(len(piece))
-        return {beginning: sorted(each, reverse=True) for beginning, each in lengths.items()}
+    def _lengths_of(self, beginning: str) -> Sequence[int]:
+        """How long pieces are that begin so, the longest first."""
+        lengths = self._lengths.get(beginning)
+        return () if lengths is None else sorted(lengths, reverse=True)
+
+    def _add(self, piece: str) -> None:
+        count = self._pieces.get(piece, 0)
+        self._pieces[piece] = count + 1
+        if not count:
+            lengths = self._lengths.setdefault(piece[:CHARACTERS_MIN], {})
+            lengths[len(piece)] = lengths.get(len(piece), 0) + 1
+
+    def _forget(self, secret: tuple[str, ...], size: int) -> None:
+        self._bytes -= size
+        for piece in secret:
+            self._pieces[piece] -= 1
+            if not self._pieces[piece]:
+                del self._pieces[piece]
+                self._forget_length(piece[:CHARACTERS_MIN], len(piece))
+
+    def _forget_length(self, beginning: str, length: int) -> None:
+        lengths = self._lengths[beginning]
+        lengths[length] -= 1
+        if not lengths[length]:
+            del lengths[length]
+        if not lengths:
+            del self._lengths[beginning]
+
+
+def _known_of(value: FreeValue) -> tuple[tuple[str, ...], int]:
+    """The pieces of a value, each once, as far as they are known; and the memory for them, in bytes."""
+    pieces, size = dict[str, None](), 0
+    for piece in (piece for text in _texts(value) for piece in _pieces(text)):
+        if piece not in pieces:
+            more = sys.getsizeof(piece) + _PIECE_BYTES
+            if size + more > SECRET_BYTES_MAX:
+                break
+            pieces[piece] = None
+            size += more
+    return tuple(pieces), size
 
 
 def _texts(value: FreeValue) -> Iterator[str]:

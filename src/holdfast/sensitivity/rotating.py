@@ -1,7 +1,8 @@
 """Rotating master keys: all data keys come to be wrapped by the first, and the others wrap nothing any more.
 
 Servers go on meanwhile: what they have unwrapped they keep, and no sealed value is touched. It may be done by several
-at once, be broken off and be done again: a row is replaced only as it was read.
+at once, be broken off and be done again: a row is replaced only as it was read. Afterwards each server seals with a new
+data key, which `KeyRing.renew` sees to.
 """
 
 from __future__ import annotations
@@ -47,22 +48,27 @@ async def rotate(
     progress: Callable[[str], None],
     *,
     audit: AuditLog,
+    actor: str | None = None,
     reason: str = BY_HAND,
 ) -> Rotated:
     """Wrap all data keys by the first master key, and retire all others that the settings name or L3 knows.
 
     Args:
         progress: told in words how far it is.
-        audit: where it is recorded before it begins, and `reason`: why.
+        audit: where it is recorded before it begins.
+        actor: who rotates; None: this server.
+        reason: why.
 
     Raises:
         KeyMissing: there is no master key.
         KeyRetired: the first is retired; nothing was changed.
+        InvalidKey: the actor or the reason is empty, or nothing that the audit log takes.
         TierError: L3 did not do it; what was done until then stays, and it can be done again.
     """
     first, known = masters.first.id, await rows.masters()
     others = [each for each in dict.fromkeys((*(use.id for use in known), *masters.ids)) if each != first]
-    await _record(audit, first, others, known, reason)
+    subject, rows_left = _deed(first, others, known)
+    await audit.note(AuditAction.ROTATED, subject, actor=actor, reason=reason, detail={"data_keys": rows_left})
     await rows.retire(others, first=first)
     progress(f"from now on {first} alone wraps data keys")
     rewrapped, faults = await _rewrap_all(rows, masters, entropy, progress)
@@ -76,15 +82,12 @@ async def rotate(
     )
 
 
-async def _record(
-    audit: AuditLog, first: str, others: Sequence[str], known: Sequence[MasterKeyUse], reason: str
-) -> None:
-    """Record what is about to be done; of master keys that were retired before only those that still wrap rows."""
+def _deed(first: str, others: Sequence[str], known: Sequence[MasterKeyUse]) -> tuple[str, int]:
+    """What is about to be done, and to how many rows; of keys that were retired before, only those that wrap some."""
     done = {each.id for each in known if each.retired_at is not None and not each.rows}
     older = [each for each in others if each not in done]
-    rows = sum(each.rows for each in known if each.id != first)
     subject = f"master_key:{','.join(older)}->{first}" if older else f"master_key:{first}"
-    await audit.note(AuditAction.ROTATED, subject, reason=reason, detail={"data_keys": rows})
+    return subject, sum(each.rows for each in known if each.id != first)
 
 
 async def _rewrap_all(

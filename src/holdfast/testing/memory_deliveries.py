@@ -5,7 +5,8 @@ Each server of a test has one `MemoryDeliveries` over the `MemoryStorage` they s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -14,14 +15,14 @@ from holdfast.clock import Clock
 from holdfast.keys import Key
 from holdfast.kinds import DELIVERY
 from holdfast.protocols import DeliveryRow, Isolation, Row
-from holdfast.protocols.deliveries import LISTED_MAX
+from holdfast.protocols.deliveries import EXPORTERS_MAX, LISTED_MAX
 from holdfast.protocols.runs import check_limit
 from holdfast.testing.memory_storage import MemoryStorage, Turn
 from holdfast.testing.memory_transaction import MemoryTransaction
 
 
 class MemoryDeliveries:
-    """`DeliveryQueue` in memory.
+    """`DeliveryQueue` in memory. A delivery is due since somebody first looked at it.
 
     Args:
         clock: L3's.
@@ -36,9 +37,13 @@ class MemoryDeliveries:
         check_limit(limit, LISTED_MAX)
         async with await self._open():
             due = [each for each in self._all() if not each.dead and each.wait_seconds <= 0]
-            mine = [each for each in due if msgspec.json.decode(each.body)["exporter"] in exporters]
+            mine = [each for each in due if _exporter(each) in exporters]
             mine.sort(key=lambda each: each.wait_seconds)
-            claimed = [msgspec.structs.replace(each, attempts=each.attempts + 1) for each in mine[:limit]]
+            ends = self._clock.monotonic() + lease_seconds
+            claimed = [
+                msgspec.structs.replace(each, attempts=each.attempts + 1, lease=ends, wait_seconds=lease_seconds)
+                for each in mine[:limit]
+            ]
             for each in claimed:
                 self._note(each, lease_seconds)
         return claimed
@@ -53,11 +58,12 @@ class MemoryDeliveries:
         """Note an attempt that failed; see `DeliveryQueue.failed`."""
         async with await self._open():
             held = self._row(row.id)
-            if held is None or held.dead or (held.birth, held.attempts) != (row.birth, row.attempts):
+            if held is None or held.dead or (held.birth, held.lease) != (row.birth, row.lease):
                 return False
-            noted = msgspec.structs.replace(held, error=error, dead=again_seconds is None)
-            self._note(noted, again_seconds or 0.0)
-        return True
+            is_same = held.attempts == row.attempts
+            noted = msgspec.structs.replace(held, error=error, dead=is_same and again_seconds is None, lease=0.0)
+            self._note(noted, (again_seconds or 0.0) if is_same else 0.0)
+        return is_same
 
     async def list(self, *, dead: bool | None = None, after: str | None = None, limit: int) -> Sequence[DeliveryRow]:
         """Deliveries in order of their ids; see `DeliveryQueue.list`."""
@@ -65,6 +71,13 @@ class MemoryDeliveries:
         async with await self._open():
             found = [each for each in self._all() if dead in {None, each.dead} and each.id > (after or "")]
         return sorted(found, key=lambda each: each.id)[:limit]
+
+    async def neglected(self, seconds: float) -> Mapping[str, int]:
+        """Exporters whose deliveries nobody takes; see `DeliveryQueue.neglected`."""
+        async with await self._open():
+            late = [each for each in self._all() if not each.dead and each.wait_seconds < -seconds]
+        found = Counter(_exporter(each) for each in late)
+        return {name: found[name] for name in sorted(found)[:EXPORTERS_MAX]}
 
     async def retry(self, identifier: str, note: AuditNote | None = None) -> bool:
         """Begin anew; see `DeliveryQueue.retry`."""
@@ -74,7 +87,8 @@ class MemoryDeliveries:
                 return False
             if note is not None:
                 await transaction.audit(note)
-            self._note(msgspec.structs.replace(held, attempts=0, dead=False), 0.0)
+            left = max(held.lease - self._clock.monotonic(), 0.0)
+            self._note(msgspec.structs.replace(held, attempts=0, dead=False), left)
         return True
 
     async def discard(self, identifier: str, note: AuditNote | None = None) -> bool:
@@ -102,12 +116,16 @@ class MemoryDeliveries:
         return None if row is None else self._told(identifier, row)
 
     def _told(self, identifier: str, row: Row) -> DeliveryRow:
-        turn = self._storage.turns.get(identifier)
-        if turn is None:
-            return DeliveryRow(identifier, row.birth, row.body)
-        wait = turn.due - self._clock.monotonic()
-        return DeliveryRow(identifier, row.birth, row.body, turn.attempts, turn.dead, turn.error, wait)
+        now = self._clock.monotonic()
+        turn = self._storage.turns.setdefault(identifier, Turn(0, now, dead=False, error=None))
+        wait = turn.due - now
+        return DeliveryRow(identifier, row.birth, row.body, turn.attempts, turn.dead, turn.error, wait, turn.lease)
 
     def _note(self, row: DeliveryRow, wait_seconds: float) -> None:
         due = self._clock.monotonic() + wait_seconds
-        self._storage.turns[row.id] = Turn(row.attempts, due, row.dead, row.error)
+        self._storage.turns[row.id] = Turn(row.attempts, due, row.dead, row.error, row.lease)
+
+
+def _exporter(row: DeliveryRow) -> str:
+    name: str = msgspec.json.decode(row.body)["exporter"]
+    return name

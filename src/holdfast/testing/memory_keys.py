@@ -13,7 +13,7 @@ from typing import Final
 
 from holdfast.errors import KeyRetired, TierError
 from holdfast.keys import Key
-from holdfast.protocols import DataKeyRow, Isolation, MasterKeyUse
+from holdfast.protocols import DataKeyRow, Isolation, MasterKeyUse, NewestKey
 from holdfast.protocols.data_keys import DATA_KEYS_LISTED_MAX
 from holdfast.protocols.runs import check_limit
 from holdfast.testing.memory_marks import Marks
@@ -42,11 +42,11 @@ class MemoryKeys:
         async with self._transaction():
             return {key_id: row for key_id, row in self._marks.data_keys.items() if key_id in ids}
 
-    async def newest(self, master_ids: Sequence[str]) -> DataKeyRow | None:
+    async def newest(self, master_ids: Sequence[str]) -> NewestKey | None:
         """The row that was added last; see `KeyRows.newest`."""
         async with self._transaction():
             found = [row for row in self._marks.data_keys.values() if row.master_id in master_ids]
-            return found[-1] if found else None
+            return NewestKey(found[-1], found[-1].id in self._marks.outdated_keys) if found else None
 
     async def add(self, row: DataKeyRow) -> None:
         """Add a row; see `KeyRows.add`."""
@@ -54,7 +54,7 @@ class MemoryKeys:
             self._check_not_retired(row.master_id)
             if row.id in self._marks.data_keys:
                 raise TierError(f"L3 in memory: there is a data key {row.id}")
-            transaction.note(lambda marks: _with_row(marks, row))
+            transaction.note(lambda marks: _with_row(marks, row)._replace(outdated_keys=marks.outdated_keys - {row.id}))
 
     async def rewrap(self, row: DataKeyRow, wrapped_before: bytes) -> bool:
         """Wrap a row anew; see `KeyRows.rewrap`."""
@@ -71,6 +71,8 @@ class MemoryKeys:
         async with self._locked() as transaction:
             self._check_not_retired(first)
             retired = {each: self._marks.masters.get(each) or RETIRED_AT for each in master_ids if each != first}
+            if any(self._marks.masters.get(each) is None for each in retired):
+                transaction.note(lambda marks: marks._replace(outdated_keys=frozenset(marks.data_keys)))
             transaction.note(lambda marks: marks._replace(masters={first: None, **marks.masters, **retired}))
 
     async def masters(self) -> Sequence[MasterKeyUse]:

@@ -26,7 +26,8 @@ class Marks(NamedTuple):
         letters: the oldest first.
         drawn: the newest number of a letter.
         erased: documents of history that are no more, whose ids stay taken.
-        data_keys: by id, the oldest first; `masters`: since when master keys are retired; None: they are not.
+        data_keys: by id, the oldest first; `masters`: since when master keys are retired; None: they are not;
+            `outdated_keys`: data keys that were there when one was retired.
         audit: the audit log, the oldest first; `audit_head`: what it says its newest is.
     """
 
@@ -36,6 +37,7 @@ class Marks(NamedTuple):
     erased: frozenset[Key] = frozenset()
     data_keys: Mapping[str, DataKeyRow] = MappingProxyType({})
     masters: Mapping[str, dt.datetime | None] = MappingProxyType({})
+    outdated_keys: frozenset[str] = frozenset()
     audit: tuple[AuditEntry, ...] = ()
     audit_head: Link = GENESIS
 

@@ -39,12 +39,14 @@ class Turn(NamedTuple):
 
     Attributes:
         due: when it may be claimed, monotonic seconds.
+        lease: when that of the attempt under way ends; 0: there is none.
     """
 
     attempts: int
     due: float
     dead: bool
     error: str | None
+    lease: float = 0.0
 
 
 class MemoryStorage:

@@ -9,7 +9,7 @@ from typing import Final
 import asyncpg
 
 from holdfast.errors import KeyRetired
-from holdfast.protocols.data_keys import DATA_KEYS_LISTED_MAX, DataKeyRow, MasterKeyUse
+from holdfast.protocols.data_keys import DATA_KEYS_LISTED_MAX, DataKeyRow, MasterKeyUse, NewestKey
 from holdfast.protocols.runs import check_limit
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
@@ -17,7 +17,8 @@ from holdfast.tiers.l3_errors import mapped
 _LIST: Final = "SELECT id, master_id, wrapped FROM holdfast.data_keys WHERE id > $1 ORDER BY id LIMIT $2"
 _FIND: Final = "SELECT id, master_id, wrapped FROM holdfast.data_keys WHERE id = ANY ($1::text[])"
 _NEWEST: Final = """
-SELECT id, master_id, wrapped FROM holdfast.data_keys WHERE master_id = ANY ($1::text[]) ORDER BY number DESC LIMIT 1"""
+SELECT id, master_id, wrapped, number <= COALESCE((SELECT max(retired_behind) FROM holdfast.master_keys), 0)
+FROM holdfast.data_keys WHERE master_id = ANY ($1::text[]) ORDER BY number DESC LIMIT 1"""
 _ADD: Final = "INSERT INTO holdfast.data_keys (id, master_id, wrapped) VALUES ($1, $2, $3)"
 _REWRAP: Final = """
 UPDATE holdfast.data_keys SET master_id = $2, wrapped = $3 WHERE id = $1 AND wrapped = $4 RETURNING true"""
@@ -43,16 +44,17 @@ class PostgresKeys:
     async def find(self, ids: Sequence[str]) -> Mapping[str, DataKeyRow]:
         """Those of some ids; see `KeyRows.find`."""
         check_limit(len(ids) or 1, DATA_KEYS_LISTED_MAX)
+        possible = [each for each in ids if "\0" not in each]  # PostgreSQL refuses a question with such a text
         with mapped(f"reading {len(ids)} data keys"):
             async with self._pool.connection() as connection:
-                return {record[0]: DataKeyRow(*record) for record in await connection.fetch(_FIND, list(ids))}
+                return {record[0]: DataKeyRow(*record) for record in await connection.fetch(_FIND, possible)}
 
-    async def newest(self, master_ids: Sequence[str]) -> DataKeyRow | None:
+    async def newest(self, master_ids: Sequence[str]) -> NewestKey | None:
         """The row that was added last; see `KeyRows.newest`."""
         with mapped("reading the newest data key"):
             async with self._pool.connection() as connection:
                 record = await connection.fetchrow(_NEWEST, list(master_ids))
-        return None if record is None else DataKeyRow(*record)
+        return None if record is None else NewestKey(DataKeyRow(*record[:3]), record[3])
 
     async def add(self, row: DataKeyRow) -> None:
         """Add a row; see `KeyRows.add`."""

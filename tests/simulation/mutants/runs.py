@@ -11,12 +11,12 @@ from holdfast import Durability
 from holdfast.documents import Run
 from holdfast.run_context import contexts
 from holdfast.run_context.active_run import ActiveRun
+from holdfast.run_context.admission import Admission
 from holdfast.run_context.basing import BaseWriter
 from holdfast.run_context.changes import ContextState
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.restoring import Restored
 from holdfast.run_context.resuming import Resuming
-from holdfast.run_context.runs import Runs
 from simulation.mutants.registry import mutant
 
 
@@ -70,7 +70,7 @@ def bases_of_other_moments(patch: pytest.MonkeyPatch) -> None:
 @mutant("runs")
 def children_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     """The row of the parent is not changed by a child."""
-    patch.setattr(Runs, "_with_child", lambda *_: lambda row: row)
+    patch.setattr(Admission, "_with_child", lambda *_: lambda row: row)
 
 
 @mutant("runs")

@@ -53,7 +53,7 @@ async def backing_servers(settings: Settings, *, keep: bool, say: Callable[[str]
             postgres_url=running.postgres_url,
             redis_urls=running.redis_urls,
             journal_replicas=replicas,
-            master_keys=settings.master_keys or (running.master_key,),
+            master_keys=settings.master_keys or running.master_keys,
         )
     finally:
         if started_here and not keep:

@@ -23,7 +23,7 @@ from holdfast.entry import MISSING
 from holdfast.errors import NotFound, SettingsError
 from holdfast.node import OpenStore, process_name
 from holdfast.protocols.review_index import REVIEWS_LISTED_MAX
-from holdfast.reviews.reviews import VALUE_BYTES_MAX
+from holdfast.reviews.given_values import VALUE_BYTES_MAX
 from holdfast.sensitivity.levels import is_secret
 
 STDIN: Final = "-"
@@ -124,7 +124,7 @@ async def resolve(
     given = _given(choice, value, value_file)
     async with serving() as state:
         if value is not None:
-            _check_open_value(review, await _found(state, review))
+            await _check_open_value(state, review)
         done = await state.reviews.resolve(review, choice=choice, value=given, by=by or process_name(), reason=reason)
     line(Console(), f"{review}: {done.status} by {done.resolved_by}, for: {done.choice}")
 
@@ -136,13 +136,14 @@ async def _found(state: OpenStore, identifier: str) -> Review:
     return review
 
 
-def _check_open_value(identifier: str, review: Review) -> None:
-    for side in (review.parent, review.child):
-        if side is not None and is_secret(side.sensitivity):
-            raise SettingsError(
-                f"review {identifier} is about a variable that is {side.sensitivity}: give its value by "
-                "--value-file -, from the standard input, since a command line can be read by others"
-            )
+async def _check_open_value(state: OpenStore, identifier: str) -> None:
+    """Refuse a value that others could read here, though it is to be a secret."""
+    level = await state.reviews.sensitivity(await _found(state, identifier))
+    if is_secret(level):
+        raise SettingsError(
+            f"review {identifier} is about a variable that is {level}: give its value by --value-file -, from the "
+            "standard input, since a command line can be read by others"
+        )
 
 
 def _given(choice: str | None, value: str | None, value_file: str | None) -> FreeValue:

@@ -9,9 +9,11 @@ from typing import Final
 import msgspec
 
 from holdfast.cli.runs.outlines import NOT_SHOWN, SHOWN, cut
-from holdfast.documents import ContextVariable, Review
+from holdfast.documents import ContextVariable, Review, ReviewChoice
+from holdfast.protocols.reviews import OVERTAKEN
 
 VALUE_CHARACTERS_MAX: Final = 2000
+TOO_LARGE: Final = "(too large)"
 COLUMNS = ("id", "status", "opened", "deadline", "policy", "decided by", "cursor")
 
 
@@ -50,6 +52,7 @@ class ShownReview(msgspec.Struct, frozen=True):
     Attributes:
         parent: None: the run has no such variable.
         resolved: what takes the place of both; None: one of them stands, or nothing is decided yet.
+        overtaken: what the run wrote after the review was opened stands.
     """
 
     review: ReviewLine
@@ -60,6 +63,7 @@ class ShownReview(msgspec.Struct, frozen=True):
     resolved: SideLine | None
     resolved_at: dt.datetime | None
     reason: str
+    overtaken: bool = False
 
 
 def review_line(identifier: str, review: Review, cursor: int | None = None) -> ReviewLine:
@@ -82,16 +86,19 @@ def review_line(identifier: str, review: Review, cursor: int | None = None) -> R
 def shown_review(identifier: str, review: Review) -> ShownReview:
     """A review with its values, or none of them if one is closed: the others may well be the same."""
     sides = [each for each in (review.parent, review.child, review.resolved) if each is not None]
-    closed = any(each.sensitivity not in SHOWN for each in sides)
+    instead = NOT_SHOWN if any(each.sensitivity not in SHOWN for each in sides) else None
+    if instead is None and review.choice == ReviewChoice.FALLBACK:
+        instead = TOO_LARGE
     return ShownReview(
         review=review_line(identifier, review),
         opened_by=review.opened_by,
         fallback=review.fallback,
-        parent=None if review.parent is None else _side(review.parent, closed=closed),
-        child=_side(review.child, closed=closed),
-        resolved=None if review.resolved is None else _side(review.resolved, closed=closed),
+        parent=None if review.parent is None else _side(review.parent, instead),
+        child=_side(review.child, instead),
+        resolved=None if review.resolved is None else _side(review.resolved, instead),
         resolved_at=review.resolved_at,
         reason=review.reason,
+        overtaken=review.overtaken,
     )
 
 
@@ -107,6 +114,8 @@ def heading(shown: ShownReview) -> Iterator[str]:
         yield f"  {run} until {until}"
     else:
         yield f"  decided {_time(shown.resolved_at)} by {review.resolved_by}: {review.choice}, {shown.reason}"
+    if shown.overtaken:
+        yield f"  overtaken: {OVERTAKEN}"
 
 
 def columns_of(shown: ShownReview) -> tuple[Sequence[str], list[Sequence[str]]]:
@@ -128,8 +137,9 @@ def cells(each: ReviewLine) -> Sequence[str]:
     return each.id, each.status, *times, each.policy, each.resolved_by, str(each.cursor or "")
 
 
-def _side(variable: ContextVariable, *, closed: bool) -> SideLine:
-    value = NOT_SHOWN if closed else cut(repr(variable.value), VALUE_CHARACTERS_MAX)
+def _side(variable: ContextVariable, instead: str | None) -> SideLine:
+    """A side with its value, or with what stands instead of it."""
+    value = cut(repr(variable.value), VALUE_CHARACTERS_MAX) if instead is None else instead
     return SideLine(value, variable.sensitivity, variable.source, variable.timestamp)
 
 

@@ -130,6 +130,47 @@ class DeliveryQueueSuite:
         (listed,) = await self.queue.list(limit=10)
         assert (listed.error, listed.dead) == (None, False)
 
+    async def check_a_retry_waits_for_who_is_at_it(self) -> None:
+        """Nobody is called twice at once; then it is due, with all its attempts, whatever that one came to."""
+        await self.put("a", "b")
+        for row in await self.queue.claim(CRM, limit=10, lease_seconds=LEASE_SECONDS):
+            assert await self.other.retry(row.id)
+        assert await self.claimed(self.other) == []
+        rows = {row.id: row for row in await self.queue.list(limit=10)}
+        assert [rows[name].attempts for name in "ab"] == [0, 0]
+        assert all(0 < row.wait_seconds <= LEASE_SECONDS for row in rows.values())
+        failed = msgspec.structs.replace(rows["a"], attempts=1)
+        assert not await self.queue.failed(failed, "no route", again_seconds=None)
+        again = await self.one(self.other)
+        assert (again.id, again.attempts, again.dead, again.error) == ("a", 1, False, "no route")
+        await self.queues.age(LEASE_SECONDS + 1)
+        assert await self.claimed(self.other) == ["a", "b"]
+
+    async def check_an_attempt_of_before_a_retry_is_another(self) -> None:
+        """Though both are the first."""
+        await self.put("a")
+        row = await self.one()
+        assert await self.other.retry("a")
+        await self.queues.age(LEASE_SECONDS + 1)
+        again = await self.one(self.other)
+        assert (row.attempts, again.attempts) == (1, 1)
+        assert not await self.queue.failed(row, "late", again_seconds=0.0)
+        assert await self.claimed(self.queue) == []
+        assert await self.other.failed(again, "no route", again_seconds=0.0)
+
+    async def check_what_nobody_takes_is_told(self) -> None:
+        """By exporter; not what waits for its time, nor the dead."""
+        await self.put("a", "b", exporter="sms")
+        await self.put("c", "d", "e")
+        await self.queues.age(10)
+        waiting, dead, _ = await self.queue.claim(CRM, limit=10, lease_seconds=LEASE_SECONDS)
+        assert await self.queue.failed(waiting, "no route", again_seconds=30.0)
+        assert await self.queue.failed(dead, "no route", again_seconds=None)
+        assert await self.other.neglected(5.0) == {"sms": 2}
+        assert await self.other.neglected(15.0) == {}
+        await self.queues.age(LEASE_SECONDS)
+        assert await self.other.neglected(15.0) == {"crm": 1, "sms": 2}
+
     async def check_the_dead_are_kept(self) -> None:
         """Nobody claims them, until a person has them tried anew, or discards them."""
         await self.put("a", "b")

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, Protocol
 
 from holdfast.errors import KeyRetired, TierError
-from holdfast.protocols import DataKeyRow, KeyRows, MasterKeyUse
+from holdfast.protocols import DataKeyRow, KeyRows, MasterKeyUse, NewestKey
 from holdfast.protocols.data_keys import DATA_KEYS_LISTED_MAX
 
 
@@ -31,6 +31,7 @@ class KeyRowsSuite:
             await self.rows.add(each)
         assert await self.other.find(["a", "d", "none", "a"]) == {"a": rows[1], "d": rows[2]}
         assert await self.other.find([]) == {}
+        assert await self.other.find(["a\0", "\0", "d"]) == {"d": rows[2]}
         assert [each.id for each in await self.other.list(limit=3)] == ["B", "a", "c"]
         assert list(await self.other.list(after="c", limit=3)) == [rows[2]]
         assert await self.other.list(after="d", limit=3) == []
@@ -46,12 +47,25 @@ class KeyRowsSuite:
         assert await self.rows.newest(["m1"]) is None
         for key_id, master in (("c", "m1"), ("a", "m2"), ("b", "m1")):
             await self.rows.add(row(key_id, master))
-        assert await self.other.newest(["m1"]) == row("b")
-        assert await self.other.newest(["m2", "m1", "m3"]) == row("b")
-        assert await self.other.newest(["m2"]) == row("a", "m2")
+        assert await self.other.newest(["m1"]) == NewestKey(row("b"), is_outdated=False)
+        assert await self.other.newest(["m2", "m1", "m3"]) == NewestKey(row("b"), is_outdated=False)
+        assert await self.other.newest(["m2"]) == NewestKey(row("a", "m2"), is_outdated=False)
         assert await self.other.newest([]) is None
         assert await self.rows.rewrap(row("c", "m1", b"again"), b"wrapped")
-        assert await self.other.newest(["m1"]) == row("b")
+        assert await self.other.newest(["m1"]) == NewestKey(row("b"), is_outdated=False)
+
+    async def check_a_key_is_outdated_once_a_master_key_was_retired(self) -> None:
+        """After it was added, whoever wraps it by now; not by retiring again what is retired."""
+        await self.rows.add(row("a"))
+        await self.rows.retire(["m1"], first="m2")
+        assert await self.other.newest(["m1"]) == NewestKey(row("a"), is_outdated=True)
+        await self.rows.rewrap(row("a", "m2", b"second"), b"wrapped")
+        assert await self.other.newest(["m2"]) == NewestKey(row("a", "m2", b"second"), is_outdated=True)
+        await self.rows.add(row("b", "m2"))
+        await self.rows.retire(["m1"], first="m2")
+        assert await self.other.newest(["m1", "m2"]) == NewestKey(row("b", "m2"), is_outdated=False)
+        await self.rows.retire(["m3"], first="m2")
+        assert await self.other.newest(["m1", "m2"]) == NewestKey(row("b", "m2"), is_outdated=True)
 
     async def check_a_row_is_replaced_only_as_it_was_read(self) -> None:
         """Of two who wrap it anew one is told that the other was faster."""
