@@ -381,11 +381,11 @@ def stepped(seconds: float) -> Harm:
 
 
 CELLS: Final = (
-    Cell("one node of L2 killed", "l2", killed(NODES[1]), 15.0, short=True),
+    Cell("one node of L2 killed", "l2", killed(NODES[1]), 15.0),
     Cell("all of L2 killed", "l2", killed(*NODES), 15.0),
     Cell("L2 paused", "l2", paused(*NODES), 30.0, short=True),
     Cell("L2 partitioned, bytes held", "l2", l2_partitioned, 30.0),
-    Cell("L2 out of memory", "l2", l2_full, short=True),
+    Cell("L2 out of memory", "l2", l2_full),
     Cell("bits of L2 flipped", "l2", damaged(flipped), short=True),
     Cell("values of L2 truncated", "l2", damaged(truncated)),
     Cell("foreign values in L2", "l2", damaged(foreign)),
@@ -397,7 +397,7 @@ CELLS: Final = (
     Cell("L2 and L3 killed", "l3", killed(L3, *NODES), errors=OF_L3_AWAY, longest_seconds=8.0),
     Cell("feed held", "feed", feed_held, short=True),
     Cell("a server killed", "process", process_killed),
-    Cell("a server paused", "process", process_paused, short=True),
+    Cell("a server paused", "process", process_paused),
     Cell("clock one hour ahead", "process", stepped(3600.0)),
     Cell("clock one hour behind", "process", stepped(-3600.0)),
 )

@@ -16,7 +16,8 @@ BEGIN: Final = "<!-- faults: begin -->"
 END: Final = "<!-- faults: end -->"
 HEAD: Final = (
     "| fault | lasted | calls | errors of callers | oldest answer | labelled stale (oldest)"
-    " | lost: committed, journaled, accepted | longest call | mode shown after | normal after |\n|---|---|---|---|---|---|---|---|---|---|"
+    " | lost: committed, journaled, accepted | longest call | mode shown after | normal after |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -27,6 +28,7 @@ class Figures(msgspec.Struct, kw_only=True):
         fault_seconds: how long the fault lasted.
         calls, calls_during: all, and those begun while it lasted or until all was normal.
         errors: of callers, by what was called and the error's type; `errors_outside`: those of them of other times.
+        said: what the last error of each type said at other times.
         oldest_seconds: by how much the oldest answer without a label was behind what was known to be committed.
         labelled: answers that said they may be stale; `oldest_labelled_seconds`: by how much the oldest was behind.
         acknowledged, lost: writes, by durability.
@@ -44,6 +46,7 @@ class Figures(msgspec.Struct, kw_only=True):
     calls_during: int
     errors: dict[str, int]
     errors_outside: dict[str, int]
+    said: dict[str, str]
     oldest_seconds: float
     bound_seconds: float
     labelled: int

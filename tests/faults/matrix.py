@@ -35,7 +35,7 @@ from holdfast.testing.server_controls import ServerControls
 NODES: Final = ("valkey-1", "valkey-2", "valkey-3")
 L3: Final = "postgres"
 BOUND_SECONDS = 0.25
-BEFORE_SECONDS = AFTER_SECONDS = 1.0
+BEFORE_SECONDS = AFTER_SECONDS = 0.5
 LOOK_SECONDS = 0.02
 FLUSH_SECONDS = 60.0
 
@@ -284,6 +284,7 @@ async def judged(cell: Cell, ground: Ground, seconds: float, course: Course) -> 
         calls_during=sum(seen["during"].calls.values()),
         errors=dict(errors),
         errors_outside=dict(seen["before"].errors + seen["after"].errors),
+        said=seen["before"].said | seen["after"].said,
         oldest_seconds=workload.oldest_seconds,
         bound_seconds=BOUND_SECONDS,
         labelled=sum(each.labelled for each in seen.values()),
@@ -305,7 +306,7 @@ def check(cell: Cell, figures: Figures) -> None:
     assert figures.oldest_seconds <= figures.bound_seconds
     assert (figures.lost[Durability.COMMITTED.value], figures.lost[Durability.JOURNALED.value]) == (0, 0)
     assert figures.unwritten == 0
-    assert figures.errors_outside == {}
+    assert figures.errors_outside == {}, figures.said
     assert {each.rpartition(" ")[2] for each in figures.errors} <= cell.errors
     assert max(figures.longest_seconds.values()) <= cell.longest_seconds
     assert all(figures.acknowledged.values()), "nothing was tried"

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from faults.records import NEVER_PROVEN, RULES
 from fix_write_behind import names_in, noted
@@ -27,8 +27,9 @@ Phase: TypeAlias = Literal["before", "during", "after"]
 Document: TypeAlias = tuple[Literal["bots", "teams"], str]
 """Which collection, and the id."""
 
-WRITE_PAUSE_SECONDS = 0.02
-"""After each write of a writer, done or not."""
+PATCH_PAUSE_SECONDS = 0.02
+PUT_PAUSE_SECONDS: Final = {"bots": 0.02, "teams": 0.5}
+"""After each write of a writer, done or not: bots change all the time, teams are in memory as a rule."""
 PASS_PAUSE_SECONDS = 0.01
 """Between two passes of a reader over all documents it reads."""
 STRONG_EACH = 10
@@ -39,7 +40,7 @@ MAX_STALE_SECONDS = 300.0
 WRITES_OF_A_SWARM = 100
 READ_OF_A_WRITER = 4
 """Documents that are read: so many first ones of each writer, and so many last ones."""
-SORTS = {"bots": Bot, "teams": Team}
+SORTS: Final = {"bots": Bot, "teams": Team}
 
 
 class Seen:
@@ -50,6 +51,7 @@ class Seen:
         errors: by what was called and the error's type, as in ``put OutcomeUnknown``.
         longest: seconds, by what was called.
         labelled: answers that said that they may be stale.
+        said: what the last error of each type said.
     """
 
     def __init__(self) -> None:
@@ -57,6 +59,7 @@ class Seen:
         self.errors = Counter[str]()
         self.longest = defaultdict[str, float](float)
         self.labelled = 0
+        self.said: dict[str, str] = {}
 
 
 class Numbers:
@@ -90,7 +93,7 @@ class Workload:
         bound_seconds: how old an answer without a label may be.
 
     Attributes:
-        phase: what happens now; a call belongs to the phase it began in.
+        phase: what happens now; a call that another phase began in belongs to the fault.
         seen: what callers saw, by phase.
         oldest_seconds: by how much the oldest answer without a label was behind.
         oldest_labelled_seconds: and the oldest with one.
@@ -172,15 +175,20 @@ class Workload:
         yield self._read_on(name)
 
     async def _call(self, what: str, call: Awaitable[T]) -> T | Exception:
-        seen, began = self.seen[self.phase], time.monotonic()
-        seen.calls[what] += 1
+        phase, began = self.phase, time.monotonic()
+        fault: Exception | None = None
         try:
             return await call
-        except Exception as fault:  # noqa: BLE001 - an error that nobody may see is a finding, and not an end
-            seen.errors[f"{what} {type(fault).__name__}"] += 1
-            return fault
+        except Exception as raised:  # noqa: BLE001 - an error that nobody may see is a finding, and not an end
+            fault = raised
+            return raised
         finally:
+            seen = self.seen[phase if phase == self.phase else "during"]
+            seen.calls[what] += 1
             seen.longest[what] = max(seen.longest[what], time.monotonic() - began)
+            if fault is not None:
+                seen.errors[f"{what} {type(fault).__name__}"] += 1
+                seen.said[type(fault).__name__] = str(fault)
 
     async def _put_on(self, name: str, sort: Literal["bots", "teams"]) -> None:
         for place in count():
@@ -189,7 +197,7 @@ class Workload:
             is_known = True
             while is_known:
                 is_known = await self._put_one(name, document)
-                await asyncio.sleep(WRITE_PAUSE_SECONDS)
+                await asyncio.sleep(PUT_PAUSE_SECONDS[sort])
 
     async def _put_one(self, name: str, document: Document) -> bool:
         """Put the document's next state; False: whether it is in effect is not known, nor will it be."""
@@ -219,7 +227,7 @@ class Workload:
                 self.owed[Durability.ACCEPTED][swarm].add(written)
             elif not isinstance(outcome, Exception):
                 self.owed[durability][swarm].add(written)
-            await asyncio.sleep(WRITE_PAUSE_SECONDS)
+            await asyncio.sleep(PATCH_PAUSE_SECONDS)
 
     async def _read_on(self, name: str) -> None:
         for number in count():
