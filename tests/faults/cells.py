@@ -19,10 +19,11 @@ import asyncpg
 import pytest
 import valkey
 
-from faults.matrix import L3, NODES, OF_L3_AWAY, Cell, Ground, Harm, execute
+from faults.matrix import L3, NODES, OF_L3_AWAY, Cell, Ground, Harm, execute, until_soon
 from faults.test_writes_killed import lines_of
 from fix_tiers import flows_of
 from fix_write_behind import Process, until_lines
+from holdfast import Durability
 from holdfast.embedded.redis_config import MAXMEMORY
 from holdfast.keys import Key, redis_key
 from holdfast.protocols import JournalState
@@ -316,22 +317,30 @@ async def l3_disk_full(_ground: Ground) -> AsyncIterator[None]:
         DISK.empty()
 
 
-@asynccontextmanager
-async def process_killed(ground: Ground) -> AsyncIterator[None]:
-    """A third server, in a process of its own, is killed while it writes; another takes over what it left."""
-    async with writing_process(ground) as (process, file):
-        flows = flows_of(ground.servers["a"])
-        journal = await process.journal(flows)
-        ground.began = time.monotonic()
-        await process.kill()
-        yield
+def process_killed(*changes: str) -> Harm:
+    """A third server, in a process of its own, is killed while it writes; another takes over what it left.
 
-        async def drained() -> bool:
-            records = await flows._given.journals.records()
-            return any(each.journal == journal and each.state is JournalState.DRAINED for each in records)
+    Args:
+        changes: of how it works; see `write_behind_child`.
+    """
 
-        ground.settled.append(drained)
-        ground.lines += lines_of(file)
+    @asynccontextmanager
+    async def harm(ground: Ground) -> AsyncIterator[None]:
+        async with writing_process(ground, *changes) as (process, file):
+            flows = flows_of(ground.servers["a"])
+            journal = await process.journal(flows)
+            ground.began = time.monotonic()
+            await process.kill()
+            yield
+
+            async def drained() -> bool:
+                records = await flows._given.journals.records()
+                return any(each.journal == journal and each.state is JournalState.DRAINED for each in records)
+
+            ground.settled.append(drained)
+            ground.lines += lines_of(file)
+
+    return harm
 
 
 @asynccontextmanager
@@ -351,15 +360,20 @@ async def process_paused(ground: Ground) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def writing_process(ground: Ground) -> AsyncIterator[tuple[Process, Path]]:
-    """A third server that writes, and the file of what it had acknowledged; killed at the end."""
+async def writing_process(ground: Ground, *changes: str) -> AsyncIterator[tuple[Process, Path]]:
+    """A third server that writes, with all sorts acknowledged, and the file of these; killed at the end."""
     name = f"c{len(ground.lines)}"
     file = ground.folder / f"lines-{name}"
-    process = await Process.start(ground.settings, ground.folder / f"log-{name}")
+    process = await Process.start(ground.settings, ground.folder / f"log-{name}", *changes)
     try:
         await process.told("ready")
         process.order("Write", file=str(file), prefix=name)
         await until_lines(file, LINES)
+
+        async def acknowledged() -> bool:
+            return {line.reached for line in lines_of(file)} == set(Durability)
+
+        await until_soon(acknowledged)
         yield process, file
     finally:
         await process.kill()
@@ -396,7 +410,7 @@ CELLS: Final = (
     Cell("L3's disk full", "l3", l3_disk_full, errors=OF_L3_AWAY, longest_seconds=8.0, ground=on_small_disk),
     Cell("L2 and L3 killed", "l3", killed(L3, *NODES), errors=OF_L3_AWAY, longest_seconds=8.0),
     Cell("feed held", "feed", feed_held, short=True),
-    Cell("a server killed", "process", process_killed),
+    Cell("a server killed", "process", process_killed()),
     Cell("a server paused", "process", process_paused),
     Cell("clock one hour ahead", "process", stepped(3600.0)),
     Cell("clock one hour behind", "process", stepped(-3600.0)),

@@ -257,6 +257,7 @@ async def looking(course: Course, ground: Ground) -> AsyncIterator[None]:
 
 async def broken(cell: Cell, ground: Ground, seconds: float, course: Course) -> None:
     """Let the fault last so long, and wait until all is normal again."""
+    ground.settled.clear()
     ground.began = time.monotonic()
     ground.workload.phase = "during"
     async with cell.harm(ground):

@@ -6,25 +6,42 @@ that say what is away, no call hangs, and all is normal again by itself. The lon
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from faults.cells import CELLS
-from faults.figures import Skipped, keep
+from faults.cells import CELLS, process_killed
+from faults.figures import Figures, Skipped, keep
 from faults.matrix import Cell, check, proxied, run_cell
+from holdfast import Durability
 from holdfast.testing.server_controls import ServerControls
+from simulation.mutants.local import lease_never_ends
 
 pytestmark = [pytest.mark.xdist_group("faults_matrix"), pytest.mark.timeout(240)]
 
 SHORT_SECONDS = 1.5
+BY_NAME = {cell.name: cell for cell in CELLS}
 
 
-async def try_cell(cell: Cell, controls: ServerControls, prefix: str, folder: Path, seconds: float) -> None:
-    """Run a cell, keep its figures, and judge them."""
+async def figures_of(cell: Cell, controls: ServerControls, prefix: str, folder: Path, seconds: float) -> Figures:
+    """Run a cell."""
+    async with proxied(controls, prefix, folder) as ground:
+        return await run_cell(cell, ground, seconds)
+
+
+@pytest.mark.parametrize("cell", [pytest.param(each, id=each.name) for each in CELLS if each.short])
+async def test_a_fault_comes_and_goes(cell: Cell, controls: ServerControls, prefix: str, tmp_path: Path) -> None:
+    """The short form of the cells that are most unlike each other."""
+    check(cell, await figures_of(cell, controls, prefix, tmp_path, SHORT_SECONDS))
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("cell", [pytest.param(each, id=f"faults_{each.layer}: {each.name}") for each in CELLS])
+async def test_matrix(cell: Cell, controls: ServerControls, prefix: str, tmp_path: Path) -> None:
+    """The long form of every cell, whose figures are kept."""
     try:
-        async with proxied(controls, prefix, folder) as ground:
-            figures = await run_cell(cell, ground, seconds)
+        figures = await figures_of(cell, controls, prefix, tmp_path, cell.long_seconds)
     except pytest.skip.Exception as skipped:
         keep(Skipped(cell.name, cell.layer, str(skipped)))
         raise
@@ -32,14 +49,19 @@ async def try_cell(cell: Cell, controls: ServerControls, prefix: str, folder: Pa
     check(cell, figures)
 
 
-@pytest.mark.parametrize("cell", [pytest.param(each, id=each.name) for each in CELLS if each.short])
-async def test_a_fault_comes_and_goes(cell: Cell, controls: ServerControls, prefix: str, tmp_path: Path) -> None:
-    """The short form of the cells that are most unlike each other."""
-    await try_cell(cell, controls, prefix, tmp_path, SHORT_SECONDS)
+async def test_answers_of_the_past_are_found(
+    controls: ServerControls, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant of R3: memory answers without a lease, while the feed is held."""
+    lease_never_ends(monkeypatch)
+    figures = await figures_of(BY_NAME["feed held"], controls, prefix, tmp_path, SHORT_SECONDS)
+    assert figures.oldest_seconds > figures.bound_seconds
+    assert figures.violations != []
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("cell", [pytest.param(each, id=f"{each.layer}: {each.name}") for each in CELLS])
-async def test_matrix(cell: Cell, controls: ServerControls, prefix: str, tmp_path: Path) -> None:
-    """The long form of every cell; `make faults`."""
-    await try_cell(cell, controls, prefix, tmp_path, cell.long_seconds)
+async def test_lost_writes_are_found_by_faults_process(controls: ServerControls, prefix: str, tmp_path: Path) -> None:
+    """Mutant of W2: the server that is killed acknowledges before L2 has anything."""
+    cell = replace(BY_NAME["a server killed"], harm=process_killed("journals_nothing"))
+    figures = await figures_of(cell, controls, prefix, tmp_path, SHORT_SECONDS)
+    assert figures.lost[Durability.JOURNALED.value] > 0
