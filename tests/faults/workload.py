@@ -32,8 +32,8 @@ PUT_PAUSE_SECONDS: Final = {"bots": 0.02, "teams": 0.5}
 """After each write of a writer, done or not: bots change all the time, teams are in memory as a rule."""
 PASS_PAUSE_SECONDS = 0.01
 """Between two passes of a reader over all documents it reads."""
-STRONG_EACH = 10
-"""One pass of so many asks L3 for the newest."""
+STRONG_EACH = 50
+"""One pass of so many asks L3 for the newest bots. Memory learns by it, which would hide old answers; so teams never."""
 LABELLED_EACH = 4
 """One pass of so many takes what is stale, if it says so."""
 MAX_STALE_SECONDS = 300.0
@@ -235,7 +235,7 @@ class Workload:
                 if number % LABELLED_EACH == 0:
                     await self._read_labelled(name, document)
                 else:
-                    await self._read_one(name, document, strong=number % STRONG_EACH == 1)
+                    await self._read_one(name, document, strong=number % STRONG_EACH == 1 and document[0] == "bots")
             await asyncio.sleep(PASS_PAUSE_SECONDS)
 
     async def _read_one(self, name: str, document: Document, *, strong: bool) -> None:
