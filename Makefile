@@ -37,7 +37,7 @@ unit: $(VENV)/.dev
 prove: $(VENV)/.dev ## run the long forms; PART=worlds (or another) runs one
 	"$(BIN)/python" -m pytest -m prove $(if $(PART),-k "prove_$(subst -,_,$(PART))") $(if $(filter worlds scopes writebehind-sim owners runs exports,$(PART)),-n 2) --timeout 600 $(ARGS)
 
-# Parts: l2, l3, feed, process. Figures of earlier runs are kept, so that the parts may be run one by one.
+# Parts, each under 10 minutes: l2, l3, outage, feed, process. Figures are kept, so that they may be run one by one.
 faults: export FAULT_FIGURES := $(CURDIR)/.holdfast/faults
 faults: $(VENV)/.dev ## run the fault matrix and show its figures; PART=l2 runs one part, ARGS=--write puts them into the proofs
 	@"$(BIN)/python" -m pytest tests/faults/test_matrix.py -m prove -k "faults_$(PART)" --timeout 600; status=$$?; \

@@ -409,6 +409,7 @@ CELLS: Final = (
     Cell("L3 out of connections", "l3", l3_out_of_connections, errors=OF_L3_AWAY, longest_seconds=8.0),
     Cell("L3's disk full", "l3", l3_disk_full, errors=OF_L3_AWAY, longest_seconds=8.0, ground=on_small_disk),
     Cell("L2 and L3 killed", "l3", killed(L3, *NODES), errors=OF_L3_AWAY, longest_seconds=8.0),
+    Cell("L3 away for 5 minutes", "outage", killed(L3), 300.0, errors=OF_L3_AWAY, longest_seconds=8.0),
     Cell("feed held", "feed", feed_held, short=True),
     Cell("a server killed", "process", process_killed()),
     Cell("a server paused", "process", process_paused),

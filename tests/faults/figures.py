@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,10 +14,18 @@ FOLDER_VARIABLE: Final = "FAULT_FIGURES"
 """Names the folder for the files; without it none are kept."""
 BEGIN: Final = "<!-- faults: begin -->"
 END: Final = "<!-- faults: end -->"
-HEAD: Final = (
-    "| fault | lasted | calls | errors of callers | oldest answer | labelled stale (oldest)"
-    " | lost: committed, journaled, accepted | longest call | mode shown after | normal after |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+COLUMNS: Final = (
+    "fault",
+    "lasted",
+    "calls",
+    "errors of callers",
+    "oldest answer",
+    "labelled stale (oldest)",
+    f"lost: {', '.join(LEVELS)}",
+    "longest call",
+    "warm p95, otherwise and meanwhile",
+    "mode shown after",
+    "normal after",
 )
 
 
@@ -34,6 +42,7 @@ class Figures(msgspec.Struct, kw_only=True):
         acknowledged, lost: writes, by durability.
         unwritten: writes that were given up at the end.
         longest_seconds: the longest call, by what was called.
+        warm_p95_seconds: of reads of what is in memory, at other times and while the fault lasted.
         normal_after_seconds: from the fault's end.
         modes: that servers said they work in, but `normal`; `mode_after_seconds`: from the fault's begin to the first.
         violations: of the history checker, in words.
@@ -55,6 +64,7 @@ class Figures(msgspec.Struct, kw_only=True):
     lost: dict[str, int]
     unwritten: int
     longest_seconds: dict[str, float]
+    warm_p95_seconds: tuple[float, float]
     normal_after_seconds: float
     modes: list[str]
     mode_after_seconds: float | None
@@ -89,7 +99,7 @@ def kept(folder: Path) -> list[Figures | Skipped]:
 
 def table(rows: Iterable[Figures | Skipped]) -> str:
     """A table in Markdown."""
-    return "\n".join([HEAD, *map(_row, rows)])
+    return "\n".join([_joined(COLUMNS), "|---" * len(COLUMNS) + "|", *(_joined(_cells(each)) for each in rows)])
 
 
 def written(page: str, content: str) -> str:
@@ -105,9 +115,9 @@ def written(page: str, content: str) -> str:
     return f"{before}{BEGIN}\n{content}\n{END}{after}"
 
 
-def _row(each: Figures | Skipped) -> str:
+def _cells(each: Figures | Skipped) -> Sequence[str]:
     if isinstance(each, Skipped):
-        return f"| {each.cell} | skipped: {each.reason} | | | | | | | | |"
+        return [each.cell, f"skipped: {each.reason}", *[""] * (len(COLUMNS) - 2)]
     what, longest = max(each.longest_seconds.items(), key=lambda item: item[1])
     errors = ", ".join(f"{number} {name}" for name, number in sorted(each.errors.items())) or "none"
     labelled = f"{each.labelled} ({each.oldest_labelled_seconds:.1f} s)" if each.labelled else "none"
@@ -115,7 +125,7 @@ def _row(each: Figures | Skipped) -> str:
         f"{each.lost[name]} of {each.acknowledged[name]}" for name in ("committed", "journaled", "accepted")
     )
     shown = "" if each.mode_after_seconds is None else f"{each.mode_after_seconds:.2f} s ({', '.join(each.modes)})"
-    cells = (
+    return (
         each.cell,
         f"{each.fault_seconds:g} s",
         str(each.calls_during),
@@ -124,7 +134,11 @@ def _row(each: Figures | Skipped) -> str:
         labelled,
         lost,
         f"{longest:.2f} s ({what})",
+        " and ".join(f"{seconds * 1000:.2g} ms" for seconds in each.warm_p95_seconds),
         shown,
         f"{each.normal_after_seconds:.1f} s",
     )
+
+
+def _joined(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ import holdfast
 from faults.figures import Figures
 from faults.test_relay_killed import announced
 from faults.test_writes_killed import Line
-from faults.workload import Workload
+from faults.workload import WARM_READ, Seen, Workload
 from fix_races import watermarks
 from fix_tiers import flows_of
 from fix_write_behind import quick
@@ -156,7 +156,7 @@ class Cell:
     """One cell.
 
     Attributes:
-        layer: what is broken, and the part of `make faults` that runs it: l2, l3, feed or process.
+        layer: what is broken, and the part of `make faults` that runs it: l2, l3, outage, feed or process.
         harm: the fault.
         long_seconds: how long it lasts in the long form.
         errors: types that callers may see while it lasts.
@@ -273,10 +273,10 @@ async def judged(cell: Cell, ground: Ground, seconds: float, course: Course) -> 
         workload.owed[line.asked][line.key].add(line.name)
     unwritten = sum([len(await store.flush(timeout=FLUSH_SECONDS)) for store in ground.servers.values()])
     errors: Counter[str] = sum((each.errors for each in seen.values()), Counter())
-    longest: dict[str, float] = {}
+    lasted: dict[str, list[float]] = defaultdict(list)
     for each in seen.values():
-        for what, took in each.longest.items():
-            longest[what] = max(took, longest.get(what, 0.0))
+        for what, took in each.seconds.items():
+            lasted[what] += took
     return Figures(
         cell=cell.name,
         layer=cell.layer,
@@ -293,12 +293,19 @@ async def judged(cell: Cell, ground: Ground, seconds: float, course: Course) -> 
         acknowledged=workload.acknowledged(),
         lost=await workload.lost(ground.servers["a"]),
         unwritten=unwritten,
-        longest_seconds=longest,
+        longest_seconds={what: max(took) for what, took in lasted.items()},
+        warm_p95_seconds=(p95(seen["before"], seen["after"]), p95(seen["during"])),
         normal_after_seconds=course.normal_after,
         modes=sorted(course.modes),
         mode_after_seconds=None if course.shown_at is None else course.shown_at - ground.began,
         violations=workload.violations(),
     )
+
+
+def p95(*phases: Seen) -> float:
+    """How long 95 of 100 reads of what is in memory took at most, seconds."""
+    took = sorted(seconds for seen in phases for seconds in seen.seconds[WARM_READ])
+    return took[len(took) * 95 // 100]
 
 
 def check(cell: Cell, figures: Figures) -> None:
@@ -308,6 +315,7 @@ def check(cell: Cell, figures: Figures) -> None:
     assert (figures.lost[Durability.COMMITTED.value], figures.lost[Durability.JOURNALED.value]) == (0, 0)
     assert figures.unwritten == 0
     assert figures.errors_outside == {}, figures.said
+    assert not any(each.startswith(WARM_READ) for each in figures.errors), "what is in memory was not answered"
     assert {each.rpartition(" ")[2] for each in figures.errors} <= cell.errors
     assert max(figures.longest_seconds.values()) <= cell.longest_seconds
     assert all(figures.acknowledged.values()), "nothing was tried"

@@ -33,13 +33,16 @@ PUT_PAUSE_SECONDS: Final = {"bots": 0.02, "teams": 0.5}
 PASS_PAUSE_SECONDS = 0.01
 """Between two passes of a reader over all documents it reads."""
 STRONG_EACH = 50
-"""One pass of so many asks L3 for the newest bots. Memory learns by it, which would hide old answers; so teams never."""
+"""One pass of so many asks L3 for the newest bots. Memory learns by it, which hides old answers; so teams never."""
 LABELLED_EACH = 4
 """One pass of so many takes what is stale, if it says so."""
 MAX_STALE_SECONDS = 300.0
 WRITES_OF_A_SWARM = 100
 READ_OF_A_WRITER = 4
 """Documents that are read: so many first ones of each writer, and so many last ones."""
+WARM = 5
+"""Teams that are in the memory of every server, and do not change: read with `max_stale` they are always answered."""
+WARM_READ: Final = "read warm"
 SORTS: Final = {"bots": Bot, "teams": Team}
 
 
@@ -49,7 +52,7 @@ class Seen:
     Attributes:
         calls: answered or not, by what was called.
         errors: by what was called and the error's type, as in ``put OutcomeUnknown``.
-        longest: seconds, by what was called.
+        seconds: how long each took, by what was called.
         labelled: answers that said that they may be stale.
         said: what the last error of each type said.
     """
@@ -57,7 +60,7 @@ class Seen:
     def __init__(self) -> None:
         self.calls = Counter[str]()
         self.errors = Counter[str]()
-        self.longest = defaultdict[str, float](float)
+        self.seconds = defaultdict[str, list[float]](list)
         self.labelled = 0
         self.said: dict[str, str] = {}
 
@@ -115,6 +118,10 @@ class Workload:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Write and read at every server in this block; the fault of a writer or reader is raised at its end."""
+        warm = {f"warm-{number}": Team(name="warm") for number in range(WARM)}
+        await next(iter(self._servers.values())).teams.put_many(warm)
+        for store in self._servers.values():
+            assert await store.teams.get_many(warm) == warm
         tasks = [asyncio.ensure_future(each) for name in self._servers for each in self._workers(name)]
         try:
             yield
@@ -185,7 +192,7 @@ class Workload:
         finally:
             seen = self.seen[phase if phase == self.phase else "during"]
             seen.calls[what] += 1
-            seen.longest[what] = max(seen.longest[what], time.monotonic() - began)
+            seen.seconds[what].append(time.monotonic() - began)
             if fault is not None:
                 seen.errors[f"{what} {type(fault).__name__}"] += 1
                 seen.said[type(fault).__name__] = str(fault)
@@ -236,6 +243,7 @@ class Workload:
                     await self._read_labelled(name, document)
                 else:
                     await self._read_one(name, document, strong=number % STRONG_EACH == 1 and document[0] == "bots")
+            await self._read_warm(name, f"warm-{number % WARM}")
             await asyncio.sleep(PASS_PAUSE_SECONDS)
 
     async def _read_one(self, name: str, document: Document, *, strong: bool) -> None:
@@ -245,6 +253,13 @@ class Workload:
         found = await self._call("read strong" if strong else "read", get)
         if not isinstance(found, Exception):
             self._judge(name, document, _number(found), began, strong=strong)
+
+    async def _read_warm(self, name: str, identifier: str) -> None:
+        entry = await self._call(WARM_READ, self._servers[name].teams.entry(identifier, max_stale=MAX_STALE_SECONDS))
+        if not isinstance(entry, Exception):
+            assert entry is not None
+            assert entry.value.name == "warm"
+            self.seen[self.phase].labelled += entry.stale
 
     async def _read_labelled(self, name: str, document: Document) -> None:
         (sort, identifier), began = document, time.monotonic()
