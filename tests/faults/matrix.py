@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -212,6 +212,18 @@ async def execute(controls: ServerControls, *statements: str) -> None:
         await connection.close()
 
 
+@asynccontextmanager
+async def working(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Let something go on in this block; its own fault is raised at the end."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
 async def until_soon(condition: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> float:
     """Ask until it is so; how long that took, seconds.
 
@@ -238,21 +250,11 @@ async def run_cell(cell: Cell, ground: Ground, seconds: float) -> Figures:
         stack.push_async_callback(ground.close)
         await ground.connect()
         await until_soon(ground.is_normal)
-        async with ground.workload.running(), looking(course, ground):
+        async with ground.workload.running(), working(course.look_on(ground.servers)):
             await asyncio.sleep(BEFORE_SECONDS)
             await broken(cell, ground, seconds, course)
             await asyncio.sleep(AFTER_SECONDS)
         return await judged(cell, ground, seconds, course)
-
-
-@asynccontextmanager
-async def looking(course: Course, ground: Ground) -> AsyncIterator[None]:
-    """Look at the servers' modes in this block."""
-    task = asyncio.ensure_future(course.look_on(ground.servers))
-    try:
-        yield
-    finally:
-        task.cancel()
 
 
 async def broken(cell: Cell, ground: Ground, seconds: float, course: Course) -> None:

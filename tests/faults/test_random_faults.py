@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from faults.cells import CELLS
-from faults.matrix import OF_L3_AWAY, Course, broken, check, judged, looking, proxied, until_soon
+from faults.matrix import OF_L3_AWAY, Course, broken, check, judged, proxied, until_soon, working
 from holdfast.testing.server_controls import ServerControls
 
 pytestmark = [pytest.mark.xdist_group("faults_matrix")]
@@ -35,7 +35,7 @@ async def test_prove_faults(controls: ServerControls, prefix: str, tmp_path: Pat
         await ground.connect()
         await until_soon(ground.is_normal)
         began, longest = time.monotonic(), 0.0
-        async with ground.workload.running(), looking(course, ground):
+        async with ground.workload.running(), working(course.look_on(ground.servers)):
             while time.monotonic() < began + 300.0:
                 cell = source.choice(drawn)
                 await broken(cell, ground, source.uniform(0.2, SECONDS_MAX), course)
