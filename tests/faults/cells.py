@@ -14,9 +14,10 @@ import asyncpg
 import valkey
 
 from faults.damage import damaged, flipped, foreign, truncated
-from faults.matrix import L3, NODES, OF_L3_AWAY, Cell, Ground, Harm, until_soon, working
+from faults.matrix import L3, NODES, OF_L3_AWAY, Cell, Ground, Harm, working
 from faults.small_disk import l3_disk_full, on_small_disk
 from faults.test_writes_killed import lines_of
+from fix_races import until
 from fix_tiers import flows_of
 from fix_write_behind import Process, until_lines
 from holdfast import Durability
@@ -191,7 +192,7 @@ async def writing_process(ground: Ground, *changes: str) -> AsyncIterator[tuple[
         async def acknowledged() -> bool:
             return {line.reached for line in lines_of(file)} == set(Durability)
 
-        await until_soon(acknowledged)
+        await until(acknowledged)
         yield process, file
     finally:
         await process.kill()

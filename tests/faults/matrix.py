@@ -23,7 +23,7 @@ from faults.figures import Figures
 from faults.test_relay_killed import announced
 from faults.test_writes_killed import Line
 from faults.workload import WARM_READ, Seen, Workload
-from fix_races import watermarks
+from fix_races import until, watermarks
 from fix_tiers import flows_of
 from fix_write_behind import quick
 from holdfast import Durability, Settings
@@ -105,16 +105,28 @@ class Ground:
             if name in self.l2:
                 await self.controls.announce(name, self.l2[name])
 
-    async def is_normal(self) -> bool:
-        """Whether every server writes and reads as without a fault, believes all of L2 and says that it does."""
-        probes = await asyncio.gather(*map(self.workload.probe, self.servers))
-        flows = [flows_of(store) for store in self.servers.values()]
-        relay = next((each.relay for each in flows if each.relay is not None), None)
-        marks = [None] if relay is None else await watermarks(relay._sink)
-        trusted = all(mark is not None and each.view.trusts(mark) for each in flows for mark in marks)
-        heard = all(each.feed.fault is None for each in flows)
-        modes = set(map(mode_of, self.servers.values())) <= {None, "normal"}
-        return all(probes) and trusted and heard and modes and all([await settled() for settled in self.settled])
+    async def trouble(self) -> str | None:
+        """What is in the way of all being normal, in words; None: nothing is."""
+        found = {
+            name: trouble
+            for name, trouble in zip(self.servers, await asyncio.gather(*map(self._trouble, self.servers)), strict=True)
+            if trouble is not None
+        }
+        if not found and not all([await settled() for settled in self.settled]):
+            return "what the fault left is not settled"
+        return str(found) if found else None
+
+    async def _trouble(self, name: str) -> str | None:
+        store = self.servers[name]
+        if (refused := await self.workload.probe(name)) is not None:
+            return refused
+        flows = flows_of(store)
+        if flows.feed.fault is not None:
+            return f"does not follow the feed: {flows.feed.fault}"
+        marks = [None] if flows.relay is None else await watermarks(flows.relay._sink)
+        if not all(mark is not None and flows.view.trusts(mark) for mark in marks):
+            return "does not believe all of L2"
+        return None if mode_of(store) in {None, "normal"} else f"says that it works {mode_of(store)}"
 
 
 def mode_of(store: OpenStore) -> str | None:
@@ -187,7 +199,7 @@ async def proxied(controls: ServerControls, prefix: str, folder: Path) -> AsyncI
             await controls.announce(name, proxy)
             stack.push_async_callback(controls.announce, name, None)
         await execute(controls, "DROP SCHEMA IF EXISTS holdfast CASCADE")
-        await until_soon(partial(announced, controls, {name: proxy.port for name, proxy in l2.items()}))
+        await until(partial(announced, controls, {name: proxy.port for name, proxy in l2.items()}))
         settings = quick(
             Settings(
                 postgres_url=controls.url(L3, through=l3),
@@ -224,16 +236,20 @@ async def working(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             await task
 
 
-async def until_soon(condition: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> float:
-    """Ask until it is so; how long that took, seconds.
+async def until_normal(ground: Ground, seconds: float = 60.0) -> float:
+    """Look until nothing is in the way; how long that took, seconds.
 
     Raises:
-        TimeoutError: it is not so by then.
+        TimeoutError: something is by then; the message says what.
     """
-    began = time.monotonic()
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - there is no event: what is waited for is elsewhere
-            await asyncio.sleep(LOOK_SECONDS)
+    began, trouble = time.monotonic(), "no look has ended"
+    try:
+        async with asyncio.timeout(seconds):
+            while (found := await ground.trouble()) is not None:
+                trouble = found
+                await asyncio.sleep(LOOK_SECONDS)
+    except TimeoutError:
+        raise TimeoutError(f"not all is normal after {seconds:g} s: {trouble}") from None
     return time.monotonic() - began
 
 
@@ -249,7 +265,7 @@ async def run_cell(cell: Cell, ground: Ground, seconds: float) -> Figures:
             await stack.enter_async_context(cell.ground(ground))
         stack.push_async_callback(ground.close)
         await ground.connect()
-        await until_soon(ground.is_normal)
+        await until_normal(ground)
         async with ground.workload.running(), working(course.look_on(ground.servers)):
             await asyncio.sleep(BEFORE_SECONDS)
             await broken(cell, ground, seconds, course)
@@ -264,7 +280,7 @@ async def broken(cell: Cell, ground: Ground, seconds: float, course: Course) -> 
     ground.workload.phase = "during"
     async with cell.harm(ground):
         await asyncio.sleep(seconds)
-    course.normal_after = await until_soon(ground.is_normal, cell.normal_seconds)
+    course.normal_after = await until_normal(ground, cell.normal_seconds)
     ground.workload.phase = "after"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from faults.cells import CELLS
-from faults.matrix import OF_L3_AWAY, Course, broken, check, judged, proxied, until_soon, working
+from faults.matrix import OF_L3_AWAY, Course, broken, check, judged, proxied, until_normal, working
 from holdfast.testing.server_controls import ServerControls
 
 pytestmark = [pytest.mark.xdist_group("faults_matrix")]
@@ -33,7 +33,7 @@ async def test_prove_faults(controls: ServerControls, prefix: str, tmp_path: Pat
         ground = await stack.enter_async_context(proxied(controls, prefix, tmp_path))
         stack.push_async_callback(ground.close)
         await ground.connect()
-        await until_soon(ground.is_normal)
+        await until_normal(ground)
         began, longest = time.monotonic(), 0.0
         async with ground.workload.running(), working(course.look_on(ground.servers)):
             while time.monotonic() < began + 300.0:

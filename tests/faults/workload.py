@@ -133,18 +133,20 @@ class Workload:
             if not isinstance(outcome, asyncio.CancelledError) and isinstance(outcome, BaseException):
                 raise outcome
 
-    async def probe(self, name: str) -> bool:
-        """Whether a server writes at each durability as it should, and reads what it wrote."""
+    async def probe(self, name: str) -> str | None:
+        """Why a server does not write at each durability, and read, as it should; None: it does."""
         store, identifier = self._servers[name], f"probe-{name}"
         try:
             await store.bots.put(identifier, Bot(name="probe"))
             receipt = await store.swarms.patch(
                 identifier, *noted(str(next(self._number))), default=Swarm(), durability=Durability.JOURNALED
             )
-            bot = await store.bots.get(identifier)
-        except TierError:
-            return False
-        return bot is not None and receipt.durability is Durability.JOURNALED
+            assert await store.bots.get(identifier) is not None
+        except TierError as fault:
+            return str(fault)
+        return (
+            None if receipt.durability is Durability.JOURNALED else "L2 keeps no journal: a write was committed at once"
+        )
 
     def documents(self) -> Iterator[Document]:
         """Those that are read now."""
