@@ -37,6 +37,7 @@ async def test_a_fault_comes_and_goes(cell: Cell, controls: ServerControls, pref
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("cell", [pytest.param(each, id=f"faults_{each.layer}: {each.name}") for each in CELLS])
 async def test_matrix(cell: Cell, controls: ServerControls, prefix: str, tmp_path: Path) -> None:
     """The long form of every cell, whose figures are kept."""

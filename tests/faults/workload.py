@@ -1,6 +1,6 @@
 """A steady load on servers while something below them fails: what its callers saw, and what they were promised.
 
-Each server has writers at each durability and a reader. A put that may be in effect or not is the last of its
+Each server has writers at each durability, and two readers. A put that may be in effect or not is the last of its
 document, for it may take effect after any later one; a put that was refused must never be seen.
 """
 
@@ -182,6 +182,7 @@ class Workload:
         yield from (self._put_on(name, sort) for sort in ("bots", "teams"))
         yield from (self._patch_on(name, durability) for durability in Durability)
         yield self._read_on(name)
+        yield self._read_warm_on(name)
 
     async def _call(self, what: str, call: Awaitable[T]) -> T | Exception:
         phase, began = self.phase, time.monotonic()
@@ -245,7 +246,6 @@ class Workload:
                     await self._read_labelled(name, document)
                 else:
                     await self._read_one(name, document, strong=number % STRONG_EACH == 1 and document[0] == "bots")
-            await self._read_warm(name, f"warm-{number % WARM}")
             await asyncio.sleep(PASS_PAUSE_SECONDS)
 
     async def _read_one(self, name: str, document: Document, *, strong: bool) -> None:
@@ -256,12 +256,15 @@ class Workload:
         if not isinstance(found, Exception):
             self._judge(name, document, _number(found), began, strong=strong)
 
-    async def _read_warm(self, name: str, identifier: str) -> None:
-        entry = await self._call(WARM_READ, self._servers[name].teams.entry(identifier, max_stale=MAX_STALE_SECONDS))
-        if not isinstance(entry, Exception):
-            assert entry is not None
-            assert entry.value.name == "warm"
-            self.seen[self.phase].labelled += entry.stale
+    async def _read_warm_on(self, name: str) -> None:
+        for number in count():
+            read = self._servers[name].teams.entry(f"warm-{number % WARM}", max_stale=MAX_STALE_SECONDS)
+            entry = await self._call(WARM_READ, read)
+            if not isinstance(entry, Exception):
+                assert entry is not None
+                assert entry.value.name == "warm"
+                self.seen[self.phase].labelled += entry.stale
+            await asyncio.sleep(PASS_PAUSE_SECONDS)
 
     async def _read_labelled(self, name: str, document: Document) -> None:
         (sort, identifier), began = document, time.monotonic()
