@@ -14,7 +14,7 @@ import asyncpg
 import valkey
 
 from faults.damage import damaged, flipped, foreign, truncated
-from faults.matrix import L3, NODES, OF_L3_AWAY, Cell, Ground, Harm, working
+from faults.matrix import L3, NEITHER, NO_L2, NO_L3, NODES, OF_L3_AWAY, Cell, Ground, Harm, working
 from faults.small_disk import l3_disk_full, on_small_disk
 from faults.test_writes_killed import lines_of
 from fix_races import until
@@ -215,20 +215,20 @@ def stepped(seconds: float) -> Harm:
 
 CELLS: Final = (
     Cell("one node of L2 killed", "l2", killed(NODES[1]), 15.0),
-    Cell("all of L2 killed", "l2", killed(*NODES), 15.0),
-    Cell("L2 paused", "l2", paused(*NODES), 30.0, short=True),
-    Cell("L2 partitioned, bytes held", "l2", l2_partitioned, 30.0),
+    Cell("all of L2 killed", "l2", killed(*NODES), 15.0, modes=NO_L2),
+    Cell("L2 paused", "l2", paused(*NODES), 30.0, modes=NO_L2, short=True),
+    Cell("L2 partitioned, bytes held", "l2", l2_partitioned, 30.0, modes=NO_L2),
     Cell("L2 out of memory", "l2", l2_full),
     Cell("bits of L2 flipped", "l2", damaged(flipped), short=True),
     Cell("values of L2 truncated", "l2", damaged(truncated)),
     Cell("foreign values in L2", "l2", damaged(foreign)),
-    Cell("L3 killed and restarted", "l3", killed(L3), errors=OF_L3_AWAY, longest_seconds=8.0, short=True),
-    Cell("L3 paused", "l3", paused(L3), 30.0, errors=OF_L3_AWAY, longest_seconds=8.0),
-    Cell("L3 partitioned, bytes held", "l3", l3_partitioned, 30.0, errors=OF_L3_AWAY, longest_seconds=8.0),
-    Cell("L3 out of connections", "l3", l3_out_of_connections, errors=OF_L3_AWAY, longest_seconds=8.0),
+    Cell("L3 killed and restarted", "l3", killed(L3), errors=OF_L3_AWAY, longest_seconds=8.0, modes=NO_L3, short=True),
+    Cell("L3 paused", "l3", paused(L3), 30.0, errors=OF_L3_AWAY, longest_seconds=8.0, modes=NO_L3),
+    Cell("L3 partitioned, bytes held", "l3", l3_partitioned, 30.0, errors=OF_L3_AWAY, longest_seconds=8.0, modes=NO_L3),
+    Cell("L3 out of connections", "l3", l3_out_of_connections, errors=OF_L3_AWAY, longest_seconds=8.0, modes=NO_L3),
     Cell("L3's disk full", "l3", l3_disk_full, errors=OF_L3_AWAY, longest_seconds=8.0, ground=on_small_disk),
-    Cell("L2 and L3 killed", "l3", killed(L3, *NODES), errors=OF_L3_AWAY, longest_seconds=8.0),
-    Cell("L3 away for 5 minutes", "outage", killed(L3), 300.0, errors=OF_L3_AWAY, longest_seconds=8.0),
+    Cell("L2 and L3 killed", "l3", killed(L3, *NODES), errors=OF_L3_AWAY, longest_seconds=8.0, modes=NEITHER),
+    Cell("L3 away for 5 minutes", "outage", killed(L3), 300.0, errors=OF_L3_AWAY, longest_seconds=8.0, modes=NO_L3),
     Cell("feed held", "feed", feed_held, short=True),
     Cell("a server killed", "process", process_killed()),
     Cell("a server paused", "process", process_paused),

@@ -44,6 +44,7 @@ class Figures(msgspec.Struct, kw_only=True):
         longest_seconds: the longest call, by what was called.
         warm_p95_seconds: of reads of what is in memory, at other times and while the fault lasted.
         normal_after_seconds: from the fault's end.
+        tells_modes: servers say how they work.
         modes: that servers said they work in, but `normal`; `mode_after_seconds`: from the fault's begin to the first.
         violations: of the history checker, in words.
     """
@@ -67,6 +68,7 @@ class Figures(msgspec.Struct, kw_only=True):
     warm_p95_seconds: tuple[float, float]
     normal_after_seconds: float
     modes: list[str]
+    tells_modes: bool = False
     mode_after_seconds: float | None
     violations: list[str]
 

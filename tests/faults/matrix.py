@@ -29,6 +29,7 @@ from fix_write_behind import quick
 from holdfast import Durability, Settings
 from holdfast.clock import SystemClock
 from holdfast.node import OpenStore
+from holdfast.recovery.modes import Mode
 from holdfast.testing.fault_proxy import FaultProxy
 from holdfast.testing.server_controls import ServerControls
 
@@ -41,6 +42,13 @@ FLUSH_SECONDS = 60.0
 
 OF_L3_AWAY: Final = frozenset({"TierUnavailable", "StaleUnavailable", "OutcomeUnknown", "Undecided", "Overloaded"})
 """Errors that callers may see while L3 is away; each says so."""
+
+
+NO_L2: Final = frozenset({Mode.L2_BYPASSED.value})
+NO_L3: Final = frozenset({Mode.READ_ONLY.value, Mode.WRITE_BUFFERING.value})
+NEITHER: Final = frozenset({Mode.MEMORY_ONLY.value})
+MODE_SECONDS = 2.0
+"""From a fault's begin until a mode shows it, at most."""
 
 
 class SteppedClock(SystemClock):
@@ -126,7 +134,7 @@ class Ground:
         marks = [None] if flows.relay is None else await watermarks(flows.relay._sink)
         if not all(mark is not None and flows.view.trusts(mark) for mark in marks):
             return "does not believe all of L2"
-        return None if mode_of(store) in {None, "normal"} else f"says that it works {mode_of(store)}"
+        return None if mode_of(store) in {None, Mode.NORMAL.value} else f"says that it works {mode_of(store)}"
 
 
 def mode_of(store: OpenStore) -> str | None:
@@ -153,7 +161,7 @@ class Course:
         """Look for ever."""
         while True:
             for mode in filter(None, map(mode_of, servers.values())):
-                if mode != "normal":
+                if mode != Mode.NORMAL.value:
                     self.modes.add(mode)
                     self.shown_at = self.shown_at or time.monotonic()
             await asyncio.sleep(LOOK_SECONDS)
@@ -174,6 +182,7 @@ class Cell:
         errors: types that callers may see while it lasts.
         longest_seconds: no call may take longer.
         normal_seconds: all must be normal again so soon after its end.
+        modes: one of them must show soon, if servers tell their mode; none need be.
         ground: made ready around the servers' life, before they connect.
         short: it is in `make test` too.
     """
@@ -185,6 +194,7 @@ class Cell:
     errors: frozenset[str] = frozenset()
     longest_seconds: float = 3.0
     normal_seconds: float = 20.0
+    modes: frozenset[str] = frozenset()
     ground: Harm | None = None
     short: bool = False
 
@@ -314,6 +324,7 @@ async def judged(cell: Cell, ground: Ground, seconds: float, course: Course) -> 
         longest_seconds={what: max(took) for what, took in lasted.items()},
         warm_p95_seconds=(p95(seen["before"], seen["after"]), p95(seen["during"])),
         normal_after_seconds=course.normal_after,
+        tells_modes=any(mode_of(store) is not None for store in ground.servers.values()),
         modes=sorted(course.modes),
         mode_after_seconds=None if course.shown_at is None else course.shown_at - ground.began,
         violations=workload.violations(),
@@ -337,3 +348,7 @@ def check(cell: Cell, figures: Figures) -> None:
     assert {each.rpartition(" ")[2] for each in figures.errors} <= cell.errors
     assert max(figures.longest_seconds.values()) <= cell.longest_seconds
     assert all(figures.acknowledged.values()), "nothing was tried"
+    if figures.tells_modes and cell.modes:
+        assert cell.modes & set(figures.modes), figures.modes
+        assert figures.mode_after_seconds is not None
+        assert figures.mode_after_seconds <= MODE_SECONDS

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from faults.cells import CELLS, process_killed
-from faults.figures import Figures, Skipped, keep
+from faults.figures import FOLDER_VARIABLE, Figures, Skipped, keep, kept
 from faults.matrix import Cell, check, proxied, run_cell
+from faults.small_disk import Disk
 from holdfast import Durability
 from holdfast.testing.server_controls import ServerControls
 from simulation.mutants.local import lease_never_ends
@@ -30,6 +31,17 @@ async def figures_of(cell: Cell, controls: ServerControls, prefix: str, folder: 
         return await run_cell(cell, ground, seconds)
 
 
+async def run_and_keep(cell: Cell, controls: ServerControls, prefix: str, folder: Path, seconds: float) -> None:
+    """Run a cell, keep its figures or why it was skipped, and judge it."""
+    try:
+        figures = await figures_of(cell, controls, prefix, folder, seconds)
+    except pytest.skip.Exception as skipped:
+        keep(Skipped(cell.name, cell.layer, str(skipped)))
+        raise
+    keep(figures)
+    check(cell, figures)
+
+
 @pytest.mark.parametrize("cell", [pytest.param(each, id=each.name) for each in CELLS if each.short])
 async def test_a_fault_comes_and_goes(cell: Cell, controls: ServerControls, prefix: str, tmp_path: Path) -> None:
     """The short form of the cells that are most unlike each other."""
@@ -41,13 +53,22 @@ async def test_a_fault_comes_and_goes(cell: Cell, controls: ServerControls, pref
 @pytest.mark.parametrize("cell", [pytest.param(each, id=f"faults_{each.layer}: {each.name}") for each in CELLS])
 async def test_matrix(cell: Cell, controls: ServerControls, prefix: str, tmp_path: Path) -> None:
     """The long form of every cell, whose figures are kept."""
-    try:
-        figures = await figures_of(cell, controls, prefix, tmp_path, cell.long_seconds)
-    except pytest.skip.Exception as skipped:
-        keep(Skipped(cell.name, cell.layer, str(skipped)))
-        raise
-    keep(figures)
-    check(cell, figures)
+    await run_and_keep(cell, controls, prefix, tmp_path, cell.long_seconds)
+
+
+async def test_without_a_disk_a_cell_is_reported_as_skipped(
+    controls: ServerControls, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no small disk may be mounted, the figures say so."""
+
+    def refuse(_disk: Disk, _files: Path) -> None:
+        raise OSError("no tmpfs may be mounted here")
+
+    monkeypatch.setattr(Disk, "mount", refuse)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "figures"))
+    with pytest.raises(pytest.skip.Exception):
+        await run_and_keep(BY_NAME["L3's disk full"], controls, prefix, tmp_path, SHORT_SECONDS)
+    assert kept(tmp_path / "figures") == [Skipped("L3's disk full", "l3", "no tmpfs may be mounted here")]
 
 
 async def test_answers_of_the_past_are_found(
