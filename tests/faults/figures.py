@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -121,7 +122,7 @@ def _cells(each: Figures | Skipped) -> Sequence[str]:
     if isinstance(each, Skipped):
         return [each.cell, f"skipped: {each.reason}", *[""] * (len(COLUMNS) - 2)]
     what, longest = max(each.longest_seconds.items(), key=lambda item: item[1])
-    errors = ", ".join(f"{number} {name}" for name, number in sorted(each.errors.items())) or "none"
+    errors = ", ".join(f"{number} {name}" for name, number in sorted(_joined_errors(each).items())) or "none"
     labelled = f"{each.labelled} ({each.oldest_labelled_seconds:.1f} s)" if each.labelled else "none"
     lost = ", ".join(
         f"{each.lost[name]} of {each.acknowledged[name]}" for name in ("committed", "journaled", "accepted")
@@ -136,7 +137,7 @@ def _cells(each: Figures | Skipped) -> Sequence[str]:
         labelled,
         lost,
         f"{longest:.2f} s ({what})",
-        " and ".join(f"{seconds * 1000:.2g} ms" for seconds in each.warm_p95_seconds),
+        " and ".join(map(_milliseconds, each.warm_p95_seconds)),
         shown,
         f"{each.normal_after_seconds:.1f} s",
     )
@@ -144,3 +145,16 @@ def _cells(each: Figures | Skipped) -> Sequence[str]:
 
 def _joined(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _joined_errors(each: Figures) -> Counter[str]:
+    """The errors by read, put or patch, and their type."""
+    errors = Counter[str]()
+    for name, number in each.errors.items():
+        what, *_, fault = name.split()
+        errors[f"{what} {fault}"] += number
+    return errors
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.{2 if seconds < 0.01 else 0}f} ms"

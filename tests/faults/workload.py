@@ -36,7 +36,7 @@ STRONG_EACH = 50
 """One pass of so many asks L3 for the newest bots. Memory learns by it, which hides old answers; so teams never."""
 LABELLED_EACH = 4
 """One pass of so many takes what is stale, if it says so."""
-MAX_STALE_SECONDS = 300.0
+MAX_STALE_SECONDS = 600.0
 WRITES_OF_A_SWARM = 100
 READ_OF_A_WRITER = 4
 """Documents that are read: so many first ones of each writer, and so many last ones."""
