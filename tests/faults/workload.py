@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from faults.records import NEVER_PROVEN, RULES
 from fix_write_behind import names_in, noted
-from holdfast import Bot, Consistency, Durability, OutcomeUnknown, Swarm, Team, TierError, Undecided
+from holdfast import ActiveRun, Bot, Consistency, Durability, OutcomeUnknown, Swarm, Team, TierError, Undecided
 from holdfast.node import OpenStore
 from holdfast.testing.history import History, check
 
@@ -27,7 +27,8 @@ Phase: TypeAlias = Literal["before", "during", "after"]
 Document: TypeAlias = tuple[Literal["bots", "teams"], str]
 """Which collection, and the id."""
 
-PATCH_PAUSE_SECONDS = 0.02
+PATCH_PAUSE_SECONDS = 0.05
+SAVE_PAUSE_SECONDS = 0.1
 PUT_PAUSE_SECONDS: Final = {"bots": 0.02, "teams": 0.5}
 """After each write of a writer, done or not: bots change all the time, teams are in memory as a rule."""
 PASS_PAUSE_SECONDS = 0.01
@@ -37,12 +38,15 @@ STRONG_EACH = 50
 LABELLED_EACH = 4
 """One pass of so many takes what is stale, if it says so."""
 MAX_STALE_SECONDS = 600.0
-WRITES_OF_A_SWARM = 100
+SWARMS = 10
+"""Each writer patches so many, which its server knows: a patch of one it does not know has to ask L3 first."""
 READ_OF_A_WRITER = 4
 """Documents that are read: so many first ones of each writer, and so many last ones."""
 WARM = 5
 """Teams that are in the memory of every server, and do not change: read with `max_stale` they are always answered."""
 WARM_READ: Final = "read warm"
+VARIABLE = "n"
+"""Of a run of each server, counted up."""
 SORTS: Final = {"bots": Bot, "teams": Team}
 
 
@@ -113,6 +117,9 @@ class Workload:
         self._history = History()
         self._put: dict[Document, Numbers] = {}
         self._number = count(1)
+        self._runs: dict[str, ActiveRun] = {}
+        self._saved: dict[str, int] = {}
+        self._backwards: list[str] = []
         self._read: dict[tuple[str, str], list[Document]] = defaultdict(list)
 
     @asynccontextmanager
@@ -122,6 +129,8 @@ class Workload:
         await next(iter(self._servers.values())).teams.put_many(warm)
         for store in self._servers.values():
             assert await store.teams.get_many(warm) == warm
+        for name, store in self._servers.items():
+            self._runs[name] = await store.runs.begin("count", run_id=f"run-{name}")
         tasks = [asyncio.ensure_future(each) for name in self._servers for each in self._workers(name)]
         try:
             yield
@@ -155,8 +164,8 @@ class Workload:
             yield from written[READ_OF_A_WRITER:][-READ_OF_A_WRITER:]
 
     def violations(self) -> list[str]:
-        """What the history checker finds, in words."""
-        return [violation.facts for violation in check(self._history, rules=RULES)]
+        """What the history checker finds, and moments of runs that went back, in words."""
+        return [*(violation.facts for violation in check(self._history, rules=RULES)), *self._backwards]
 
     async def lost(self, store: OpenStore) -> dict[str, int]:
         """Acknowledged writes that are not in effect, by durability, as L3 says; all must have been decided."""
@@ -170,17 +179,23 @@ class Workload:
             for some in _in_parts(put):
                 found = await getattr(store, sort).get_many(some, consistency=Consistency.STRONG)
                 lost[Durability.COMMITTED.value] += sum(_number(found.get(each)) < put[each].last for each in some)
+        for run_id, number in self._saved.items():
+            view = await store.runs.get(run_id, consistency=Consistency.STRONG)
+            assert view is not None
+            lost[Durability.JOURNALED.value] += number > view.state.variables[VARIABLE].value
         return lost
 
     def acknowledged(self) -> dict[str, int]:
         """How many writes were, by durability."""
         counts = {each.value: sum(map(len, swarms.values())) for each, swarms in self.owed.items()}
         counts[Durability.COMMITTED.value] += self._history.writes
+        counts[Durability.JOURNALED.value] += sum(self._saved.values())
         return counts
 
     def _workers(self, name: str) -> Iterable[Any]:
         yield from (self._put_on(name, sort) for sort in ("bots", "teams"))
         yield from (self._patch_on(name, durability) for durability in Durability)
+        yield self._save_on(name)
         yield self._read_on(name)
         yield self._read_warm_on(name)
 
@@ -230,7 +245,7 @@ class Workload:
 
     async def _patch_on(self, name: str, durability: Durability) -> None:
         for number in count():
-            swarm, written = f"{name}-{durability.value}-{number // WRITES_OF_A_SWARM}", str(next(self._number))
+            swarm, written = f"{name}-{durability.value}-{number % SWARMS}", str(next(self._number))
             patch = self._servers[name].swarms.patch(swarm, *noted(written), default=Swarm(), durability=durability)
             outcome = await self._call(f"patch {durability.value}", patch)
             if isinstance(outcome, Undecided):
@@ -238,6 +253,19 @@ class Workload:
             elif not isinstance(outcome, Exception):
                 self.owed[durability][swarm].add(written)
             await asyncio.sleep(PATCH_PAUSE_SECONDS)
+
+    async def _save_on(self, name: str) -> None:
+        """Count up a variable of a run; each of its moments is to be later than the one before."""
+        run, moment = self._runs[name], ""
+        for number in count(1):
+            run.context[VARIABLE] = number
+            now = run.context.variable(VARIABLE).clock
+            if now <= moment:
+                self._backwards.append(f"{run.id}: the moment {now} follows {moment}")
+            moment = now
+            if not isinstance(await self._call("save", run.save(Durability.JOURNALED)), Exception):
+                self._saved[run.id] = number
+            await asyncio.sleep(SAVE_PAUSE_SECONDS)
 
     async def _read_on(self, name: str) -> None:
         for number in count():
