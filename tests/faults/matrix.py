@@ -332,9 +332,9 @@ async def judged(cell: Cell, ground: Ground, seconds: float, course: Course) -> 
 
 
 def p95(*phases: Seen) -> float:
-    """How long 95 of 100 reads of what is in memory took at most, seconds."""
+    """How long 95 of 100 reads of what is in memory took at most, seconds; 0.0: there were none."""
     took = sorted(seconds for seen in phases for seconds in seen.seconds[WARM_READ])
-    return took[len(took) * 95 // 100]
+    return took[len(took) * 95 // 100] if took else 0.0
 
 
 def check(cell: Cell, figures: Figures) -> None:
