@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export HOLDFAST_HOME ?= $(CURDIR)/.holdfast
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit prove bench format clean
+.PHONY: help demo test lint types imports unit prove faults bench format clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,9 +33,15 @@ unit: $(VENV)/.dev
 	"$(BIN)/python" -m pytest -m "not prove" -n 2 --dist loadgroup $(ARGS)
 
 # Parts, each under 10 minutes: worlds, scopes, writebehind-sim, owners, runs, exports, feed, mass, tags, events, journals, crashes,
-# failovers, embedded; of write-behind kills, writes, bulk. Without PART all run, one after the other.
+# failovers, embedded; of write-behind kills, writes, bulk; faults-one, faults-two (at random), fuzz. Without PART all run, one after the other.
 prove: $(VENV)/.dev ## run the long forms; PART=worlds (or another) runs one
 	"$(BIN)/python" -m pytest -m prove $(if $(PART),-k "prove_$(subst -,_,$(PART))") $(if $(filter worlds scopes writebehind-sim owners runs exports,$(PART)),-n 2) --timeout 600 $(ARGS)
+
+# Parts, each under 10 minutes: l2, l3, outage, feed, process. Figures are kept, so that they may be run one by one.
+faults: export FAULT_FIGURES := $(CURDIR)/.holdfast/faults
+faults: $(VENV)/.dev ## run the fault matrix and show its figures; PART=l2 runs one part, ARGS=--write puts them into the proofs
+	@"$(BIN)/python" -m pytest tests/faults/test_matrix.py -m prove -k "faults_$(PART)" --timeout 600; status=$$?; \
+		PYTHONPATH=tests "$(BIN)/python" -m faults.report $(ARGS) && exit $$status
 
 bench: $(VENV)/.dev ## run the benchmarks and write docs/reference/performance.md
 	"$(BIN)/python" -m benchmarks $(ARGS)

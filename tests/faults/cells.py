@@ -1,0 +1,238 @@
+"""The cells of the fault matrix: how each fault begins and ends, and what its callers may see."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import valkey
+
+from faults.damage import damaged, flipped, foreign, truncated
+from faults.matrix import L3, NEITHER, NO_L2, NO_L3, NODES, OF_L3_AWAY, Cell, Ground, Harm, working
+from faults.small_disk import l3_disk_full, on_small_disk
+from faults.test_writes_killed import lines_of
+from fix_races import until
+from fix_tiers import flows_of
+from fix_write_behind import Process, until_lines
+from holdfast import Durability
+from holdfast.embedded.redis_config import MAXMEMORY
+from holdfast.protocols import JournalState
+
+LINES = 100
+"""Acknowledgements of a process before it is harmed, and after it goes on."""
+HOARD_PAUSE_SECONDS = 0.1
+HOARD_MAX = 400
+"""More connections than the embedded PostgreSQL gives."""
+TERMINATE: Final = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND NOT (pid = ANY ($1))"""
+
+
+def killed(*names: str) -> Harm:
+    """Servers are killed, and restarted on their data."""
+
+    @asynccontextmanager
+    async def harm(ground: Ground) -> AsyncIterator[None]:
+        await asyncio.gather(*map(ground.controls.kill, names))
+        try:
+            yield
+        finally:
+            await ground.revive(*names)
+
+    return harm
+
+
+def paused(*names: str) -> Harm:
+    """Servers stand still by SIGSTOP."""
+
+    @asynccontextmanager
+    async def harm(ground: Ground) -> AsyncIterator[None]:
+        await asyncio.gather(*map(ground.controls.stop, names))
+        try:
+            yield
+        finally:
+            await asyncio.gather(*map(ground.controls.cont, names))
+
+    return harm
+
+
+@asynccontextmanager
+async def l2_partitioned(ground: Ground) -> AsyncIterator[None]:
+    """No byte to or from any node passes; the connections stay open."""
+    with ExitStack() as held:
+        for proxy in ground.l2.values():
+            held.enter_context(proxy.hold())
+        yield
+
+
+@asynccontextmanager
+async def l3_partitioned(ground: Ground) -> AsyncIterator[None]:
+    """The same with L3."""
+    with ground.l3.hold():
+        yield
+
+
+@asynccontextmanager
+async def feed_held(ground: Ground) -> AsyncIterator[None]:
+    """The connections that follow the feed say nothing; all others work."""
+    with ground.l3.hold("to_client", where=lambda connection: b"holdfast feed" in connection.first_bytes):
+        yield
+
+
+@asynccontextmanager
+async def l2_full(ground: Ground) -> AsyncIterator[None]:
+    """Every node refuses what needs memory."""
+    await asyncio.gather(*(tell(ground, name, "CONFIG", "SET", "maxmemory", "1") for name in NODES))
+    try:
+        yield
+    finally:
+        await asyncio.gather(*(tell(ground, name, "CONFIG", "SET", "maxmemory", MAXMEMORY) for name in NODES))
+
+
+async def tell(ground: Ground, name: str, *words: str) -> None:
+    """Send a command to a node itself."""
+
+    def send() -> None:
+        with valkey.Valkey.from_url(ground.controls.url(name)) as client:
+            client.execute_command(*words)
+
+    await asyncio.to_thread(send)
+
+
+@asynccontextmanager
+async def l3_out_of_connections(ground: Ground) -> AsyncIterator[None]:
+    """Others hold every connection that L3 gives, those kept for administrators too; the servers' own are ended."""
+    hoard: list[asyncpg.Connection[Any]] = []
+    try:
+        await take_all(ground, hoard)
+        ground.began = time.monotonic()
+        async with working(take_on(ground, hoard)):
+            yield
+    finally:
+        for connection in hoard:
+            connection.terminate()
+
+
+async def take_on(ground: Ground, hoard: list[asyncpg.Connection[Any]]) -> None:
+    """Take again what the servers got meanwhile."""
+    while True:
+        await asyncio.sleep(HOARD_PAUSE_SECONDS)
+        await take_all(ground, hoard)
+
+
+async def take_all(ground: Ground, hoard: list[asyncpg.Connection[Any]]) -> None:
+    """End all connections but ours, and open new ones until none is given."""
+    if hoard:
+        await hoard[0].execute(TERMINATE, [each.get_server_pid() for each in hoard])
+    with suppress(asyncpg.TooManyConnectionsError):
+        while len(hoard) < HOARD_MAX:
+            hoard.append(await asyncpg.connect(ground.controls.url(L3)))
+            if len(hoard) == 1:
+                await hoard[0].execute(TERMINATE, [hoard[0].get_server_pid()])
+
+
+def process_killed(*changes: str) -> Harm:
+    """A third server, in a process of its own, is killed while it writes; another takes over what it left.
+
+    Args:
+        changes: of how it works; see `write_behind_child`.
+    """
+
+    @asynccontextmanager
+    async def harm(ground: Ground) -> AsyncIterator[None]:
+        async with writing_process(ground, *changes) as (process, file):
+            flows = flows_of(ground.servers["a"])
+            journal = await process.journal(flows)
+            ground.began = time.monotonic()
+            await process.kill()
+            yield
+
+            async def drained() -> bool:
+                records = await flows._given.journals.records()
+                return any(each.journal == journal and each.state is JournalState.DRAINED for each in records)
+
+            ground.settled.append(drained)
+            ground.lines += lines_of(file)
+
+    return harm
+
+
+@asynccontextmanager
+async def process_paused(ground: Ground) -> AsyncIterator[None]:
+    """A third server, in a process of its own, stands still while it writes, and goes on."""
+    async with writing_process(ground) as (process, file):
+        ground.began = time.monotonic()
+        process.send(signal.SIGSTOP)
+        await process.until_stopped()
+        yield
+        before = len(lines_of(file))
+        process.send(signal.SIGCONT)
+        await until_lines(file, before + LINES)
+        process.send(signal.SIGTERM)
+        await process.told("closed")
+        ground.lines += lines_of(file)
+
+
+@asynccontextmanager
+async def writing_process(ground: Ground, *changes: str) -> AsyncIterator[tuple[Process, Path]]:
+    """A third server that writes, with all sorts acknowledged, and the file of these; killed at the end."""
+    name = f"c{len(ground.lines)}"
+    file = ground.folder / f"lines-{name}"
+    process = await Process.start(ground.settings, ground.folder / f"log-{name}", *changes)
+    try:
+        await process.told("ready")
+        process.order("Write", file=str(file), prefix=name)
+        await until_lines(file, LINES)
+
+        async def acknowledged() -> bool:
+            return {line.reached for line in lines_of(file)} == set(Durability)
+
+        await until(acknowledged)
+        yield process, file
+    finally:
+        await process.kill()
+
+
+def stepped(seconds: float) -> Harm:
+    """The time of day of one server is another, and then right again."""
+
+    @asynccontextmanager
+    async def harm(ground: Ground) -> AsyncIterator[None]:
+        clock = ground.clocks["a"]
+        clock.offset_seconds = seconds
+        try:
+            yield
+        finally:
+            clock.offset_seconds = 0.0
+
+    return harm
+
+
+CELLS: Final = (
+    Cell("one node of L2 killed", "l2", killed(NODES[1]), 15.0),
+    Cell("all of L2 killed", "l2", killed(*NODES), 15.0, modes=NO_L2),
+    Cell("L2 paused", "l2", paused(*NODES), 30.0, modes=NO_L2, short=True),
+    Cell("L2 partitioned, bytes held", "l2", l2_partitioned, 30.0, modes=NO_L2),
+    Cell("L2 out of memory", "l2", l2_full),
+    Cell("bits of L2 flipped", "l2", damaged(flipped), short=True),
+    Cell("values of L2 truncated", "l2", damaged(truncated)),
+    Cell("foreign values in L2", "l2", damaged(foreign)),
+    Cell("L3 killed and restarted", "l3", killed(L3), errors=OF_L3_AWAY, longest_seconds=8.0, modes=NO_L3, short=True),
+    Cell("L3 paused", "l3", paused(L3), 30.0, errors=OF_L3_AWAY, longest_seconds=8.0, modes=NO_L3),
+    Cell("L3 partitioned, bytes held", "l3", l3_partitioned, 30.0, errors=OF_L3_AWAY, longest_seconds=8.0, modes=NO_L3),
+    Cell("L3 out of connections", "l3", l3_out_of_connections, errors=OF_L3_AWAY, longest_seconds=8.0, modes=NO_L3),
+    Cell("L3's disk full", "l3", l3_disk_full, errors=OF_L3_AWAY, longest_seconds=8.0, ground=on_small_disk),
+    Cell("L2 and L3 killed", "l3", killed(L3, *NODES), errors=OF_L3_AWAY, longest_seconds=8.0, modes=NEITHER),
+    Cell("L3 away for 5 minutes", "outage", killed(L3), 300.0, errors=OF_L3_AWAY, longest_seconds=8.0, modes=NO_L3),
+    Cell("feed held", "feed", feed_held, short=True),
+    Cell("a server killed", "process", process_killed()),
+    Cell("a server paused", "process", process_paused),
+    Cell("clock one hour ahead", "process", stepped(3600.0)),
+    Cell("clock one hour behind", "process", stepped(-3600.0)),
+)
+"""All of them; those of one layer are one part of `make faults`."""
