@@ -11,6 +11,7 @@ from typing import Any, Final
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
 from holdfast.documents import Limits
+from holdfast.entry import Durability
 from holdfast.events import EventLimits
 from holdfast.flights import Flights
 from holdfast.given import Given
@@ -29,6 +30,7 @@ from holdfast.invalidation.verifier import Verifier
 from holdfast.key_locks import KeyLocks
 from holdfast.metrics.counters import Counters
 from holdfast.reading import Reader
+from holdfast.recovery.health import HealthKeeper
 from holdfast.resolution import Resolver
 from holdfast.run_flows import Beneath, RunFlows
 from holdfast.scopes import Scopes
@@ -42,6 +44,7 @@ from holdfast.tiers.l1_caches import build_caches, staleness_bounds
 from holdfast.transactions import Transactions
 from holdfast.voiding import Invalidator
 from holdfast.watching import Watching
+from holdfast.write_behind.accepting import Backlog
 from holdfast.write_behind.making import Ground, Making
 from holdfast.writing import Writer
 
@@ -58,6 +61,7 @@ class Flows:
         self.counters = Counters()
         self.audit = AuditLog(given.audit, server=given.server)
         self._make_memory()
+        self._make_health()
         self._make_reading()
         self._make_writing()
         self._make_events()
@@ -86,6 +90,35 @@ class Flows:
         )
         self.feed = ChangeFeed(given.feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
         self.keys = KeyRing(given.key_rows, MasterKeys.read(settings.master_keys), given.entropy)
+
+    def _make_health(self) -> None:
+        given = self._given
+        self.feed.on_applied(lambda _before, _poll: given.l3_guard.heard())
+        self.health = HealthKeeper(
+            l2=given.l2_guard,
+            l3=given.l3_guard,
+            feed_seconds=lambda: given.clock.monotonic() - self.lease.renewed_at,
+            bound_seconds=min(map(self.lease.bound, given.kinds)),
+            buffers=self._buffers,
+            backlog=self._backlog,
+            skip_l2=self._skip_l2,
+            announce=self._announce,
+            counters=self.counters.modes,
+            clock=given.clock,
+            wall=given.wall,
+            sleep=given.sleep,
+        )
+
+    def _backlog(self) -> Backlog:
+        return self.write_behind.backlog()
+
+    def _buffers(self) -> bool:
+        """Whether there is a kind that is written behind, and room for its writes."""
+        behind = any(kind.durability is not Durability.COMMITTED for kind in self._given.kinds.values())
+        return behind and not self.write_behind.buffer.is_full(0)
+
+    def _skip_l2(self, skips: bool) -> None:  # noqa: FBT001 - set as it is told
+        self.resolver.skips_l2 = skips
 
     def _make_reading(self) -> None:
         given = self._given
@@ -127,6 +160,7 @@ class Flows:
             resolver=self.resolver,
             applier=self.applier,
             committed=self.feed.committed,
+            check_writes=self.health.check_writes,
             caches=self.caches,
             kinds=given.kinds,
             limits=Limits(given.settings.document_bytes_max, given.settings.document_depth_max),
@@ -264,6 +298,7 @@ class Flows:
             transactions=self.transactions,
             scopes=self.scopes,
             consistency=self.verifier.report,
+            health=self.health.health,
             invalidator=self.invalidator,
             bus=self.bus,
             write_behind=self.write_behind,
@@ -313,6 +348,7 @@ class Flows:
         """
         await self.keys.start()
         await self.feed.start()
+        self.health.start()
         if self.relay is not None:
             self.relay.start()
         self.verifier.start()
@@ -327,6 +363,7 @@ class Flows:
         """
         async with AsyncExitStack() as ends:  # the last named comes first
             ends.callback(self._empty)
+            ends.push_async_callback(self.health.stop)
             ends.push_async_callback(self.feed.stop)
             ends.push_async_callback(self._past.close)
             if self.relay is not None:

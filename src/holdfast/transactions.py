@@ -230,9 +230,11 @@ class Transactions:
             SerializationFailure: others were in the way; nothing took effect.
             OutcomeUnknown: the reply to COMMIT was lost, or SQL of the block ended the transaction. Read before
                 repeating.
+            TierUnavailable: the server is in a mode in which nothing may be written.
             TierError: L3 cannot be reached, or what its driver raised inside.
         """
         self._resolver.check_open()
+        self._writer.check_writes()
         await self._settle(settled)
         storage = await self._l3.open_transaction(Isolation(isolation))
         incarnation = self._l3.coherence().incarnation

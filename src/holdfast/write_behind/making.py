@@ -106,6 +106,7 @@ class Making:
             wall=ground.wall,
             counters=ground.counters,
             commit_seconds=ground.settings.write_behind_commit_seconds,
+            check_writes=ground.writer.check_writes,
         )
 
     def takeover(self) -> Takeover:
