@@ -97,11 +97,12 @@ async def open_tiers(
         settings: with both servers named.
         stack: closes what was opened.
     """
-    guard = PostgresGuard(connector(settings).open, monotonic=clock.monotonic)
+    guard = postgres_guard(settings, clock)
     stack.push_async_callback(guard.close)
     pool = connection_pool(settings, guard=guard)
     stack.push_async_callback(pool.close)
     await prepare(pool, kinds.values(), migrate=settings.migrate_on_connect, progress=progress)
+    await guard.connect()
     async with pool.connection() as lent:
         with mapped("testing the triggers"):
             untrusted = await l3_self_test.untrusted(lent, kinds.values())
@@ -219,6 +220,11 @@ def connection_pool(
         timeout_seconds=settings.l3_connect_timeout_seconds,
         guard=guard,
     )
+
+
+def postgres_guard(settings: Settings, clock: Clock) -> PostgresGuard:
+    """What knows whether L3 answers, by a connection of its own; nothing is opened yet."""
+    return PostgresGuard(connector(settings).open, monotonic=clock.monotonic)
 
 
 def redis_connection(settings: Settings, clock: Clock) -> RedisConnection:

@@ -31,6 +31,7 @@ from holdfast.key_locks import KeyLocks
 from holdfast.metrics.counters import Counters
 from holdfast.reading import Reader
 from holdfast.recovery.health import HealthKeeper
+from holdfast.recovery.pacing import RetryBudget
 from holdfast.resolution import Resolver
 from holdfast.run_flows import Beneath, RunFlows
 from holdfast.scopes import Scopes
@@ -59,6 +60,7 @@ class Flows:
     def __init__(self, given: Given) -> None:
         self._given = given
         self.counters = Counters()
+        self.retries = RetryBudget()
         self.audit = AuditLog(given.audit, server=given.server)
         self._make_memory()
         self._make_health()
@@ -183,6 +185,7 @@ class Flows:
             lease=self.lease,
             feed=self.feed,
             settle=self.write_behind.settle,
+            retries=self.retries,
         )
         self.invalidator = Invalidator(
             l3=given.l3, kinds=given.kinds, writer=self.writer, applier=self.applier, actor=given.server
@@ -217,6 +220,7 @@ class Flows:
             random_=given.random_,
             counters=self.counters.write_behind,
             announce=self._announce,
+            retries=self.retries,
         )
 
     def _announce(self, topic: str, data: Any) -> None:

@@ -109,12 +109,10 @@ class ModeCounters:
     Attributes:
         changes: of the mode.
         seconds: spent in each, by its name.
-        retries_refused: calls that were not made again because too many had been.
     """
 
     changes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    retries_refused: int = 0
 
     def spent(self, mode: str, seconds: float) -> None:
         """Note time that passed in a mode."""
