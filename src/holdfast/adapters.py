@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -224,7 +225,8 @@ def connection_pool(
 
 def postgres_guard(settings: Settings, clock: Clock) -> PostgresGuard:
     """What knows whether L3 answers, by a connection of its own; nothing is opened yet."""
-    return PostgresGuard(connector(settings).open, monotonic=clock.monotonic)
+    opener = partial(connector(settings).open, {"application_name": "holdfast guard"})
+    return PostgresGuard(opener, monotonic=clock.monotonic)
 
 
 def redis_connection(settings: Settings, clock: Clock) -> RedisConnection:

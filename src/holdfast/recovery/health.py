@@ -137,7 +137,7 @@ class HealthKeeper:
 
     def degrade(self, mode: Mode, seconds: float | None, why: str) -> None:
         """Have the server work in a worse mode; see `Degrading.degrade`."""
-        self._forcing.force(mode, seconds, why, self._clock.monotonic())
+        self._forcing.force(Mode(mode), seconds, why, self._clock.monotonic())
         self.observe()
 
     def check_writes(self) -> None:

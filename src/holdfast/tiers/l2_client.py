@@ -170,7 +170,10 @@ class RedisConnection:
         Raises:
             TierUnavailable: there is no map of nodes.
         """
-        await self._watch.check((await self.topology()).nodes)
+        topology = await self.topology()
+        if self._guards.any_suspect:
+            self.doubt_map()  # another one may have been promoted
+        await self._watch.check(topology.nodes)
 
     def circuits(self) -> Mapping[str, Circuit]:
         """The circuit of each node, by name; none: there is no map of nodes."""
