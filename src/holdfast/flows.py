@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
@@ -11,13 +11,11 @@ from typing import Any, Final
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
 from holdfast.documents import Limits
-from holdfast.entry import Durability
-from holdfast.events import EventLimits
 from holdfast.flights import Flights
 from holdfast.given import Given
 from holdfast.invalidation.announcing import Announcer
 from holdfast.invalidation.applying import ChangeApplier
-from holdfast.invalidation.bus import BusRules, EventBus
+from holdfast.invalidation.bus import EventBus, bus_rules
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.fence_map import FenceMap
 from holdfast.invalidation.invalidator import CacheInvalidator
@@ -25,7 +23,6 @@ from holdfast.invalidation.key_history import KeyHistory
 from holdfast.invalidation.lease import FeedLease
 from holdfast.invalidation.relay import Relay
 from holdfast.invalidation.sampling import AnswerSampler
-from holdfast.invalidation.subscription import HandlerRules
 from holdfast.invalidation.verifier import Verifier
 from holdfast.key_locks import KeyLocks
 from holdfast.metrics.counters import Counters
@@ -39,13 +36,11 @@ from holdfast.scopes.elsewhere import Elsewhere
 from holdfast.scopes.session import Session
 from holdfast.sensitivity.key_ring import KeyRing
 from holdfast.sensitivity.master_keys import MasterKeys
-from holdfast.settings import Settings
 from holdfast.store import Parts, StateStore
 from holdfast.tiers.l1_caches import build_caches, staleness_bounds
 from holdfast.transactions import Transactions
 from holdfast.voiding import Invalidator
 from holdfast.watching import Watching
-from holdfast.write_behind.accepting import Backlog
 from holdfast.write_behind.making import Ground, Making
 from holdfast.writing import Writer
 
@@ -63,9 +58,9 @@ class Flows:
         self.retries = RetryBudget()
         self.audit = AuditLog(given.audit, server=given.server)
         self._make_memory()
-        self._make_health()
         self._make_reading()
         self._make_writing()
+        self._make_health()
         self._make_events()
         self._make_verifier()
         self._open_door()
@@ -92,35 +87,6 @@ class Flows:
         )
         self.feed = ChangeFeed(given.feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
         self.keys = KeyRing(given.key_rows, MasterKeys.read(settings.master_keys), given.entropy)
-
-    def _make_health(self) -> None:
-        given = self._given
-        self.feed.on_applied(lambda _before, _poll: given.l3_guard.heard())
-        self.health = HealthKeeper(
-            l2=given.l2_guard,
-            l3=given.l3_guard,
-            feed_seconds=lambda: given.clock.monotonic() - self.lease.renewed_at,
-            bound_seconds=min(map(self.lease.bound, given.kinds)),
-            buffers=self._buffers,
-            backlog=self._backlog,
-            skip_l2=self._skip_l2,
-            announce=self._announce,
-            counters=self.counters.modes,
-            clock=given.clock,
-            wall=given.wall,
-            sleep=given.sleep,
-        )
-
-    def _backlog(self) -> Backlog:
-        return self.write_behind.backlog()
-
-    def _buffers(self) -> bool:
-        """Whether there is a kind that is written behind, and room for its writes."""
-        behind = any(kind.durability is not Durability.COMMITTED for kind in self._given.kinds.values())
-        return behind and not self.write_behind.buffer.is_full(0)
-
-    def _skip_l2(self, skips: bool) -> None:  # noqa: FBT001 - set as it is told
-        self.resolver.skips_l2 = skips
 
     def _make_reading(self) -> None:
         given = self._given
@@ -162,7 +128,7 @@ class Flows:
             resolver=self.resolver,
             applier=self.applier,
             committed=self.feed.committed,
-            check_writes=self.health.check_writes,
+            check_writes=self._check_writes,
             caches=self.caches,
             kinds=given.kinds,
             limits=Limits(given.settings.document_bytes_max, given.settings.document_depth_max),
@@ -222,6 +188,28 @@ class Flows:
             announce=self._announce,
             retries=self.retries,
         )
+
+    def _make_health(self) -> None:
+        given, lease = self._given, self.lease
+        self.feed.on_applied(lambda _before, _poll: given.l3_guard.heard())
+        self.health = HealthKeeper(
+            l2=given.l2_guard,
+            l3=given.l3_guard,
+            feed_seconds=lambda: given.clock.monotonic() - lease.renewed_at,
+            bound_seconds=min(map(lease.bound, given.kinds)),
+            buffers=self.write_behind.has_room,
+            backlog=self.write_behind.backlog,
+            skip_l2=self.resolver.skip_l2,
+            announce=self._announce,
+            counters=self.counters.modes,
+            clock=given.clock,
+            wall=given.wall,
+            sleep=given.sleep,
+        )
+
+    def _check_writes(self) -> None:
+        """Asks who is made after the writers."""
+        self.health.check_writes()
 
     def _announce(self, topic: str, data: Any) -> None:
         """Asks for the bus when there is something to tell: it is made after what tells."""
@@ -344,7 +332,7 @@ class Flows:
         )
 
     async def start(self) -> None:
-        """Have a key for secrets; begin to follow the change feed, to stand by as the relay, and to verify.
+        """Have a key for secrets; begin to follow the change feed, keep the mode, stand by as the relay, and verify.
 
         Raises:
             KeyMissing, KeyRetired: the master keys of the settings are not what L3 knows.
@@ -367,8 +355,8 @@ class Flows:
         """
         async with AsyncExitStack() as ends:  # the last named comes first
             ends.callback(self._empty)
-            ends.push_async_callback(self.health.stop)
             ends.push_async_callback(self.feed.stop)
+            ends.push_async_callback(self.health.stop)
             ends.push_async_callback(self._past.close)
             if self.relay is not None:
                 ends.push_async_callback(self.relay.stop)
@@ -393,23 +381,3 @@ class Flows:
         """A closed door answers nothing, not even from memory."""
         for cache in set(self.caches.values()):
             cache.flush()
-
-
-def bus_rules(settings: Settings, masked: Callable[[str], str] = str) -> BusRules:
-    """The limits of the event bus.
-
-    Args:
-        masked: takes secrets out of what handlers have raised.
-    """
-    return BusRules(
-        limits=EventLimits(settings.event_bytes_max, settings.document_depth_max),
-        handlers=HandlerRules(
-            timeout_seconds=settings.event_handler_timeout_seconds,
-            attempts_max=settings.event_attempts_max,
-            queue_max=settings.event_queue_max,
-            masked=masked,
-        ),
-        publish_seconds=settings.event_publish_timeout_seconds,
-        lease_seconds=settings.event_lease_seconds,
-        group_idle_seconds=settings.event_group_idle_seconds,
-    )

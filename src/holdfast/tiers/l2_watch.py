@@ -20,7 +20,7 @@ from holdfast.tiers.l2_guards import RULES, NodeGuards
 from holdfast.tiers.l2_topology import Node
 
 logger = logging.getLogger("holdfast")
-UNHEARD_SECONDS: Final = 0.5
+UNHEARD_SECONDS: Final = 0.3
 """A node that was not heard of for so long is asked by `check` whether it is there."""
 _LOST: Final = (GlideTimeoutError, GlideConnectionError, ClosingError)
 _LOST_IN_WORDS: Final = ("BrokenPipe", "RecvError", "Connection in recovery", "AllConnectionsUnavailable")

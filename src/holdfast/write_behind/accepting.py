@@ -215,6 +215,11 @@ class WriteBehind:
                 unwritten.append(Unwritten(write.key, str(fault), in_journal, refused))
         return unwritten
 
+    def has_room(self) -> bool:
+        """Whether there is a kind that is written behind, and room for its writes."""
+        behind = any(kind.durability is not Durability.COMMITTED for kind in self._kinds.values())
+        return behind and not self.buffer.is_full(0)
+
     def backlog(self) -> Backlog:
         """What this server has accepted and not yet decided."""
         buffer, life = self.buffer, self.lives.current
