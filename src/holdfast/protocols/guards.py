@@ -9,7 +9,6 @@ from typing import Protocol, Self
 import msgspec
 
 from holdfast.recovery.breaker import Circuit
-from holdfast.recovery.modes import Mode
 
 
 class TierState(StrEnum):
@@ -77,11 +76,11 @@ class StorageGuard(TierGuard, Protocol):
 class Degrading(Protocol):
     """Puts a server into a worse mode than its tiers would ask for: who found out that it must be spared."""
 
-    def degrade(self, mode: Mode, seconds: float | None, why: str) -> None:
+    def degrade(self, mode: str, seconds: float | None, why: str) -> None:
         """Have it work in a mode for a while.
 
         Args:
-            mode: `L2_BYPASSED` or `READ_ONLY`; of both the latter is worse.
+            mode: a word of `Mode`: `l2_bypassed` or `read_only`; of both the latter is worse.
             seconds: None: until every tier answers and has answered for a while.
             why: in words, for whoever reads of it.
         """

@@ -135,7 +135,7 @@ class HealthKeeper:
             backlog=self._backlog(),
         )
 
-    def degrade(self, mode: Mode, seconds: float | None, why: str) -> None:
+    def degrade(self, mode: str, seconds: float | None, why: str) -> None:
         """Have the server work in a worse mode; see `Degrading.degrade`."""
         self._forcing.force(Mode(mode), seconds, why, self._clock.monotonic())
         self.observe()
