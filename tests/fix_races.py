@@ -12,6 +12,7 @@ from holdfast.errors import TierError
 from holdfast.flows import Flows
 from holdfast.keys import Key, redis_key
 from holdfast.protocols import FenceSink, Watermark
+from holdfast.protocols.guards import TierState
 from holdfast.tiers.codec import WireEntry
 from holdfast.tiers.l1_local import LocalCache
 from holdfast.tiers.l2_client import Script
@@ -86,8 +87,10 @@ async def until_l2_is_trusted(*servers: Flows) -> None:
     sink = next(flows.relay._sink for flows in servers if flows.relay is not None)
 
     async def trusted() -> bool:
-        return all(
-            mark is not None and all(flows.view.trusts(mark) for flows in servers) for mark in await watermarks(sink)
+        marks = await watermarks(sink)
+        is_there = all(flows.health.health().l2.state is TierState.THERE for flows in servers)
+        return is_there and all(
+            mark is not None and all(flows.view.trusts(mark) for flows in servers) for mark in marks
         )
 
     await until(trusted)

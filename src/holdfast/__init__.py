@@ -65,6 +65,8 @@ from holdfast.invalidation.rules import RULES, Dependents, Impact, Rule
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
 from holdfast.protocols import Invalidation, Isolation, Replayed
+from holdfast.recovery.health import Health
+from holdfast.recovery.modes import Mode
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.conflicts import ConflictStrategy, Resolution, VariableConflict
 from holdfast.run_context.context import RunContext
@@ -105,6 +107,7 @@ __all__ = [
     "Entry",
     "Event",
     "ExportDeclaration",
+    "Health",
     "HoldfastError",
     "Impact",
     "IncarnationChanged",
@@ -124,6 +127,7 @@ __all__ = [
     "Loss",
     "Merge",
     "Metadata",
+    "Mode",
     "NotFound",
     "NotOwner",
     "OutcomeUnknown",

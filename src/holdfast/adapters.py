@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_connect import RedisConnector
 from holdfast.tiers.l2_events import RedisEvents
 from holdfast.tiers.l2_fences import RedisFences
+from holdfast.tiers.l2_guard import RedisGuard
 from holdfast.tiers.l2_journal import RedisJournals
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l2_secured import SecuredCalls
@@ -30,6 +32,7 @@ from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_deliveries import PostgresDeliveries
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed import PostgresFeed
+from holdfast.tiers.l3_guard import PostgresGuard
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_keys import PostgresKeys
 from holdfast.tiers.l3_postgres import PostgresStorage
@@ -56,6 +59,7 @@ class Tiers:
         journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
         runs: L3's side of run contexts; `key_rows`: its data keys; `reviews`: of reviews; `audit`: the
             audit log there; `deliveries`: what is to leave runs.
+        l2_guard, l3_guard: know whether L2 and L3 answer.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
     """
@@ -75,6 +79,8 @@ class Tiers:
     reviews: PostgresReviews
     audit: PostgresAudit
     deliveries: PostgresDeliveries
+    l2_guard: RedisGuard
+    l3_guard: PostgresGuard
     coherence: Coherence
     untrusted: Mapping[str, str]
 
@@ -92,16 +98,19 @@ async def open_tiers(
         settings: with both servers named.
         stack: closes what was opened.
     """
-    pool = connection_pool(settings)
+    guard = postgres_guard(settings, clock)
+    stack.push_async_callback(guard.close)
+    pool = connection_pool(settings, guard=guard)
     stack.push_async_callback(pool.close)
     await prepare(pool, kinds.values(), migrate=settings.migrate_on_connect, progress=progress)
+    await guard.connect()
     async with pool.connection() as lent:
         with mapped("testing the triggers"):
             untrusted = await l3_self_test.untrusted(lent, kinds.values())
     for kind, reason in untrusted.items():
         logger.warning("kind %s is served uncached: %s", kind, reason)
     l3 = PostgresStorage(pool, kinds)
-    apart = connection_pool(settings, size_max=1)
+    apart = connection_pool(settings, size_max=1, guard=guard)
     stack.push_async_callback(apart.close)
     coherence = (await l3.load([])).coherence
     connection = redis_connection(settings, clock)
@@ -123,13 +132,15 @@ async def open_tiers(
         rules_l3=PostgresStorage(apart, kinds),
         fences=RedisFences(connection, codec, prefix=prefix, fence_lifetime_seconds=lifetime),
         events=event_transport(settings, clock, stack),
-        journals=journal_base(settings, kinds, stack),
+        journals=journal_base(settings, kinds, stack, guard),
         streams=journal_streams(settings, clock, stack),
         runs=PostgresRuns(pool, dead_after_seconds=settings.write_behind_takeover_seconds),
         key_rows=PostgresKeys(pool),
         reviews=PostgresReviews(pool),
         audit=PostgresAudit(pool),
         deliveries=PostgresDeliveries(pool),
+        l2_guard=RedisGuard(connection),
+        l3_guard=guard,
         coherence=coherence,
         untrusted=untrusted,
     )
@@ -165,12 +176,14 @@ def journal_streams(settings: Settings, clock: Clock, stack: AsyncExitStack) -> 
     return streams
 
 
-def journal_base(settings: Settings, kinds: Mapping[str, Kind[Any]], stack: AsyncExitStack) -> PostgresJournals:
+def journal_base(
+    settings: Settings, kinds: Mapping[str, Kind[Any]], stack: AsyncExitStack, guard: PostgresGuard | None = None
+) -> PostgresJournals:
     """What L3 knows of journals, by connections of its own: writers who keep all others busy must not look dead.
 
     A flush that stands still ends before its server is taken for dead.
     """
-    pool = connection_pool(settings, size_max=JOURNAL_CONNECTIONS)
+    pool = connection_pool(settings, size_max=JOURNAL_CONNECTIONS, guard=guard)
     stack.push_async_callback(pool.close)
     return PostgresJournals(pool, kinds, idle_ms=round(settings.write_behind_takeover_seconds * 1000 / 2))
 
@@ -197,14 +210,23 @@ def change_source(settings: Settings, *, tags: bool = True) -> PostgresFeed:
     )
 
 
-def connection_pool(settings: Settings, *, size_max: int | None = None) -> ConnectionPool:
+def connection_pool(
+    settings: Settings, *, size_max: int | None = None, guard: PostgresGuard | None = None
+) -> ConnectionPool:
     """The held connections to L3, by default as many as is set; nothing is opened yet."""
     return ConnectionPool(
         connector(settings).open,
         size_max=size_max or settings.l3_connections_max,
         queue_max=settings.l3_queue_max,
         timeout_seconds=settings.l3_connect_timeout_seconds,
+        guard=guard,
     )
+
+
+def postgres_guard(settings: Settings, clock: Clock) -> PostgresGuard:
+    """What knows whether L3 answers, by a connection of its own; nothing is opened yet."""
+    opener = partial(connector(settings).open, {"application_name": "holdfast guard"})
+    return PostgresGuard(opener, monotonic=clock.monotonic)
 
 
 def redis_connection(settings: Settings, clock: Clock) -> RedisConnection:

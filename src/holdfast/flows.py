@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
@@ -11,12 +11,11 @@ from typing import Any, Final
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
 from holdfast.documents import Limits
-from holdfast.events import EventLimits
 from holdfast.flights import Flights
 from holdfast.given import Given
 from holdfast.invalidation.announcing import Announcer
 from holdfast.invalidation.applying import ChangeApplier
-from holdfast.invalidation.bus import BusRules, EventBus
+from holdfast.invalidation.bus import EventBus, bus_rules
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.invalidation.fence_map import FenceMap
 from holdfast.invalidation.invalidator import CacheInvalidator
@@ -24,11 +23,12 @@ from holdfast.invalidation.key_history import KeyHistory
 from holdfast.invalidation.lease import FeedLease
 from holdfast.invalidation.relay import Relay
 from holdfast.invalidation.sampling import AnswerSampler
-from holdfast.invalidation.subscription import HandlerRules
 from holdfast.invalidation.verifier import Verifier
 from holdfast.key_locks import KeyLocks
 from holdfast.metrics.counters import Counters
 from holdfast.reading import Reader
+from holdfast.recovery.health import HealthKeeper
+from holdfast.recovery.pacing import RetryBudget
 from holdfast.resolution import Resolver
 from holdfast.run_flows import Beneath, RunFlows
 from holdfast.scopes import Scopes
@@ -36,7 +36,6 @@ from holdfast.scopes.elsewhere import Elsewhere
 from holdfast.scopes.session import Session
 from holdfast.sensitivity.key_ring import KeyRing
 from holdfast.sensitivity.master_keys import MasterKeys
-from holdfast.settings import Settings
 from holdfast.store import Parts, StateStore
 from holdfast.tiers.l1_caches import build_caches, staleness_bounds
 from holdfast.transactions import Transactions
@@ -56,10 +55,12 @@ class Flows:
     def __init__(self, given: Given) -> None:
         self._given = given
         self.counters = Counters()
+        self.retries = RetryBudget()
         self.audit = AuditLog(given.audit, server=given.server)
         self._make_memory()
         self._make_reading()
         self._make_writing()
+        self._make_health()
         self._make_events()
         self._make_verifier()
         self._open_door()
@@ -127,6 +128,7 @@ class Flows:
             resolver=self.resolver,
             applier=self.applier,
             committed=self.feed.committed,
+            check_writes=self._check_writes,
             caches=self.caches,
             kinds=given.kinds,
             limits=Limits(given.settings.document_bytes_max, given.settings.document_depth_max),
@@ -149,6 +151,7 @@ class Flows:
             lease=self.lease,
             feed=self.feed,
             settle=self.write_behind.settle,
+            retries=self.retries,
         )
         self.invalidator = Invalidator(
             l3=given.l3, kinds=given.kinds, writer=self.writer, applier=self.applier, actor=given.server
@@ -183,7 +186,30 @@ class Flows:
             random_=given.random_,
             counters=self.counters.write_behind,
             announce=self._announce,
+            retries=self.retries,
         )
+
+    def _make_health(self) -> None:
+        given, lease = self._given, self.lease
+        self.feed.on_applied(lambda _before, _poll: given.l3_guard.heard())
+        self.health = HealthKeeper(
+            l2=given.l2_guard,
+            l3=given.l3_guard,
+            feed_seconds=lambda: given.clock.monotonic() - lease.renewed_at,
+            bound_seconds=min(map(lease.bound, given.kinds)),
+            buffers=self.write_behind.has_room,
+            backlog=self.write_behind.backlog,
+            skip_l2=self.resolver.skip_l2,
+            announce=self._announce,
+            counters=self.counters.modes,
+            clock=given.clock,
+            wall=given.wall,
+            sleep=given.sleep,
+        )
+
+    def _check_writes(self) -> None:
+        """Asks who is made after the writers."""
+        self.health.check_writes()
 
     def _announce(self, topic: str, data: Any) -> None:
         """Asks for the bus when there is something to tell: it is made after what tells."""
@@ -264,6 +290,7 @@ class Flows:
             transactions=self.transactions,
             scopes=self.scopes,
             consistency=self.verifier.report,
+            health=self.health.health,
             invalidator=self.invalidator,
             bus=self.bus,
             write_behind=self.write_behind,
@@ -305,7 +332,7 @@ class Flows:
         )
 
     async def start(self) -> None:
-        """Have a key for secrets; begin to follow the change feed, to stand by as the relay, and to verify.
+        """Have a key for secrets; begin to follow the change feed, keep the mode, stand by as the relay, and verify.
 
         Raises:
             KeyMissing, KeyRetired: the master keys of the settings are not what L3 knows.
@@ -313,6 +340,7 @@ class Flows:
         """
         await self.keys.renew()
         await self.feed.start()
+        self.health.start()
         if self.relay is not None:
             self.relay.start()
         self.verifier.start()
@@ -328,6 +356,7 @@ class Flows:
         async with AsyncExitStack() as ends:  # the last named comes first
             ends.callback(self._empty)
             ends.push_async_callback(self.feed.stop)
+            ends.push_async_callback(self.health.stop)
             ends.push_async_callback(self._past.close)
             if self.relay is not None:
                 ends.push_async_callback(self.relay.stop)
@@ -352,23 +381,3 @@ class Flows:
         """A closed door answers nothing, not even from memory."""
         for cache in set(self.caches.values()):
             cache.flush()
-
-
-def bus_rules(settings: Settings, masked: Callable[[str], str] = str) -> BusRules:
-    """The limits of the event bus.
-
-    Args:
-        masked: takes secrets out of what handlers have raised.
-    """
-    return BusRules(
-        limits=EventLimits(settings.event_bytes_max, settings.document_depth_max),
-        handlers=HandlerRules(
-            timeout_seconds=settings.event_handler_timeout_seconds,
-            attempts_max=settings.event_attempts_max,
-            queue_max=settings.event_queue_max,
-            masked=masked,
-        ),
-        publish_seconds=settings.event_publish_timeout_seconds,
-        lease_seconds=settings.event_lease_seconds,
-        group_idle_seconds=settings.event_group_idle_seconds,
-    )

@@ -26,6 +26,7 @@ from holdfast.protocols import (
     SharedCache,
     Storage,
 )
+from holdfast.protocols.guards import StorageGuard, TierGuard
 from holdfast.run_context.exports import Exporter, Transformation
 from holdfast.settings import Settings
 
@@ -54,6 +55,7 @@ class Given:
         transformations: of what leaves runs, and `exporters`: who bring it to external systems, by name.
         journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts;
             `deliveries`: what L3 knows of what is to leave them.
+        l2_guard, l3_guard: know whether these tiers answer, and cut them off if they do not.
         reviews: L3's side of reviews; `audit`: the audit log there.
     """
 
@@ -71,6 +73,8 @@ class Given:
     reviews: ReviewIndex
     audit: AuditRows
     deliveries: DeliveryQueue
+    l2_guard: TierGuard
+    l3_guard: StorageGuard
     new_id: Callable[[], str]
     entropy: Callable[[int], bytes]
     wall: Callable[[], float]

@@ -108,6 +108,8 @@ class Node:
                 reviews=tiers.reviews,
                 audit=tiers.audit,
                 deliveries=tiers.deliveries,
+                l2_guard=tiers.l2_guard,
+                l3_guard=tiers.l3_guard,
                 new_id=lambda: uuid.uuid4().hex,
                 entropy=os.urandom,
                 wall=self._clock.wall,

@@ -95,6 +95,7 @@ class Resolver:
         self._filling: set[asyncio.Task[None]] = set()
         self._looking_again: dict[Flight, asyncio.TimerHandle] = {}
         self.closing = False
+        self._skips_l2 = False
         self._l2_batcher: Batcher[Flight] = Batcher(
             self._ask_l2,
             items_max=BATCH_KEYS_MAX,
@@ -124,7 +125,7 @@ class Resolver:
         # While the feed is not heard no change detaches a flight: an old one may bring too old a value.
         if flight is None or (not trusted and flight.began < now - self._lease.bound(key.kind)):
             flight = self._new_flight(key)
-            batcher = self._l2_batcher if trusted else self._l3_batcher
+            batcher = self._l2_batcher if trusted and not self._skips_l2 else self._l3_batcher
             batcher.add(flight)
             self._flights.offer(flight)  # not before: one that was refused would be waited for in vain
         return flight.future
@@ -143,6 +144,10 @@ class Resolver:
         flight.known, flight.coherence = known, self._view.coherence
         self._l3_batcher.add(flight)
         return flight.future
+
+    def skip_l2(self, skips: bool) -> None:  # noqa: FBT001 - what is told, again and again, is no option
+        """Have reads go to L3 at once, which the bounds on its batches and on what waits for them protect; or not."""
+        self._skips_l2 = skips
 
     async def drain(self) -> None:
         """Wait for the flights under way, fills included."""

@@ -13,6 +13,7 @@ from holdfast.documents import Document
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.consistency import ConsistencyReport
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
+from holdfast.recovery.health import Health
 from holdfast.reviews.reviews import Reviews
 from holdfast.run_context.deliveries import Deliveries
 from holdfast.run_context.runs import Runs
@@ -33,6 +34,7 @@ class Parts:
     transactions: Transactions
     scopes: Scopes
     consistency: Callable[[], ConsistencyReport]
+    health: Callable[[], Health]
     invalidator: Invalidator
     bus: EventBus
     write_behind: WriteBehind
@@ -61,6 +63,7 @@ class StateStore:
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
         consistency: what the verifier has found so far: of L1's and L2's answers how many were judged and how many were
             stale, and the last findings with their causes.
+        health: how this server is: its mode, its tiers, and what waits; see `Health`.
         flush: bring all accepted writes to L3; see `WriteBehind.flush`.
         backlog: what this server has accepted and not yet decided; see `WriteBehind.backlog`.
         invalidate: make void what caches hold of a kind, a tag or everything; see `Invalidator.invalidate`.
@@ -74,6 +77,7 @@ class StateStore:
         self.transaction = parts.transactions.open
         self.transact = parts.transactions.transact
         self.consistency = parts.consistency
+        self.health = parts.health
         self.invalidate = parts.invalidator.invalidate
         self.flush = parts.write_behind.flush
         self.backlog = parts.write_behind.backlog

@@ -24,6 +24,7 @@ from holdfast.invalidation.lease import FeedLease
 from holdfast.keys import Key, check_id
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.protocols import ANY_VERSION, Affected, Isolation, Storage, StorageTransaction
+from holdfast.recovery.pacing import RetryBudget
 from holdfast.resolution import Resolver
 from holdfast.writing import Writer
 
@@ -193,7 +194,12 @@ class Transaction:
 
 
 class Transactions:
-    """Opens, commits and repeats transactions; one per server."""
+    """Opens, commits and repeats transactions; one per server.
+
+    Attributes:
+        retries: how many of this server's calls of L3 may be made again that failed for L3's sake. A transaction that
+            others were in the way of is made again without asking it: that says nothing of L3.
+    """
 
     def __init__(
         self,
@@ -206,7 +212,9 @@ class Transactions:
         lease: FeedLease,
         feed: ChangeFeed,
         settle: Settle,
+        retries: RetryBudget,
     ) -> None:
+        self.retries = retries
         self._kinds = kinds
         self._settle = settle
         self._l3 = l3
@@ -230,9 +238,12 @@ class Transactions:
             SerializationFailure: others were in the way; nothing took effect.
             OutcomeUnknown: the reply to COMMIT was lost, or SQL of the block ended the transaction. Read before
                 repeating.
+            TierUnavailable: the server is in a mode in which nothing may be written.
             TierError: L3 cannot be reached, or what its driver raised inside.
         """
         self._resolver.check_open()
+        self._writer.check_writes()
+        self.retries.note_attempt()
         await self._settle(settled)
         storage = await self._l3.open_transaction(Isolation(isolation))
         incarnation = self._l3.coherence().incarnation

@@ -68,6 +68,7 @@ class Writer:
 
     Args:
         committed: called after each write that may be in effect, for the others to be woken.
+        check_writes: raises while nothing may be written.
         backoff: seconds to pause before the n-th attempt of an `update` that lost a race, n from 1.
         sleep: pauses, seconds.
         history: is told of each fill.
@@ -80,6 +81,7 @@ class Writer:
         resolver: Resolver,
         applier: ChangeApplier,
         committed: Callable[[], None],
+        check_writes: Callable[[], None],
         caches: Mapping[str, LocalCache],
         kinds: Mapping[str, Kind[Any]],
         limits: Limits,
@@ -94,6 +96,7 @@ class Writer:
         self._resolver = resolver
         self._applier = applier
         self._committed = committed
+        self.check_writes = check_writes
         self._caches = caches
         self._kinds = kinds
         self._history = history
@@ -101,10 +104,12 @@ class Writer:
 
     async def save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
         """Commit documents and tell the caches, whatever becomes of the caller."""
+        self.check_writes()
         return await self.shielded(self._save(kind, writes))
 
     async def delete(self, key: Key, expected: int | None) -> Receipt:
         """Delete a row and tell the caches, whatever becomes of the caller."""
+        self.check_writes()
         return await self.shielded(self._delete(key, expected))
 
     async def drain(self) -> None:

@@ -25,6 +25,7 @@ from holdfast.errors import (
     TierUnavailable,
 )
 from holdfast.kinds import DELIVERY, EXPORT
+from holdfast.recovery.pacing import RetryBudget
 from holdfast.run_context import ending
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.ending import Ending
@@ -363,6 +364,19 @@ async def test_what_can_neither_be_ended_nor_let_go_of_is_over_here(
         assert "could not be let go of" in caplog.text
         await at.kill("a")
         await at.b.resume(RUN)
+
+
+async def test_a_server_that_has_repeated_too_much_asks_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its budget of retries is spent: the fault goes to the caller, and L3 is not asked again."""
+    async with hall("a") as at:
+        flows = at.servers["a"]
+        flows.transactions.retries = RetryBudget(reserve=0.0)
+        run = await child_with_exports(at, swarm_id=None)
+        with monkeypatch.context() as patch:
+            lose_commits(patch, times=1, in_effect=True)
+            with pytest.raises(OutcomeUnknown):
+                await run.complete()
+        assert flows.transactions.retries.refused == 1
 
 
 async def test_mutant_the_answer_is_believed_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from holdfast.entry import Durability
 from holdfast.errors import OutcomeUnknown, Refused, RowRefused, SerializationFailure, TierError, TierUnavailable
 from holdfast.keys import Key
 from holdfast.metrics.counters import WriteBehindCounters
+from holdfast.recovery.pacing import RetryBudget
 from holdfast.testing import MemoryJournalBase, MemoryStorage
 from holdfast.testing.memory_journal_base import MemoryFlush
 from holdfast.testing.simulation import World, simulate
@@ -49,6 +50,7 @@ class Stage:
         self.buffer = Buffer(BufferRules())
         self.pauses: list[float] = []
         self.counters = WriteBehindCounters()
+        self.retries = RetryBudget()
         self.replaced = 0
         self.decided: list[int] = []
         self.refused: list[Refused] = []
@@ -61,6 +63,7 @@ class Stage:
             sleep=self._sleep,
             random_=random.Random(1),
             counters=self.counters,
+            retries=self.retries,
             caches=Caches(),
             on_decided=lambda writes: self.decided.extend(write.entry.seq for write in writes),
             on_refused=lambda refused, _journal, _seq: self.refused.append(refused),
@@ -140,6 +143,23 @@ def test_while_l3_is_away_its_pauses_grow_and_vary_and_all_is_kept() -> None:
         while len(stage.pauses) == count:
             await stage.world.pause(0.01)
         assert stage.pauses[count] <= 3 * BACKOFF_SECONDS
+
+    staged(scenario)
+
+
+def test_a_server_that_has_repeated_too_much_retries_seldom() -> None:
+    """What was accepted is never given up, but with the budget spent its pauses are long from the first on."""
+
+    async def scenario(stage: Stage) -> None:
+        while stage.retries.take():
+            pass
+        stage.l3.away = True
+        write = stage.add()
+        while len(stage.pauses) < 5:
+            await stage.world.pause(0.01)
+        assert min(stage.pauses) >= BACKOFF_MAX_SECONDS / 2
+        stage.l3.away = False
+        await write.reached(Durability.COMMITTED)
 
     staged(scenario)
 

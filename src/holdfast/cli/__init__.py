@@ -18,6 +18,7 @@ from holdfast.cli.dead_letters import dead_letters
 from holdfast.cli.demo import demo
 from holdfast.cli.events import events
 from holdfast.cli.exports import exports
+from holdfast.cli.health import health
 from holdfast.cli.invalidate import invalidate
 from holdfast.cli.keys import keys
 from holdfast.cli.migrate import migrate
@@ -49,6 +50,7 @@ app.command(keys)
 app.command(reviews)
 app.command(audit)
 app.command(exports)
+app.command(health)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from holdfast.adapters import connection_pool, event_transport
 from holdfast.audit.log import AuditLog
 from holdfast.cli.showing import line
 from holdfast.clock import SystemClock
-from holdfast.flows import bus_rules
+from holdfast.invalidation.bus import bus_rules
 from holdfast.invalidation.dead_letters import BY_HAND, DeadLetters
 from holdfast.node import process_name, with_servers
 from holdfast.protocols import Replayed

@@ -44,6 +44,7 @@ from holdfast.invalidation.event_writer import EventWriter
 from holdfast.invalidation.subscription import Handler, HandlerRules, Subscription
 from holdfast.invalidation.topics import FEED_TOPICS, STATE_RESET, check_group, check_topic, compile_pattern
 from holdfast.protocols import EventTransport
+from holdfast.settings import Settings
 
 FROM_A_THREAD: Final = "use asyncio.run_coroutine_threadsafe with its loop there"
 SERVER_IDLE_SECONDS: Final = 300.0
@@ -64,6 +65,26 @@ class BusRules(msgspec.Struct, frozen=True):
     publish_seconds: float = 15.0
     lease_seconds: float = 6.0
     group_idle_seconds: float = 86_400.0
+
+
+def bus_rules(settings: Settings, masked: Callable[[str], str] = str) -> BusRules:
+    """The limits of the event bus.
+
+    Args:
+        masked: takes secrets out of what handlers have raised.
+    """
+    return BusRules(
+        limits=EventLimits(settings.event_bytes_max, settings.document_depth_max),
+        handlers=HandlerRules(
+            timeout_seconds=settings.event_handler_timeout_seconds,
+            attempts_max=settings.event_attempts_max,
+            queue_max=settings.event_queue_max,
+            masked=masked,
+        ),
+        publish_seconds=settings.event_publish_timeout_seconds,
+        lease_seconds=settings.event_lease_seconds,
+        group_idle_seconds=settings.event_group_idle_seconds,
+    )
 
 
 class EventBus:

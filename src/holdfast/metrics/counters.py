@@ -105,6 +105,23 @@ class DeliveryCounters:
 
 
 @dataclass(slots=True)
+class ModeCounters:
+    """Of the modes a server works in.
+
+    Attributes:
+        changes: of the mode.
+        seconds: spent in each, by its name.
+    """
+
+    changes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def spent(self, mode: str, seconds: float) -> None:
+        """Note time that passed in a mode."""
+        self.seconds[mode] = self.seconds.get(mode, 0.0) + seconds
+
+
+@dataclass(slots=True)
 class Counters:
     """The counters of one server.
 
@@ -118,4 +135,5 @@ class Counters:
     write_behind: WriteBehindCounters = field(default_factory=WriteBehindCounters)
     partitions: PartitionCounters = field(default_factory=PartitionCounters)
     deliveries: DeliveryCounters = field(default_factory=DeliveryCounters)
+    modes: ModeCounters = field(default_factory=ModeCounters)
     flushes: int = 0

@@ -11,8 +11,9 @@ is what L3 knows of data keys: `tiers.l3_keys.PostgresKeys` and `testing.memory_
 L3's side of reviews: `tiers.l3_reviews.PostgresReviews` and `testing.memory_reviews.MemoryReviews`. `AuditRows` is
 the audit log: `tiers.l3_audit.PostgresAudit` and `testing.memory_audit.MemoryAudit`. `DeliveryQueue` is what L3 knows
 of deliveries: `tiers.l3_deliveries.PostgresDeliveries` and `testing.memory_deliveries.MemoryDeliveries`. The suites
-in `holdfast.testing.conformance` run on all of them. `Reviewer` has conflicts decided that no strategy may resolve, and
-`LateReviews` knows what was decided after a run had gone on.
+in `holdfast.testing.conformance` run on all of them. `TierGuard` (in `guards`) knows whether a tier answers:
+`tiers.l2_guard.RedisGuard`, `tiers.l3_guard.PostgresGuard` and `testing.memory_guard.MemoryGuard`. `Reviewer` has
+conflicts decided that no strategy may resolve, and `LateReviews` knows what was decided after a run had gone on.
 """
 
 from holdfast.protocols.audit import AuditRows

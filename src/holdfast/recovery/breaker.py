@@ -82,6 +82,17 @@ class Breaker:
         self.opened = 0
         self.changed_at: float | None = None
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether it is not closed, or any call of its window failed."""
+        return self.circuit is not Circuit.CLOSED or self._failed > 0
+
+    def trip(self, now: float) -> None:
+        """Open at once: it is known that nothing answers. One that is not closed stays as it is."""
+        if self.circuit is Circuit.CLOSED:
+            self._pause = self._rules.pause_seconds
+            self._open(now)
+
     def permit(self, now: float) -> int | None:
         """A permit for one call, to be shown when it has ended; None: it must not be made."""
         if self.circuit is Circuit.CLOSED:

@@ -111,7 +111,7 @@ class Ending:
 
         Raises:
             NotOwner: another server has taken the run over; nothing took effect.
-            OutcomeUnknown: L3 does not say either whether an attempt took effect.
+            OutcomeUnknown: L3 does not say either whether an attempt took effect, or this server may repeat no more.
             RunOver, TierError, InvalidDocument: nothing took effect.
         """
 
@@ -130,6 +130,8 @@ class Ending:
                 if unknown is None:
                     raise
                 logger.warning("run %s: what became of its end cannot be asked: %s", self._run_id, fault)
+            if not self._ground.transactions.retries.take():
+                break
             await self._ground.transactions.pause(attempt)
         raise unknown or OutcomeUnknown(f"run {self._run_id}: L3 did not say whether it is complete")
 

@@ -33,6 +33,7 @@ from holdfast.protocols import (
     SharedCache,
     Storage,
 )
+from holdfast.protocols.guards import StorageGuard, TierGuard
 from holdfast.run_context.exports import Exporter, Transformation
 from holdfast.settings import Settings
 from holdfast.store import StateStore
@@ -42,6 +43,7 @@ from holdfast.testing.memory_cache import MemoryCache
 from holdfast.testing.memory_deliveries import MemoryDeliveries
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
+from holdfast.testing.memory_guard import MemoryGuard
 from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
 from holdfast.testing.memory_keys import MemoryKeys
@@ -82,6 +84,8 @@ async def connect_flows(
     deliveries: DeliveryQueue | None = None,
     transformations: Mapping[str, Transformation] = MappingProxyType({}),
     exporters: Mapping[str, Exporter] = MappingProxyType({}),
+    l2_guard: TierGuard | None = None,
+    l3_guard: StorageGuard | None = None,
     server: str = "a server",
 ) -> AsyncIterator[Flows]:
     """A server's inside over the given tiers, for tests that look at caches and counters.
@@ -92,6 +96,7 @@ async def connect_flows(
         events, streams: by default in memory, of this server alone.
         journals, runs, key_rows, reviews, audit, deliveries: by default those of the L3, in memory or in PostgreSQL;
             any other L3 needs its own.
+        l2_guard, l3_guard: by default L2 and L3 answer unless, in memory, they are `away`.
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
         transformations: of what leaves runs, and `exporters`: who bring it to external systems, by name.
@@ -128,6 +133,8 @@ async def connect_flows(
             untrusted=untrusted,
             rules=check_rules(rules, registered),
             deliveries=deliveries or _deliveries_of(storage, clock),
+            l2_guard=l2_guard or MemoryGuard(_beneath(cache)),
+            l3_guard=l3_guard or MemoryGuard(_beneath(storage)),
             transformations=transformations,
             exporters=exporters,
             server=server,

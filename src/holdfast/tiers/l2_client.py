@@ -3,7 +3,8 @@
 Connecting is lazy and repeated on demand, at most once a second, so that L2 may be away when a server starts
 and come back later. It goes on in a task of its own, and nobody waits for it longer than for a request: an L2 that
 accepts connections and says nothing holds no reader up. All errors of the client leave this module as
-`TierUnavailable`, with the cause chained.
+`TierUnavailable`, with the cause chained. A node that does not answer is cut off (`l2_watch`): calls that need it fail
+at once, until probes have found it again.
 """
 
 from __future__ import annotations
@@ -16,11 +17,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
-from glide import ClosingError, ClusterBatch, GlideClusterClient, GlideError
+from glide import (
+    ClosingError,
+    ClusterBatch,
+    ClusterBatchOptions,
+    GlideClusterClient,
+    GlideError,
+    SlotIdRoute,
+    SlotType,
+)
+from glide import TimeoutError as GlideTimeoutError
 
 from holdfast.errors import TierUnavailable
+from holdfast.recovery.breaker import Circuit
 from holdfast.tiers.l2_connect import Client, RedisConnector
 from holdfast.tiers.l2_topology import Node, Topology
+from holdfast.tiers.l2_watch import NodeWatch, is_lost
 
 logger = logging.getLogger("holdfast")
 RECONNECT_SECONDS: Final = 1.0
@@ -66,7 +78,11 @@ class RedisConnection:
         self._retry_at = -math.inf
         self._last_failure: Exception | None = None
         self._closed = False
-        self._silent: set[Node] = set()  # asked apart until they answer, so that they keep nobody waiting
+        self._watch = NodeWatch(
+            self._sign_of_life, monotonic=monotonic, request_timeout_seconds=connector.request_timeout_seconds
+        )
+        self._guards = self._watch.guards
+        self._options = ClusterBatchOptions()
 
     async def topology(self, *, age_max_seconds: float = math.inf) -> Topology:
         """The map of nodes, connecting first if need be; read anew if it is older than that.
@@ -127,36 +143,105 @@ class RedisConnection:
             By node, what the script returned, or a `TierUnavailable` if the node did not answer in time or refused.
             If one no longer serves the keys, the map of nodes was forgotten, and the next call reads it anew.
         """
+        refused: dict[Node, Any] = {}
+        if self._guards.any_suspect and (refused := self._watch.refused(calls)):
+            calls = {node: call for node, call in calls.items() if node not in refused}
         client = self._client
-        if isinstance(client, GlideClusterClient) and len(calls) > 1 and self._silent.isdisjoint(calls):
+        if isinstance(client, GlideClusterClient) and len(calls) > 1:
+            began = self._monotonic()
             try:
-                replies = await _run_together(client, script, calls.values())
-            except GlideError:
-                pass  # a silent node kept all the others waiting; asked apart, it shows itself
+                replies = await _run_together(client, script, calls.values(), self._options_together())
+            except GlideError as fault:  # a silent node kept all the others waiting; asked apart, it shows itself
+                if isinstance(fault, GlideTimeoutError):
+                    self._guards.expired()
             else:
-                pairs = zip(calls.items(), replies, strict=True)
-                return {node: await self._settled(script, node, call, reply) for (node, call), reply in pairs}
-        alone = await asyncio.gather(*(self._run_alone(script, node, call) for node, call in calls.items()))
-        answers = dict(zip(calls, alone, strict=True))
-        self._silent -= answers.keys()
-        self._silent |= {node for node, answer in answers.items() if isinstance(answer, TierUnavailable)}
-        return answers
+                answers = dict(zip(calls, replies, strict=True))
+                faults = {node: reply for node, reply in answers.items() if isinstance(reply, GlideError)}
+                heard = [node.name for node in calls if node not in faults or not is_lost(faults[node], node)]
+                self._guards.answered_together(heard, began, self._monotonic())
+                if faults:
+                    answers |= await self._settled(script, calls, faults)
+                return answers | refused
+        return refused | await self._apart(script, calls)
 
-    async def _settled(self, script: Script, node: Node, call: Call, reply: Any) -> Any:
-        if not isinstance(reply, GlideError):
-            return reply
-        return await self._run_alone(script, node, call) if _is_unknown(reply) else self._unavailable(node, reply)
+    async def check(self) -> None:
+        """Connect if need be, and ask the nodes that are cut off, or were not heard of for a while; `circuits` tells.
+
+        Raises:
+            TierUnavailable: there is no map of nodes.
+        """
+        topology = await self.topology()
+        if self._guards.any_suspect:
+            self.doubt_map()  # another one may have been promoted
+        await self._watch.check(topology.nodes)
+
+    def circuits(self) -> Mapping[str, Circuit]:
+        """The circuit of each node, by name; none: there is no map of nodes."""
+        return {} if self._topology is None else self._watch.circuits(self._topology.nodes)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether `check` would find anything out."""
+        return self._topology is None or self._guards.any_suspect or bool(self._watch.unheard(self._topology.nodes))
+
+    @property
+    def fault(self) -> str | None:
+        """Why L2 could not be reached, or what a node was cut off for last, in words; None: neither happened."""
+        return self._fault() if self._last_failure is not None else self._watch.fault
+
+    def _options_together(self) -> ClusterBatchOptions:
+        """Of a request to several nodes; made anew only when its timeout has changed by a millisecond."""
+        timeout_ms = math.ceil(self._guards.timeout_seconds * 1000)
+        if self._options.timeout != timeout_ms:
+            self._options = ClusterBatchOptions(timeout=timeout_ms)
+        return self._options
+
+    async def _settled(
+        self, script: Script, calls: Mapping[Node, Call], faults: Mapping[Node, GlideError]
+    ) -> dict[Node, Any]:
+        """What becomes of the faults of a batch: nodes that were not heard, or lacked the script, are asked apart."""
+        again = {node: calls[node] for node, fault in faults.items() if _is_unknown(fault) or is_lost(fault, node)}
+        others = {node: self._unavailable(node, fault) for node, fault in faults.items() if node not in again}
+        return others | await self._apart(script, again)
+
+    async def _apart(self, script: Script, calls: Mapping[Node, Call]) -> dict[Node, Any]:
+        answers = await asyncio.gather(*(self._run_alone(script, node, call) for node, call in calls.items()))
+        return dict(zip(calls, answers, strict=True))
 
     async def _run_alone(self, script: Script, node: Node, call: Call) -> Any:
+        began = self._monotonic()
+        try:
+            answer = await self._run_known(script, call)
+        except GlideError as fault:
+            if not is_lost(fault, node):
+                self._guards.answered(node.name, began, self._monotonic())
+            elif self._watch.failed(node, began, fault):
+                self.doubt_map()  # another one may serve its slots by now
+            return self._unavailable(node, fault)
+        self._guards.answered(node.name, began, self._monotonic())
+        return answer
+
+    async def _run_known(self, script: Script, call: Call) -> Any:
+        """Run a script, sending it along if the node does not know it yet."""
         try:
             return await self._command(["EVALSHA", script.digest, "1", *call])
         except GlideError as fault:
             if not _is_unknown(fault):
-                return self._unavailable(node, fault)
+                raise
+        return await self._command(["EVAL", script.source, "1", *call])
+
+    async def _sign_of_life(self, node: Node) -> GlideError | None:
+        client = self._client
+        if client is None:
+            return ClosingError("the connection is closed")
         try:
-            return await self._command(["EVAL", script.source, "1", *call])
+            if isinstance(client, GlideClusterClient):
+                await client.ping(route=SlotIdRoute(SlotType.PRIMARY, node.slots[0][0]))
+            else:
+                await client.ping()
         except GlideError as fault:
-            return self._unavailable(node, fault)
+            return fault
+        return None
 
     async def close(self) -> None:
         """Close the connection; may be called twice, and before any connection was made."""
@@ -164,6 +249,7 @@ class RedisConnection:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
+        await self._watch.close()
         client, self._client, self._topology = self._client, None, None
         if client is not None:
             await client.close()
@@ -226,7 +312,7 @@ class RedisConnection:
             if self._last_failure is not None:
                 logger.warning("L2 at %s is back", self._connector.addresses)
             self._topology, self._read_at, self._last_failure = topology, self._began_at, None
-            self._silent &= set(topology.nodes)
+            self._guards.keep_only(node.name for node in topology.nodes)
         finally:
             self._connecting = None
 
@@ -244,11 +330,13 @@ class RedisConnection:
         return topology
 
 
-async def _run_together(client: GlideClusterClient, script: Script, calls: Iterable[Call]) -> Sequence[Any]:
+async def _run_together(
+    client: GlideClusterClient, script: Script, calls: Iterable[Call], options: ClusterBatchOptions
+) -> Sequence[Any]:
     batch = ClusterBatch(is_atomic=False)
     for call in calls:
         batch.custom_command(["EVALSHA", script.digest, "1", *call])
-    return await client.exec(batch, raise_on_error=False) or ()
+    return await client.exec(batch, raise_on_error=False, options=options) or ()
 
 
 def _is_unknown(fault: Exception) -> bool:

@@ -2,7 +2,8 @@
 
 A pool that resets each connection on release costs half of L3's throughput, and this package never changes a
 session's state, so a connection is returned as it is; a transaction whose connection a user had puts its session back
-itself. One that died, was left inside a transaction, or lost what the driver had prepared, is thrown away.
+itself. One that died, was left inside a transaction, or lost what the driver had prepared, is thrown away. While L3
+does not answer its guard refuses each call at once, and lets those go that wait.
 
 Who owns what: `_idle` and `_waiting` change only between awaits, so no lock is needed. A connection is always
     in exactly one
@@ -22,6 +23,7 @@ import asyncpg
 from asyncpg.exceptions import InternalClientError
 
 from holdfast.errors import Closed, OutcomeUnknown, Overloaded, TierUnavailable
+from holdfast.tiers.l3_guard import PostgresGuard
 
 Opener = Callable[[], Awaitable["asyncpg.Connection[Any]"]]
 Greeting = Callable[["asyncpg.Connection[Any]"], Awaitable[None]]
@@ -40,9 +42,18 @@ class ConnectionPool:
         size_max: connections at once.
         queue_max: callers that may wait; one more is refused with `Overloaded`.
         timeout_seconds: for the wait for a connection, opening included.
+        guard: cuts L3 off when it does not answer; None: calls wait for as long as they may.
     """
 
-    def __init__(self, opener: Opener, *, size_max: int, queue_max: int, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        opener: Opener,
+        *,
+        size_max: int,
+        queue_max: int,
+        timeout_seconds: float,
+        guard: PostgresGuard | None = None,
+    ) -> None:
         self._opener = opener
         self.greet: Greeting | None = None
         self.vouched: WeakSet[asyncpg.Connection[Any]] = WeakSet()
@@ -53,6 +64,12 @@ class ConnectionPool:
         self._waiting: deque[asyncio.Future[asyncpg.Connection[Any] | None]] = deque()
         self._size = 0
         self._closed = False
+        self._guard = guard
+        # What waits for L3, the oldest first, with the moment since when (the guard's clock).
+        self._lent: dict[asyncpg.Connection[Any], float] = {}
+        self._limits: dict[asyncio.Timeout, float] = {}
+        if guard is not None:
+            guard.join(self)
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.Connection[Any]]:
@@ -62,10 +79,17 @@ class ConnectionPool:
             Overloaded: too many are waiting.
             TierUnavailable: none came within the timeout, or the server cannot be reached.
         """
+        guard = self._guard
+        if guard is not None:
+            guard.admit()
         connection = self._take_idle() or await self._wait_for_one()
+        if guard is not None:
+            self._lent[connection] = guard.monotonic()
         try:
             yield connection
         except (asyncio.CancelledError, TimeoutError, TierUnavailable, OutcomeUnknown):
+            if guard is not None and connection.is_closed():
+                guard.lost()
             # The statement given up may still be running, even beginning a transaction: nobody may inherit that.
             connection.terminate()
             raise
@@ -73,8 +97,29 @@ class ConnectionPool:
             if asyncpg.InvalidSQLStatementNameError in (type(fault), type(fault.__cause__)):
                 connection.terminate()  # DEALLOCATE ALL: the driver would go on naming what is not there any more
             raise
+        else:
+            if guard is not None:
+                guard.heard()
         finally:
+            self._lent.pop(connection, None)
             self._release(connection)
+
+    def waits_since(self) -> float | None:
+        """Since when the oldest call waits for L3, by the guard's clock; None: none does."""
+        oldest = [next(iter(each.values())) for each in (self._lent, self._limits) if each]
+        return min(oldest, default=None)
+
+    def refuse_waiting(self) -> None:
+        """Let the calls go, with `TierUnavailable`, that have no connection yet."""
+        now = asyncio.get_running_loop().time()
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(now)
+
+    def end_lent(self) -> None:
+        """End the connections that are lent; the calls on them fail."""
+        for connection in self._lent:
+            connection.terminate()
 
     async def close(self) -> None:
         """Close the idle connections and, as they come back, the lent ones; may be called twice."""
@@ -100,9 +145,16 @@ class ConnectionPool:
 
     async def _wait_for_one(self) -> asyncpg.Connection[Any]:
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await self._acquire()
+            async with asyncio.timeout(self._timeout_seconds) as limit:
+                if self._guard is not None:
+                    self._limits[limit] = self._guard.monotonic()
+                try:
+                    return await self._acquire()
+                finally:
+                    self._limits.pop(limit, None)
         except TimeoutError as fault:
+            if self._guard is not None:
+                self._guard.admit()  # it was cut off meanwhile
             raise TierUnavailable(
                 f"L3: no connection within {self._timeout_seconds:g} s ({self._size} of {self._size_max} open)"
             ) from fault
@@ -139,11 +191,15 @@ class ConnectionPool:
             connection = await self._opener()
             if self.greet is not None:
                 await self.greet(connection)
-        except BaseException:
+        except BaseException as fault:
             if connection is not None:
                 connection.terminate()
+            if self._guard is not None and isinstance(fault, TierUnavailable):
+                self._guard.lost()
             self._pass_on(None)
             raise
+        if self._guard is not None:
+            self._guard.heard()
         return connection
 
     def _release(self, connection: asyncpg.Connection[Any]) -> None:

@@ -103,6 +103,7 @@ class WriteBehind:
         ready: lets L1 hear of changes; says whether it answers for a kind.
         wall: the time of day, seconds since 1970.
         commit_seconds: how long a caller waits for a durability before it is told that the write is undecided.
+        check_writes: raises while nothing can be written to L3.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class WriteBehind:
         wall: Callable[[], float],
         counters: WriteBehindCounters,
         commit_seconds: float,
+        check_writes: Callable[[], None],
     ) -> None:
         self.buffer = buffer
         self.overlay = overlay
@@ -131,6 +133,7 @@ class WriteBehind:
         self._wall = wall
         self._counters = counters
         self._commit_seconds = commit_seconds
+        self._check_writes = check_writes
 
     async def patch(
         self,
@@ -176,11 +179,12 @@ class WriteBehind:
         """Bring the undecided writes of some keys to L3 before anything else is done to these (rule W5).
 
         Raises:
-            TierUnavailable: that was not done in time.
+            TierUnavailable: that was not done in time, or L3 is known to be away.
         """
         last = [queue.writes[-1] for key in keys if (queue := self.buffer.queues.get(key)) is not None]
         if not last:
             return
+        self._check_writes()
         self.lives.hurry(write.key for write in last)
         for write in last:
             try:
@@ -210,6 +214,11 @@ class WriteBehind:
                 refused = isinstance(fault, Refused)
                 unwritten.append(Unwritten(write.key, str(fault), in_journal, refused))
         return unwritten
+
+    def has_room(self) -> bool:
+        """Whether there is a kind that is written behind, and room for its writes."""
+        behind = any(kind.durability is not Durability.COMMITTED for kind in self._kinds.values())
+        return behind and not self.buffer.is_full(0)
 
     def backlog(self) -> Backlog:
         """What this server has accepted and not yet decided."""

@@ -20,6 +20,7 @@ from holdfast.clock import Clock
 from holdfast.errors import NotOwner, OutcomeUnknown, Refused, SerializationFailure, TierError
 from holdfast.keys import Key
 from holdfast.metrics.counters import WriteBehindCounters
+from holdfast.recovery.pacing import RetryBudget
 from holdfast.write_behind.bisecting import bisected
 from holdfast.write_behind.buffer import Buffer
 from holdfast.write_behind.deciding import RefusalReason
@@ -62,6 +63,8 @@ class Flusher:
     """Flushes the writes of one journal.
 
     Args:
+        retries: how many calls of L3 this server may make again. What was accepted is tried again whatever it says, but
+            as seldom as can be once it is spent.
         caches: are told what is in effect.
         on_decided: told of writes that are decided, and `on_refused` of those that were refused.
         on_replaced: told, once, that another server has the journal.
@@ -78,6 +81,7 @@ class Flusher:
         sleep: Callable[[float], Awaitable[object]],
         random_: random.Random,
         counters: WriteBehindCounters,
+        retries: RetryBudget,
         caches: CacheTeller,
         on_decided: Callable[[list[PendingWrite]], None],
         on_refused: OnRefused,
@@ -91,6 +95,7 @@ class Flusher:
         self._sleep = sleep
         self._random = random_
         self._counters = counters
+        self._retries = retries
         self._caches = caches
         self._on_decided = on_decided
         self._on_refused = on_refused
@@ -126,6 +131,7 @@ class Flusher:
                 await self._fail(fault)
             else:
                 self._pause_seconds, self.fault = 0.0, None
+                self._retries.note_attempt()
                 self._pace.faster()
 
     async def _until_due(self) -> None:
@@ -243,9 +249,10 @@ class Flusher:
         self.fault = fault
         self._pace.slower()
         # Decorrelated jitter: servers that failed together do not come back together.
-        self._pause_seconds = min(
-            BACKOFF_MAX_SECONDS, self._random.uniform(BACKOFF_SECONDS, max(BACKOFF_SECONDS, self._pause_seconds * 3))
-        )
+        shortest, longest = BACKOFF_SECONDS, max(BACKOFF_SECONDS, self._pause_seconds * 3)
+        if not self._retries.take():
+            shortest, longest = BACKOFF_MAX_SECONDS / 2, BACKOFF_MAX_SECONDS
+        self._pause_seconds = min(BACKOFF_MAX_SECONDS, self._random.uniform(shortest, longest))
         await self._sleep(self._pause_seconds)
 
 

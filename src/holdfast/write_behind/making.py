@@ -12,6 +12,7 @@ from holdfast.invalidation.topics import WRITE_REFUSED
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.protocols import JournalBase, JournalStreams, Storage
+from holdfast.recovery.pacing import RetryBudget
 from holdfast.settings import Settings
 from holdfast.tiers.l1_local import Shelf
 from holdfast.write_behind.accepting import WriteBehind
@@ -40,6 +41,7 @@ class Ground:
         shelves: L1's, by kind.
         ready: lets L1 hear of changes; says whether it answers for a kind.
         announce: gives an event to this server's own subscribers; must neither wait nor raise.
+        retries: how many calls of L3 may be made again.
     """
 
     settings: Settings
@@ -59,6 +61,7 @@ class Ground:
     random_: random.Random
     counters: WriteBehindCounters
     announce: Callable[[str, Any], None]
+    retries: RetryBudget
 
 
 def buffer_rules(settings: Settings) -> BufferRules:
@@ -106,6 +109,7 @@ class Making:
             wall=ground.wall,
             counters=ground.counters,
             commit_seconds=ground.settings.write_behind_commit_seconds,
+            check_writes=ground.writer.check_writes,
         )
 
     def takeover(self) -> Takeover:
@@ -213,6 +217,7 @@ class Making:
             sleep=ground.sleep,
             random_=ground.random_,
             counters=ground.counters,
+            retries=ground.retries,
             caches=self._publisher,
             on_decided=writer.decided,
             on_refused=self._on_refused,

@@ -1,0 +1,305 @@
+"""Real tiers that die, stand still or are cut off: nobody waits long, the mode shows soon, and all is well again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import holdfast
+from fix_bots import ADA
+from fix_cluster import Cluster
+from fix_commands import name_servers, run_command
+from fix_feed import connected
+from fix_races import until_l2_is_trusted
+from fix_single import Single
+from fix_tiers import Behind, flows_of
+from holdfast import Bot, Consistency, Durability, Event, Increment, Settings, Swarm, TierError, TierUnavailable
+from holdfast.node import OpenStore
+from holdfast.protocols.guards import TierState
+from holdfast.recovery.modes import Mode
+from holdfast.testing.server_controls import ServerControls
+from holdfast.tiers.l3_guard import PostgresGuard
+
+LONG_SECONDS = 30.0
+CALL_SECONDS = 1.5
+"""Nobody waits longer: a second by the timeouts, and what a busy machine adds."""
+MANY = [f"b{number}" for number in range(40)]
+ONE = Increment("stats", "total_tool_calls")
+
+
+class Watcher:
+    """Looks at a server's mode, and calls it all the time.
+
+    Attributes:
+        longest: that a call took.
+        faults: what calls raised.
+        modes: those that were told.
+    """
+
+    def __init__(self, state: OpenStore) -> None:
+        self.state = state
+        self.longest = 0.0
+        self.faults: list[BaseException] = []
+        self.modes: list[str] = []
+
+    async def hear(self, event: Event) -> None:
+        self.modes.append(event.data["mode"])
+
+    async def timed(self, call: Awaitable[Any]) -> Any:
+        """Make a call that may fail for a tier that is away."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            return await call
+        except TierError as fault:  # of a write that was sent the outcome is unknown
+            self.faults.append(fault)
+            return None
+        finally:
+            self.longest = max(self.longest, loop.time() - began)
+
+    async def reading(self) -> None:
+        """Read what no cache of this server holds, for ever."""
+        while True:
+            flows_of(self.state).caches["bot"].flush()
+            await self.timed(self.state.bots.get_many(MANY))
+            await asyncio.sleep(0.01)
+
+    async def until(self, condition: Callable[[], bool]) -> float:
+        """How long it took until it was so, at most half a minute."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with asyncio.timeout(LONG_SECONDS):
+            while not condition():  # noqa: ASYNC110 - there is no event for all of them
+                await asyncio.sleep(0.01)
+        return loop.time() - began
+
+    def mode(self) -> Mode:
+        return self.state.health().mode
+
+
+async def watched(state: OpenStore) -> Watcher:
+    """A watcher that is told of modes, of a server that has all documents."""
+    watcher = Watcher(state)
+    await state.subscribe("state/mode/changed", watcher.hear).ready()
+    await state.bots.put_many(dict.fromkeys(MANY, ADA))
+    await until_l2_is_trusted(flows_of(state))
+    await watcher.until(lambda: watcher.mode() is Mode.NORMAL)
+    return watcher
+
+
+async def beside(reading: Awaitable[None], work: Awaitable[None]) -> None:
+    """Do work beside reads."""
+    task = asyncio.ensure_future(reading)
+    try:
+        await work
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def patient(settings: Settings, **changes: Any) -> Settings:
+    """Settings with the usual time for a request of L2."""
+    return msgspec.structs.replace(settings, l2_request_timeout_seconds=0.5, verify_share=0.0, **changes)
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+async def test_a_node_of_l2_that_is_gone_costs_its_own_keys(settings: Settings, cluster: Cluster, how: str) -> None:
+    """Reads of its keys go to L3; L2 counts as degraded, and is there again when the node goes on."""
+    own = patient(settings, redis_urls=cluster.urls)
+    async with holdfast.connect(own) as state:
+        watcher, process = await watched(state), cluster.nodes[0]._process
+
+        async def story() -> None:
+            process.send_signal(signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+            shown = await watcher.until(lambda: state.health().l2.state is TierState.DEGRADED)
+            assert shown < CALL_SECONDS
+            assert watcher.mode() is Mode.NORMAL
+            assert "Error" in str(state.health().l2.fault)
+            await asyncio.sleep(1.0)  # reads go on meanwhile, past the first probes
+            if how == "stopped":
+                process.send_signal(signal.SIGCONT)
+                await watcher.until(lambda: state.health().l2.state is TierState.THERE)
+
+        await beside(watcher.reading(), story())
+        assert watcher.longest < CALL_SECONDS
+        assert watcher.faults == []
+
+
+async def test_an_l2_that_dies_is_bypassed(settings: Settings, single: Single) -> None:
+    """Reads and writes go to L3; when it is back and has stayed, the mode is normal again. Nobody reads meanwhile."""
+    own = patient(settings, redis_urls=single.urls, key_prefix="vrooli:")
+    async with holdfast.connect(own) as state:
+        watcher = await watched(state)
+        single.kill()
+        assert await watcher.until(lambda: watcher.mode() is Mode.L2_BYPASSED) < 2 * CALL_SECONDS
+        flows_of(state).caches["bot"].flush()
+        assert len(await watcher.timed(state.bots.get_many(MANY))) == len(MANY)
+        await watcher.timed(state.bots.put("b1", Bot(name="Eve")))
+        single.start()
+        await watcher.until(lambda: watcher.mode() is Mode.NORMAL)
+        await watcher.until(lambda: watcher.modes == ["l2_bypassed", "normal"])
+        await until_l2_is_trusted(flows_of(state))
+        assert watcher.longest < CALL_SECONDS
+        assert watcher.faults == []
+
+
+async def outage_of_l3(
+    watcher: Watcher, begin: Callable[[], Awaitable[None]], end: Callable[[], Awaitable[None]]
+) -> None:
+    """L3 goes away and comes back; what callers see meanwhile."""
+    state = watcher.state
+    await state.swarms.put("s1", Swarm(goal="x"))
+    await state.bots.put("held", ADA)
+    await state.swarms.patch("s1", ONE)
+    await begin()
+    calls = [
+        watcher.timed(state.bots.get("held", consistency=Consistency.STRONG)),
+        watcher.timed(state.bots.put("held", Bot(name="Eve"))),
+        watcher.timed(state.bots.get("unknown")),
+    ]
+    first = asyncio.gather(*calls, return_exceptions=True)
+    shown = await watcher.until(lambda: watcher.mode() is Mode.WRITE_BUFFERING)
+    await first
+    assert shown < CALL_SECONDS
+    assert watcher.longest < CALL_SECONDS
+    with pytest.raises(TierUnavailable, match="mode write_buffering"):
+        await state.bots.put("b1", Bot(name="Eve"))
+    await watcher.until(lambda: state.health().staleness_seconds > 0.5)  # past the bound
+    entry = await watcher.timed(state.bots.entry("b1", max_stale=60.0))
+    assert (entry.value, entry.stale) == (ADA, True)
+    await watcher.timed(state.swarms.patch("s1", ONE, durability=Durability.JOURNALED))
+    health = state.health()
+    assert health.l3.state is TierState.AWAY
+    assert health.backlog.writes >= 1
+    assert watcher.longest < CALL_SECONDS
+    await end()
+    await watcher.until(lambda: watcher.mode() is Mode.NORMAL)
+    assert watcher.modes[0] == "write_buffering"
+    assert await state.flush() == []
+    swarm = await state.swarms.get("s1", consistency=Consistency.STRONG)
+    assert swarm is not None
+    assert swarm.stats.total_tool_calls == 2
+    await state.bots.put("b1", Bot(name="Eve"))
+
+
+async def test_an_l3_whose_bytes_are_held(behind_proxy: Behind, settings: Settings) -> None:
+    """Connections stay open and nothing passes, either way."""
+    proxy, url = behind_proxy
+    own = patient(settings, postgres_url=url, journal_replicas=0)
+    async with holdfast.connect(own) as state:
+        watcher = await watched(state)
+        holds: list[Any] = []
+
+        async def begin() -> None:
+            holds.append(proxy.hold())
+
+        async def end() -> None:
+            holds[0].end()
+
+        await outage_of_l3(watcher, begin, end)
+
+
+@pytest.fixture
+async def controls(tmp_path: Path) -> AsyncIterator[tuple[ServerControls, Settings]]:
+    """Servers of the test's own, and the settings that name them."""
+    async with ServerControls(tmp_path / "servers") as servers:
+        running = await servers.start()
+        settings = Settings(
+            postgres_url=running.postgres_url, redis_urls=running.redis_urls, master_keys=(running.master_key,)
+        )
+        yield servers, settings
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+async def test_an_l3_that_dies_or_stands_still(controls: tuple[ServerControls, Settings], how: str) -> None:
+    """All processes of PostgreSQL, which is started again or goes on."""
+    servers, settings = controls
+    async with holdfast.connect(patient(settings, journal_replicas=0)) as state:
+        watcher = await watched(state)
+
+        async def begin() -> None:
+            await (servers.kill if how == "killed" else servers.stop)("postgres")
+
+        async def end() -> None:
+            await (servers.restart if how == "killed" else servers.cont)("postgres")
+
+        await outage_of_l3(watcher, begin, end)
+
+
+async def _slow_is_away(guard: PostgresGuard) -> None:
+    """Mutant: whoever is slow counts as gone."""
+    if guard.in_doubt:
+        raise TierUnavailable("L3: it is slow")
+
+
+@pytest.mark.parametrize("mutant", [False, True])
+async def test_a_wait_for_a_lock_cuts_nobody_off(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, *, mutant: bool
+) -> None:
+    """Writers may wait for long: L3 answers whoever asks it."""
+    if mutant:
+        monkeypatch.setattr(PostgresGuard, "_ask", _slow_is_away)
+        monkeypatch.setattr(PostgresGuard, "heard", lambda _guard: None)
+    async with holdfast.connect(settings) as state, connected(settings.postgres_url) as connection:
+        watcher = Watcher(state)
+        await state.bots.put("b1", ADA)
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("""SELECT FROM holdfast."User" WHERE id = 'b1' FOR UPDATE""")
+        write = asyncio.ensure_future(watcher.timed(state.bots.put("b1", Bot(name="Eve"))))
+        await asyncio.sleep(2.0)  # as long as it would take to be cut off, twice
+        assert (state.health().l3.state is TierState.AWAY) is mutant
+        await transaction.rollback()
+        await write
+        if not mutant:
+            assert watcher.faults == []
+            assert state.health().mode is Mode.NORMAL
+
+
+async def test_the_feed_alone_does_not_cut_l3_off(behind_proxy: Behind, settings: Settings) -> None:
+    """Its connections are held; L3 answers all others, so reads and writes go on."""
+    proxy, url = behind_proxy
+    async with holdfast.connect(patient(settings)) as state:
+        flows = flows_of(state)
+        flows.feed._source._connector._url = url  # type: ignore[attr-defined]
+        flows.feed._source._session.connection.terminate()  # type: ignore[attr-defined]
+        await Watcher(state).until(lambda: flows.feed._source._session is not None)  # type: ignore[attr-defined]
+        with_hold = proxy.hold()
+        await Watcher(state).until(lambda: flows.feed.fault is not None)
+        await asyncio.sleep(1.0)
+        health = state.health()
+        assert (health.mode, health.l3.state) == (Mode.NORMAL, TierState.THERE)
+        assert health.feed_seconds is not None
+        assert health.feed_seconds > 0.5
+        await state.bots.put("b1", ADA)
+        assert await state.bots.get("b1", consistency=Consistency.STRONG) == ADA
+        with_hold.end()
+
+
+async def test_the_command(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It asks both tiers itself: status 0 if all answers, else 1, with the fault and without the password."""
+    name_servers(settings, monkeypatch)
+    assert await run_command("health") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["mode"], told["l2"]["state"], told["l3"]["state"]) == ("normal", "there", "there")
+    assert set(told["l2"]["circuits"].values()) == {"closed"}
+    name_servers(
+        msgspec.structs.replace(settings, postgres_url="postgresql://app:s3cret@127.0.0.1:1/holdfast"), monkeypatch
+    )
+    assert await run_command("health", "--json") == 1
+    out = capsys.readouterr().out
+    told = json.loads(out)
+    assert (told["mode"], told["l3"]["state"]) == ("write_buffering", "away")
+    assert "connecting" not in told["l2"]
+    assert "s3cret" not in out
+    assert told["l3"]["fault"]

@@ -1,0 +1,339 @@
+"""The mode of a server over tiers in memory: which it is, what it does, and how it is left. Time is virtual."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from fix_bots import ADA
+from holdfast import Bot, Durability, Event, Increment, Settings, Swarm, TierUnavailable
+from holdfast.errors import Overloaded
+from holdfast.flows import Flows
+from holdfast.keys import Key
+from holdfast.protocols import Loaded
+from holdfast.protocols.guards import TierHealth, TierState
+from holdfast.recovery.breaker import Circuit
+from holdfast.recovery.health import LOOK_SECONDS, RULES, HealthKeeper
+from holdfast.recovery.modes import Mode
+from holdfast.testing import MemoryCache, MemoryStorage
+from holdfast.testing.door import connect_flows
+from holdfast.testing.memory_guard import MemoryGuard
+from holdfast.testing.simulation import World, simulate
+from holdfast.write_behind.buffer import Buffer
+
+SOON = 2 * LOOK_SECONDS
+SETTLED = RULES.settle_seconds + SOON
+ONE = Increment("stats", "total_tool_calls")
+JOURNALED = Durability.JOURNALED
+
+
+class Stage:
+    """A server, its tiers, and what it told."""
+
+    def __init__(self, flows: Flows, l2: MemoryCache, l3: MemoryStorage) -> None:
+        self.flows = flows
+        self.store = flows.store
+        self.l2 = l2
+        self.l3 = l3
+        self.events: list[dict[str, Any]] = []
+
+    async def hear(self, event: Event) -> None:
+        self.events.append(event.data)
+
+    async def entered(self, *modes: Mode) -> None:
+        """Wait a moment until these are the modes that it has told of."""
+        async with asyncio.timeout(SOON):
+            while [event["mode"] for event in self.events] != [*modes]:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.01)
+
+    def mode(self) -> Mode:
+        return self.store.health().mode
+
+
+def staged(scenario: Callable[[Stage], Awaitable[None]], **settings: Any) -> None:
+    """Run a scenario."""
+
+    async def run(world: World) -> None:
+        l2, l3 = MemoryCache(world), MemoryStorage()
+        async with connect_flows(
+            l2=l2, l3=l3, clock=world, settings=Settings(verify_share=0.0, journal_replicas=0, **settings)
+        ) as flows:
+            stage = Stage(flows, l2, l3)
+            await stage.store.subscribe("state/mode/*", stage.hear).ready()
+            await scenario(stage)
+
+    simulate(1, run)
+
+
+def test_a_healthy_server_says_so() -> None:
+    """Both tiers, the feed's age, and what waits."""
+
+    async def scenario(stage: Stage) -> None:
+        await asyncio.sleep(1.0)
+        health = stage.store.health()
+        assert (health.mode, health.l2.state, health.l3.state) == (Mode.NORMAL, TierState.THERE, TierState.THERE)
+        assert health.why == "every tier answers"
+        assert health.seconds > 0.9
+        assert health.feed_seconds is not None
+        assert health.feed_seconds < 0.25
+        assert health.staleness_seconds == 0.25
+        assert (health.backlog.writes, health.backlog.oldest_seconds) == (0, 0.0)
+        assert stage.events == []
+
+    staged(scenario)
+
+
+def test_without_l2_it_is_bypassed() -> None:
+    """At once, and until L2 has answered for a while; reads and writes go on. The mode is told and counted."""
+
+    async def scenario(stage: Stage) -> None:
+        stage.l2.away = True
+        await asyncio.sleep(SOON)
+        await stage.entered(Mode.L2_BYPASSED)
+        assert stage.events[0]["was"] == "normal"
+        assert "L2 is away" in stage.events[0]["why"]
+        await stage.store.bots.put("b1", ADA)
+        stage.flows.caches["bot"].flush()
+        assert await stage.store.bots.get("b1") == ADA
+        stage.l2.away = False
+        await asyncio.sleep(RULES.settle_seconds - SOON)
+        assert stage.mode() is Mode.L2_BYPASSED
+        await asyncio.sleep(2 * SOON)
+        await stage.entered(Mode.L2_BYPASSED, Mode.NORMAL)
+        counters = stage.flows.counters.modes
+        assert counters.changes == 2
+        assert counters.seconds["l2_bypassed"] == pytest.approx(RULES.settle_seconds + SOON, abs=2 * SOON)
+
+    staged(scenario)
+
+
+def test_a_tier_that_comes_and_goes_does_not_settle() -> None:
+    """It must have answered for two seconds without a break."""
+
+    async def scenario(stage: Stage) -> None:
+        for _ in range(5):
+            stage.l2.away = True
+            await asyncio.sleep(1.0)
+            stage.l2.away = False
+            await asyncio.sleep(1.0)
+        await stage.entered(Mode.L2_BYPASSED)
+
+    staged(scenario)
+
+
+def test_without_l3_writes_that_must_be_committed_are_refused_at_once() -> None:
+    """The error names the mode; writes behind go on, reads are answered as old as the caller allows, and say so."""
+
+    async def scenario(stage: Stage) -> None:
+        swarms, bots = stage.store.swarms, stage.store.bots
+        await swarms.put("s1", Swarm(goal="x"))
+        await bots.put("b1", ADA)
+        await swarms.patch("s1", ONE, durability=JOURNALED)
+        stage.l3.away = True
+        await asyncio.sleep(1.0)
+        await stage.entered(Mode.WRITE_BUFFERING)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        refused: list[Callable[[], Awaitable[Any]]] = [
+            lambda: bots.put("b1", Bot(name="Eve")),
+            lambda: bots.put_many({"b1": Bot(name="Eve")}),
+            lambda: bots.delete("b1"),
+            lambda: swarms.put("s1", Swarm()),  # behind a write that waits
+            lambda: stage.store.transact(lambda transaction: transaction.bots.get("b1")),
+        ]
+        for write in refused:
+            with pytest.raises(TierUnavailable, match="mode write_buffering: L3 is away"):
+                await write()
+        assert loop.time() == began
+        await swarms.patch("s1", ONE, durability=JOURNALED)
+        assert stage.store.health().backlog.writes == 2
+        entry = await bots.entry("b1", max_stale=60.0)
+        assert entry is not None
+        assert (entry.value, entry.stale) == (ADA, True)
+        assert stage.store.health().staleness_seconds > 0.9
+        stage.l3.away = False
+        await bots.put("b1", Bot(name="Eve"))  # as soon as L3 answers, whatever the mode's word is
+        await asyncio.sleep(SETTLED)
+        await stage.entered(Mode.WRITE_BUFFERING, Mode.NORMAL)
+        assert await stage.store.flush() == []
+        swarm = await swarms.get("s1")
+        assert swarm is not None
+        assert swarm.stats.total_tool_calls == 2
+
+    staged(scenario)
+
+
+def test_mutant_a_write_behind_one_that_waits_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the check it waits until the one before is committed, for as long as it may."""
+    monkeypatch.setattr(HealthKeeper, "check_writes", lambda _self: None)
+
+    async def scenario(stage: Stage) -> None:
+        await stage.store.swarms.put("s1", Swarm())
+        await stage.store.swarms.patch("s1", ONE, durability=JOURNALED)
+        stage.l3.away = True
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(TierUnavailable):
+            await stage.store.swarms.put("s1", Swarm())
+        assert asyncio.get_running_loop().time() - began >= 30.0
+
+    staged(scenario)
+
+
+def test_a_full_buffer_makes_it_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more writes can be kept: it would be wrong to say they are."""
+    monkeypatch.setattr(Buffer, "is_crowded", lambda _self, _now: False)
+
+    async def scenario(stage: Stage) -> None:
+        await stage.store.swarms.put("s1", Swarm())
+        await stage.store.swarms.patch("s1", ONE, durability=Durability.ACCEPTED)
+        stage.l3.away = True
+        await stage.store.swarms.patch("s1", ONE, durability=Durability.ACCEPTED)
+        with pytest.raises(Overloaded):
+            await stage.store.swarms.patch("s1", ONE, durability=Durability.ACCEPTED)
+        assert stage.mode() is Mode.READ_ONLY
+        stage.l3.away = False
+
+    staged(scenario, write_behind_writes_max=2)
+
+
+def test_without_both_it_answers_from_memory() -> None:
+    """And says why."""
+
+    async def scenario(stage: Stage) -> None:
+        await stage.store.bots.put("b1", ADA)
+        stage.l2.away = stage.l3.away = True
+        await asyncio.sleep(1.0)
+        assert stage.mode() is Mode.MEMORY_ONLY
+        assert "L2 is away" in stage.store.health().why
+        assert "L3 is away" in stage.store.health().why
+        assert await stage.store.bots.get("b1", max_stale=60.0) == ADA
+        stage.l2.away = stage.l3.away = False
+        await asyncio.sleep(SETTLED)
+        assert stage.mode() is Mode.NORMAL
+
+    staged(scenario)
+
+
+def test_read_only_can_be_forced_for_a_time() -> None:
+    """Writes that must be committed are refused with the reason; the rest goes on; then all does."""
+
+    async def scenario(stage: Stage) -> None:
+        bots = stage.store.bots
+        await bots.put("b1", ADA)
+        await stage.store.swarms.put("s1", Swarm())
+        stage.flows.health.degrade(Mode.READ_ONLY, 300.0, "rows of kind bot do not decode")
+        assert stage.mode() is Mode.READ_ONLY
+        with pytest.raises(TierUnavailable, match=r"mode read_only: .*do not decode"):
+            await bots.put("b1", Bot())
+        assert await bots.get("b1") == ADA
+        await stage.store.swarms.patch("s1", ONE)
+        await asyncio.sleep(299.0)
+        with pytest.raises(TierUnavailable):
+            await bots.put("b1", Bot())
+        await asyncio.sleep(1.0 + SOON)
+        await bots.put("b1", Bot())
+        await stage.entered(Mode.READ_ONLY, Mode.NORMAL)
+
+    staged(scenario)
+
+
+def test_direct_access_to_l3_can_be_forced() -> None:
+    """Reads pass L2 by, also beneath a worse mode, until it is over."""
+
+    async def scenario(stage: Stage) -> None:
+        bots, counters = stage.store.bots, stage.flows.counters
+        await bots.put("b1", ADA)
+        stage.flows.health.degrade(Mode.READ_ONLY, 1.0, "x")
+        stage.flows.health.degrade(Mode.L2_BYPASSED, 10.0, "L2 holds what does not verify")
+        asked = counters.l2.round_trips
+        stage.flows.caches["bot"].flush()
+        assert await bots.get("b1") == ADA
+        assert counters.l2.round_trips == asked
+        await asyncio.sleep(5.0)
+        assert stage.mode() is Mode.L2_BYPASSED
+        await asyncio.sleep(5.0 + SOON)
+        stage.flows.caches["bot"].flush()
+        assert await bots.get("b1") == ADA
+        assert counters.l2.round_trips > asked
+
+    staged(scenario)
+
+
+class Slow(MemoryStorage):
+    """L3 that takes a second for a query, and counts how many it works on."""
+
+    under_way = most = 0
+
+    async def load(self, keys: Any, known: Any = {}) -> Loaded:  # noqa: B006 - as its base
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(1.0)
+        self.under_way -= 1
+        return await super().load(keys, known)
+
+
+def test_l3_is_not_stampeded_while_l2_is_away() -> None:
+    """However many ask, half of the connections read; what finds no room to wait is refused at once."""
+
+    async def run(world: World) -> None:
+        l2, l3 = MemoryCache(world), Slow()
+        settings = Settings(verify_share=0.0, l3_connections_max=8)
+        async with connect_flows(l2=l2, l3=l3, clock=world, settings=settings) as flows:
+            l2.away = True
+            await asyncio.sleep(SOON)
+            assert flows.store.health().mode is Mode.L2_BYPASSED
+            flows.resolver._l3_batcher._waiting_max = 3000
+            l3.most = 0
+            loads = []
+            refused = 0
+            for number in range(10_000):
+                try:
+                    loads.append(flows.resolver.load(Key("bot", f"b{number}")))
+                except Overloaded:
+                    refused += 1
+            results = await asyncio.gather(*loads, return_exceptions=True)
+            refused += sum(isinstance(each, Overloaded) for each in results)
+            assert refused > 5000
+            assert sum(not isinstance(each, BaseException) for each in results) >= 3000
+            assert l3.most == 4
+
+    simulate(1, run)
+
+
+class Nodes(MemoryGuard):
+    """A tier of two nodes, one of which is cut off; its check fails as nobody foresaw."""
+
+    def __init__(self) -> None:
+        super().__init__(object())
+        self.checks = 0
+
+    in_doubt = True
+
+    def health(self) -> TierHealth:
+        return TierHealth.of({"a": Circuit.CLOSED, "b": Circuit.OPEN}, "no answer")
+
+    async def check(self) -> None:
+        self.checks += 1
+        if self.checks < 3:
+            raise ZeroDivisionError
+
+
+def test_a_tier_in_doubt_is_asked_again_and_again() -> None:
+    """Whatever its check raises, the looks go on. A tier of which some nodes answer is degraded, and used."""
+    nodes, shown = Nodes(), []
+
+    async def run(world: World) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: shown.append(context))
+        async with connect_flows(clock=world, l2_guard=nodes, settings=Settings(verify_share=0.0)) as flows:
+            await asyncio.sleep(2.0)
+            health = flows.store.health()
+            assert (health.mode, health.l2.state) == (Mode.NORMAL, TierState.DEGRADED)
+            await flows.health.stop()
+            await flows.health.stop()
+
+    simulate(1, run)
+    assert nodes.checks > 10
+    assert len(shown) == 2
