@@ -33,6 +33,7 @@ from holdfast.tiers.l3_feed import PostgresFeed
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_keys import PostgresKeys
 from holdfast.tiers.l3_postgres import PostgresStorage
+from holdfast.tiers.l3_recovery import PostgresQuarantine, PostgresRecoveryLog
 from holdfast.tiers.l3_reviews import PostgresReviews
 from holdfast.tiers.l3_runs import PostgresRuns
 
@@ -55,7 +56,8 @@ class Tiers:
         events: what carries events between servers.
         journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
         runs: L3's side of run contexts; `key_rows`: its data keys; `reviews`: of reviews; `audit`: the
-            audit log there; `deliveries`: what is to leave runs.
+            audit log there; `deliveries`: what is to leave runs; `recovery_log` and `quarantine`: recovery's
+            records there.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
     """
@@ -75,6 +77,8 @@ class Tiers:
     reviews: PostgresReviews
     audit: PostgresAudit
     deliveries: PostgresDeliveries
+    recovery_log: PostgresRecoveryLog
+    quarantine: PostgresQuarantine
     coherence: Coherence
     untrusted: Mapping[str, str]
 
@@ -130,6 +134,8 @@ async def open_tiers(
         reviews=PostgresReviews(pool),
         audit=PostgresAudit(pool),
         deliveries=PostgresDeliveries(pool),
+        recovery_log=PostgresRecoveryLog(pool),
+        quarantine=PostgresQuarantine(pool),
         coherence=coherence,
         untrusted=untrusted,
     )

@@ -21,6 +21,8 @@ from holdfast.protocols import (
     JournalBase,
     JournalStreams,
     KeyRows,
+    QuarantineRows,
+    RecoveryLogRows,
     ReviewIndex,
     RunIndex,
     SharedCache,
@@ -55,6 +57,7 @@ class Given:
         journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts;
             `deliveries`: what L3 knows of what is to leave them.
         reviews: L3's side of reviews; `audit`: the audit log there.
+        recovery_log, quarantine: recovery's records there.
     """
 
     settings: Settings
@@ -74,6 +77,8 @@ class Given:
     new_id: Callable[[], str]
     entropy: Callable[[int], bytes]
     wall: Callable[[], float]
+    recovery_log: RecoveryLogRows
+    quarantine: QuarantineRows
     coherence: Coherence
     clock: Clock
     sleep: Callable[[float], Awaitable[object]]

@@ -108,6 +108,8 @@ class Node:
                 reviews=tiers.reviews,
                 audit=tiers.audit,
                 deliveries=tiers.deliveries,
+                recovery_log=tiers.recovery_log,
+                quarantine=tiers.quarantine,
                 new_id=lambda: uuid.uuid4().hex,
                 entropy=os.urandom,
                 wall=self._clock.wall,

@@ -21,8 +21,10 @@ class Source(StrEnum):
 
 
 class FaultSink(Protocol):
-    """Takes reports of faults: an L2 entry that does not verify, an L3 row that does not decode, a context that cannot be
-    restored, a tier that does not answer.
+    """Takes reports of faults.
+
+    An L2 entry that does not verify, an L3 row that does not decode, a context that cannot be restored, a tier that
+    does not answer.
     """
 
     def report(
