@@ -113,14 +113,14 @@ class RecoveryRecorder:
             while self._lines and self._lines[0].id in written:
                 self._lines.popleft()
         while self._evidence:
-            taken = dict(list(self._evidence.items())[:KEPT_MAX])
-            self._evidence = OrderedDict(item for item in self._evidence.items() if item[0] not in taken)
-            try:
-                await self._quarantine.keep(list(taken.values()), rows_max=self._evidence_max)
-            except BaseException:
-                for each in taken.values():
-                    self.evidence(each)
-                raise
+            taken = list(self._evidence.items())[:KEPT_MAX]
+            await self._quarantine.keep([found for _, found in taken], rows_max=self._evidence_max)
+            for name, found in taken:
+                held = self._evidence.get(name)
+                if held is found:
+                    del self._evidence[name]
+                elif held is not None:  # it was met again meanwhile
+                    self._evidence[name] = msgspec.structs.replace(held, count=held.count - found.count)
 
     async def _run(self) -> None:
         while True:
