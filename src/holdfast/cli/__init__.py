@@ -22,6 +22,8 @@ from holdfast.cli.invalidate import invalidate
 from holdfast.cli.keys import keys
 from holdfast.cli.migrate import migrate
 from holdfast.cli.pending import pending
+from holdfast.cli.quarantine import quarantine
+from holdfast.cli.recovery import recovery
 from holdfast.cli.reviews import reviews
 from holdfast.cli.runs import runs
 from holdfast.cli.servers import down, status, up
@@ -49,6 +51,8 @@ app.command(keys)
 app.command(reviews)
 app.command(audit)
 app.command(exports)
+app.command(recovery)
+app.command(quarantine)
 
 
 def main() -> None:
