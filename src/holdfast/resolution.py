@@ -3,14 +3,13 @@
 The callers of one moment share a round trip per L2 node and one L3 query. What closes which race:
 
 * A change, a fence or a write detaches the key's flight (`flights`): callers that come after it start their own
-  (rule R4). A
-  `STRONG` read joins no flight at all; it enters the next L3 batch, whose query is not yet begun.
+  (rule R4). A `STRONG` read joins no flight at all; it enters the next L3 batch, whose query is not yet begun.
 * A flight's ticket and L2's miss are taken before it reads; fills show them, and are refused when overtaken (R1, C2).
 * L2 is asked only while the feed lease holds, and believed only by what the fence map knows when the answer comes (C3).
 * L3 tells its identity with every batch. A new incarnation empties L1 before anything read under it is handed out.
 * Of several servers that miss a key in L2 at once, one takes the lease to load it; the others look again for a
-  while, once,
-  and then load it themselves (R4): a key that is written all the time keeps nobody waiting.
+  while, once, and then load it themselves (R4): a key that is written all the time keeps nobody waiting.
+* What of L2 does not verify is withdrawn by compare before it is filled anew, under L3's version (C5).
 
 An error of L2 is counted as an error and the read goes on to L3; it is never a miss. An error of L3 reaches
 every caller.
@@ -318,7 +317,8 @@ class Resolver:
 
     def _judge_l3(self, flight: Flight, row: Row | None, started: float, now: float) -> Fill | None:
         """Settle a flight with L3's answer, asked for at `started`; returns what L2 should be offered."""
-        flight.fence_bad(row, self._view.fenced(flight.key))
+        if flight.bad is not None:
+            flight.fence_bad(row, self._view.fenced(flight.key))
         kind = self._kinds[flight.key.kind]
         ttl_seconds = kind.caching.l2_ttl_seconds
         value: Any = MISSING
