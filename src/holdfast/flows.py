@@ -143,6 +143,7 @@ class Flows:
             ),
             sleep=given.sleep,
             history=self._history,
+            faults=self.faults,
         )
         making = Making(self._ground())
         self.write_behind, self.takeover = making.write_behind(), making.takeover()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import pytest
@@ -11,10 +11,10 @@ import pytest
 from fix_races import until
 from fix_recovery import Scene, scene
 from holdfast import Bot, Kind, Swarm
-from holdfast.errors import ContextCorrupt, CorruptDocument, TierUnavailable
+from holdfast.errors import ContextCorrupt, CorruptDocument, OutcomeUnknown, TierUnavailable
 from holdfast.events import Event
 from holdfast.keys import Key
-from holdfast.protocols import Coherence, Source, Withdrawal
+from holdfast.protocols import Coherence, Source, Withdrawal, Write
 from holdfast.recovery.handlers import ALERT, Case, Done, Outcome
 from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.reports import FaultReports
@@ -254,6 +254,21 @@ async def test_with_l3_away_the_log_is_kept_here_and_merged_later() -> None:
         times = {each.line.step: each.line.at.timestamp() for each in await at.log.list(limit=100)}
         assert times["read_only_mode"] <= before
         assert times["returned"] >= before + 100.0
+
+
+async def test_a_write_of_which_l3_does_not_say_what_became(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its caller is told at once; that L3 answers again is found out apart."""
+    async with scene() as at:
+
+        async def lost(_: Sequence[Write]) -> Mapping[Key, int]:
+            raise OutcomeUnknown("the connection was lost")
+
+        monkeypatch.setattr(at.l3, "save", lost)
+        for _ in range(3):
+            with pytest.raises(OutcomeUnknown):
+                await at.flows.store.bots.put("b1", Bot(name="Ada"))
+        end = await at.completed()
+        assert (end["errorType"], end["subject"], end["outcome"]) == ("transaction_failed", "tier:l3", "recovered")
 
 
 async def test_a_feed_that_is_heard_again_is_no_reason_to_refuse_writes() -> None:
