@@ -11,6 +11,7 @@ pytest_plugins = [
     "fix_journal_bases",
     "fix_key_rows",
     "fix_cluster",
+    "fix_recovery",
     "fix_reviews",
     "fix_run_index",
     "fix_scopes",

@@ -43,6 +43,11 @@ class MemoryHarness:
         """Let time pass."""
         self.clock.advance(seconds)
 
+    async def damage(self) -> bytes:
+        """Damage the entry of the suites' key."""
+        self.cache.damage(KEY, b"damaged")
+        return b"damaged"
+
     async def dump(self) -> Any:
         """A copy of all nodes."""
         return self.cache.dump()
@@ -85,6 +90,13 @@ class RedisHarness:
     async def wait(self, seconds: float) -> None:
         """Let time pass."""
         await asyncio.sleep(seconds)
+
+    async def damage(self) -> bytes:
+        """Flip bits of the entry's version."""
+        held: bytes = await self.command("GET", self.name)
+        damaged = held[:32] + b"\x7f" + held[33:]
+        await self.command("SET", self.name, damaged)
+        return damaged
 
     async def dump(self) -> Mapping[bytes, tuple[bytes | None, int]]:
         """The serialised values and lifetimes of all watermarks and of the suites' key."""

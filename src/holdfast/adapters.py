@@ -36,6 +36,7 @@ from holdfast.tiers.l3_guard import PostgresGuard
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_keys import PostgresKeys
 from holdfast.tiers.l3_postgres import PostgresStorage
+from holdfast.tiers.l3_recovery import PostgresQuarantine, PostgresRecoveryLog
 from holdfast.tiers.l3_reviews import PostgresReviews
 from holdfast.tiers.l3_runs import PostgresRuns
 
@@ -58,7 +59,8 @@ class Tiers:
         events: what carries events between servers.
         journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
         runs: L3's side of run contexts; `key_rows`: its data keys; `reviews`: of reviews; `audit`: the
-            audit log there; `deliveries`: what is to leave runs.
+            audit log there; `deliveries`: what is to leave runs; `recovery_log` and `quarantine`: recovery's
+            records there.
         l2_guard, l3_guard: know whether L2 and L3 answer.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
@@ -81,6 +83,8 @@ class Tiers:
     deliveries: PostgresDeliveries
     l2_guard: RedisGuard
     l3_guard: PostgresGuard
+    recovery_log: PostgresRecoveryLog
+    quarantine: PostgresQuarantine
     coherence: Coherence
     untrusted: Mapping[str, str]
 
@@ -141,6 +145,8 @@ async def open_tiers(
         deliveries=PostgresDeliveries(pool),
         l2_guard=RedisGuard(connection),
         l3_guard=guard,
+        recovery_log=PostgresRecoveryLog(pool),
+        quarantine=PostgresQuarantine(pool),
         coherence=coherence,
         untrusted=untrusted,
     )

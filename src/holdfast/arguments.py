@@ -73,3 +73,5 @@ class SettingArguments(TypedDict, total=False):
     review_policy: Literal["wait", "go_on"]
     review_timeout_seconds: float
     review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"]
+    recovery_log_rows_max: int
+    quarantine_rows_max: int

@@ -299,7 +299,7 @@ class Collection(Generic[D]):
             check_id(after)
         while page := await self._reader.scan(self.kind.name, after=after, limit=SCAN_PAGE):
             for key, row in page:
-                yield key.id, self._resolver.decode(key, row)
+                yield key.id, self._resolver.stored(key, row)
             after = page[-1][0].id
 
     def watch(self, identifier: str | None = None, *, after: str | None = None) -> Watch[D]:

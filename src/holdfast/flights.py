@@ -11,9 +11,11 @@ import asyncio
 import math
 from typing import Any
 
+import msgspec
+
 from holdfast.entry import Missing, Tier
 from holdfast.keys import Key
-from holdfast.protocols import Absent, Coherence
+from holdfast.protocols import ANY_VERSION, Absent, Coherence, Row, Withdrawal
 
 
 class Resolved:
@@ -58,9 +60,10 @@ class Flight:
         known: for a strong read, what L1 holds: its version and value, so that L3 need not send it again.
         lease_until: until when, in monotonic seconds, it waits for another server that loads the key; 0: not yet asked.
         looks: how often it asked L2 again meanwhile.
+        bad: what of L2 is to be withdrawn for it, once L3 has said which fence is to stand there.
     """
 
-    __slots__ = ("absent", "began", "coherence", "future", "key", "known", "lease_until", "looks", "ticket")
+    __slots__ = ("absent", "bad", "began", "coherence", "future", "key", "known", "lease_until", "looks", "ticket")
 
     def __init__(self, key: Key, future: asyncio.Future[Resolved], ticket: int) -> None:
         self.key = key
@@ -68,10 +71,27 @@ class Flight:
         self.future = future
         self.ticket = ticket
         self.absent: Absent | None = None
+        self.bad: Withdrawal | None = None
         self.coherence: Coherence | None = None
         self.known: tuple[int, Any] | None = None
         self.lease_until = 0.0
         self.looks = 0
+
+    def note_bad(self, version: int | None, evidence: bytes | None = None) -> None:
+        """L2 holds what does not verify: an entry of a version, or one that cannot be read; None: it is not to go."""
+        self.bad = None if version is None else Withdrawal(self.key, version, ANY_VERSION, evidence)
+
+    def fence_bad(self, row: Row | None, least: int) -> None:
+        """L3 has answered with this row: what is to be withdrawn gives way to a fence that admits it, and none older.
+
+        Args:
+            least: the lowest version that an answer may have, as far as this server was told; 0: any.
+        """
+        if self.bad is not None:
+            truth = max(row.version if row is not None else 0, least)
+            # As of a stale entry: without a row nothing of the version that was there may come back.
+            fence = truth if truth >= self.bad.version else self.bad.version + 1
+            self.bad = msgspec.structs.replace(self.bad, fence=fence)
 
     def settle(self, result: Resolved | Exception) -> None:
         """Tell the callers; a second result is ignored."""

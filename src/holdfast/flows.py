@@ -25,10 +25,14 @@ from holdfast.invalidation.relay import Relay
 from holdfast.invalidation.sampling import AnswerSampler
 from holdfast.invalidation.verifier import Verifier
 from holdfast.key_locks import KeyLocks
+from holdfast.kinds import SWARM
 from holdfast.metrics.counters import Counters
+from holdfast.protocols import Source
 from holdfast.reading import Reader
 from holdfast.recovery.health import HealthKeeper
 from holdfast.recovery.pacing import RetryBudget
+from holdfast.recovery.reports import FaultReports
+from holdfast.recovery_flows import Affected, RecoveryFlows
 from holdfast.resolution import Resolver
 from holdfast.run_flows import Beneath, RunFlows
 from holdfast.scopes import Scopes
@@ -56,6 +60,7 @@ class Flows:
         self._given = given
         self.counters = Counters()
         self.retries = RetryBudget()
+        self.faults = FaultReports(given.clock.monotonic, self.counters.recovery)
         self.audit = AuditLog(given.audit, server=given.server)
         self._make_memory()
         self._make_reading()
@@ -64,6 +69,7 @@ class Flows:
         self._make_events()
         self._make_verifier()
         self._open_door()
+        self._make_recovery()
 
     def _make_memory(self) -> None:
         given = self._given
@@ -86,6 +92,7 @@ class Flows:
             history=self._history,
         )
         self.feed = ChangeFeed(given.feed, self.applier.apply, clock=clock, bound_seconds=min(bounds.values()))
+        self.feed.on_fault(lambda fault: self.faults.report(fault, Source.FEED))
         self.keys = KeyRing(given.key_rows, MasterKeys.read(settings.master_keys), given.entropy)
 
     def _make_reading(self) -> None:
@@ -106,6 +113,7 @@ class Flows:
             l3_batches_max=max(1, settings.l3_connections_max // 2),
             history=self._history,
             sampler=self._sampler,
+            faults=self.faults,
         )
         self.reader = Reader(
             shelves=self._shelves,
@@ -137,6 +145,7 @@ class Flows:
             ),
             sleep=given.sleep,
             history=self._history,
+            faults=self.faults,
         )
         making = Making(self._ground())
         self.write_behind, self.takeover = making.write_behind(), making.takeover()
@@ -316,8 +325,35 @@ class Flows:
                 keys=self.keys,
                 limits=self.writer.limits,
                 counters=self.counters,
+                faults=self.faults,
             ),
         )
+
+    def _make_recovery(self) -> None:
+        given = self._given
+        flows = RecoveryFlows(
+            given,
+            Affected(
+                faults=self.faults,
+                resolver=self.resolver,
+                feed=self.feed,
+                view=self.view,
+                rescue=self.run_flows.runs.rescue,
+                swarms=self.parts.collections[SWARM.name],
+                bus=self.bus,
+                masked=self.keys.known.masked,
+                counters=self.counters.recovery,
+                void=Invalidator(
+                    l3=given.l3,
+                    kinds=given.kinds,
+                    writer=self.writer,
+                    applier=self.applier,
+                    actor=given.server,
+                    audited=False,
+                ).void,
+            ),
+        )
+        self.recovery, self.recovery_log = flows.manager, flows.recorder
 
     def _elsewhere(self) -> Elsewhere:
         given = self._given
@@ -339,6 +375,8 @@ class Flows:
             TierError: keys, or the feed, could not be read.
         """
         await self.keys.renew()
+        self.recovery_log.start()
+        self.recovery.start()
         await self.feed.start()
         self.health.start()
         if self.relay is not None:
@@ -360,12 +398,14 @@ class Flows:
             ends.push_async_callback(self._past.close)
             if self.relay is not None:
                 ends.push_async_callback(self.relay.stop)
+            ends.push_async_callback(self.recovery_log.stop)
             ends.push_async_callback(self._drain)
             ends.push_async_callback(self.write_behind.lives.stop)
             ends.push_async_callback(self.takeover.stop)
             ends.push_async_callback(self.run_flows.stop)
             ends.callback(self.watching.close)
             ends.push_async_callback(self.verifier.stop)
+            ends.push_async_callback(self.recovery.stop)
             ends.push_async_callback(self.bus.stop)  # its handlers may use all the rest
 
     async def _drain(self) -> None:

@@ -21,6 +21,8 @@ from holdfast.protocols import (
     JournalBase,
     JournalStreams,
     KeyRows,
+    QuarantineRows,
+    RecoveryLogRows,
     ReviewIndex,
     RunIndex,
     SharedCache,
@@ -57,6 +59,7 @@ class Given:
             `deliveries`: what L3 knows of what is to leave them.
         l2_guard, l3_guard: know whether these tiers answer, and cut them off if they do not.
         reviews: L3's side of reviews; `audit`: the audit log there.
+        recovery_log, quarantine: recovery's records there.
     """
 
     settings: Settings
@@ -78,6 +81,8 @@ class Given:
     new_id: Callable[[], str]
     entropy: Callable[[int], bytes]
     wall: Callable[[], float]
+    recovery_log: RecoveryLogRows
+    quarantine: QuarantineRows
     coherence: Coherence
     clock: Clock
     sleep: Callable[[float], Awaitable[object]]

@@ -22,6 +22,7 @@ from holdfast.documents import (
 from holdfast.entry import Durability
 from holdfast.errors import InvalidDocument, InvalidKey, SettingsError
 from holdfast.keys import Key, check_kind_name
+from holdfast.recovery.strategies import StateRecoveryStrategy, strategies_with
 from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.spilling import SNAPSHOT_KIND, Spilled, spill_run
 from holdfast.tags import EVERY_TAG, checked_tags, export_tags, in_cache, run_tags, snapshot_tags, swarm_tags
@@ -102,6 +103,8 @@ class Kind(Generic[D]):
             is taken over; with `owned_by` it goes without saying.
         spill: what of a document that is about to be stored becomes history in the same transaction; None: nothing. A
             pure function. What `put`, `update` and transactions store is not given to it.
+        recovery: what is done about faults of its documents, for types of error where it is not what
+            `RECOVERY_STRATEGIES` says.
     """
 
     name: str
@@ -116,6 +119,7 @@ class Kind(Generic[D]):
     owned_by: Callable[[D], int] | None = None
     handed_over: bool = False
     spill: Callable[[Key, D], Spilled[D] | None] | None = None
+    recovery: tuple[StateRecoveryStrategy, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what would fail late.
@@ -135,6 +139,7 @@ class Kind(Generic[D]):
             raise SettingsError(f"kind {self.name}: tags is a function of a document, or None")
         if not all(each is None or callable(each) for each in (self.owned_by, self.spill)):
             raise SettingsError(f"kind {self.name}: owned_by and spill are functions of a document, or None")
+        strategies_with(self.recovery)
         object.__setattr__(self, "table", self.table or self.name)
         if not 0 < len(self.table.encode(errors="replace")) <= TABLE_NAME_BYTES_MAX or not _NAMEABLE.match(self.table):
             raise SettingsError(

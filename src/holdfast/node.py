@@ -110,6 +110,8 @@ class Node:
                 deliveries=tiers.deliveries,
                 l2_guard=tiers.l2_guard,
                 l3_guard=tiers.l3_guard,
+                recovery_log=tiers.recovery_log,
+                quarantine=tiers.quarantine,
                 new_id=lambda: uuid.uuid4().hex,
                 entropy=os.urandom,
                 wall=self._clock.wall,

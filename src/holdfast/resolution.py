@@ -3,14 +3,13 @@
 The callers of one moment share a round trip per L2 node and one L3 query. What closes which race:
 
 * A change, a fence or a write detaches the key's flight (`flights`): callers that come after it start their own
-  (rule R4). A
-  `STRONG` read joins no flight at all; it enters the next L3 batch, whose query is not yet begun.
+  (rule R4). A `STRONG` read joins no flight at all; it enters the next L3 batch, whose query is not yet begun.
 * A flight's ticket and L2's miss are taken before it reads; fills show them, and are refused when overtaken (R1, C2).
 * L2 is asked only while the feed lease holds, and believed only by what the fence map knows when the answer comes (C3).
 * L3 tells its identity with every batch. A new incarnation empties L1 before anything read under it is handed out.
 * Of several servers that miss a key in L2 at once, one takes the lease to load it; the others look again for a
-  while, once,
-  and then load it themselves (R4): a key that is written all the time keeps nobody waiting.
+  while, once, and then load it themselves (R4): a key that is written all the time keeps nobody waiting.
+* What of L2 does not verify is withdrawn by compare before it is filled anew, under L3's version (C5).
 
 An error of L2 is counted as an error and the read goes on to L3; it is never a miss. An error of L3 reaches
 every caller.
@@ -19,12 +18,11 @@ every caller.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
 from holdfast.clock import Clock
-from holdfast.documents import decode
 from holdfast.entry import MISSING, Tier
 from holdfast.errors import Closed, CorruptDocument, HoldfastError, Overloaded, SchemaTooNew, WrongEventLoop
 from holdfast.flights import Flight, Flights, Resolved
@@ -36,7 +34,20 @@ from holdfast.invalidation.sampling import AnswerSampler
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import Counters
-from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill, Row, SharedCache, Storage
+from holdfast.protocols import (
+    Absent,
+    Cached,
+    Coherence,
+    Failed,
+    FaultSink,
+    Fill,
+    Row,
+    SharedCache,
+    Source,
+    Storage,
+    Withdrawal,
+)
+from holdfast.row_decoding import RowDecoder
 from holdfast.tiers.batching import Batcher
 from holdfast.tiers.l1_local import LocalCache
 
@@ -60,6 +71,10 @@ class Resolver:
         l3_batches_max: L3 queries of this resolver at once.
         history: is told of each fill.
         sampler: is shown each hit of L2.
+        faults: is told of tiers that do not answer, and of what they hold that does not verify.
+
+    Attributes:
+        decode, stored: the document in a row, wherever that comes from, and as L3 holds it; see `RowDecoder`.
     """
 
     def __init__(
@@ -78,8 +93,12 @@ class Resolver:
         l3_batches_max: int,
         history: KeyHistory,
         sampler: AnswerSampler,
+        faults: FaultSink,
     ) -> None:
         self._kinds = kinds
+        rows = RowDecoder(kinds, faults)
+        self.decode, self.stored = rows.decode, rows.stored
+        self._faults = faults
         self._caches = caches
         self._l2 = l2
         self._l3 = l3
@@ -200,7 +219,9 @@ class Resolver:
             try:
                 value = self.decode(flight.key, answer.row)
             except (CorruptDocument, SchemaTooNew) as fault:
-                answer = Failed(fault)  # its checksum held, so it was stored that way: L3 decides
+                # Its checksum held, so it was stored that way: L3 decides.
+                flight.note_bad(answer.row.version if isinstance(fault, CorruptDocument) else None)
+                answer = Failed(fault, evidence=answer.row.body)
             else:
                 self._counters.l2.hits += 1
                 read_at = now - answer.age_seconds
@@ -211,7 +232,10 @@ class Resolver:
                 return
         if isinstance(answer, Failed):
             self._counters.l2.errors += 1
-            answer = answer.absent or answer
+            self._faults.report(answer.error, Source.L2, key=flight.key, evidence=answer.evidence)
+            if answer.absent is not None:
+                flight.note_bad(0, answer.evidence)
+                answer = answer.absent
         else:
             self._counters.l2.misses += 1
         if isinstance(answer, Absent):
@@ -250,19 +274,23 @@ class Resolver:
             fills = await self._read_l3(flights)
         except Exception as fault:  # noqa: BLE001 - as above
             self._counters.l3.errors += 1
+            self._faults.report(fault, Source.L3)
             self._settle_all(flights, fault)
-            fills = _leases(flights)
-        self._offer(fills)
+            self._offer(_leases(flights))
+        else:
+            self._offer(fills, [flight.bad for flight in flights if flight.bad is not None])
 
-    def _offer(self, fills: list[Fill]) -> None:
+    def _offer(self, fills: list[Fill], bad: Sequence[Withdrawal] = ()) -> None:
         """Fill L2 in the background: it can do without, and L3's readers must not wait for it."""
-        if fills and len(self._filling) < FILLS_MAX:
-            task = self._loop.create_task(self._fill_l2(fills, self._view.coherence))
+        if (fills or bad) and len(self._filling) < FILLS_MAX:
+            task = self._loop.create_task(self._fill_l2(fills, bad, self._view.coherence))
             self._filling.add(task)
             task.add_done_callback(self._filling.discard)
 
-    async def _fill_l2(self, fills: list[Fill], coherence: Coherence) -> None:
-        stored = await self._l2.fill(fills, coherence)
+    async def _fill_l2(self, fills: list[Fill], bad: Sequence[Withdrawal], coherence: Coherence) -> None:
+        if bad:  # first: what cannot be read may look as if it were newer than all that is filled (rule C5)
+            await self._l2.withdraw(bad, coherence)
+        stored = await self._l2.fill(fills, coherence) if fills else 0
         self._counters.l2.fills += stored
 
     async def _read_l3(self, flights: list[Flight]) -> list[Fill]:
@@ -294,6 +322,8 @@ class Resolver:
 
     def _judge_l3(self, flight: Flight, row: Row | None, started: float, now: float) -> Fill | None:
         """Settle a flight with L3's answer, asked for at `started`; returns what L2 should be offered."""
+        if flight.bad is not None:
+            flight.fence_bad(row, self._view.fenced(flight.key))
         kind = self._kinds[flight.key.kind]
         ttl_seconds = kind.caching.l2_ttl_seconds
         value: Any = MISSING
@@ -317,7 +347,7 @@ class Resolver:
     def _value(self, flight: Flight, row: Row) -> Any:
         if flight.known is not None and flight.known[0] == row.version:
             return flight.known[1]
-        return self.decode(flight.key, row)
+        return self.stored(flight.key, row)
 
     def _fill_l1(
         self,
@@ -345,19 +375,6 @@ class Resolver:
     def now(self) -> float:
         """The server's clock, monotonic seconds."""
         return self._clock.monotonic()
-
-    def decode(self, key: Key, row: Row) -> Any:
-        """The document in a row.
-
-        Raises:
-            CorruptDocument, SchemaTooNew: also for whatever a class's own `upgrade` or `__post_init__` raised.
-        """
-        try:
-            return decode(self._kinds[key.kind].document, row.body, what=str(key))
-        except HoldfastError:
-            raise
-        except Exception as fault:
-            raise CorruptDocument(f"{key}: its class could not make it: {type(fault).__name__}: {fault}") from fault
 
     def _settle_all(self, flights: list[Flight], fault: Exception) -> None:
         for flight in flights:

@@ -16,7 +16,7 @@ from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.kinds import REVIEW
 from holdfast.metrics.counters import Counters
-from holdfast.protocols import Cursor, Poll
+from holdfast.protocols import Cursor, FaultSink, Poll
 from holdfast.reviews.reviewer import MergeReviewer, ReviewChanges
 from holdfast.reviews.reviews import Reviews
 from holdfast.reviews.rules import review_rules
@@ -50,6 +50,7 @@ class Beneath:
     keys: KeyRing
     limits: Limits
     counters: Counters
+    faults: FaultSink
 
 
 class RunFlows:
@@ -148,4 +149,5 @@ class RunFlows:
             skew_ms_max=settings.clock_skew_ms_max,
             reviewer=lambda: MergeReviewer(self.reviews, self.review_changes),
             late_reviews=self.reviews,
+            faults=beneath.faults,
         )

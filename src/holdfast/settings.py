@@ -112,6 +112,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             with its own value, and the decision reaches it later (``go_on``); wait.
         review_timeout_seconds: after which `review_fallback` decides what nobody has; one hour.
         review_fallback: a conflict strategy: parent_wins, child_wins, merge_objects or keep_latest; parent_wins.
+        recovery_log_rows_max: lines of the recovery log that L3 keeps, the newest; 10,000.
+        quarantine_rows_max: entries of the quarantine that L3 keeps, those met last for the first time; each has 64 KiB
+            at most; 1000.
     """
 
     postgres_url: str = ""
@@ -178,6 +181,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     review_policy: Literal["wait", "go_on"] = "wait"
     review_timeout_seconds: Seconds = 3600.0
     review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"] = "parent_wins"
+    recovery_log_rows_max: Count = 10_000
+    quarantine_rows_max: Count = 1000
 
     def __post_init__(self) -> None:
         """Check each field, as the sources do, and what no single field can say."""

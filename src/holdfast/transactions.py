@@ -250,7 +250,7 @@ class Transactions:
         transaction = Transaction(
             storage,
             self._kinds,
-            decode=self._resolver.decode,
+            decode=self._resolver.stored,
             limits=self._writer.limits,
             settle=self._settle,
             settled=settled,

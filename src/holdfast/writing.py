@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from holdfast.documents import Document, Limits
 from holdfast.entry import Receipt
-from holdfast.errors import Conflict, HoldfastError, OutcomeUnknown
+from holdfast.errors import Conflict, HoldfastError, OutcomeUnknown, TierUnavailable
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.key_history import KeyHistory
 from holdfast.keys import Key
 from holdfast.kinds import Kind
-from holdfast.protocols import ANY_VERSION, Storage, Write
+from holdfast.protocols import ANY_VERSION, FaultSink, Source, Storage, Write
 from holdfast.resolution import Resolver
 from holdfast.tiers.l1_local import LocalCache
 
@@ -72,6 +72,7 @@ class Writer:
         backoff: seconds to pause before the n-th attempt of an `update` that lost a race, n from 1.
         sleep: pauses, seconds.
         history: is told of each fill.
+        faults: is told when L3 does not answer, or does not say what became of a write.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Writer:
         backoff: Callable[[int], float],
         sleep: Callable[[float], Awaitable[object]],
         history: KeyHistory,
+        faults: FaultSink,
     ) -> None:
         self.limits = limits
         self.backoff = backoff
@@ -100,6 +102,7 @@ class Writer:
         self._caches = caches
         self._kinds = kinds
         self._history = history
+        self._faults = faults
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
@@ -192,6 +195,8 @@ class Writer:
             self._applier.tell(conflict.key, conflict.actual or ANY_VERSION)
             raise
         except Exception as fault:
+            if isinstance(fault, OutcomeUnknown | TierUnavailable):
+                self._faults.report(fault, Source.L3)
             if isinstance(fault, OutcomeUnknown) or not isinstance(fault, HoldfastError):
                 # It may be in effect, now or later, at a version nobody told us: refuse every value alike. If it is,
                 # the feed will bring it.

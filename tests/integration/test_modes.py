@@ -213,7 +213,7 @@ async def controls(tmp_path: Path) -> AsyncIterator[tuple[ServerControls, Settin
     async with ServerControls(tmp_path / "servers") as servers:
         running = await servers.start()
         settings = Settings(
-            postgres_url=running.postgres_url, redis_urls=running.redis_urls, master_keys=(running.master_key,)
+            postgres_url=running.postgres_url, redis_urls=running.redis_urls, master_keys=running.master_keys
         )
         yield servers, settings
 

@@ -20,6 +20,8 @@ from holdfast.testing import (
     MemoryFeed,
     MemoryJournalBase,
     MemoryKeys,
+    MemoryQuarantine,
+    MemoryRecoveryLog,
     MemoryReviews,
     MemoryRuns,
     MemoryStorage,
@@ -136,6 +138,7 @@ class Server:
         self._runs = MemoryRuns(scene.l3, world)
         self._reviews, self._audit = MemoryReviews(scene.l3, world), MemoryAudit(scene.l3)
         self._key_rows, self._deliveries = MemoryKeys(scene.l3), MemoryDeliveries(scene.l3, world)
+        self._recovery_log, self._quarantine = MemoryRecoveryLog(scene.l3), MemoryQuarantine(scene.l3)
 
     async def start(self, stack: AsyncExitStack, settings: Settings) -> None:
         """Connect."""
@@ -152,6 +155,8 @@ class Server:
                 audit=self._audit,
                 key_rows=self._key_rows,
                 deliveries=self._deliveries,
+                recovery_log=self._recovery_log,
+                quarantine=self._quarantine,
                 clock=self._world,
                 settings=settings,
                 window_seconds=WINDOW_SECONDS,

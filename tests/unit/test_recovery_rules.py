@@ -22,8 +22,9 @@ from holdfast.errors import (
     TierUnavailable,
 )
 from holdfast.keys import Key
+from holdfast.protocols.faults import Source
 from holdfast.recovery.breaker import Breaker, BreakerRules, Circuit
-from holdfast.recovery.classification import Category, Scope, Source, classify
+from holdfast.recovery.classification import Category, Scope, classify
 from holdfast.recovery.modes import Mode, Presence, Tiers, mode_of
 from holdfast.recovery.pacing import AdaptiveTimeout, RetryBudget
 from holdfast.recovery.strategies import (

@@ -23,6 +23,8 @@ from holdfast.cli.invalidate import invalidate
 from holdfast.cli.keys import keys
 from holdfast.cli.migrate import migrate
 from holdfast.cli.pending import pending
+from holdfast.cli.quarantine import quarantine
+from holdfast.cli.recovery import recovery
 from holdfast.cli.reviews import reviews
 from holdfast.cli.runs import runs
 from holdfast.cli.servers import down, status, up
@@ -51,6 +53,8 @@ app.command(reviews)
 app.command(audit)
 app.command(exports)
 app.command(health)
+app.command(recovery)
+app.command(quarantine)
 
 
 def main() -> None:

@@ -58,6 +58,7 @@ class ChangeFeed:
         self._waiting: asyncio.Future[bool] | None = None
         self._task: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[Cursor | None, Poll], None]] = []
+        self._on_fault: Callable[[Exception], None] = lambda _: None
         self._pause_seconds = 0.0
         self.fault: Exception | None = None
         self.polls = 0
@@ -120,6 +121,10 @@ class ChangeFeed:
     def on_applied(self, listener: Callable[[Cursor | None, Poll], None]) -> None:
         """Have a function called after each poll was applied, with the cursor it went on from; it must not await."""
         self._listeners.append(listener)
+
+    def on_fault(self, listener: Callable[[Exception], None]) -> None:
+        """Have a function called with the fault of each poll that fails; it must neither raise nor await."""
+        self._on_fault = listener
 
     async def refresh(self) -> bool:
         """Wait for a poll that begins after this call; says whether it succeeded.
@@ -190,6 +195,7 @@ class ChangeFeed:
         self._announce = self._announce or announce
         self._pause_seconds = RETRY_SECONDS
         self.fault = fault
+        self._on_fault(fault)
         if not isinstance(fault, HoldfastError):  # a fault of this package, shown as such
             _show("a poll of the change feed failed", fault)
 

@@ -122,6 +122,38 @@ class ModeCounters:
 
 
 @dataclass(slots=True)
+class RecoveryCounters:
+    """Of recovery.
+
+    Attributes:
+        reported: faults of state that were met.
+        repeated: of these, those whose recovery was under way, or had ended just before.
+        dropped: of these, those that began no recovery since too many waited.
+        recovered, degraded, escalated, failed: recoveries by what came of them.
+        returned: tiers that answered again.
+        steps: what was done, by action or fallback and outcome.
+        lines_lost: lines of the recovery log, and `evidence_lost`: entries of the quarantine, that made room for newer
+            ones before L3 took them.
+    """
+
+    reported: int = 0
+    repeated: int = 0
+    dropped: int = 0
+    recovered: int = 0
+    degraded: int = 0
+    escalated: int = 0
+    failed: int = 0
+    returned: int = 0
+    steps: dict[tuple[str, str], int] = field(default_factory=dict)
+    lines_lost: int = 0
+    evidence_lost: int = 0
+
+    def stepped(self, step: str, outcome: str) -> None:
+        """Note one step."""
+        self.steps[step, outcome] = self.steps.get((step, outcome), 0) + 1
+
+
+@dataclass(slots=True)
 class Counters:
     """The counters of one server.
 
@@ -136,4 +168,5 @@ class Counters:
     partitions: PartitionCounters = field(default_factory=PartitionCounters)
     deliveries: DeliveryCounters = field(default_factory=DeliveryCounters)
     modes: ModeCounters = field(default_factory=ModeCounters)
+    recovery: RecoveryCounters = field(default_factory=RecoveryCounters)
     flushes: int = 0

@@ -10,10 +10,12 @@ what L3 knows of it: `tiers.l3_journals.PostgresJournals` and `testing.memory_jo
 is what L3 knows of data keys: `tiers.l3_keys.PostgresKeys` and `testing.memory_keys.MemoryKeys`. `ReviewIndex` is
 L3's side of reviews: `tiers.l3_reviews.PostgresReviews` and `testing.memory_reviews.MemoryReviews`. `AuditRows` is
 the audit log: `tiers.l3_audit.PostgresAudit` and `testing.memory_audit.MemoryAudit`. `DeliveryQueue` is what L3 knows
-of deliveries: `tiers.l3_deliveries.PostgresDeliveries` and `testing.memory_deliveries.MemoryDeliveries`. The suites
-in `holdfast.testing.conformance` run on all of them. `TierGuard` (in `guards`) knows whether a tier answers:
+of deliveries: `tiers.l3_deliveries.PostgresDeliveries` and `testing.memory_deliveries.MemoryDeliveries`.
+`RecoveryLogRows` and `QuarantineRows` are recovery's records there: `tiers.l3_recovery` and `testing.memory_recovery`.
+The suites in `holdfast.testing.conformance` run on all of them. `TierGuard` (in `guards`) knows whether a tier answers:
 `tiers.l2_guard.RedisGuard`, `tiers.l3_guard.PostgresGuard` and `testing.memory_guard.MemoryGuard`. `Reviewer` has
-conflicts decided that no strategy may resolve, and `LateReviews` knows what was decided after a run had gone on.
+conflicts decided that no strategy may resolve, `LateReviews` knows what was decided after a run had gone on, and
+`FaultSink` is told of faults of state.
 """
 
 from holdfast.protocols.audit import AuditRows
@@ -21,6 +23,7 @@ from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
 from holdfast.protocols.data_keys import DataKeyRow, KeyRows, MasterKeyUse, NewestKey
 from holdfast.protocols.deliveries import DeliveryQueue, DeliveryRow
 from holdfast.protocols.events import Append, Dead, DeadLetter, EventTransport, Exchange, Exchanged, Handed, Replayed
+from holdfast.protocols.faults import FaultSink, Source
 from holdfast.protocols.feed import Change, ChangeSource, Cursor, Poll, Snapshot
 from holdfast.protocols.journals import (
     Appended,
@@ -34,6 +37,7 @@ from holdfast.protocols.journals import (
     JournalStreams,
     Letter,
 )
+from holdfast.protocols.recovery import Evidence, LoggedLine, Quarantined, QuarantineRows, RecoveryLine, RecoveryLogRows
 from holdfast.protocols.review_index import Due, ReviewIndex
 from holdfast.protocols.reviews import LateDecision, LateReviews, Reviewer, Settled
 from holdfast.protocols.runs import ListedSnapshot, Retained, RunFilter, RunIndex
@@ -73,9 +77,11 @@ __all__ = [
     "DeliveryRow",
     "Due",
     "EventTransport",
+    "Evidence",
     "Exchange",
     "Exchanged",
     "Failed",
+    "FaultSink",
     "FenceSink",
     "FenceTarget",
     "Fill",
@@ -95,9 +101,14 @@ __all__ = [
     "Letter",
     "ListedSnapshot",
     "Loaded",
+    "LoggedLine",
     "MasterKeyUse",
     "NewestKey",
     "Poll",
+    "QuarantineRows",
+    "Quarantined",
+    "RecoveryLine",
+    "RecoveryLogRows",
     "Replayed",
     "Retained",
     "ReviewIndex",
@@ -108,6 +119,7 @@ __all__ = [
     "Settled",
     "SharedCache",
     "Snapshot",
+    "Source",
     "Storage",
     "StorageTransaction",
     "Target",

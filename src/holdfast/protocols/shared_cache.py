@@ -95,10 +95,12 @@ class Failed(msgspec.Struct, frozen=True):
 
     Attributes:
         absent: if the node answered, with an entry that is unreadable: it may be filled anew.
+        evidence: that entry, as it was read.
     """
 
     error: Exception
     absent: Absent | None = None
+    evidence: bytes | None = None
 
 
 class Fill(msgspec.Struct, frozen=True):
@@ -124,11 +126,13 @@ class Withdrawal(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         version: of the entry; another one stays.
         fence: of the fence for its place: what may be filled instead has at least this version.
+        evidence: of an entry that is unreadable, and so has no version: what was read; anything else stays.
     """
 
     key: Key
     version: int
     fence: int
+    evidence: bytes | None = None
 
 
 class SharedCache(Protocol):
@@ -162,8 +166,9 @@ class SharedCache(Protocol):
     async def withdraw(self, withdrawals: Sequence[Withdrawal], coherence: Coherence) -> int:
         """Put fences in the place of entries that are proven wrong, and return how many went (rule C5).
 
-        Only an entry of the version named, and of the incarnation, goes. A fence is left, not nothing: a fill of the
-        same past may be under way.
+        Only an entry of the version named, and of the incarnation, goes; an unreadable one only while the key holds
+        the very bytes (by their number, and the first `EVIDENCE_BYTES_MAX` of them): what it lacked a moment ago may
+        have been filled since. A fence is left, not nothing: a fill of the same past may be under way.
         """
         ...
 

@@ -21,16 +21,8 @@ from holdfast.errors import (
     TierUnavailable,
     Undecided,
 )
+from holdfast.protocols.faults import Source
 from holdfast.recovery.strategies import RECOVERY_STRATEGIES, Severity, StateErrorType
-
-
-class Source(StrEnum):
-    """Where a fault was met."""
-
-    L2 = "l2"
-    L3 = "l3"
-    FEED = "feed"
-    BUS = "bus"
 
 
 class Category(StrEnum):

@@ -11,6 +11,7 @@ from holdfast.documents import Run, SnapshotSummary
 from holdfast.documents.frozen import EMPTY_LIST
 from holdfast.entry import Consistency
 from holdfast.errors import ContextCorrupt, NotFound
+from holdfast.protocols import Source
 from holdfast.run_context.changes import ContextState, Draft
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.loading import SnapshotLoader, names_same
@@ -79,10 +80,11 @@ class Contexts:
                 return held.view
             try:
                 return self._kept(await self._read(run_id, run, held))
-            except ContextCorrupt:
+            except ContextCorrupt as fault:
                 # A row of a moment ago may name snapshots that were pruned since.
                 tried, run = run, await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
                 if run is not None and (not left or names_same(tried, run)):
+                    self._ground.faults.report(fault, Source.L3, run_id=run_id, swarm_id=run.swarm_id)
                     raise
         self._held.pop(run_id, None)
         return None

@@ -11,7 +11,7 @@ from holdfast.collection import Collection
 from holdfast.documents import Limits, Run, RunContextSnapshot
 from holdfast.invalidation.bus import EventBus
 from holdfast.kinds import RUN, RUN_SNAPSHOT
-from holdfast.protocols import JournalBase, LateReviews, Reviewer, RunIndex, Storage
+from holdfast.protocols import FaultSink, JournalBase, LateReviews, Reviewer, RunIndex, Storage
 from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.exports import Terms, Transformation
 from holdfast.run_context.hybrid_clock import HybridClock
@@ -41,6 +41,7 @@ class Ground:
         skew_ms_max: how far ahead of this server's clock another's may be.
         reviewer: makes what has conflicts decided that no strategy may resolve.
         late_reviews: knows what was decided on them after a run had gone on.
+        faults: is told of contexts that cannot be restored.
     """
 
     collections: Mapping[str, Collection[Any]]
@@ -64,6 +65,7 @@ class Ground:
     skew_ms_max: int
     reviewer: Callable[[], Reviewer]
     late_reviews: LateReviews
+    faults: FaultSink
 
     @property
     def runs(self) -> Collection[Run]:

@@ -22,12 +22,13 @@ from holdfast.errors import (
 from holdfast.key_locks import KeyLocks
 from holdfast.keys import Key
 from holdfast.kinds import RUN, RUN_SNAPSHOT, SWARM
-from holdfast.protocols import Isolation, JournalState
+from holdfast.protocols import Isolation, Source
 from holdfast.protocols.runs import ENDED
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.announcements import Announcements
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ground import Ground
+from holdfast.run_context.liveness import is_live
 from holdfast.run_context.loading import SnapshotLoader, names_same
 from holdfast.run_context.restoring import Restored
 from holdfast.run_context.secrets import key_ids
@@ -127,8 +128,9 @@ class Resuming:
         """
         try:
             return await self._loader.restored(run_id, run)
-        except ContextCorrupt:
+        except ContextCorrupt as fault:
             if names_same(run, (await self._row(run_id)).value):
+                self._ground.faults.report(fault, Source.L3, run_id=run_id, swarm_id=run.swarm_id)
                 raise
             return None
 
@@ -172,21 +174,12 @@ class Resuming:
     async def _check(self, run_id: str, run: Run, *, force: bool) -> None:
         if run.status in ENDED:
             raise RunOver(f"run {run_id} is {run.status}: fork it to go on from one of its snapshots")
-        if not force and run.status != RunStatus.PAUSED.value and await self._is_live(run_id, run):
+        if (
+            not force
+            and run.status != RunStatus.PAUSED.value
+            and await is_live(self._ground, self._under_way, run_id, run)
+        ):
             raise NotOwner(f"run {run_id} is run by {run.owner}, which is alive; force=True takes it over nevertheless")
-
-    async def _is_live(self, run_id: str, run: Run) -> bool:
-        """Whether the owner answers for the run still: it beats, or nobody has found it dead so far."""
-        if run.journal is None:
-            return False
-        if run.journal == await self._ground.journal() and run_id not in self._under_way:
-            return False  # this very server was given it, and has lost it: how that went was not heard of
-        return any(
-            record.journal == run.journal
-            and record.state is JournalState.LIVE
-            and record.seconds < self._ground.takeover_seconds
-            for record in await self._ground.journals.records()
-        )
 
     async def _take(self, run_id: str, epoch: int, handed_over: int) -> Run | None:
         """Raise the epoch; None: another server was faster."""

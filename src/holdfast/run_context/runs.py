@@ -26,6 +26,7 @@ from holdfast.run_context.differences import Difference, difference
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.loading import SnapshotLoader, names_same
 from holdfast.run_context.opening import Opening
+from holdfast.run_context.rescuing import Rescuing
 from holdfast.run_context.restoring import NOTHING_LOST
 from holdfast.run_context.resuming import Resuming
 from holdfast.run_context.revealing import Revealing
@@ -51,6 +52,7 @@ class Runs:
 
     Attributes:
         reveal: shows the value of a variable, also of a secret one, and records it; see `Revealing.reveal`.
+        rescue: what can be done about a run whose context cannot be restored; for recovery.
     """
 
     def __init__(self, ground: Ground, audit: AuditLog) -> None:
@@ -60,6 +62,7 @@ class Runs:
         under_way = UnderWay()
         self._resuming = Resuming(ground, self._loader, under_way)
         self._admission = Admission(ground, under_way)
+        self.rescue = Rescuing(ground, self._loader, under_way)
         self.reveal = Revealing(ground, self._contexts, audit).reveal
 
     def begin(

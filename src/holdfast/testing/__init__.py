@@ -15,6 +15,7 @@ from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
 from holdfast.testing.memory_keys import MemoryKeys
+from holdfast.testing.memory_recovery import MemoryQuarantine, MemoryRecoveryLog
 from holdfast.testing.memory_reviews import MemoryReviews
 from holdfast.testing.memory_runs import MemoryRuns
 from holdfast.testing.memory_storage import MemoryStorage
@@ -32,6 +33,8 @@ __all__ = [
     "MemoryJournalBase",
     "MemoryJournals",
     "MemoryKeys",
+    "MemoryQuarantine",
+    "MemoryRecoveryLog",
     "MemoryReviews",
     "MemoryRuns",
     "MemoryStorage",

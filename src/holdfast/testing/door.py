@@ -28,6 +28,8 @@ from holdfast.protocols import (
     JournalBase,
     JournalStreams,
     KeyRows,
+    QuarantineRows,
+    RecoveryLogRows,
     ReviewIndex,
     RunIndex,
     SharedCache,
@@ -47,6 +49,7 @@ from holdfast.testing.memory_guard import MemoryGuard
 from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
 from holdfast.testing.memory_keys import MemoryKeys
+from holdfast.testing.memory_recovery import MemoryQuarantine, MemoryRecoveryLog
 from holdfast.testing.memory_reviews import MemoryReviews
 from holdfast.testing.memory_runs import MemoryRuns
 from holdfast.testing.memory_storage import MemoryStorage
@@ -55,6 +58,7 @@ from holdfast.tiers.l3_deliveries import PostgresDeliveries
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_keys import PostgresKeys
 from holdfast.tiers.l3_postgres import PostgresStorage
+from holdfast.tiers.l3_recovery import PostgresQuarantine, PostgresRecoveryLog
 from holdfast.tiers.l3_reviews import PostgresReviews
 from holdfast.tiers.l3_runs import PostgresRuns
 
@@ -74,6 +78,8 @@ async def connect_flows(
     key_rows: KeyRows | None = None,
     reviews: ReviewIndex | None = None,
     audit: AuditRows | None = None,
+    recovery_log: RecoveryLogRows | None = None,
+    quarantine: QuarantineRows | None = None,
     clock: Clock | None = None,
     settings: Settings | None = None,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -94,8 +100,8 @@ async def connect_flows(
         feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
         events, streams: by default in memory, of this server alone.
-        journals, runs, key_rows, reviews, audit, deliveries: by default those of the L3, in memory or in PostgreSQL;
-            any other L3 needs its own.
+        journals, runs, key_rows, reviews, audit, deliveries, recovery_log, quarantine: by default those of the L3, in
+            memory or in PostgreSQL; any other L3 needs its own.
         l2_guard, l3_guard: by default L2 and L3 answer unless, in memory, they are `away`.
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
@@ -123,6 +129,8 @@ async def connect_flows(
             entropy=os.urandom,
             reviews=reviews or _reviews_of(storage, clock),
             audit=audit or _audit_of(storage),
+            recovery_log=recovery_log or _recovery_log_of(storage),
+            quarantine=quarantine or _quarantine_of(storage),
             new_id=lambda: uuid.uuid4().hex,  # servers of one test must differ, whatever their seed
             wall=clock.monotonic,
             coherence=(await storage.load([])).coherence,
@@ -214,6 +222,16 @@ def _reviews_of(storage: Storage, clock: Clock) -> ReviewIndex:
 def _audit_of(storage: Storage) -> AuditRows:
     l3 = _l3_beneath(storage, "its audit log: audit")
     return MemoryAudit(l3) if isinstance(l3, MemoryStorage) else PostgresAudit(l3.pool)
+
+
+def _recovery_log_of(storage: Storage) -> RecoveryLogRows:
+    l3 = _l3_beneath(storage, "its recovery log: recovery_log")
+    return MemoryRecoveryLog(l3) if isinstance(l3, MemoryStorage) else PostgresRecoveryLog(l3.pool)
+
+
+def _quarantine_of(storage: Storage) -> QuarantineRows:
+    l3 = _l3_beneath(storage, "its quarantine: quarantine")
+    return MemoryQuarantine(l3) if isinstance(l3, MemoryStorage) else PostgresQuarantine(l3.pool)
 
 
 def _deliveries_of(storage: Storage, clock: Clock) -> DeliveryQueue:

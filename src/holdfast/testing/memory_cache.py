@@ -10,9 +10,20 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from holdfast.clock import Clock
-from holdfast.errors import TierUnavailable
+from holdfast.errors import CorruptDocument, TierUnavailable
 from holdfast.keys import Key, redis_key
-from holdfast.protocols import Absent, Cached, Coherence, Failed, FenceTarget, Fill, View, Watermark, Withdrawal
+from holdfast.protocols import (
+    ANY_VERSION,
+    Absent,
+    Cached,
+    Coherence,
+    Failed,
+    FenceTarget,
+    Fill,
+    View,
+    Watermark,
+    Withdrawal,
+)
 from holdfast.tiers.codec import WireEntry
 from holdfast.tiers.l2_answers import Judge
 from holdfast.tiers.l2_topology import SLOTS, Node, Topology, slot_of
@@ -27,11 +38,13 @@ class Held(msgspec.Struct, frozen=True):
     Attributes:
         entry: without a row: a fence; of version 0, a lease alone.
         leased_until_ms: of a fence: until when somebody loads the key.
+        unreadable: the bytes of an entry that was damaged: it is no entry any more, but for what fills compare with.
     """
 
     entry: WireEntry
     expires_at_ms: int
     leased_until_ms: int = 0
+    unreadable: bytes | None = None
 
 
 class Contents(msgspec.Struct, frozen=True):
@@ -120,6 +133,12 @@ class MemoryCache:
         """Let nodes, or all, lose everything, as a Redis may at any time."""
         self._contents.update((name, Contents({})) for name in names or self._contents)
 
+    def damage(self, key: Key, unreadable: bytes) -> None:
+        """Let an entry be unreadable from now on, and seem to be of a version above all others."""
+        held = self._contents[self._node(key).name].held[key]
+        entry = msgspec.structs.replace(held.entry, version=ANY_VERSION - 1)
+        self._store(key, msgspec.structs.replace(held, entry=entry, unreadable=unreadable))
+
     def dump(self) -> dict[str, Contents]:
         """A copy of what every node holds now."""
         return {name: contents.copied() for name, contents in self._contents.items()}
@@ -157,6 +176,8 @@ class MemoryCache:
             return judge.unserved
         if left_ms:
             return judge.leased(left_ms)
+        if held is not None and held.unreadable is not None:
+            return Failed(CorruptDocument(f"L2 in memory: {key} is damaged"), judge.nothing, held.unreadable)
         return judge.nothing if held is None else judge.entry(key, held.entry)
 
     def _lease(self, key: Key, held: Held | None, now: int, *, wanted: bool) -> int:
@@ -196,9 +217,10 @@ class MemoryCache:
 
     def _withdraw(self, withdrawal: Withdrawal, coherence: Coherence) -> bool:
         held, incarnation = self._live(withdrawal.key), coherence.incarnation.bytes
-        if held is None or held.entry.row is None or held.entry.incarnation != incarnation:
+        if held is None or held.unreadable != withdrawal.evidence:
             return False
-        if held.entry.version != withdrawal.version:
+        is_meant = (held.entry.incarnation, held.entry.version) == (incarnation, withdrawal.version)
+        if withdrawal.evidence is None and (held.entry.row is None or not is_meant):
             return False
         fence = WireEntry(None, withdrawal.fence, incarnation, coherence.highest, 0, 0)
         self._store(withdrawal.key, Held(fence, self._now_ms() + self._fence_ms))

@@ -1,6 +1,6 @@
 """What L3 in memory has committed beside rows.
 
-Journals, writes that were given up, ids of erased history, data keys, the audit log.
+Journals, writes that were given up, ids of erased history, data keys, the audit log, what recovery records.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from holdfast.audit.chain import GENESIS, AuditEntry, AuditNote, Link, chained
 from holdfast.keys import Key
-from holdfast.protocols import DataKeyRow, DeadWrite, JournalRecord, Letter
+from holdfast.protocols import DataKeyRow, DeadWrite, JournalRecord, Letter, LoggedLine, Quarantined
 from holdfast.seq_set import SeqSet
 
 
@@ -29,6 +29,7 @@ class Marks(NamedTuple):
         data_keys: by id, the oldest first; `masters`: since when master keys are retired; None: they are not;
             `outdated_keys`: data keys that were there when one was retired.
         audit: the audit log, the oldest first; `audit_head`: what it says its newest is.
+        recovery_log, quarantine: recovery's records, the oldest first, and the newest numbers drawn for them.
     """
 
     journals: Mapping[str, JournalRecord] = MappingProxyType({})
@@ -40,6 +41,10 @@ class Marks(NamedTuple):
     outdated_keys: frozenset[str] = frozenset()
     audit: tuple[AuditEntry, ...] = ()
     audit_head: Link = GENESIS
+    recovery_log: tuple[LoggedLine, ...] = ()
+    recovery_drawn: int = 0
+    quarantine: tuple[Quarantined, ...] = ()
+    quarantine_drawn: int = 0
 
     def entered(self, record: JournalRecord) -> Marks:
         """With a journal's record in place of the one that was, or as the newest."""

@@ -7,6 +7,7 @@ this module groups, counts and maps errors. Fences and watermarks are set by `l2
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
@@ -15,6 +16,7 @@ from typing import Any
 from holdfast.errors import CorruptDocument, TierError
 from holdfast.keys import Key, redis_key
 from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill, View, Watermark, Withdrawal
+from holdfast.protocols.faults import EVIDENCE_BYTES_MAX
 from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_answers import NO_GENERATION, Judge
 from holdfast.tiers.l2_client import RedisConnection, Script
@@ -60,6 +62,7 @@ class RedisCache:
         self._lease_ms = b"%d" % round(lease_seconds * 1000)
         self._marks: dict[bytes, tuple[bytes, Watermark | None]] = {}
         self._read, self._fill, self._withdraw = Script("read"), Script("fill"), Script("withdraw")
+        self._withdraw_unreadable = Script("withdraw_unreadable")
 
     async def read(self, keys: Sequence[Key], view: View, *, lease: bool = True) -> Mapping[Key, Answer]:
         """Look keys up; see `SharedCache.read`."""
@@ -76,7 +79,7 @@ class RedisCache:
                     try:
                         answers[key] = judge.entry(key, decode_entry(name, value))
                     except CorruptDocument as fault:
-                        answers[key] = Failed(fault, judge.nothing)
+                        answers[key] = Failed(fault, judge.nothing, value)
                 else:
                     answers[key] = self._missing(judge, value)
             if judge.partial:
@@ -108,6 +111,23 @@ class RedisCache:
 
     async def withdraw(self, withdrawals: Sequence[Withdrawal], coherence: Coherence) -> int:
         """Put fences in the place of entries; see `SharedCache.withdraw`."""
+        unreadable = [each for each in withdrawals if each.evidence is not None]
+        readable = [each for each in withdrawals if each.evidence is None]
+        gone = 0
+        if readable:
+            gone += await self._take_out(self._withdraw, readable, coherence, lambda each: _VERSION.pack(each.version))
+        if unreadable:
+            gone += await self._take_out(self._withdraw_unreadable, unreadable, coherence, _likeness)
+        return gone
+
+    async def _take_out(
+        self,
+        script: Script,
+        withdrawals: Sequence[Withdrawal],
+        coherence: Coherence,
+        told_by: Callable[[Withdrawal], bytes],
+    ) -> int:
+        """Put fences in the place of entries; `told_by` makes what tells the script that an entry is the one meant."""
         wanted = {redis_key(self._prefix, each.key): each for each in withdrawals}
         gone: list[int] = []
 
@@ -117,13 +137,13 @@ class RedisCache:
             )
 
         def arguments(group: list[bytes]) -> list[bytes]:
-            parts = ((name, _VERSION.pack(wanted[name].version), fence(name)) for name in group)
+            parts = ((name, told_by(wanted[name]), fence(name)) for name in group)
             return [self._fence_ms, *chain.from_iterable(parts)]
 
         def take(_node: Node, _group: list[bytes], reply: Any) -> None:
             gone.append(reply)
 
-        await self._on_each_node(self._withdraw, list(wanted), arguments, take)
+        await self._on_each_node(script, list(wanted), arguments, take)
         return sum(gone)
 
     def _entry(self, name: bytes, fill: Fill, coherence: Coherence) -> bytes:
@@ -187,6 +207,13 @@ class RedisCache:
             else:
                 take(node, groups[node], reply)
         return failed
+
+
+def _likeness(withdrawal: Withdrawal) -> bytes:
+    """What an unreadable entry is told by, in a few bytes: its size, and the SHA-1 of its beginning."""
+    held = withdrawal.evidence or b""
+    head = hashlib.sha1(held[:EVIDENCE_BYTES_MAX], usedforsecurity=False)  # the one digest that scripts of Redis have
+    return b"%d:%b" % (len(held), head.hexdigest().encode())
 
 
 def _is_wanted(fill: Fill) -> bool:

@@ -20,6 +20,7 @@ from holdfast.testing.conformance.fence_sink import FenceSinkSuite
 from holdfast.testing.conformance.journal_base import JournalBaseSuite
 from holdfast.testing.conformance.journal_streams import JournalStreamsSuite
 from holdfast.testing.conformance.key_rows import KeyRowsSuite
+from holdfast.testing.conformance.recovery_rows import RecoveryRowsSuite
 from holdfast.testing.conformance.review_index import ReviewIndexSuite
 from holdfast.testing.conformance.run_index import RunIndexSuite
 from holdfast.testing.conformance.shared_cache import SharedCacheSuite
@@ -37,6 +38,7 @@ __all__ = [
     "JournalBaseSuite",
     "JournalStreamsSuite",
     "KeyRowsSuite",
+    "RecoveryRowsSuite",
     "ReviewIndexSuite",
     "RunIndexSuite",
     "SharedCacheSuite",

@@ -57,6 +57,10 @@ class L2Harness(Protocol):
         """Let a little time pass, for its nodes too."""
         ...
 
+    async def damage(self) -> bytes:
+        """Damage the entry of the suites' key so that it seems to be of a version above all others; its bytes then."""
+        ...
+
     async def dump(self) -> object:
         """A copy of all that its nodes hold."""
         ...

@@ -1,0 +1,282 @@
+"""What each step and each fallback of a strategy does."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol, TypeAlias
+
+import msgspec
+
+from holdfast.clock import Clock
+from holdfast.collection import Collection
+from holdfast.documents import Swarm
+from holdfast.errors import ContextCorrupt, HoldfastError
+from holdfast.events import Delivery, Priority
+from holdfast.invalidation.bus import EventBus
+from holdfast.protocols import Source, Target
+from holdfast.protocols.escalations import FaultEscalator
+from holdfast.recovery.modes import Mode
+from holdfast.recovery.probing import Prober
+from holdfast.recovery.reports import Report
+from holdfast.recovery.strategies import Fallback, FallbackOption, RecoveryAction, RecoveryStep
+from holdfast.run_context.rescuing import Rescuing, Termination
+
+ALERT: Final = "swarm/recovery/alert"
+PAUSE_SECONDS: Final = 0.05
+"""Before the first retry at most; doubled with each."""
+KIND_SECONDS: Final = 60.0
+"""A kind is made void once in so long, however many of its documents are affected."""
+DEGRADED_SECONDS: Final = 5.0
+"""For how long a mode is asked for at a time: as long as its cause lasts, that is done again before."""
+ESCALATED_SECONDS: Final = 60.0
+"""How long a person has, where a strategy does not say."""
+REASON: Final = "recovery"
+NO_DOCUMENT: Final = "no document is known to be affected"
+NO_RUN: Final = "no run is affected"
+NO_TIER: Final = "one document alone is affected: what it means for others is nothing"
+
+
+class Outcome(StrEnum):
+    """What came of a step."""
+
+    MENDED = "mended"
+    """What failed works again."""
+    DONE = "done"
+    """It took effect; whether that is enough, the next steps tell."""
+    ESCALATED = "escalated"
+    """A person was asked; if nobody answers in time the fallbacks come."""
+    SKIPPED = "skipped"
+    """It does not apply here."""
+    FAILED = "failed"
+
+
+class Done(NamedTuple):
+    """What a handler has done, `detail` in words, without values."""
+
+    outcome: Outcome
+    detail: str
+
+
+class Case(msgspec.Struct, frozen=True, eq=False):
+    """A recovery under way.
+
+    Attributes:
+        id: of the recovery.
+        tried: each step so far, and its outcome.
+    """
+
+    id: str
+    report: Report
+    tried: list[tuple[str, str]]
+
+
+class Degrading(Protocol):
+    """Has a server work in a lesser mode."""
+
+    def degrade(self, mode: str, seconds: float | None, why: str) -> None:
+        """Work in a mode, a word of `Mode`, for so long; None: until what failed is back."""
+        ...
+
+
+StepHandler: TypeAlias = Callable[[Case, RecoveryStep], Awaitable[Done]]
+FallbackHandler: TypeAlias = Callable[[Case, FallbackOption], Awaitable[Done]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What handlers work with.
+
+    Attributes:
+        void: makes a target void, for a reason, in somebody's name.
+        escalator, degrading: None: there is nobody to ask, or no mode to work in.
+        random_: for jitter.
+    """
+
+    prober: Prober
+    void: Callable[[Target, str, str | None], Awaitable[object]]
+    rescue: Rescuing
+    swarms: Collection[Swarm]
+    bus: EventBus
+    escalator: FaultEscalator | None
+    degrading: Degrading | None
+    clock: Clock
+    sleep: Callable[[float], Awaitable[object]]
+    random_: random.Random
+
+
+class Handlers:
+    """One handler for each action and each fallback.
+
+    A handler may raise what its means raise: then the step has failed.
+    """
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._voided: dict[str, float] = {}
+        self.steps: Mapping[RecoveryAction, StepHandler] = {
+            RecoveryAction.RETRY_OPERATION: self._retry,
+            RecoveryAction.FORCE_RELOAD_FROM_L3: self._reload,
+            RecoveryAction.INVALIDATE_RELATED_CACHE: self._invalidate,
+            RecoveryAction.TERMINATE_ROUTINE: self._terminate,
+            RecoveryAction.NOTIFY_SWARM_LEADER: self._notify,
+            RecoveryAction.ESCALATE_TO_HUMAN: self._escalate,
+        }
+        self.fallbacks: Mapping[Fallback, FallbackHandler] = {
+            Fallback.DIRECT_L3_ACCESS: self._bypass_l2,
+            Fallback.READ_ONLY_MODE: self._read_only,
+            Fallback.RESTORE_LAST_SNAPSHOT: self._last_snapshot,
+            Fallback.EMERGENCY_STATE_REBUILD: self._rebuild,
+        }
+
+    async def _retry(self, case: Case, step: RecoveryStep) -> Done:
+        """Ask the same again, after pauses with jitter: many servers may meet the same fault at once."""
+        means = self._means
+        for attempt in range(step.max_attempts):
+            await means.sleep(means.random_.uniform(0, PAUSE_SECONDS * 2**attempt))
+            try:
+                await means.prober.check(case.report)
+            except HoldfastError:
+                if attempt + 1 == step.max_attempts:
+                    raise
+            else:
+                return Done(Outcome.MENDED, f"attempt {attempt + 1} of {step.max_attempts} succeeded")
+        raise AssertionError("a strategy has at least one attempt")
+
+    async def _reload(self, case: Case, _step: RecoveryStep) -> Done:
+        """Have L3 asked again. That mends a document, and a fault of L3's; of L2 it says that reads are served."""
+        await self._means.prober.reload(case.report)
+        if case.report.of_tier and case.report.source is not Source.L3:
+            return Done(Outcome.DONE, "L3 answers; reads go there")
+        return Done(Outcome.MENDED, "L3 answers, and what it holds can be read")
+
+    async def _invalidate(self, case: Case, step: RecoveryStep) -> Done:
+        """Make void what caches hold of the document, or of its kind."""
+        key = case.report.key
+        if key is None or case.report.of_tier:
+            return Done(Outcome.SKIPPED, NO_DOCUMENT)
+        if step.scope == "key":
+            await self._means.void(Target.of(key), REASON, None)
+            return Done(Outcome.DONE, f"what caches hold of {key} is void")
+        now = self._means.clock.monotonic()
+        if now - self._voided.get(key.kind, -KIND_SECONDS) < KIND_SECONDS:
+            return Done(Outcome.SKIPPED, f"what caches hold of kind {key.kind} was made void just now")
+        await self._means.void(Target(key.kind), REASON, None)
+        self._voided[key.kind] = now
+        return Done(Outcome.DONE, f"what caches hold of kind {key.kind} is void")
+
+    async def _terminate(self, case: Case, _step: RecoveryStep) -> Done:
+        """End the run, unless its context verifies after all."""
+        if case.report.run_id is None:
+            return Done(Outcome.SKIPPED, NO_RUN)
+        became = await self._means.rescue.terminate(case.report.run_id)
+        return Done(Outcome.MENDED if became is Termination.RESTORABLE else Outcome.DONE, _TERMINATIONS[became])
+
+    async def _notify(self, case: Case, step: RecoveryStep) -> Done:
+        """Tell the swarm's leader, by an event that waits for whoever listens."""
+        report, means = case.report, self._means
+        if report.swarm_id is None:
+            return Done(Outcome.SKIPPED, "no swarm is known to be affected")
+        leader = await self._leader(report.swarm_id)
+        data = {
+            "swarmId": report.swarm_id,
+            "leaderBotId": leader,
+            "recoveryId": case.id,
+            "errorType": report.error_type.value,
+            "severity": report.classification.severity.value,
+            "subject": report.subject,
+            "runId": report.run_id,
+            "urgency": step.urgency,
+            "tried": [{"step": name, "outcome": outcome} for name, outcome in case.tried],
+        }
+        priority = Priority.HIGH if step.urgency == "high" else Priority.MEDIUM
+        await means.bus.publish(ALERT, data, delivery=Delivery.RELIABLE, priority=priority, key=report.swarm_id)
+        return Done(Outcome.DONE, "told" if leader is None else f"told, for bot {leader}")
+
+    async def _leader(self, swarm_id: str) -> str | None:
+        """The id of the leading bot; None: the swarm names none, or cannot be read: its leader is told all the same."""
+        try:
+            swarm = await self._means.swarms.get(swarm_id)
+        except HoldfastError:
+            return None
+        return None if swarm is None else swarm.swarm_leader
+
+    async def _escalate(self, case: Case, step: RecoveryStep) -> Done:
+        """Ask a person; nobody waits here for the answer."""
+        report, escalator = case.report, self._means.escalator
+        if escalator is None:
+            return Done(Outcome.FAILED, "there is nobody to ask")
+        identifier = await escalator.escalate(
+            case.id,
+            report.classification,
+            report.subject,
+            tuple(case.tried),
+            step.timeout_seconds or ESCALATED_SECONDS,
+            swarm_id=report.swarm_id,
+            run_id=report.run_id,
+        )
+        return Done(Outcome.ESCALATED, f"escalation {identifier}")
+
+    async def _bypass_l2(self, case: Case, _option: FallbackOption) -> Done:
+        """Have reads go past L2."""
+        if not case.report.of_tier:
+            return Done(Outcome.SKIPPED, NO_TIER)
+        return self._degrade(Mode.L2_BYPASSED, case)
+
+    async def _read_only(self, case: Case, _option: FallbackOption) -> Done:
+        """Have writes refused, if L3 is what does not answer."""
+        if not case.report.of_tier:
+            return Done(Outcome.SKIPPED, NO_TIER)
+        if await self._means.prober.l3_answers():
+            return Done(Outcome.SKIPPED, "L3 answers: no write need be refused")
+        return self._degrade(Mode.READ_ONLY, case)
+
+    def keep_up(self, case: Case, option: FallbackOption) -> None:
+        """Have the mode of a fallback that took effect last on."""
+        if (mode := _MODES.get(option.strategy)) is not None:
+            self._degrade(mode, case)
+
+    def _degrade(self, mode: Mode, case: Case) -> Done:
+        if self._means.degrading is None:
+            return Done(Outcome.FAILED, "there is no other mode to work in")
+        self._means.degrading.degrade(mode.value, DEGRADED_SECONDS, f"{case.report.subject} does not answer")
+        return Done(Outcome.DONE, f"mode {mode.value}")
+
+    async def _last_snapshot(self, case: Case, _option: FallbackOption) -> Done:
+        """Say what a resume would go on from. Nothing is put in the context's place but by whoever resumes it."""
+        if case.report.run_id is None:
+            return Done(Outcome.SKIPPED, NO_RUN)
+        try:
+            restored = await self._means.rescue.last_good(case.report.run_id)
+        except ContextCorrupt as fault:
+            return Done(Outcome.FAILED, str(fault))
+        lost = restored.lost
+        return Done(
+            Outcome.DONE,
+            f"base {restored.base} verifies; lost would be {lost.snapshots} snapshots with {lost.steps} steps and"
+            f" changes of {len(lost.variables) + lost.more} variables, {lost.seconds:g} s of work",
+        )
+
+    async def _rebuild(self, case: Case, _option: FallbackOption) -> Done:
+        """Say what could be put together from the history, without a base."""
+        if case.report.run_id is None:
+            return Done(Outcome.SKIPPED, NO_RUN)
+        left = await self._means.rescue.remains(case.report.run_id)
+        if not left.intact and not left.changes:
+            return Done(Outcome.FAILED, f"of {left.snapshots} snapshots none verifies, and the row holds no change")
+        return Done(
+            Outcome.DONE,
+            f"{left.intact} of {left.snapshots} snapshots and {left.changes} changes of the row verify; from them"
+            f" {left.steps} steps and {left.variables} variables could be rebuilt, without inputs",
+        )
+
+
+_MODES: Final = {Fallback.DIRECT_L3_ACCESS: Mode.L2_BYPASSED, Fallback.READ_ONLY_MODE: Mode.READ_ONLY}
+_TERMINATIONS: Final[Mapping[Termination, str]] = {
+    Termination.RESTORABLE: "its context verifies after all; it was left as it is",
+    Termination.FAILED: "nobody live runs it: it has failed",
+    Termination.TOLD: "a live server runs it, and was told",
+    Termination.OVER: "it was over already",
+}

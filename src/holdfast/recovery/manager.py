@@ -1,0 +1,223 @@
+"""Recovers from faults of state: walks the steps of a strategy, then its fallbacks, apart from whoever met the fault.
+
+Each step is an event, a counter and a line in the recovery log; so is the end, which is the component's notification. A
+recovery whose tier still does not answer at the end goes on looking, keeps the mode of the fallback up meanwhile, and
+tells when it is back: so an outage is one recovery, however long it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from holdfast.background import Background
+from holdfast.clock import Clock
+from holdfast.errors import HoldfastError
+from holdfast.protocols import Source
+from holdfast.recovery.classification import Category, Classification, Scope, severity_of
+from holdfast.recovery.handlers import Case, Done, Handlers, Outcome
+from holdfast.recovery.probing import Prober
+from holdfast.recovery.reports import FaultReports, Report
+from holdfast.recovery.strategies import (
+    Fallback,
+    FallbackOption,
+    RecoveryAction,
+    StateErrorType,
+    StateRecoveryStrategy,
+    Strategies,
+)
+from holdfast.recovery.telling import End, RecoveryTeller
+
+UNDER_WAY_MAX: Final = 8
+URGENT_MAX: Final = 8
+"""Beyond them, recoveries whose first step is immediate."""
+STEP_SECONDS: Final = 10.0
+"""Of a step that does not say how long it may take."""
+LOOK_SECONDS: Final = 1.0
+"""Between two looks whether a tier is back."""
+
+
+class RecoveryManager:
+    """`FaultSink` that acts; one per server.
+
+    Args:
+        of_kinds: the strategies of kinds that have rows of their own; `strategies`: of all others.
+
+    Attributes:
+        report: takes a report; see `FaultSink.report`.
+    """
+
+    def __init__(
+        self,
+        reports: FaultReports,
+        handlers: Handlers,
+        prober: Prober,
+        teller: RecoveryTeller,
+        *,
+        strategies: Strategies,
+        of_kinds: Mapping[str, Strategies],
+        clock: Clock,
+        sleep: Callable[[float], Awaitable[object]],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._reports = reports
+        self._handlers = handlers
+        self._prober = prober
+        self._teller = teller
+        self._strategies = strategies
+        self._of_kinds = of_kinds
+        self._clock = clock
+        self._sleep = sleep
+        self._new_id = new_id
+        self._wake = asyncio.Event()
+        self._walking: set[asyncio.Task[None]] = set()
+        self._watching: set[asyncio.Task[None]] = set()
+        self.report = reports.report
+        self._loop = Background(self._run, "recovery")
+        reports.on_evidence = teller.evidence
+        reports.on_waiting = self._wake.set
+
+    def start(self) -> None:
+        """Begin in the background."""
+        self._loop.start()
+
+    async def stop(self) -> None:
+        """End what is under way; may be called twice."""
+        await self._loop.stop()
+        tasks = self._walking | self._watching
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def fall_back(
+        self,
+        recovery_id: str,
+        error_type: StateErrorType,
+        subject: str,
+        fallback: Fallback,
+        *,
+        run_id: str | None = None,
+        swarm_id: str | None = None,
+    ) -> None:
+        """Do what is left when nobody has answered an escalation; the recovery log tells the outcome. Never raises."""
+        severity = severity_of(error_type, Scope.OPERATION)
+        report = Report(
+            fault=HoldfastError("nobody has answered"),
+            source=Source.L3,
+            classification=Classification(error_type, severity, Category.SYSTEM, Scope.OPERATION, retryable=False),
+            error_type=error_type,
+            subject=subject,
+            of_tier=False,
+            began=self._clock.monotonic(),
+            run_id=run_id,
+            swarm_id=swarm_id,
+        )
+        options = self._strategy(report).fallback_options
+        option = next((each for each in options if each.strategy is fallback), FallbackOption(strategy=fallback))
+        await self._fall_back(Case(recovery_id, report, []), option)
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while (report := self._next()) is not None:
+                task = asyncio.get_running_loop().create_task(self._recover(report), name="holdfast recovery step")
+                self._walking.add(task)
+                task.add_done_callback(self._walked)
+
+    def _next(self) -> Report | None:
+        """The recovery that begins now, urgent ones first; None: none waits, or has a place."""
+        busy = len(self._walking)
+        if busy < UNDER_WAY_MAX + URGENT_MAX and (urgent := self._reports.take(self._is_urgent)) is not None:
+            return urgent
+        return self._reports.take() if busy < UNDER_WAY_MAX else None
+
+    def _is_urgent(self, report: Report) -> bool:
+        steps = self._strategy(report).recovery_steps
+        return bool(steps) and steps[0].immediate
+
+    def _walked(self, task: asyncio.Task[None]) -> None:
+        self._walking.discard(task)
+        self._wake.set()
+
+    async def _recover(self, report: Report) -> None:
+        """One recovery. Whatever is wrong in here begins no other one."""
+        case, end, option = Case(self._new_id(), report, []), End.FAILED, None
+        try:
+            self._teller.detected(case)
+            end, option = await self._walk(case)
+            self._teller.completed(case, end)
+        except Exception as fault:  # noqa: BLE001 - shown, and the next fault of this sort is looked at again
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"holdfast: the recovery of {report.subject} failed", "exception": fault}
+            )
+        if report.of_tier and end is not End.RECOVERED:
+            task = asyncio.get_running_loop().create_task(self._watch(case, option), name="holdfast recovery watch")
+            self._watching.add(task)
+            task.add_done_callback(self._watching.discard)
+        else:
+            self._reports.ended(report, mended=end is End.RECOVERED)
+
+    async def _walk(self, case: Case) -> tuple[End, FallbackOption | None]:
+        """Steps in order until one has mended it, then fallbacks in order until one takes effect: that one, too."""
+        strategy, escalated = self._strategy(case.report), False
+        for step in strategy.recovery_steps:
+            # The time that an escalation names is the person's.
+            is_call = step.action is not RecoveryAction.ESCALATE_TO_HUMAN
+            seconds = step.timeout_seconds if is_call and step.timeout_seconds is not None else STEP_SECONDS
+            done = await self._do(case, step.action.value, self._handlers.steps[step.action](case, step), seconds)
+            if done.outcome is Outcome.MENDED:
+                return End.RECOVERED, None
+            escalated = escalated or done.outcome is Outcome.ESCALATED
+        if escalated:  # the fallbacks come when nobody has answered
+            return End.ESCALATED, None
+        for option in strategy.fallback_options:
+            if (await self._fall_back(case, option)).outcome in {Outcome.DONE, Outcome.MENDED}:
+                return End.DEGRADED, option
+        return End.FAILED, None
+
+    async def _fall_back(self, case: Case, option: FallbackOption) -> Done:
+        handler = self._handlers.fallbacks[option.strategy]
+        return await self._do(case, option.strategy.value, handler(case, option), STEP_SECONDS)
+
+    async def _do(self, case: Case, name: str, work: Awaitable[Done], seconds: float) -> Done:
+        """Do a step, and tell of it; whatever it raises is its outcome, and no fault to be recovered from."""
+        began = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                done = await work
+        except TimeoutError:
+            done = Done(Outcome.FAILED, f"it took longer than {seconds:g} s")
+        except Exception as fault:  # noqa: BLE001 - a handler may meet anything
+            done = Done(Outcome.FAILED, self._teller.words(fault))
+        case.tried.append((name, done.outcome.value))
+        self._teller.stepped(case, name, done, began)
+        return done
+
+    async def _watch(self, case: Case, option: FallbackOption | None) -> None:
+        """Look until the tier answers; meanwhile the mode of its fallback is kept up, as long as that may last."""
+        report = case.report
+        try:
+            while True:
+                await self._sleep(LOOK_SECONDS)
+                if await self._is_back(report):
+                    break
+                lasted = self._clock.monotonic() - report.began
+                if option is not None and (option.duration_seconds is None or lasted < option.duration_seconds):
+                    self._handlers.keep_up(case, option)
+        finally:
+            self._reports.ended(report, mended=True)
+        self._teller.returned(case)
+
+    async def _is_back(self, report: Report) -> bool:
+        try:
+            await self._prober.check(report)
+        except Exception:  # noqa: BLE001 - whatever it is, it is not back
+            return False
+        return True
+
+    def _strategy(self, report: Report) -> StateRecoveryStrategy:
+        kind = report.key.kind if report.key is not None and not report.of_tier else ""
+        return self._of_kinds.get(kind, self._strategies)[report.error_type]

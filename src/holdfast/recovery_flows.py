@@ -1,0 +1,114 @@
+"""What one server runs to recover from faults of state."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from holdfast.collection import Collection
+from holdfast.documents import Swarm
+from holdfast.given import Given
+from holdfast.invalidation.bus import EventBus
+from holdfast.invalidation.change_feed import ChangeFeed
+from holdfast.metrics.counters import RecoveryCounters
+from holdfast.protocols import Target, View
+from holdfast.protocols.escalations import FaultEscalator
+from holdfast.recovery.handlers import Degrading, Handlers, Means
+from holdfast.recovery.log import RecoveryRecorder
+from holdfast.recovery.manager import RecoveryManager
+from holdfast.recovery.probing import Prober
+from holdfast.recovery.reports import FaultReports
+from holdfast.recovery.strategies import strategies_with
+from holdfast.recovery.telling import RecoveryTeller
+from holdfast.resolution import Resolver
+from holdfast.run_context.rescuing import Rescuing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Affected:
+    """What of a server's flows recovery acts on.
+
+    Attributes:
+        faults: where they are reported.
+        masked: takes secrets out of a text.
+        void: makes a target void.
+        escalator, degrading: see `Means`.
+    """
+
+    faults: FaultReports
+    resolver: Resolver
+    feed: ChangeFeed
+    view: View
+    rescue: Rescuing
+    swarms: Collection[Swarm]
+    bus: EventBus
+    masked: Callable[[str], str]
+    counters: RecoveryCounters
+    void: Callable[[Target, str, str | None], Awaitable[object]]
+    escalator: FaultEscalator | None = None
+    degrading: Degrading | None = None
+
+
+class RecoveryFlows:
+    """Puts them together.
+
+    Attributes:
+        manager: recovers; `recorder`: brings its records to L3. Whoever starts them stops the manager first.
+    """
+
+    def __init__(self, given: Given, affected: Affected) -> None:
+        self._given = given
+        self._affected = affected
+        settings = given.settings
+        self.recorder = RecoveryRecorder(
+            given.recovery_log,
+            given.quarantine,
+            lines_max=settings.recovery_log_rows_max,
+            evidence_max=settings.quarantine_rows_max,
+            counters=affected.counters,
+            sleep=given.sleep,
+        )
+        prober = Prober(l2=given.l2, l3=given.l3, feed=affected.feed, resolver=affected.resolver, view=affected.view)
+        self.manager = RecoveryManager(
+            affected.faults,
+            self._handlers(prober),
+            prober,
+            self._teller(),
+            strategies=strategies_with(),
+            of_kinds={name: strategies_with(kind.recovery) for name, kind in given.kinds.items() if kind.recovery},
+            clock=given.clock,
+            sleep=given.sleep,
+            new_id=given.new_id,
+        )
+
+    def _handlers(self, prober: Prober) -> Handlers:
+        given, affected = self._given, self._affected
+        return Handlers(
+            Means(
+                prober=prober,
+                void=affected.void,
+                rescue=affected.rescue,
+                swarms=affected.swarms,
+                bus=affected.bus,
+                escalator=affected.escalator,
+                degrading=affected.degrading,
+                clock=given.clock,
+                sleep=given.sleep,
+                # Of its own: how often tiers fail must not change what is drawn for anything else.
+                random_=random.Random(given.server),  # noqa: S311 - jitter, nothing secret
+            )
+        )
+
+    def _teller(self) -> RecoveryTeller:
+        given, affected = self._given, self._affected
+        return RecoveryTeller(
+            self.recorder,
+            affected.counters,
+            announce=affected.bus.announce,
+            masked=affected.masked,
+            clock=given.clock,
+            wall=given.wall,
+            new_id=given.new_id,
+            server=given.server,
+        )

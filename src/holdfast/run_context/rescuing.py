@@ -1,0 +1,168 @@
+"""What can be done about a run whose context cannot be restored: it is ended, and what is left of it is looked for.
+
+Nothing is ever put in the context's place: what is found is told, and a person decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from holdfast.documents import Run, RunContextSnapshot, RunStatus
+from holdfast.entry import Consistency
+from holdfast.errors import ContextCorrupt, NotFound
+from holdfast.events import Delivery, Priority
+from holdfast.keys import Key
+from holdfast.kinds import RUN, RUN_SNAPSHOT
+from holdfast.protocols import Isolation
+from holdfast.protocols.runs import ENDED
+from holdfast.run_context.changes import Draft, has_ended
+from holdfast.run_context.ground import Ground
+from holdfast.run_context.liveness import is_live
+from holdfast.run_context.loading import SnapshotLoader
+from holdfast.run_context.restoring import Restored
+from holdfast.run_context.snapshots import snapshot_id, snapshot_in
+from holdfast.run_context.under_way import UnderWay
+from holdfast.transactions import Transaction
+
+TERMINATE: Final = "run/recovery/terminate"
+PAGE: Final = 100
+LOOKED_AT_MAX: Final = 10_000
+"""Snapshots of one run that are looked at; the newest."""
+WHY: Final = "its context cannot be restored"
+
+
+class Termination(StrEnum):
+    """What became of ending a run."""
+
+    RESTORABLE = "restorable"
+    """Its context verifies after all: it was left as it is."""
+    FAILED = "failed"
+    """Nobody live ran it: its row says that it has failed."""
+    TOLD = "told"
+    """A live server runs it, which has its context in memory: that was told, as `run/recovery/terminate`."""
+    OVER = "over"
+    """It had ended before, or there is no such run."""
+
+
+class Remains(msgspec.Struct, frozen=True):
+    """What is left of a context without a base that verifies.
+
+    Attributes:
+        intact: of `snapshots` that were looked for, those that verify.
+        steps: ends of steps, and `variables`: variables, that they and the row hold together.
+        changes: in the row.
+    """
+
+    intact: int
+    snapshots: int
+    steps: int
+    variables: int
+    changes: int
+
+
+class Rescuing:
+    """Does it, on one server."""
+
+    def __init__(self, ground: Ground, loader: SnapshotLoader, under_way: UnderWay) -> None:
+        self._ground = ground
+        self._loader = loader
+        self._under_way = under_way
+
+    async def terminate(self, run_id: str) -> Termination:
+        """End a run whose context was found to be corrupt, if it is that still and nobody live runs it.
+
+        What its owner had written is decided first, and its epoch is raised: what comes later is refused.
+
+        Raises:
+            TierError: L3 cannot tell, or did not do it.
+            OutcomeUnknown: it may be done; to repeat it does no harm.
+        """
+        try:
+            run = await self._row(run_id)
+        except NotFound:
+            return Termination.OVER
+        if run.status in ENDED:
+            return Termination.OVER
+        if await self._is_restorable(run_id, run):
+            return Termination.RESTORABLE
+        if await is_live(self._ground, self._under_way, run_id, run):
+            await self._tell(run_id, run)
+            return Termination.TOLD
+        if run.owner is not None:
+            await self._ground.handing_over.decide_for(self._ground.runs.key(run_id), run.owner)
+        failed = await self._fail(run_id, run.epoch)
+        return Termination.FAILED if failed else Termination.OVER
+
+    async def last_good(self, run_id: str) -> Restored:
+        """The context as far as it can be restored now.
+
+        Raises:
+            ContextCorrupt: no base verifies.
+            NotFound: there is no such run.
+            TierError: L3 cannot tell.
+        """
+        return await self._loader.restored(run_id, await self._row(run_id))
+
+    async def remains(self, run_id: str) -> Remains:
+        """What of the context could be put together from its history, without any base. Raises as `last_good`."""
+        run = await self._row(run_id)
+        draft, intact = Draft(), 0
+        first = max(1, run.sequence - LOOKED_AT_MAX + 1)
+        for begin in range(first, run.sequence + 1, PAGE):
+            for delta in await self._intact(run_id, range(begin, min(begin + PAGE, run.sequence + 1))):
+                draft.apply_delta(delta)
+                intact += 1
+        for change in run.changes:
+            draft.apply(change)
+        steps = sum(map(has_ended, draft.steps.values()))
+        return Remains(intact, run.sequence - first + 1, steps, len(draft.variables), len(run.changes))
+
+    async def _intact(self, run_id: str, numbers: Iterable[int]) -> list[RunContextSnapshot]:
+        keys = [Key(RUN_SNAPSHOT.name, snapshot_id(run_id, number)) for number in numbers]
+        rows = (await self._ground.l3.load(keys)).rows
+        found = (snapshot_in(rows[key].body) for key in keys if key in rows)
+        return [each for each in found if each is not None and not each.is_base]
+
+    async def _row(self, run_id: str) -> Run:
+        run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
+        if run is None:
+            raise NotFound(f"there is no run {run_id}")
+        return run
+
+    async def _is_restorable(self, run_id: str, run: Run) -> bool:
+        try:
+            await self._loader.restored(run_id, run)
+        except ContextCorrupt:
+            return False
+        return True
+
+    async def _tell(self, run_id: str, run: Run) -> None:
+        data = {
+            "runId": run_id,
+            "routineId": run.routine_id,
+            "swarmId": run.swarm_id,
+            "owner": run.owner,
+            "reason": WHY,
+        }
+        await self._ground.bus.publish(TERMINATE, data, delivery=Delivery.RELIABLE, priority=Priority.HIGH, key=run_id)
+
+    async def _fail(self, run_id: str, epoch: int) -> bool:
+        """Say that the run has failed, under the epoch it was judged by; False: it has changed hands, or is over."""
+
+        async def fail(transaction: Transaction) -> bool:
+            runs = transaction.collection(RUN)
+            held = await runs.get(run_id, lock=True)
+            if held is None or held.epoch != epoch or held.status in ENDED:
+                return False
+            at = self._ground.hybrid.now().as_datetime()
+            failed = msgspec.structs.replace(
+                held, status=RunStatus.FAILED.value, ended_at=at, error=WHY, owner=None, journal=None, epoch=epoch + 1
+            )
+            await runs.put(run_id, failed)
+            return True
+
+        return await self._ground.transactions.transact(fail, Isolation.READ_COMMITTED)

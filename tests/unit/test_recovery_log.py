@@ -1,0 +1,153 @@
+"""What recovery records comes to L3: late if it must, once, with the time it was made, and bounded until then."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from fix_races import until
+from holdfast.errors import OutcomeUnknown
+from holdfast.metrics.counters import RecoveryCounters
+from holdfast.protocols import RecoveryLine
+from holdfast.protocols.faults import EVIDENCE_BYTES_MAX
+from holdfast.recovery.log import EVIDENCE_WAITING_MAX, LINES_WAITING_MAX, RecoveryRecorder
+from holdfast.testing import MemoryQuarantine, MemoryRecoveryLog, MemoryStorage
+from holdfast.testing.conformance.recovery_rows import FOUND, evidence, line
+
+
+class LosesReplies(MemoryRecoveryLog):
+    """The first replies are lost."""
+
+    lost = 2
+
+    async def append(self, lines: Sequence[RecoveryLine], *, rows_max: int) -> None:
+        await super().append(lines, rows_max=rows_max)
+        if self.lost:
+            self.lost -= 1
+            raise OutcomeUnknown("the reply was lost")
+
+
+class Records:
+    """A recorder over an L3 in memory."""
+
+    def __init__(self, log: type[MemoryRecoveryLog] = MemoryRecoveryLog) -> None:
+        self.l3 = MemoryStorage()
+        self.counters = RecoveryCounters()
+        self.log, self.quarantine = log(self.l3), MemoryQuarantine(self.l3)
+        self.pauses: list[float] = []
+        self.recorder = RecoveryRecorder(
+            self.log, self.quarantine, lines_max=100_000, evidence_max=1000, counters=self.counters, sleep=self._sleep
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    async def until_written(self) -> None:
+        async def written() -> bool:
+            return not self.recorder.waiting
+
+        await until(written)
+
+    async def ids(self) -> list[str]:
+        return [each.line.id for each in await self.log.list(after=0, limit=1000)]
+
+
+async def test_lines_are_merged_when_l3_is_back() -> None:
+    """With the time they were made, in their order; L3 is asked once a second meanwhile."""
+    records = Records()
+    records.l3.away = True
+    records.recorder.start()
+    try:
+        records.recorder.line(line("a", at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)))
+        records.recorder.evidence(FOUND)
+
+        async def tried() -> bool:
+            return records.pauses.count(1.0) >= 3
+
+        await until(tried)
+        assert records.recorder.fault is not None
+        records.recorder.line(line("b"))
+        assert records.recorder.waiting == 3
+        records.l3.away = False
+        await records.until_written()
+        assert await records.ids() == ["a", "b"]
+        assert (await records.log.list(limit=2))[0].line.at.year == 2026
+        assert len(await records.quarantine.list(limit=10)) == 1
+        await until(lambda: _is_well(records))
+    finally:
+        await records.recorder.stop()
+
+
+async def _is_well(records: Records) -> bool:
+    return records.recorder.fault is None
+
+
+async def test_a_lost_reply_doubles_no_line() -> None:
+    """What L3 may have is written again under the same id."""
+    records = Records(LosesReplies)
+    records.recorder.start()
+    try:
+        for name in "abc":
+            records.recorder.line(line(name))
+        await records.until_written()
+        assert await records.ids() == ["a", "b", "c"]
+        assert records.log.lost == 0  # type: ignore[attr-defined]
+    finally:
+        await records.recorder.stop()
+
+
+async def test_what_waits_is_bounded() -> None:
+    """The oldest lines, and the oldest evidence, make room, and are counted; the same evidence is kept once."""
+    records = Records()
+    for number in range(LINES_WAITING_MAX + 3):
+        records.recorder.line(line(str(number)))
+    for number in range(EVIDENCE_WAITING_MAX + 2):
+        for _ in range(2):
+            records.recorder.evidence(evidence(b"%d" % number))
+    assert records.recorder.waiting == LINES_WAITING_MAX + EVIDENCE_WAITING_MAX
+    assert (records.counters.lines_lost, records.counters.evidence_lost) == (3, 2)
+    await records.recorder.write()
+    assert (await records.ids())[0] == "3"
+    held = await records.quarantine.list(limit=1000)
+    assert [each.found.count for each in held] == [2] * EVIDENCE_WAITING_MAX
+    assert EVIDENCE_WAITING_MAX * EVIDENCE_BYTES_MAX <= 4 * 1024 * 1024
+
+
+async def test_closing_writes_what_is_left() -> None:
+    """With L3 away it is said how much is lost, and nobody waits; closing twice is once."""
+    records = Records()
+    records.recorder.start()
+    records.recorder.line(line("a"))
+    await records.recorder.stop()
+    assert await records.ids() == ["a"]
+    records.recorder.line(msgspec.structs.replace(line("b")))
+    records.l3.away = True
+    await records.recorder.stop()
+    await records.recorder.stop()
+    assert records.recorder.waiting == 1
+
+
+async def test_a_fault_of_this_package_does_not_end_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown, and what waits is written with the next attempt."""
+    records, shown = Records(), list[str]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context["message"]))
+    append = records.log.append
+
+    async def broken(lines: Sequence[RecoveryLine], *, rows_max: int) -> None:
+        monkeypatch.setattr(records.log, "append", append)
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(records.log, "append", broken)
+    records.recorder.start()
+    try:
+        records.recorder.line(line("a"))
+        await records.until_written()
+        assert await records.ids() == ["a"]
+        assert shown == ["holdfast: recording what recovery did failed"]
+    finally:
+        await records.recorder.stop()

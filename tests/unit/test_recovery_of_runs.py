@@ -1,0 +1,178 @@
+"""A run whose context cannot be restored: it is ended if nobody runs it, and what is left of it is told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from fix_races import until
+from fix_recovery import Person, hurry
+from fix_run_servers import RUN, Hall, hall
+from holdfast import Durability, Swarm
+from holdfast.errors import ContextCorrupt, NotOwner, RunOver
+from holdfast.events import Event
+from holdfast.protocols import Source
+from holdfast.recovery.handlers import ALERT
+from holdfast.recovery.telling import COMPLETED
+from holdfast.run_context.rescuing import TERMINATE, Remains, Rescuing, Termination
+
+
+class Told:
+    """What server "b" told of recoveries, and all servers by events that wait."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    async def hear(self, event: Event) -> None:
+        self.events.append(event)
+
+    async def data(self, topic: str) -> dict[str, Any]:
+        """Of the first event of a topic."""
+
+        async def heard() -> bool:
+            return any(each.type == topic for each in self.events)
+
+        await until(heard)
+        return next(dict(each.data) for each in self.events if each.type == topic)
+
+    async def steps(self) -> list[tuple[str, str]]:
+        """Of the recovery, once it is over."""
+        return [(each["step"], each["outcome"]) for each in (await self.data(COMPLETED))["tried"]]
+
+
+@asynccontextmanager
+async def listening(person: Person | None) -> AsyncIterator[tuple[Hall, Told]]:
+    """Servers "a" and "b", the recoveries of the latter being heard."""
+    async with hall() as at:
+        told, b = Told(), at.servers["b"]
+        hurry(b, person)
+        for pattern, group in (("state/recovery/*", None), (ALERT, "g"), (TERMINATE, "g")):
+            await b.bus.subscribe(pattern, told.hear, group=group).ready()
+        await b.store.swarms.put("s1", Swarm(goal="g", swarm_leader="b7"))
+        run = await at.a.begin("search", {"topic": "ants"}, run_id=RUN, swarm_id="s1")
+        for number in (1, 2):
+            async with run.step(f"step{number}"):
+                run.context[f"n{number}"] = number
+            await run.checkpoint()
+        run.context["tail"] = True
+        await run.save(Durability.COMMITTED)
+        yield at, told
+
+
+async def read_corrupt(at: Hall) -> None:
+    """A reader finds out that no base verifies."""
+    at.damage("00000000.base")
+    with pytest.raises(ContextCorrupt):
+        await at.b.get(RUN)
+
+
+async def test_a_run_that_nobody_runs_has_failed() -> None:
+    """Under the next epoch; its leader is told, a person is asked, and its snapshots stay as they are."""
+    person = Person()
+    async with listening(person) as (at, told):
+        await at.kill("a")
+        before = at.row()
+        await read_corrupt(at)
+        assert await told.steps() == [
+            ("terminate_routine", "done"),
+            ("notify_swarm_leader", "done"),
+            ("escalate_to_human", "escalated"),
+        ]
+        row = at.row()
+        assert (row.status, row.epoch, row.owner, row.error) == (
+            "failed",
+            before.epoch + 1,
+            None,
+            "its context cannot be restored",
+        )
+        assert (row.newest, row.changes) == (before.newest, before.changes)
+        alert = await told.data(ALERT)
+        assert (alert["swarmId"], alert["leaderBotId"], alert["runId"]) == ("s1", "b7", RUN)
+        (asked,) = person.asked.values()
+        assert (asked["run"], asked["swarm"], asked["subject"]) == (RUN, "s1", f"run:{RUN}")
+        with pytest.raises(RunOver):
+            await at.b.resume(RUN)
+
+
+async def test_who_runs_it_is_told_and_keeps_it() -> None:
+    """It has the context in memory: nothing of its row is changed."""
+    async with listening(Person()) as (at, told):
+        before = at.row()
+        await read_corrupt(at)
+        assert (await told.data(TERMINATE))["runId"] == RUN
+        assert (await told.steps())[0] == ("terminate_routine", "done")
+        assert at.row() == before
+
+
+async def test_a_context_that_verifies_after_all_is_left() -> None:
+    """What was reported is asked again before anything is done."""
+    async with listening(Person()) as (at, told):
+        await at.kill("a")
+        before = at.row()
+        at.servers["b"].faults.report(ContextCorrupt(RUN, ()), Source.L3, run_id=RUN)
+        assert await told.steps() == [("terminate_routine", "mended")]
+        assert at.row() == before
+        await (await at.b.resume(RUN)).complete()
+
+
+async def terminated(at: Hall) -> tuple[Termination, str]:
+    """What became of ending a run that another server takes over meanwhile, and its status."""
+    await at.kill("a")
+    rescue: Rescuing = at.b.rescue
+    restorable = rescue._is_restorable
+
+    async def taken_over_meanwhile(run_id: str, run: Any) -> bool:
+        await at.b.resume(run_id)
+        rescue._is_restorable = restorable  # type: ignore[method-assign]
+        return False
+
+    rescue._is_restorable = taken_over_meanwhile  # type: ignore[method-assign]
+    rescue._under_way = type(rescue._under_way)()  # the judge is not the one who took it
+    became = await rescue.terminate(RUN)
+    return became, at.row().status
+
+
+async def test_it_is_ended_under_the_epoch_it_was_judged_by() -> None:
+    """Who has taken it over meanwhile keeps it."""
+    async with listening(Person()) as (at, _):
+        assert await terminated(at) == (Termination.OVER, "running")
+
+
+async def test_mutant_whatever_epoch_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without that, a run that goes on elsewhere would be ended."""
+    fail = Rescuing._fail
+
+    async def any_epoch(self: Rescuing, run_id: str, _: int) -> bool:
+        return await fail(self, run_id, (await self._row(run_id)).epoch)
+
+    monkeypatch.setattr(Rescuing, "_fail", any_epoch)
+    async with listening(Person()) as (at, _):
+        assert await terminated(at) == (Termination.FAILED, "failed")
+
+
+async def test_with_nobody_to_ask_it_is_told_what_is_left() -> None:
+    """No base verifies: what could be put together from the history is said, and nothing is put in its place."""
+    async with listening(None) as (at, told):
+        await at.kill("a")
+        await read_corrupt(at)
+        assert (await told.steps())[2:] == [
+            ("escalate_to_human", "failed"),
+            ("restore_last_snapshot", "failed"),
+            ("emergency_state_rebuild", "done"),
+        ]
+        assert await at.b.rescue.remains(RUN) == Remains(intact=2, snapshots=2, steps=2, variables=3, changes=1)
+        at.damage("00000001")
+        assert await at.b.rescue.remains(RUN) == Remains(intact=1, snapshots=2, steps=1, variables=2, changes=1)
+
+
+async def test_what_owns_it_is_not_robbed_by_a_report() -> None:
+    """A report about a live run of another server ends nothing, however often it comes."""
+    async with listening(Person()) as (at, told):
+        for _ in range(5):
+            await read_corrupt(at)
+        await told.data(COMPLETED)
+        with pytest.raises(NotOwner):
+            await at.b.resume(RUN)
