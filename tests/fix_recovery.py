@@ -210,7 +210,9 @@ def hurry(flows: Flows, person: Person | None = None, modes: Modes | None = None
     manager = flows.recovery
     manager._sleep = flows.recovery_log._sleep = soon
     means = manager._handlers._means
-    manager._handlers._means = dataclasses.replace(means, sleep=soon, escalator=person, degrading=modes)
+    manager._handlers._means = dataclasses.replace(
+        means, sleep=soon, escalator=person, degrading=modes or means.degrading
+    )
 
 
 @asynccontextmanager

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
-from holdfast.documents import Limits
 from holdfast.flights import Flights
 from holdfast.given import Given
 from holdfast.invalidation.announcing import Announcer
@@ -42,15 +41,10 @@ from holdfast.sensitivity.key_ring import KeyRing
 from holdfast.sensitivity.master_keys import MasterKeys
 from holdfast.store import Parts, StateStore
 from holdfast.tiers.l1_caches import build_caches, staleness_bounds
-from holdfast.transactions import Transactions
-from holdfast.voiding import Invalidator
 from holdfast.watching import Watching
-from holdfast.write_behind.making import Ground, Making
-from holdfast.writing import Writer
+from holdfast.write_flows import Read, WriteFlows
 
 DRAIN_SECONDS: Final = 10.0
-UPDATE_BACKOFF_SECONDS: Final = 0.002
-UPDATE_BACKOFF_MAX_SECONDS: Final = 0.25
 
 
 class Flows:
@@ -65,6 +59,7 @@ class Flows:
         self._make_memory()
         self._make_reading()
         self._make_writing()
+        self._make_relay()
         self._make_health()
         self._make_events()
         self._make_verifier()
@@ -131,72 +126,37 @@ class Flows:
 
     def _make_writing(self) -> None:
         given = self._given
-        self.writer = Writer(
-            l3=given.l3,
-            resolver=self.resolver,
-            applier=self.applier,
-            committed=self.feed.committed,
-            check_writes=self._check_writes,
-            caches=self.caches,
-            kinds=given.kinds,
-            limits=Limits(given.settings.document_bytes_max, given.settings.document_depth_max),
-            backoff=lambda attempt: given.random_.uniform(
-                0, min(UPDATE_BACKOFF_MAX_SECONDS, UPDATE_BACKOFF_SECONDS * 2 ** min(attempt, 10))
+        self._writes = writes = WriteFlows(
+            given,
+            Read(
+                caches=self.caches,
+                shelves=self._shelves,
+                resolver=self.resolver,
+                applier=self.applier,
+                history=self._history,
+                lease=self.lease,
+                feed=self.feed,
+                ready=self.reader.ready,
+                check_writes=self._check_writes,
+                announce=self._announce,
+                faults=self.faults,
+                counters=self.counters.write_behind,
+                retries=self.retries,
             ),
-            sleep=given.sleep,
-            history=self._history,
-            faults=self.faults,
         )
-        making = Making(self._ground())
-        self.write_behind, self.takeover = making.write_behind(), making.takeover()
-        self.dead_writes = making.dead_writes(self.write_behind)
-        self.handing_over = making.handing_over()
-        self.transactions = Transactions(
-            kinds=given.kinds,
-            l3=given.l3,
-            resolver=self.resolver,
-            writer=self.writer,
-            applier=self.applier,
-            lease=self.lease,
-            feed=self.feed,
-            settle=self.write_behind.settle,
-            retries=self.retries,
+        self.writer, self.transactions, self.invalidator = writes.writer, writes.transactions, writes.invalidator
+        self.write_behind, self.takeover = writes.write_behind, writes.takeover
+        self.dead_writes, self.handing_over = writes.dead_writes, writes.handing_over
+
+    def _make_relay(self) -> None:
+        given, apart = self._given, self._given.rules_l3 or self._given.l3
+        self.cache_invalidator = CacheInvalidator(
+            given.rules, l3=apart, decode=self.resolver.decode, void=self._writes.void_by(apart)
         )
-        self.invalidator = Invalidator(
-            l3=given.l3, kinds=given.kinds, writer=self.writer, applier=self.applier, actor=given.server
-        )
-        apart = given.rules_l3 or given.l3
-        void = Invalidator(
-            l3=apart, kinds=given.kinds, writer=self.writer, applier=self.applier, actor=given.server, audited=False
-        ).void
-        self.cache_invalidator = CacheInvalidator(given.rules, l3=apart, decode=self.resolver.decode, void=void)
         relay, first = given.relay, self.cache_invalidator if given.rules else None
         self.relay = Relay(*relay, clock=given.clock, first=first) if relay is not None else None
         if self.relay is not None:
             self.feed.on_changes(self.relay.wake)
-
-    def _ground(self) -> Ground:
-        given = self._given
-        return Ground(
-            settings=given.settings,
-            kinds=given.kinds,
-            base=given.journals,
-            streams=given.streams,
-            l3=given.l3,
-            shelves=self._shelves,
-            untrusted=given.untrusted,
-            ready=self.reader.ready,
-            writer=self.writer,
-            new_id=given.new_id,
-            server=given.server,
-            clock=given.clock,
-            wall=given.wall,
-            sleep=given.sleep,
-            random_=given.random_,
-            counters=self.counters.write_behind,
-            announce=self._announce,
-            retries=self.retries,
-        )
 
     def _make_health(self) -> None:
         given, lease = self._given, self.lease
@@ -210,6 +170,7 @@ class Flows:
             backlog=self.write_behind.backlog,
             skip_l2=self.resolver.skip_l2,
             announce=self._announce,
+            faults=self.faults,
             counters=self.counters.modes,
             clock=given.clock,
             wall=given.wall,
@@ -343,14 +304,8 @@ class Flows:
                 bus=self.bus,
                 masked=self.keys.known.masked,
                 counters=self.counters.recovery,
-                void=Invalidator(
-                    l3=given.l3,
-                    kinds=given.kinds,
-                    writer=self.writer,
-                    applier=self.applier,
-                    actor=given.server,
-                    audited=False,
-                ).void,
+                void=self._writes.void_by(given.l3),
+                degrading=self.health,
             ),
         )
         self.recovery, self.recovery_log = flows.manager, flows.recorder

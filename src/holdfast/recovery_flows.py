@@ -14,7 +14,8 @@ from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Target, View
 from holdfast.protocols.escalations import FaultEscalator
-from holdfast.recovery.handlers import Degrading, Handlers, Means
+from holdfast.protocols.guards import Degrading
+from holdfast.recovery.handlers import Handlers, Means
 from holdfast.recovery.log import RecoveryRecorder
 from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.probing import Prober
@@ -33,7 +34,7 @@ class Affected:
         faults: where they are reported.
         masked: takes secrets out of a text.
         void: makes a target void.
-        escalator, degrading: see `Means`.
+        escalator: see `Means`.
     """
 
     faults: FaultReports
@@ -46,8 +47,8 @@ class Affected:
     masked: Callable[[str], str]
     counters: RecoveryCounters
     void: Callable[[Target, str, str | None], Awaitable[object]]
+    degrading: Degrading
     escalator: FaultEscalator | None = None
-    degrading: Degrading | None = None
 
 
 class RecoveryFlows:
@@ -93,6 +94,8 @@ class RecoveryFlows:
                 bus=affected.bus,
                 escalator=affected.escalator,
                 degrading=affected.degrading,
+                l2=given.l2_guard,
+                l3=given.l3_guard,
                 clock=given.clock,
                 sleep=given.sleep,
                 # Of its own: how often tiers fail must not change what is drawn for anything else.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 from uuid import UUID
 
@@ -226,13 +227,18 @@ class Transactions:
 
     @asynccontextmanager
     async def open(
-        self, isolation: Isolation = Isolation.READ_COMMITTED, settled: Collection[Key] = ()
+        self,
+        isolation: Isolation = Isolation.READ_COMMITTED,
+        settled: Collection[Key] = (),
+        *,
+        in_any_mode: bool = False,
     ) -> AsyncIterator[Transaction]:
         """A transaction that commits when the block ends, and is rolled back when it raises or is cancelled.
 
         Args:
             settled: keys whose accepted writes are brought to L3 before it begins, so that it sees them whatever its
                 isolation; of others when they are first used.
+            in_any_mode: also while the server's mode forbids writes: what ends such a mode must not wait for its end.
 
         Raises:
             SerializationFailure: others were in the way; nothing took effect.
@@ -242,7 +248,8 @@ class Transactions:
             TierError: L3 cannot be reached, or what its driver raised inside.
         """
         self._resolver.check_open()
-        self._writer.check_writes()
+        if not in_any_mode:
+            self._writer.check_writes()
         self.retries.note_attempt()
         await self._settle(settled)
         storage = await self._l3.open_transaction(Isolation(isolation))
@@ -280,17 +287,20 @@ class Transactions:
         operation: Callable[[Transaction], Awaitable[Result]],
         isolation: Isolation = Isolation.SERIALIZABLE,
         attempts: int = TRANSACT_ATTEMPTS,
+        *,
+        in_any_mode: bool = False,
     ) -> Result:
         """Run an operation in a transaction, again when others were in the way, and return what it returned.
 
         Args:
             operation: without effects but those on the transaction: it may run several times.
             attempts: at most.
+            in_any_mode: see `open`.
 
         Raises:
             SerializationFailure: others were in the way each time.
         """
-        return await repeated(self.open, operation, isolation, attempts, self.pause)
+        return await repeated(partial(self.open, in_any_mode=in_any_mode), operation, isolation, attempts, self.pause)
 
     async def _commit(self, transaction: Transaction, affected: Affected, incarnation: UUID) -> None:
         try:

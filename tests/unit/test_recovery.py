@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +17,10 @@ from holdfast.errors import ContextCorrupt, CorruptDocument, OutcomeUnknown, Tie
 from holdfast.events import Event
 from holdfast.keys import Key
 from holdfast.protocols import Coherence, Source, Withdrawal, Write
+from holdfast.protocols.guards import TierHealth
+from holdfast.recovery.breaker import Circuit
 from holdfast.recovery.handlers import ALERT, Case, Done, Outcome
+from holdfast.recovery.health import HealthKeeper
 from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.reports import FaultReports
 from holdfast.recovery.strategies import (
@@ -27,6 +32,7 @@ from holdfast.recovery.strategies import (
     StateRecoveryStrategy,
 )
 from holdfast.testing import MemoryCache
+from holdfast.testing.memory_guard import MemoryGuard
 
 B1, B2 = Key("bot", "b1"), Key("bot", "b2")
 DAMAGED = b"\0 no entry"
@@ -45,6 +51,12 @@ async def put_in_l2(at: Scene, name: str = "Ada") -> None:
 
     await until(held)
     at.flows.caches["bot"].flush()
+
+
+def watch_by(at: Scene, **guards: Any) -> None:
+    """Let recovery ask other guards than the server has."""
+    handlers = at.flows.recovery._handlers
+    handlers._means = dataclasses.replace(handlers._means, **guards)
 
 
 def spoil(at: Scene, key: Key, body: bytes = b'{"name": 7}') -> None:
@@ -207,8 +219,12 @@ async def test_the_leader_of_a_swarm_is_told_by_an_event_that_waits() -> None:
 
 
 async def test_when_l2_is_away_it_is_bypassed_until_it_is_back() -> None:
-    """One recovery, however long it is away; readers are served meanwhile, and the end is told."""
+    """One recovery, however long it is away; readers are served meanwhile, and the end is told.
+
+    Its guard lets all through: it answers, but not what it was asked.
+    """
     async with scene() as at:
+        watch_by(at, l2=MemoryGuard(None))
         await put_in_l2(at)
         at.l2.away = True
         for _ in range(20):
@@ -222,6 +238,7 @@ async def test_when_l2_is_away_it_is_bypassed_until_it_is_back() -> None:
         assert at.counters.returned == 0
         at.l2.away = False
         await at.so(lambda: at.counters.returned == 1)
+        assert at.modes.told[-1][:2] == ("l2_bypassed", 0.0)
         assert await at.lines() == [
             ("detected", "done"),
             ("retry_operation", "failed"),
@@ -234,8 +251,51 @@ async def test_when_l2_is_away_it_is_bypassed_until_it_is_back() -> None:
         assert len(at.ends) == 1
 
 
+class OneNodeAway(MemoryGuard):
+    """Of an L2 of two nodes, one of which answers."""
+
+    answers = True
+
+    def health(self) -> TierHealth:
+        return TierHealth.of({"one": Circuit.CLOSED, "other": Circuit.OPEN}, "it was killed")
+
+
+@pytest.mark.parametrize("guard", [MemoryGuard, OneNodeAway])
+async def test_what_of_l2_is_cut_off_is_all_that_is_bypassed(guard: type[MemoryGuard]) -> None:
+    """What other nodes hold is read there, and all as soon as it answers."""
+    async with scene() as at:
+        watch_by(at, l2=guard(at.l2))
+        at.l2.away = True
+        at.flows.recovery.report(TierUnavailable("a node is cut off"), Source.L2, key=B1)
+        end = await at.completed()
+        assert (end["outcome"], end["tried"][-1]) == ("degraded", {"step": "direct_l3_access", "outcome": "done"})
+        at.l2.away = False
+        await at.so(lambda: at.counters.returned == 1)
+        assert {told[1] for told in at.modes.told} == {0.0}
+
+
+async def test_an_outage_that_no_caller_met_is_recovered_from() -> None:
+    """Who looks after the server's health has found it out; once, as long as it lasts."""
+    async with scene() as at:
+        at.l2.away = True
+        at.flows.health.observe()
+        at.flows.health.observe()
+        assert at.counters.reported == 1
+        end = await at.completed()
+        assert (end["errorType"], end["subject"], end["outcome"]) == ("cache_failure", "tier:l2", "degraded")
+
+
+async def test_mutant_the_health_keeper_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing would begin before somebody reads."""
+    monkeypatch.setattr(HealthKeeper, "_report", lambda *_: None)
+    async with scene() as at:
+        at.l2.away = True
+        at.flows.health.observe()
+        assert at.counters.reported == 0
+
+
 async def test_with_l3_away_the_log_is_kept_here_and_merged_later() -> None:
-    """With the time at which it was done; meanwhile writes are refused by the mode that is told."""
+    """With the time at which it was done; meanwhile writes are refused by the guard that has cut L3 off."""
     async with scene() as at:
         at.l3.away = True
         with pytest.raises(TierUnavailable):
@@ -243,7 +303,7 @@ async def test_with_l3_away_the_log_is_kept_here_and_merged_later() -> None:
         end = await at.completed()
         assert (end["errorType"], end["subject"]) == ("communication_failure", "tier:l3")
         assert end["outcome"] == "degraded"
-        assert at.modes.told[0][0] == "read_only"
+        assert at.modes.told == []
         before = at.clock.monotonic()
         assert at.flows.recovery_log.waiting >= 4
         at.clock.advance(100.0)
@@ -254,6 +314,20 @@ async def test_with_l3_away_the_log_is_kept_here_and_merged_later() -> None:
         times = {each.line.step: each.line.at.timestamp() for each in await at.log.list(limit=100)}
         assert times["read_only_mode"] <= before
         assert times["returned"] >= before + 100.0
+
+
+async def test_if_l3_fails_unseen_by_its_guard_writes_are_refused_until_it_answers() -> None:
+    """By a mode that is told, kept up as long as that lasts."""
+    async with scene() as at:
+        watch_by(at, l3=MemoryGuard(None))
+        at.l3.away = True
+        at.flows.recovery.report(TierUnavailable("it does not answer"), Source.L3)
+        await at.completed()
+        await at.so(lambda: len(at.modes.told) >= 3)
+        assert {told[0] for told in at.modes.told} == {"read_only"}
+        at.l3.away = False
+        await at.so(lambda: at.counters.returned >= 1)
+        assert at.modes.told[-1][:2] == ("read_only", 0.0)
 
 
 async def test_a_write_of_which_l3_does_not_say_what_became(monkeypatch: pytest.MonkeyPatch) -> None:

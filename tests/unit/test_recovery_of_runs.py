@@ -11,13 +11,15 @@ import pytest
 from fix_races import until
 from fix_recovery import Person, hurry
 from fix_run_servers import RUN, Hall, hall
-from holdfast import Durability, Swarm
-from holdfast.errors import ContextCorrupt, NotOwner, RunOver
+from holdfast import Bot, Durability, Swarm
+from holdfast.errors import ContextCorrupt, NotOwner, RunOver, TierUnavailable
 from holdfast.events import Event
 from holdfast.protocols import Source
 from holdfast.recovery.handlers import ALERT
+from holdfast.recovery.modes import Mode
 from holdfast.recovery.telling import COMPLETED
 from holdfast.run_context.rescuing import TERMINATE, Remains, Rescuing, Termination
+from holdfast.transactions import Transactions
 
 
 class Told:
@@ -95,6 +97,35 @@ async def test_a_run_that_nobody_runs_has_failed() -> None:
         assert (asked["run"], asked["swarm"], asked["subject"]) == (RUN, "s1", f"run:{RUN}")
         with pytest.raises(RunOver):
             await at.b.resume(RUN)
+
+
+async def ended_in_read_only(at: Hall, told: Told) -> tuple[str, str]:
+    """What became of ending a run that nobody runs, in a mode that forbids writes."""
+    await at.kill("a")
+    at.servers["b"].health.degrade(Mode.READ_ONLY, 300.0, "rows do not decode")
+    with pytest.raises(TierUnavailable, match="read_only"):
+        await at.servers["b"].store.bots.put("b1", Bot())
+    await read_corrupt(at)
+    return (await told.steps())[0]
+
+
+async def test_a_mode_in_which_writes_are_refused_is_no_reason_to_leave_it() -> None:
+    """The run has failed all the same."""
+    async with listening(Person()) as (at, told):
+        assert await ended_in_read_only(at, told) == ("terminate_routine", "done")
+        assert at.row().status == "failed"
+
+
+async def test_mutant_recovery_is_refused_as_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then no run could be ended before the mode is over."""
+    open_ = Transactions.open
+
+    def as_all(self: Transactions, *args: Any, **_: Any) -> Any:
+        return open_(self, *args)
+
+    monkeypatch.setattr(Transactions, "open", as_all)
+    async with listening(Person()) as (at, told):
+        assert await ended_in_read_only(at, told) == ("terminate_routine", "failed")
 
 
 async def test_who_runs_it_is_told_and_keeps_it() -> None:

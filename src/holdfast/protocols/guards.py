@@ -81,7 +81,7 @@ class Degrading(Protocol):
 
         Args:
             mode: a word of `Mode`: `l2_bypassed` or `read_only`; of both the latter is worse.
-            seconds: None: until every tier answers and has answered for a while.
+            seconds: None: until every tier answers and has answered for a while; 0: no longer.
             why: in words, for whoever reads of it.
         """
         ...

@@ -8,8 +8,8 @@ from holdfast.errors import SettingsError
 from holdfast.recovery.modes import Mode
 
 FORCEABLE: Final = (Mode.L2_BYPASSED, Mode.READ_ONLY)
-_ORDER: Final = (Mode.NORMAL, Mode.L2_BYPASSED, Mode.WRITE_BUFFERING, Mode.READ_ONLY, Mode.MEMORY_ONLY)
-"""From the best to the worst."""
+_ORDER: Final = (Mode.NORMAL, Mode.L2_BYPASSED, Mode.READ_ONLY, Mode.WRITE_BUFFERING, Mode.MEMORY_ONLY)
+"""Of two the later is shown. Who forces `read_only` while L3 is away takes nothing from `write_buffering`."""
 
 
 class Forced(NamedTuple):

@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -18,6 +18,7 @@ from holdfast.events import Delivery, Priority
 from holdfast.invalidation.bus import EventBus
 from holdfast.protocols import Source, Target
 from holdfast.protocols.escalations import FaultEscalator
+from holdfast.protocols.guards import Degrading, TierGuard, TierState
 from holdfast.recovery.modes import Mode
 from holdfast.recovery.probing import Prober
 from holdfast.recovery.reports import Report
@@ -73,14 +74,6 @@ class Case(msgspec.Struct, frozen=True, eq=False):
     tried: list[tuple[str, str]]
 
 
-class Degrading(Protocol):
-    """Has a server work in a lesser mode."""
-
-    def degrade(self, mode: str, seconds: float | None, why: str) -> None:
-        """Work in a mode, a word of `Mode`, for so long; None: until what failed is back."""
-        ...
-
-
 StepHandler: TypeAlias = Callable[[Case, RecoveryStep], Awaitable[Done]]
 FallbackHandler: TypeAlias = Callable[[Case, FallbackOption], Awaitable[Done]]
 
@@ -91,7 +84,8 @@ class Means:
 
     Attributes:
         void: makes a target void, for a reason, in somebody's name.
-        escalator, degrading: None: there is nobody to ask, or no mode to work in.
+        escalator: None: there is nobody to ask.
+        l2, l3: know whether these tiers answer.
         random_: for jitter.
     """
 
@@ -101,7 +95,9 @@ class Means:
     swarms: Collection[Swarm]
     bus: EventBus
     escalator: FaultEscalator | None
-    degrading: Degrading | None
+    degrading: Degrading
+    l2: TierGuard
+    l3: TierGuard
     clock: Clock
     sleep: Callable[[float], Awaitable[object]]
     random_: random.Random
@@ -223,24 +219,41 @@ class Handlers:
         """Have reads go past L2."""
         if not case.report.of_tier:
             return Done(Outcome.SKIPPED, NO_TIER)
+        return self._pass_by(case)
+
+    def _pass_by(self, case: Case) -> Done:
+        """What its guard has cut off is passed by anyway, and just that, for just as long as it does not answer."""
+        if self._means.l2.health().state is not TierState.THERE:
+            return Done(Outcome.DONE, "what of L2 does not answer is cut off, until it does")
         return self._degrade(Mode.L2_BYPASSED, case)
 
     async def _read_only(self, case: Case, _option: FallbackOption) -> Done:
         """Have writes refused, if L3 is what does not answer."""
         if not case.report.of_tier:
             return Done(Outcome.SKIPPED, NO_TIER)
-        if await self._means.prober.l3_answers():
+        if self._means.l3.answers and await self._means.prober.l3_answers():
             return Done(Outcome.SKIPPED, "L3 answers: no write need be refused")
+        return self._refuse_writes(case)
+
+    def _refuse_writes(self, case: Case) -> Done:
+        """As long as its guard has cut L3 off they are refused anyway, and not any longer."""
+        if not self._means.l3.answers:
+            return Done(Outcome.DONE, "L3 is cut off, and writes are refused, until it answers")
         return self._degrade(Mode.READ_ONLY, case)
 
     def keep_up(self, case: Case, option: FallbackOption) -> None:
         """Have the mode of a fallback that took effect last on."""
+        if option.strategy is Fallback.DIRECT_L3_ACCESS:
+            self._pass_by(case)
+        elif option.strategy is Fallback.READ_ONLY_MODE:
+            self._refuse_writes(case)
+
+    def leave(self, case: Case, option: FallbackOption) -> None:
+        """The tier answers: nothing asks any more for the mode of a fallback that took effect."""
         if (mode := _MODES.get(option.strategy)) is not None:
-            self._degrade(mode, case)
+            self._means.degrading.degrade(mode.value, 0.0, f"{case.report.subject} answers")
 
     def _degrade(self, mode: Mode, case: Case) -> Done:
-        if self._means.degrading is None:
-            return Done(Outcome.FAILED, "there is no other mode to work in")
         self._means.degrading.degrade(mode.value, DEGRADED_SECONDS, f"{case.report.subject} does not answer")
         return Done(Outcome.DONE, f"mode {mode.value}")
 

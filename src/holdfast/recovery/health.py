@@ -20,6 +20,7 @@ from holdfast.clock import Clock
 from holdfast.errors import TierUnavailable
 from holdfast.invalidation.topics import MODE_CHANGED
 from holdfast.metrics.counters import ModeCounters
+from holdfast.protocols import FaultSink, Source
 from holdfast.protocols.guards import StorageGuard, TierGuard, TierHealth
 from holdfast.recovery.forcing import Forcing
 from holdfast.recovery.modes import Mode, ModeRules, Presence, Tiers, mode_of
@@ -64,6 +65,7 @@ class HealthKeeper:
         backlog: what was accepted and is not committed yet.
         skip_l2: told, again and again, whether reads are to pass L2 by.
         announce: gives an event to this server's own subscribers; must neither wait nor raise.
+        faults: is told when a tier is cut off.
         wall: the time of day, seconds since 1970.
 
     Attributes:
@@ -81,6 +83,7 @@ class HealthKeeper:
         backlog: Callable[[], Backlog],
         skip_l2: Callable[[bool], None],
         announce: Callable[[str, Any], None],
+        faults: FaultSink,
         counters: ModeCounters,
         clock: Clock,
         wall: Callable[[], float],
@@ -88,6 +91,7 @@ class HealthKeeper:
         rules: ModeRules = RULES,
     ) -> None:
         self._guards: Mapping[str, TierGuard] = {"L2": l2, "L3": l3}
+        self._answered = dict.fromkeys(self._guards, True)
         self._l2, self._l3 = l2, l3
         self._feed_seconds = feed_seconds
         self._bound_seconds = bound_seconds
@@ -95,6 +99,7 @@ class HealthKeeper:
         self._backlog = backlog
         self._skip_l2 = skip_l2
         self._announce = announce
+        self._faults = faults
         self._counters = counters
         self._clock = clock
         self._wall = wall
@@ -162,11 +167,19 @@ class HealthKeeper:
         self._counted_at = now
         for name, guard in self._guards.items():
             self._there[name].observe(now, answers=guard.answers)
+            self._report(name, guard)
         there = Tiers(l2=self._there["L2"].is_there, l3=self._there["L3"].is_there, buffers=self._buffers())
         mode = self._forcing.worse(mode_of(there), now)
         self._skip_l2(self._forcing.forced(Mode.L2_BYPASSED) is not None)
         if mode is not self.mode:
             self._change(mode, now)
+
+    def _report(self, name: str, guard: TierGuard) -> None:
+        """Have an outage recovered from, and recorded, also where no caller has met it."""
+        answered, self._answered[name] = self._answered[name], guard.answers
+        if answered and not guard.answers:
+            fault = TierUnavailable(f"{name} is away ({guard.health().fault})")
+            self._faults.report(fault, Source.L2 if guard is self._l2 else Source.L3)
 
     def _change(self, mode: Mode, now: float) -> None:
         was, self.mode, self._since, self._why = self.mode, mode, now, self._reason()

@@ -209,6 +209,8 @@ class RecoveryManager:
                     self._handlers.keep_up(case, option)
         finally:
             self._reports.ended(report, mended=True)
+        if option is not None:
+            self._handlers.leave(case, option)
         self._teller.returned(case)
 
     async def _is_back(self, report: Report) -> bool:

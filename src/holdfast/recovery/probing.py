@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from holdfast.errors import HoldfastError, TierUnavailable
+from holdfast.errors import HoldfastError, Overloaded, TierUnavailable
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.keys import Key
 from holdfast.kinds import SWARM
@@ -41,10 +41,12 @@ class Prober:
             raise TierUnavailable(f"{report.subject}: no answer within {PATIENCE_SECONDS:g} s") from fault
 
     async def l3_answers(self) -> bool:
-        """Whether L3 answers within a second."""
+        """Whether L3 answers within a second; that there is no room to ask it says nothing of it."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._l3.load([])
+        except Overloaded:
+            return True
         except (TimeoutError, HoldfastError):
             return False
         return True

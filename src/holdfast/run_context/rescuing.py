@@ -165,4 +165,4 @@ class Rescuing:
             await runs.put(run_id, failed)
             return True
 
-        return await self._ground.transactions.transact(fail, Isolation.READ_COMMITTED)
+        return await self._ground.transactions.transact(fail, Isolation.READ_COMMITTED, in_any_mode=True)
