@@ -59,7 +59,7 @@ def reviews(state: OpenStore, capsys: pytest.CaptureFixture[str]) -> Command:
 def reviewer(state: OpenStore, patience_seconds: float = 600.0) -> MergeReviewer:
     """One of a run on a server."""
     flows = flows_of(state)
-    return MergeReviewer(flows.run_flows.reviews, flows.run_flows.review_changes, patience_seconds=patience_seconds)
+    return MergeReviewer(flows.run_flows.reviews, flows.run_flows.review_changes, 1, patience_seconds=patience_seconds)
 
 
 async def merged(state: OpenStore, child: ContextVariable = CHILD) -> Settled:
