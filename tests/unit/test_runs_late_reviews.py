@@ -10,13 +10,14 @@ import pytest
 from fix_run_servers import RUN, Hall, hall, values
 from fix_secrets import OLD
 from holdfast import Consistency
-from holdfast.documents import Review, Sealed, decode
-from holdfast.errors import LimitExceeded, NotOwner, RunOver, TierUnavailable
+from holdfast.documents import ContextVariable, Review, Sealed, decode
+from holdfast.errors import KeyMissing, LimitExceeded, NotOwner, RunOver, TierUnavailable
 from holdfast.keys import Key
 from holdfast.protocols import LateDecision
 from holdfast.protocols.reviews import OVERTAKEN
 from holdfast.reviews.reviews import Reviews
 from holdfast.run_context.active_run import ActiveRun
+from holdfast.run_context.context import RunContext
 from holdfast.run_context.late_decisions import LateDecisions
 
 GO_ON: dict[str, Any] = {"review_policy": "go_on", "run_on_conflict": "manual_review"}
@@ -321,6 +322,28 @@ async def test_what_a_later_version_sealed_waits_for_one() -> None:
         assert waits.fault is not None
         assert (waits.variable, waits.left_out, good.fault) == (None, False, None)
         assert (parent.context["x"], review(at, "c1").applied) == ("c2", False)
+
+
+async def test_what_lacks_a_key_waits_for_it_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken over once its key is known."""
+    adopt = RunContext.adopt
+
+    def lacking(self: RunContext, variable: ContextVariable, from_run_id: str) -> ContextVariable:
+        if from_run_id == "c1":
+            raise KeyMissing("its key is not known here")
+        return adopt(self, variable, from_run_id)
+
+    async with hall(master_keys=(OLD,), **GO_ON) as at:
+        parent = await gone_on(at, "c1", "c2", sensitivity="secret")
+        for child in ("c1", "c2"):
+            await decide(at, child, choice="child")
+        with monkeypatch.context() as patch:
+            patch.setattr(RunContext, "adopt", lacking)
+            waits, good = await parent.settle_reviews()
+        assert (waits.fault, waits.variable, good.fault) == ("its key is not known here", None, None)
+        assert (parent.context["x"], review(at, "c1").applied) == ("c2", False)
+        (taken,) = await parent.settle_reviews()
+        assert (taken.fault, parent.context["x"]) == (None, "c1")
 
 
 async def test_what_does_not_fit_waits_for_room_and_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
