@@ -14,7 +14,8 @@ from holdfast.entry import Consistency
 from holdfast.given import Given
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.change_feed import ChangeFeed
-from holdfast.kinds import REVIEW
+from holdfast.keys import Key
+from holdfast.kinds import REVIEW, RUN
 from holdfast.metrics.counters import Counters
 from holdfast.protocols import Cursor, Poll
 from holdfast.reviews.reviewer import MergeReviewer, ReviewChanges
@@ -120,6 +121,10 @@ class RunFlows:
         )
 
     async def _held(self, run_id: str, key: str) -> ContextVariable | None:
+        run = await self._beneath.collections[RUN.name].get(run_id, consistency=Consistency.STRONG)
+        # What its owner has saved may be in that one's journal alone, which no other server reads.
+        if run is not None and run.owner is not None and run.owner != self._given.server:
+            await self._beneath.handing_over.decide_for(Key(RUN.name, run_id), run.owner)
         view = await self.runs.get(run_id, consistency=Consistency.STRONG)
         return None if view is None else view.state.variables.get(key)
 
@@ -146,6 +151,6 @@ class RunFlows:
             terms=runs_ground.run_terms(settings, given.transformations, given.exporters),
             on_conflict=ConflictStrategy(settings.run_on_conflict),
             skew_ms_max=settings.clock_skew_ms_max,
-            reviewer=lambda: MergeReviewer(self.reviews, self.review_changes),
+            reviewer=lambda epoch: MergeReviewer(self.reviews, self.review_changes, epoch),
             late_reviews=self.reviews,
         )

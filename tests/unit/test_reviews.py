@@ -39,7 +39,7 @@ HOUR = 3600.0
 
 def reviewer(flows: Flows, **how: Any) -> MergeReviewer:
     """One of a run on a server."""
-    return MergeReviewer(flows.run_flows.reviews, flows.run_flows.review_changes, **how)
+    return MergeReviewer(flows.run_flows.reviews, flows.run_flows.review_changes, 1, **how)
 
 
 async def begin(shared: Hall, run_id: str = "r1") -> ActiveRun:
@@ -86,6 +86,7 @@ async def test_a_conflict_has_one_review() -> None:
 async def test_what_is_too_large_to_be_reviewed_is_decided_at_once() -> None:
     """By the fallback, with one record however often it is met: the review is there, without the values."""
     async with hall(review_fallback="child_wins") as shared:
+        await begin(shared)
         large = msgspec.structs.replace(CHILD, value="x" * 600_000)
         both = [reviewer(flows).settle("r1", "c1", PARENT, large) for flows in shared.servers.values()]
         for settled in [
@@ -145,6 +146,7 @@ async def test_only_the_merge_that_waits_for_a_review_is_woken() -> None:
 async def test_of_two_servers_that_open_it_at_once_one_does() -> None:
     """The other takes what is there."""
     async with hall() as shared:
+        await begin(shared)
         both = [reviewer(flows).settle("r1", "c1", PARENT, CHILD) for flows in shared.servers.values()]
         assert await asyncio.gather(*both) == [None, None]
         assert len(await shared.servers["a"].store.reviews.list()) == 1
@@ -182,7 +184,7 @@ async def test_a_decision_between_the_question_and_the_wait_is_not_missed(
     async with hall() as shared:
         flows = shared.servers["a"]
         await begin(shared)
-        merge = of(flows.run_flows.reviews, flows.run_flows.review_changes, patience_seconds=0.2)
+        merge = of(flows.run_flows.reviews, flows.run_flows.review_changes, 1, patience_seconds=0.2)
         assert await merge.settle("r1", "c1", PARENT, CHILD) is None
         assert await flows.feed.refresh()
         merge._told.clear()  # of its opening
@@ -478,7 +480,7 @@ async def test_a_run_that_goes_on_finds_what_was_decided_later() -> None:
         (found,) = await reviews.unapplied("r1")
         assert (found.id, found.key, found.variable) == (ID, "site", CHILD)
         assert await reviews.unapplied("r2") == []
-        await reviews.note_applied(ID, overtaken=False)
+        await reviews.note_applied(found, "r1", 1)
         assert await reviews.unapplied("r1") == []
 
 
@@ -495,6 +497,7 @@ async def test_reviews_are_listed_by_state_and_run() -> None:
     async with hall("a") as shared:
         reviews = shared.servers["a"].store.reviews
         await begin(shared)
+        await begin(shared, "r2")
         merge = reviewer(shared.servers["a"])
         for child in ("c1", "c2", "c3"):
             await merge.settle("r1", child, PARENT, CHILD)

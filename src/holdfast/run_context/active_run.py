@@ -72,7 +72,7 @@ class ActiveRun:
         self._bases = BaseWriter(ground, self.id, run)
         self._announcements = Announcements(ground)
         self._ending = Ending(ground, self.id, run.swarm_id, run.epoch)
-        self._taking_over = TakingOver(ground, context, run.on_conflict)
+        self._taking_over = TakingOver(ground, context, run.epoch, run.on_conflict, self._be_taken_over)
         under_way.note(self.id, self.epoch)
 
     def note_restored(self, run: Run) -> None:
@@ -148,8 +148,8 @@ class ActiveRun:
     async def settle_reviews(self) -> Sequence[LateDecision]:
         """Take over what was decided on reviews since the run had gone on without, and have L3 keep it.
 
-        What the run has written since stands: a decision is then `overtaken`. Returns what was decided. Raises
-        `LimitExceeded` if it does not fit, and as `save`.
+        What the run has written since stands: a decision is then `overtaken`. One with a `fault` waits for a key
+        or room. Returns what was decided; raises as `save`.
         """
         self._check_under_way()
         return await self._taking_over.late_decisions(lambda: self.save(Durability.COMMITTED))
@@ -287,6 +287,10 @@ class ActiveRun:
         self._under_way.forget(self.id, self.epoch)
         await self._bases.stop()
 
+    async def _be_taken_over(self) -> None:
+        self._is_taken_over = True
+        await self._be_over()
+
     async def _snapshot(self) -> Run:
         """Write what changed, and have all of it made a snapshot; the row as it is then."""
         state: ContextState | None = None
@@ -390,6 +394,5 @@ class ActiveRun:
         return await self._not_owner(refused.detail) if is_anothers(refused) else refused
 
     async def _not_owner(self, detail: str) -> NotOwner:
-        self._is_taken_over = True
-        await self._be_over()
+        await self._be_taken_over()
         return NotOwner(f"run {self.id} was taken over by another server: {detail}")
