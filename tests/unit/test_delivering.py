@@ -314,6 +314,11 @@ async def test_what_nobody_takes_is_told(caplog: pytest.LogCaptureFixture) -> No
     assert await at.worker().deliver_due() == 2
     await mail.look_for_neglected()
     assert at.counters.neglected == 0
+    await at.put("c")
+    await mail.look_for_neglected()
+    at.clock.advance(delivering.NEGLECTED_SECONDS + 1.0)
+    await mail.look_for_neglected()
+    assert caplog.text.count("no server has the exporter 'crm'") == 2
 
 
 async def test_that_is_looked_for_in_the_background(
