@@ -1,8 +1,8 @@
 """Brings values of completed runs to external systems, in the background, on any server that knows how.
 
 Who does is decided in L3, by a lease: for as long nobody else tries. An attempt whose end was not heard is made again
-when the lease is over, by whoever comes first; one that its server's end breaks off, at once. The system outside is told the same idempotency key each time, and is
-what keeps it from taking effect twice.
+when the lease is over, by whoever comes first; one that its server's end breaks off, at once. The system
+outside is told the same idempotency key each time, and is what keeps it from taking effect twice.
 """
 
 from __future__ import annotations
