@@ -117,10 +117,8 @@ async def test_the_end_of_a_server_waits_for_runs_that_are_left(monkeypatch: pyt
         parent = await at.a.begin("search", run_id=RUN)
         slow = Slow(at, monkeypatch)
         await asyncio.wait([await slow.begin_and_cancel(parent, times=2)])
-        stopped = asyncio.create_task(at.servers["a"].run_flows.stop())
-        await asyncio.sleep(0)
-        slow.answers.set()
-        await stopped
+        asyncio.get_running_loop().call_later(0.05, slow.answers.set)
+        await at.servers["a"].run_flows.stop()
         assert await slow.is_cancelled()
 
 
