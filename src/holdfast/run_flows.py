@@ -27,6 +27,7 @@ from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.deliveries import Deliveries
 from holdfast.run_context.delivering import DeliveryRules, DeliveryWorker
 from holdfast.run_context.hybrid_clock import HybridClock
+from holdfast.run_context.opening import Leaving
 from holdfast.run_context.partitions import Partitions
 from holdfast.run_context.runs import Runs
 from holdfast.run_context.secrets import protected
@@ -67,7 +68,8 @@ class RunFlows:
         self.review_changes = ReviewChanges()
         self.reviews = self._make_reviews()
         self.deliveries = Deliveries(given.deliveries, actor=given.server)
-        self.runs = Runs(self._ground(), beneath.audit)
+        self._leaving = Leaving()
+        self.runs = Runs(self._ground(), beneath.audit, self._leaving)
         self._make_background()
         beneath.feed.on_applied(self._hear)
 
@@ -79,7 +81,7 @@ class RunFlows:
     async def stop(self) -> None:
         """End; may be called twice. Each is ended, whatever became of the others."""
         async with AsyncExitStack() as ends:  # the last named comes first
-            for each in (self.partitions, self.review_sweeper, self.delivery_worker, self.key_keeper):
+            for each in (self.partitions, self.review_sweeper, self.delivery_worker, self.key_keeper, self._leaving):
                 ends.push_async_callback(each.stop)
 
     def _hear(self, before: Cursor | None, poll: Poll) -> None:

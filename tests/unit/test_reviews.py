@@ -20,8 +20,14 @@ from holdfast.errors import (
     InvalidKey,
     KeyMissing,
     NotFound,
+    OutcomeUnknown,
+    Overloaded,
     ReviewSettled,
+    RowRefused,
+    SerializationFailure,
     SettingsError,
+    StorageNotReady,
+    TierError,
     TierUnavailable,
 )
 from holdfast.flows import Flows
@@ -29,6 +35,7 @@ from holdfast.keys import Key
 from holdfast.protocols import Isolation
 from holdfast.reviews.log_once import TEXTS_MAX, LogOnce
 from holdfast.reviews.reviewer import MergeReviewer
+from holdfast.reviews.reviews import Reviews
 from holdfast.reviews.sweeper import ReviewSweeper
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.testing.memory_transaction import MemoryTransaction
@@ -421,6 +428,55 @@ async def test_one_that_cannot_be_decided_holds_up_no_other(caplog: pytest.LogCa
                 await shared.servers["a"].run_flows.review_sweeper.sweep()
         assert stored(shared).status == "timed_out"
         assert caplog.text.count("review broken is overdue and cannot be decided") == 1
+
+
+@pytest.mark.parametrize("fault", [RowRefused, OutcomeUnknown, SerializationFailure, TierError])
+async def test_one_that_l3_refuses_holds_up_no_other(
+    fault: type[TierError], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is said of one review, as by a trigger, is none of the others'; it is tried again at each sweep."""
+    async with hall("a") as shared:
+        sweeper = shared.servers["a"].run_flows.review_sweeper
+        await sweeper.stop()
+        await begin(shared)
+        assert await reviewer(shared.servers["a"]).settle("r1", "c0", PARENT, CHILD) is None
+        await opened(shared)
+        healthy, tried = Reviews.time_out, list[str]()
+
+        async def time_out(self: Reviews, identifier: str) -> Review | None:
+            if identifier == "r1/c0/site":
+                tried.append(identifier)
+                raise fault("a trigger refuses it")
+            return await healthy(self, identifier)
+
+        monkeypatch.setattr(Reviews, "time_out", time_out)
+        shared.clock.advance(HOUR)
+        for _ in range(2):
+            await sweeper.sweep()
+        assert stored(shared).status == "timed_out"
+        assert len(tried) == 2
+        assert caplog.text.count("review r1/c0/site is overdue and cannot be decided") == 1
+
+
+@pytest.mark.parametrize("fault", [TierUnavailable, StorageNotReady, Overloaded])
+async def test_while_l3_is_away_no_other_is_asked_for(fault: type[TierError], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep ends at the first."""
+    async with hall("a") as shared:
+        sweeper = shared.servers["a"].run_flows.review_sweeper
+        await sweeper.stop()
+        await opened(shared)
+        assert await reviewer(shared.servers["a"]).settle("r1", "c2", PARENT, CHILD) is None
+        tried: list[str] = []
+
+        async def time_out(_: Reviews, identifier: str) -> Review | None:
+            tried.append(identifier)
+            raise fault("away")
+
+        monkeypatch.setattr(Reviews, "time_out", time_out)
+        shared.clock.advance(HOUR)
+        with pytest.raises(fault):
+            await sweeper.sweep()
+        assert len(tried) == 1
 
 
 def test_a_warning_is_remembered_as_long_as_there_is_room(caplog: pytest.LogCaptureFixture) -> None:

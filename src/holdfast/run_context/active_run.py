@@ -26,6 +26,7 @@ from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import NOBODYS, Ending, ends
 from holdfast.run_context.fault_words import in_words
 from holdfast.run_context.ground import Ground
+from holdfast.run_context.in_doubt import InDoubt
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.snapshots import snapshot_id
 from holdfast.run_context.step import Step
@@ -49,6 +50,7 @@ class ActiveRun:
         critical: each end of a step is a snapshot.
         lost: what was lost when it was resumed, or of the run it was forked from.
         is_over: it has ended, was paused, let go of or taken over: nothing is written any more.
+        in_doubt: what was begun below it, and may be there or not.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ActiveRun:
         self.swarm_id = run.swarm_id
         self.lost = lost
         self.is_over = False
+        self.in_doubt = InDoubt()
         self._is_taken_over = False
         self._ground = ground
         self._under_way = under_way
@@ -143,6 +146,7 @@ class ActiveRun:
             reviewer: who has them decided; None: this server's reviews.
         """
         self._check_under_way()
+        await self.in_doubt.settle()
         return await self._taking_over.children(self._keep_merged, wait=wait, reviewer=reviewer)
 
     async def settle_reviews(self) -> Sequence[LateDecision]:
