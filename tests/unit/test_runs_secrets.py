@@ -239,7 +239,8 @@ async def test_who_has_a_retired_master_key_gives_up_until_l3_is_another(caplog:
         async def nap(_: float) -> None:
             pytest.fail("it is tried again")
 
-        keeper._ring.give_back, keeper._sleep = refused, nap
+        keeper._ring.give_back = refused  # type: ignore[method-assign]
+        keeper._sleep = nap
         for times in (1, 2):
             keeper.look()
 
