@@ -11,7 +11,7 @@ import pytest
 
 from fix_run_servers import RUN, Hall, hall
 from fix_runs import hybrid_clock
-from fix_secrets import NEW, known_keys
+from fix_secrets import NEW, entropy, known_keys
 from holdfast.documents import ContextVariable, Review, Sealed, decode
 from holdfast.entry import Durability
 from holdfast.errors import NotOwner, ReviewSettled, RunOver, Undecided
@@ -21,7 +21,7 @@ from holdfast.protocols.reviews import OVERTAKEN, Basis
 from holdfast.reviews.reviews import Reviews
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.secrets import is_same_secret, protected
-from holdfast.sensitivity.known_keys import KnownKeys
+from holdfast.sensitivity.known_keys import KnownKeys, Sealer
 from holdfast.transactions import Transaction
 from holdfast.write_behind.handing_over import HandingOver
 
@@ -184,6 +184,20 @@ async def test_a_value_for_what_became_secret_since_is_sealed(monkeypatch: pytes
         assert isinstance(resolved, ContextVariable)
         assert (resolved.sensitivity == "secret", type(resolved.value) is Sealed) == (looks, looks)
         assert (b"hidden-1" in b"".join(row.body for row in at.l3.log.rows.values())) is not looks
+
+
+@pytest.mark.parametrize("policy", ["wait", "go_on"])
+async def test_a_value_may_be_sealed_with_a_data_key_that_the_run_has_not_met(policy: str) -> None:
+    """The server on which it was decided seals with another one, as after a rotation."""
+    async with hall(master_keys=(NEW,), review_policy=policy, **MANUAL) as at:
+        parent = await contradicted(at, sensitivity="secret")
+        assert (await parent.merge_children()).needs_review is (policy == "wait")
+        ring = at.servers["b"].keys
+        ring.known.learn(key := await ring._made())
+        ring.known.sealer = Sealer(key, entropy(7))
+        await decide(at, value="hidden")
+        await (parent.merge_children() if policy == "wait" else parent.settle_reviews())
+        assert parent.context["x"] == "hidden"
 
 
 @pytest.mark.parametrize("policy", ["wait", "go_on"])
