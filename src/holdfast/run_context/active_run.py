@@ -79,10 +79,7 @@ class ActiveRun:
         under_way.note(self.id, self.epoch)
 
     def note_restored(self, run: Run) -> None:
-        """The context is what the snapshots hold: if a base is due, it is written now, in the background.
-
-        Owners before may have let go of the run each time before theirs was written.
-        """
+        """The context is what the snapshots hold: a base that is due, which owners before had no time for, is written."""
         if self._bases.is_near():
             self._bases.note(run, self.context.state)
 
