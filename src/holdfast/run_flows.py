@@ -14,7 +14,8 @@ from holdfast.entry import Consistency
 from holdfast.given import Given
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.change_feed import ChangeFeed
-from holdfast.kinds import REVIEW
+from holdfast.keys import Key
+from holdfast.kinds import REVIEW, RUN
 from holdfast.metrics.counters import Counters
 from holdfast.protocols import Cursor, FaultSink, Poll
 from holdfast.reviews.reviewer import MergeReviewer, ReviewChanges
@@ -26,6 +27,7 @@ from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.deliveries import Deliveries
 from holdfast.run_context.delivering import DeliveryRules, DeliveryWorker
 from holdfast.run_context.hybrid_clock import HybridClock
+from holdfast.run_context.opening import Leaving
 from holdfast.run_context.partitions import Partitions
 from holdfast.run_context.runs import Runs
 from holdfast.run_context.secrets import protected
@@ -67,7 +69,8 @@ class RunFlows:
         self.review_changes = ReviewChanges()
         self.reviews = self._make_reviews()
         self.deliveries = Deliveries(given.deliveries, actor=given.server)
-        self.runs = Runs(self._ground(), beneath.audit)
+        self._leaving = Leaving()
+        self.runs = Runs(self._ground(), beneath.audit, self._leaving)
         self._make_background()
         beneath.feed.on_applied(self._hear)
 
@@ -79,7 +82,7 @@ class RunFlows:
     async def stop(self) -> None:
         """End; may be called twice. Each is ended, whatever became of the others."""
         async with AsyncExitStack() as ends:  # the last named comes first
-            for each in (self.partitions, self.review_sweeper, self.delivery_worker, self.key_keeper):
+            for each in (self.partitions, self.review_sweeper, self.delivery_worker, self.key_keeper, self._leaving):
                 ends.push_async_callback(each.stop)
 
     def _hear(self, before: Cursor | None, poll: Poll) -> None:
@@ -121,6 +124,10 @@ class RunFlows:
         )
 
     async def _held(self, run_id: str, key: str) -> ContextVariable | None:
+        run = await self._beneath.collections[RUN.name].get(run_id, consistency=Consistency.STRONG)
+        # What its owner has saved may be in that one's journal alone, which no other server reads.
+        if run is not None and run.owner is not None and run.owner != self._given.server:
+            await self._beneath.handing_over.decide_for(Key(RUN.name, run_id), run.owner)
         view = await self.runs.get(run_id, consistency=Consistency.STRONG)
         return None if view is None else view.state.variables.get(key)
 
@@ -147,7 +154,7 @@ class RunFlows:
             terms=runs_ground.run_terms(settings, given.transformations, given.exporters),
             on_conflict=ConflictStrategy(settings.run_on_conflict),
             skew_ms_max=settings.clock_skew_ms_max,
-            reviewer=lambda: MergeReviewer(self.reviews, self.review_changes),
+            reviewer=lambda epoch: MergeReviewer(self.reviews, self.review_changes, epoch),
             late_reviews=self.reviews,
             faults=beneath.faults,
         )

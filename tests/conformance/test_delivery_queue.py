@@ -81,6 +81,24 @@ class AnyAttempt(MemoryDeliveries):
         return held is not None and await super().failed(held, error, again_seconds=again_seconds)
 
 
+class AnyBreak(MemoryDeliveries):
+    """Mutant: who breaks off is believed, whoever tries now."""
+
+    async def broken_off(self, row: DeliveryRow) -> bool:
+        held = self._row(row.id)
+        return held is not None and await super().broken_off(held)
+
+
+class Counted(MemoryDeliveries):
+    """Mutant: an attempt that is broken off counts."""
+
+    async def broken_off(self, row: DeliveryRow) -> bool:
+        held = self._leased(row)
+        if held is not None:
+            self._note(msgspec.structs.replace(held, lease=0.0), 0.0)
+        return held is not None
+
+
 class AtOnce(MemoryDeliveries):
     """Mutant: what is tried anew is due, whoever is at it."""
 
@@ -128,6 +146,8 @@ async def test_in_memory(check: Callable[[Any], Any]) -> None:
     [
         (Unleased, DeliveryQueueSuite.check_nobody_claims_what_another_has),
         (AnyAttempt, DeliveryQueueSuite.check_who_lost_the_lease_tells_nothing),
+        (AnyBreak, DeliveryQueueSuite.check_who_lost_the_lease_breaks_nothing_off),
+        (Counted, DeliveryQueueSuite.check_an_attempt_that_is_broken_off_is_none),
         (AtOnce, DeliveryQueueSuite.check_a_retry_waits_for_who_is_at_it),
         (Numbered, DeliveryQueueSuite.check_an_attempt_of_before_a_retry_is_another),
         (AnyBirth, DeliveryQueueSuite.check_what_was_delivered_is_gone),

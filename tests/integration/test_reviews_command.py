@@ -56,10 +56,10 @@ def reviews(state: OpenStore, capsys: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
-def reviewer(state: OpenStore, patience_seconds: float = 600.0) -> MergeReviewer:
+def reviewer(state: OpenStore, patience_seconds: float = 600.0, epoch: int = 1) -> MergeReviewer:
     """One of a run on a server."""
-    flows = flows_of(state)
-    return MergeReviewer(flows.run_flows.reviews, flows.run_flows.review_changes, patience_seconds=patience_seconds)
+    flows = flows_of(state).run_flows
+    return MergeReviewer(flows.reviews, flows.review_changes, epoch, patience_seconds=patience_seconds)
 
 
 async def merged(state: OpenStore, child: ContextVariable = CHILD) -> Settled:
@@ -218,7 +218,7 @@ async def test_nor_is_one_for_what_became_secret_since(
     monkeypatch.setenv(PREFIX + "MASTER_KEYS", NEW)
     async with holdfast.connect(msgspec.structs.replace(settings, journal_replicas=0, master_keys=(NEW,))) as keyed:
         run = await keyed.runs.resume("r1", force=True)
-        await opened(keyed)
+        assert await reviewer(keyed, epoch=run.epoch).settle("r1", "c1", PARENT, CHILD) is None
         run.context.set("site", "north", sensitivity="secret")
         await run.checkpoint()
         with pytest.raises(SettingsError, match="is about a variable that is secret"):

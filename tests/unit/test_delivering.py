@@ -168,8 +168,58 @@ async def test_an_exporter_whose_own_task_was_cancelled_has_failed() -> None:
     worker.start()
     await begun.wait()
     await worker.stop()
-    assert await at.left() == [("a", 2, False, "what it waited for was cancelled")]
+    assert await at.left() == [("a", 1, False, "what it waited for was cancelled")]
     assert at.counters.failures == 1
+
+
+async def test_no_number_of_restarts_gives_a_delivery_up() -> None:
+    """An attempt that the end of a server breaks off is none, and the next server need not wait for its lease."""
+    at = Place()
+    await at.put("a", "b")
+    begun = asyncio.Semaphore(0)
+
+    async def stuck(_: Delivery, __: str) -> None:
+        begun.release()
+        await asyncio.Event().wait()
+
+    for _ in range(RULES.attempts_max + 1):
+        worker = at.worker({"crm": stuck})
+        worker.start()
+        await begun.acquire()
+        await begun.acquire()
+        await worker.stop()
+        assert await at.left() == [("a", 0, False, None), ("b", 0, False, None)]
+    assert await at.worker().deliver_due() == 2
+    assert await at.left() == []
+
+
+@pytest.mark.parametrize("is_mute", [False, True], ids=["away", "mute"])
+async def test_an_end_that_l3_does_not_hear_of_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, is_mute: bool
+) -> None:
+    """For long; the attempt counts then, as that of a server that dies, and the lease ends by itself."""
+    monkeypatch.setattr(delivering, "BREAK_OFF_SECONDS", 0.01)
+    at = Place()
+    await at.put("a")
+    begun = asyncio.Event()
+
+    async def stuck(_: Delivery, __: str) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    worker = at.worker({"crm": stuck})
+    worker.start()
+    await begun.wait()
+    if is_mute:
+        monkeypatch.setattr(at.queue, "broken_off", lambda _: asyncio.Event().wait())
+    at.storage.away = not is_mute
+    await worker.stop()
+    at.storage.away = False
+    assert await at.left() == [("a", 1, False, None)]
+    assert "L3 did not hear that it was broken off" in caplog.text
+    assert await at.worker().deliver_due() == 0
+    at.clock.advance(RULES.timeout_seconds + LEASE_MARGIN_SECONDS + 0.001)
+    assert await at.worker().deliver_due() == 1
 
 
 class Unprintable(Exception):
@@ -207,8 +257,11 @@ async def test_two_servers_bring_none_out_at_once() -> None:
     first = asyncio.ensure_future(at.worker({"crm": slow}).deliver_due())
     await begun.wait()
     assert await at.worker().deliver_due() == 0
+    at.storage.away = True  # so that nobody hears of its end
     first.cancel()
     await asyncio.wait([first])
+    at.storage.away = False
+    assert await at.worker().deliver_due() == 0
     at.clock.advance(RULES.timeout_seconds + LEASE_MARGIN_SECONDS + 0.001)
     assert await at.worker().deliver_due() == 1
     assert await at.left() == []
@@ -314,6 +367,11 @@ async def test_what_nobody_takes_is_told(caplog: pytest.LogCaptureFixture) -> No
     assert await at.worker().deliver_due() == 2
     await mail.look_for_neglected()
     assert at.counters.neglected == 0
+    await at.put("c")
+    await mail.look_for_neglected()
+    at.clock.advance(delivering.NEGLECTED_SECONDS + 1.0)
+    await mail.look_for_neglected()
+    assert caplog.text.count("no server has the exporter 'crm'") == 2
 
 
 async def test_that_is_looked_for_in_the_background(

@@ -6,6 +6,7 @@ import json
 import tracemalloc
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,10 +16,9 @@ from hypothesis import strategies as st
 from holdfast.documents import freeze
 from holdfast.sensitivity import masking
 from holdfast.sensitivity.masking import (
-    BYTES_MAX,
     CHARACTERS_MIN,
     PIECE_CHARACTERS,
-    SECRET_BYTES_MAX,
+    PIECES_MAX,
     TEXT_CHARACTERS_MAX,
     Mask,
 )
@@ -26,10 +26,15 @@ from holdfast.sensitivity.masking import (
 LINES = "it's \"\n\\ so\u00e9\x1b"
 
 
+def note(mask: Mask, value: object) -> None:
+    """Let a process meet a value."""
+    mask.note(freeze(value), repr(value).encode("utf-8", "surrogatepass"))
+
+
 def masked(value: object, text: str) -> str:
     """A text, by a process that has met a value."""
     mask = Mask()
-    mask.note(freeze(value))
+    note(mask, value)
     return mask.masked(text)
 
 
@@ -37,7 +42,7 @@ def test_secrets_are_masked_wherever_they_stand() -> None:
     """More than once, and one within another."""
     mask = Mask()
     for value in ("hush", "hush-hush", ["nested", {"key-name": ("deeper",)}]):
-        mask.note(freeze(value))
+        note(mask, value)
     text = "hush: hush-hush and nested key-name, deeper hushed"
     assert mask.masked(text) == "***: *** and *** ***, *** ***ed"
     assert mask.masked("nothing of it") == "nothing of it"
@@ -99,83 +104,92 @@ def is_known(mask: Mask, text: str) -> bool:
 
 
 def test_a_large_secret_makes_no_small_one_forgotten() -> None:
-    """Whatever its size, it is known as a whole and costs an eighth of the room at most; in pieces it has thousands."""
+    """Whatever its size, it is known as a whole, and in pieces it has thousands."""
     mask, small = Mask(), [f"token-{number:06}" for number in range(1_000)]
     for each in small:
-        mask.note(each)
+        note(mask, each)
     assert len(LARGEST) == 1 << 20
-    mask.note(LARGEST)
+    note(mask, LARGEST)
     assert all(is_known(mask, each) for each in small)
     assert is_known(mask, LARGEST[: 20 * PIECE_CHARACTERS])
     assert is_known(mask, LARGEST[-20 * PIECE_CHARACTERS :])
 
 
-def test_of_a_secret_of_too_many_parts_those_in_front_are_known() -> None:
-    """It has its share of the room and no more: a mebibyte of small numbers would fill all of it several times."""
-    mask, parts = Mask(), [f"{number:06x}" for number in range(200_000)]
-    mask.note("token")
-    mask.note(parts)
-    assert is_known(mask, "token")
-    assert is_known(mask, parts[0])
-    assert not is_known(mask, parts[-1])
-    assert SECRET_BYTES_MAX - 1_000 < mask._bytes <= SECRET_BYTES_MAX + 1_000
+def test_of_a_secret_of_many_parts_each_is_known() -> None:
+    """As many as a mebibyte holds."""
+    mask, parts = Mask(), [f"{number:05x}" for number in range(130_000)]
+    note(mask, parts)
+    assert is_known(mask, "".join(parts[:1_000]))
+    assert is_known(mask, "".join(parts[-1_000:]))
+    assert "hush" in mask.masked("hush")
 
 
-def test_secrets_are_forgotten_as_a_whole_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is met again is young again, and what a younger one has too stays known."""
-    monkeypatch.setattr(masking, "BYTES_MAX", BYTES_MAX // 64)
-    mask, parts = Mask(), [f"part-{number}" for number in range(50)]
-    for first in ([*parts, "shared"], "kept-secret", ["shared", "younger"]):
-        mask.note(freeze(first))
-    number, met = 0, "kept-secret"
-    while is_known(mask, parts[0]):
-        assert all(is_known(mask, each) for each in parts)
-        mask.note(f"{number:06}-filler")
-        mask.note(met)
-        number += 1
-    assert not any(is_known(mask, each) for each in parts)
-    assert all(is_known(mask, each) for each in (met, "shared", "younger"))
-    while is_known(mask, "younger"):
-        mask.note(f"{number:06}-filler")
-        number += 1
-    assert not is_known(mask, "shared")
+def test_many_secrets_of_many_parts_make_no_other_forgotten() -> None:
+    """Nine of five thousand parts: less than a tenth of what there is room for."""
+    mask = Mask()
+    note(mask, "hush-hush")
+    for number in range(9):
+        note(mask, [f"{number}-{part:06}" for part in range(5_000)])
+    assert is_known(mask, "hush-hush")
+    assert PIECES_MAX + 1 > 10 * 45_001
+
+
+def test_what_was_met_longest_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before as many pieces came as are kept; who is met again is young again, also one of many parts."""
+    monkeypatch.setattr(masking, "PIECES_MAX", 1_000)
+    mask, parts = Mask(), [f"part-{number}" for number in range(200)]
+    for each in ("forgotten", parts, "met-again"):
+        note(mask, each)
+    for number in range(2_000):
+        assert number > 900 or is_known(mask, "forgotten")
+        note(mask, f"{number:06}-filler")
+        for each in ("met-again", parts):
+            note(mask, each)
+    assert not is_known(mask, "forgotten")
+    assert all(is_known(mask, each) for each in ("met-again", *parts))
 
 
 @pytest.mark.parametrize(
     "secret",
     [
         lambda number: f"{number:06x}",
-        lambda number: f"{number:06x}{'x' * 500}",
+        lambda number: f"{number:06x}{'x' * (number % 500)}",
         lambda number: f"{number:04}\u2603" * 10,
-        lambda number: [f"{number:04}-{part}" for part in range(30)],
+        lambda number: [f"{number:04}-{part}" for part in range(120)],
+        lambda number: ["the same"] * (number % 300),
         lambda number: LARGEST[number:],
     ],
-    ids=["short", "long", "quoted", "of parts", "largest"],
+    ids=["short", "long", "quoted", "of parts", "of the same", "largest"],
 )
 def test_memory_for_what_is_known_is_bounded(secret: Callable[[int], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the interpreter counts it, whatever secrets look like; with a sixteenth of the bound, to be quick."""
-    monkeypatch.setattr(masking, "BYTES_MAX", BYTES_MAX // 16)
-    monkeypatch.setattr(masking, "SECRET_BYTES_MAX", SECRET_BYTES_MAX // 16)
+    """As the interpreter counts it, whatever secrets look like; with a part of the bound, to be quick."""
+    monkeypatch.setattr(masking, "PIECES_MAX", PIECES_MAX // 256)
     mask = Mask()
     tracemalloc.start()
     try:
-        for number in range(4_000 if len(str(secret(0))) < 10_000 else 20):
-            mask.note(freeze(secret(number)))
+        for number in range(1_500 if len(str(secret(9))) < 10_000 else 20):
+            note(mask, secret(number))
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert BYTES_MAX // 64 < held <= BYTES_MAX // 16
+    # Of each set: slots of 8 bytes, at most four for a piece; and what does not grow with pieces.
+    assert held <= 2 * (32 * PIECES_MAX // 256 + (2 << 20))
 
 
-def test_what_is_forgotten_leaves_nothing() -> None:
-    """No count, no length and no piece: of those that younger secrets have, only these."""
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 32, 33, 63, 64, 65, 255, 257, 511, 512])
+def test_a_secret_of_any_length_is_masked_as_one(size: int) -> None:
+    """Long ones are known by two parts, which overlap."""
+    secret = LARGEST[:size]
+    expected = MASKED if size >= CHARACTERS_MIN else secret
+    assert masked(secret, f"<{secret}>") == f"<{expected}>"
+
+
+def test_there_are_few_lengths_to_try_at_each_place() -> None:
+    """However many secrets begin alike and differ in length."""
     mask = Mask()
-    for each in ("hush", ["hush", "hush-hush"], f"{LINES} and more"):
-        mask.note(freeze(each))
-    while mask._secrets:
-        mask._forget(*mask._secrets.popitem(last=False))
-    assert (mask._bytes, mask._pieces, mask._lengths) == (0, {}, {})
-    assert repr(mask) == "Mask(0 secrets, 0 bytes)"
+    for length in range(PIECE_CHARACTERS):
+        note(mask, LARGEST[:length])
+    assert max(each.bit_count() for each in mask._sets[0].lengths) <= 34
 
 
 def test_secrets_that_overlap_leave_nothing_of_each_other() -> None:
@@ -183,14 +197,18 @@ def test_secrets_that_overlap_leave_nothing_of_each_other() -> None:
     for order in (1, -1):
         mask = Mask()
         for each in ("hush-A1", "A1-token", "word", "password-in", "word-i")[::order]:
-            mask.note(each)
+            note(mask, each)
         assert mask.masked("<hush-A1-token> password-in word word-in") == f"<{MASKED}> {MASKED} {MASKED} {MASKED}n"
 
 
 def test_without_the_longest_first_an_end_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutant: the shortest of those that begin alike."""
-    lengths_of = Mask._lengths_of
-    monkeypatch.setattr(Mask, "_lengths_of", lambda mask, beginning: lengths_of(mask, beginning)[::-1])
+
+    def shortest(kept: Any, text: str, start: int, beginning: int) -> int:
+        sizes = (size for size in range(600) if kept.lengths[beginning] >> size & 1)
+        return next((size for size in sizes if kept._table[kept._slot(masking._hash(text[start : start + size]))]), 0)
+
+    monkeypatch.setattr(masking._Set, "length_at", shortest)
     mask = Mask()
-    mask.note(["password", "password-in"])
+    note(mask, ["password", "password-in"])
     assert mask.masked("a password-in") == f"a {MASKED}-in"

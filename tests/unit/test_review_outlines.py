@@ -21,6 +21,12 @@ def test_a_decision_that_was_overtaken_is_shown_as_such() -> None:
     assert lines[1] == [*lines[0], f"  overtaken: {OVERTAKEN}"]
 
 
+def test_a_decision_that_was_left_out_is_shown_as_such() -> None:
+    """Its seal is broken: that is no write of the run."""
+    lines = list(heading(shown_review("v", msgspec.structs.replace(REVIEW, left_out=True))))
+    assert lines[-1] == "  left out: the seal of what was decided is broken, and what the run has stands"
+
+
 def test_values_that_are_not_kept_are_not_shown_as_none() -> None:
     """Nor as too large where they are closed."""
     for level, words in (("internal", "(too large)"), ("secret", "(secret)")):

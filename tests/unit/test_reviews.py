@@ -20,8 +20,14 @@ from holdfast.errors import (
     InvalidKey,
     KeyMissing,
     NotFound,
+    OutcomeUnknown,
+    Overloaded,
     ReviewSettled,
+    RowRefused,
+    SerializationFailure,
     SettingsError,
+    StorageNotReady,
+    TierError,
     TierUnavailable,
 )
 from holdfast.flows import Flows
@@ -29,6 +35,7 @@ from holdfast.keys import Key
 from holdfast.protocols import Isolation
 from holdfast.reviews.log_once import TEXTS_MAX, LogOnce
 from holdfast.reviews.reviewer import MergeReviewer
+from holdfast.reviews.reviews import Reviews
 from holdfast.reviews.sweeper import ReviewSweeper
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.testing.memory_transaction import MemoryTransaction
@@ -39,7 +46,7 @@ HOUR = 3600.0
 
 def reviewer(flows: Flows, **how: Any) -> MergeReviewer:
     """One of a run on a server."""
-    return MergeReviewer(flows.run_flows.reviews, flows.run_flows.review_changes, **how)
+    return MergeReviewer(flows.run_flows.reviews, flows.run_flows.review_changes, 1, **how)
 
 
 async def begin(shared: Hall, run_id: str = "r1") -> ActiveRun:
@@ -86,6 +93,7 @@ async def test_a_conflict_has_one_review() -> None:
 async def test_what_is_too_large_to_be_reviewed_is_decided_at_once() -> None:
     """By the fallback, with one record however often it is met: the review is there, without the values."""
     async with hall(review_fallback="child_wins") as shared:
+        await begin(shared)
         large = msgspec.structs.replace(CHILD, value="x" * 600_000)
         both = [reviewer(flows).settle("r1", "c1", PARENT, large) for flows in shared.servers.values()]
         for settled in [
@@ -145,6 +153,7 @@ async def test_only_the_merge_that_waits_for_a_review_is_woken() -> None:
 async def test_of_two_servers_that_open_it_at_once_one_does() -> None:
     """The other takes what is there."""
     async with hall() as shared:
+        await begin(shared)
         both = [reviewer(flows).settle("r1", "c1", PARENT, CHILD) for flows in shared.servers.values()]
         assert await asyncio.gather(*both) == [None, None]
         assert len(await shared.servers["a"].store.reviews.list()) == 1
@@ -182,7 +191,7 @@ async def test_a_decision_between_the_question_and_the_wait_is_not_missed(
     async with hall() as shared:
         flows = shared.servers["a"]
         await begin(shared)
-        merge = of(flows.run_flows.reviews, flows.run_flows.review_changes, patience_seconds=0.2)
+        merge = of(flows.run_flows.reviews, flows.run_flows.review_changes, 1, patience_seconds=0.2)
         assert await merge.settle("r1", "c1", PARENT, CHILD) is None
         assert await flows.feed.refresh()
         merge._told.clear()  # of its opening
@@ -421,6 +430,55 @@ async def test_one_that_cannot_be_decided_holds_up_no_other(caplog: pytest.LogCa
         assert caplog.text.count("review broken is overdue and cannot be decided") == 1
 
 
+@pytest.mark.parametrize("fault", [RowRefused, OutcomeUnknown, SerializationFailure, TierError])
+async def test_one_that_l3_refuses_holds_up_no_other(
+    fault: type[TierError], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is said of one review, as by a trigger, is none of the others'; it is tried again at each sweep."""
+    async with hall("a") as shared:
+        sweeper = shared.servers["a"].run_flows.review_sweeper
+        await sweeper.stop()
+        await begin(shared)
+        assert await reviewer(shared.servers["a"]).settle("r1", "c0", PARENT, CHILD) is None
+        await opened(shared)
+        healthy, tried = Reviews.time_out, list[str]()
+
+        async def time_out(self: Reviews, identifier: str) -> Review | None:
+            if identifier == "r1/c0/site":
+                tried.append(identifier)
+                raise fault("a trigger refuses it")
+            return await healthy(self, identifier)
+
+        monkeypatch.setattr(Reviews, "time_out", time_out)
+        shared.clock.advance(HOUR)
+        for _ in range(2):
+            await sweeper.sweep()
+        assert stored(shared).status == "timed_out"
+        assert len(tried) == 2
+        assert caplog.text.count("review r1/c0/site is overdue and cannot be decided") == 1
+
+
+@pytest.mark.parametrize("fault", [TierUnavailable, StorageNotReady, Overloaded])
+async def test_while_l3_is_away_no_other_is_asked_for(fault: type[TierError], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep ends at the first."""
+    async with hall("a") as shared:
+        sweeper = shared.servers["a"].run_flows.review_sweeper
+        await sweeper.stop()
+        await opened(shared)
+        assert await reviewer(shared.servers["a"]).settle("r1", "c2", PARENT, CHILD) is None
+        tried: list[str] = []
+
+        async def time_out(_: Reviews, identifier: str) -> Review | None:
+            tried.append(identifier)
+            raise fault("away")
+
+        monkeypatch.setattr(Reviews, "time_out", time_out)
+        shared.clock.advance(HOUR)
+        with pytest.raises(fault):
+            await sweeper.sweep()
+        assert len(tried) == 1
+
+
 def test_a_warning_is_remembered_as_long_as_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
     """Those logged longest ago make room."""
     once = LogOnce(logging.getLogger("holdfast"))
@@ -478,7 +536,7 @@ async def test_a_run_that_goes_on_finds_what_was_decided_later() -> None:
         (found,) = await reviews.unapplied("r1")
         assert (found.id, found.key, found.variable) == (ID, "site", CHILD)
         assert await reviews.unapplied("r2") == []
-        await reviews.note_applied(ID, overtaken=False)
+        await reviews.note_applied(found, "r1", 1)
         assert await reviews.unapplied("r1") == []
 
 
@@ -495,6 +553,7 @@ async def test_reviews_are_listed_by_state_and_run() -> None:
     async with hall("a") as shared:
         reviews = shared.servers["a"].store.reviews
         await begin(shared)
+        await begin(shared, "r2")
         merge = reviewer(shared.servers["a"])
         for child in ("c1", "c2", "c3"):
             await merge.settle("r1", child, PARENT, CHILD)

@@ -4,35 +4,45 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from fix_run_servers import RUN, Hall, hall, values
 from fix_secrets import OLD
 from holdfast import Consistency
-from holdfast.documents import Sealed
-from holdfast.errors import LimitExceeded, RunOver, TierUnavailable
+from holdfast.documents import ContextVariable, Review, Sealed, decode
+from holdfast.errors import KeyMissing, LimitExceeded, NotOwner, RunOver, TierUnavailable
+from holdfast.keys import Key
 from holdfast.protocols import LateDecision
 from holdfast.protocols.reviews import OVERTAKEN
 from holdfast.reviews.reviews import Reviews
 from holdfast.run_context.active_run import ActiveRun
+from holdfast.run_context.context import RunContext
 from holdfast.run_context.late_decisions import LateDecisions
 
 GO_ON: dict[str, Any] = {"review_policy": "go_on", "run_on_conflict": "manual_review"}
 
 
-async def gone_on(at: Hall, *children: str, sensitivity: str = "internal") -> ActiveRun:
-    """A run that has merged children which contradict it, and has gone on with its own x."""
+async def gone_on(at: Hall, *children: str, sensitivity: str = "internal", mine: str | None = "mine") -> ActiveRun:
+    """A run that has merged children which contradict it, and has gone on with its own x.
+
+    Args:
+        mine: its x; None: it has removed it.
+    """
     parent: ActiveRun = await at.a.begin("search", run_id=RUN)
     parent.context.set("x", "before", sensitivity=sensitivity)
     begun = [await at.a.begin("look", parent=parent, run_id=name) for name in children]
-    parent.context["x"] = "mine"
+    if mine is None:
+        del parent.context["x"]
+    else:
+        parent.context["x"] = mine
     for child in begun:
         child.context["x"] = child.id
         child.context.mark_for_export("x", "parent_context")
         await child.complete()
     merge = await parent.merge_children()
     assert [each.id for each in merge.children] == [*children]
-    assert parent.context["x"] == "mine"
+    assert parent.context.get("x") == mine
     return parent
 
 
@@ -158,7 +168,7 @@ async def test_an_owner_that_dies_before_the_note_has_it_taken_over_once(
         assert await stored(at) == "c1"
         await at.kill("a")
         again = await at.b.resume(RUN)
-        again._taking_over._late = of(at.b._ground, again.context)
+        again._taking_over._late = of(at.b._ground, again.context, again.epoch)
         before = len(at.row().changes)
         assert len(await again.settle_reviews()) == 1
         assert len(at.row().changes) - before == writes
@@ -191,7 +201,7 @@ async def test_what_could_not_be_noted_undoes_nothing(
             await at.kill("a")
             run = await at.b.resume(RUN)
         run.context["x"] = "later"
-        run._taking_over._late = of(at.b._ground, run.context)
+        run._taking_over._late = of(at.b._ground, run.context, run.epoch)
         assert len(await run.settle_reviews()) == 1
         assert await run.settle_reviews() == []
         assert run.context["x"] == ("later" if of is LateDecisions else "c1")
@@ -228,7 +238,9 @@ async def test_what_is_not_kept_is_not_noted(monkeypatch: pytest.MonkeyPatch) ->
             await parent.checkpoint()
             await decide(at, "c1", choice="child")
             if notes_first:
-                await at.servers["a"].run_flows.reviews.note_applied(f"{RUN}/c1/x", overtaken=False)
+                reviews = at.servers["a"].run_flows.reviews
+                (decision,) = await reviews.unapplied(RUN)
+                await reviews.note_applied(decision, RUN, parent.epoch)
 
             async def away(*_: object) -> None:
                 raise TierUnavailable("not now")
@@ -245,3 +257,193 @@ async def test_what_is_not_kept_is_not_noted(monkeypatch: pytest.MonkeyPatch) ->
 
     assert await after_a_kill(notes_first=False) == "c1"
     assert await after_a_kill(notes_first=True) == "mine"
+
+
+def review(at: Hall, child: str) -> Review:
+    """As L3 has it."""
+    return decode(Review, at.l3.log.rows[Key("review", f"{RUN}/{child}/x")].body)
+
+
+async def tamper(at: Hall, child: str, *, version: int | None = None) -> None:
+    """Change what the child exported, in its review.
+
+    Args:
+        version: of the format of seals; None: as it is.
+    """
+    reviews, held = at.servers["a"].store.collections["review"], review(at, child)
+    assert type(held.child.value) is Sealed
+    content = bytearray(held.child.value.content)
+    content[-1] ^= 1
+    if version is not None:
+        content[0] = version
+    side = msgspec.structs.replace(held.child, value=Sealed(bytes(content)))
+    await reviews.put(f"{RUN}/{child}/x", msgspec.structs.replace(held, child=side))
+
+
+async def test_what_was_tampered_with_is_left_out_and_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """For good: decision, review and log say so."""
+    async with hall(master_keys=(OLD,), **GO_ON) as at:
+        parent = await gone_on(at, "c1", "c2", sensitivity="secret")
+        await tamper(at, "c1")
+        for child in ("c1", "c2"):
+            await decide(at, child, choice="child")
+        broken, good = await parent.settle_reviews()
+        assert (broken.left_out, broken.variable, broken.fault) == (True, None, None)
+        assert "it is left out: " in broken.reason
+        assert (good.left_out, parent.context["x"]) == (False, "c2")
+        assert [(review(at, child).applied, review(at, child).left_out) for child in ("c1", "c2")] == [
+            (True, True),
+            (True, False),
+        ]
+        assert f"run {RUN} leaves out what was decided on {RUN}/c1/x" in caplog.text
+        assert await parent.settle_reviews() == []
+
+
+async def test_what_was_left_out_has_put_nothing_there() -> None:
+    """So that there is no variable is no removal by the run."""
+    async with hall(master_keys=(OLD,), **GO_ON) as at:
+        parent = await gone_on(at, "c1", "c2", sensitivity="secret", mine=None)
+        await tamper(at, "c1")
+        await decide(at, "c1", choice="child")
+        await parent.settle_reviews()
+        await decide(at, "c2", choice="child")
+        await parent.settle_reviews()
+        assert parent.context["x"] == "c2"
+
+
+async def test_what_a_later_version_sealed_waits_for_one() -> None:
+    """The others go on without it."""
+    async with hall(master_keys=(OLD,), **GO_ON) as at:
+        parent = await gone_on(at, "c1", "c2", sensitivity="secret")
+        await tamper(at, "c1", version=200)
+        for child in ("c1", "c2"):
+            await decide(at, child, choice="child")
+        waits, good = await parent.settle_reviews()
+        assert waits.fault is not None
+        assert (waits.variable, waits.left_out, good.fault) == (None, False, None)
+        assert (parent.context["x"], review(at, "c1").applied) == ("c2", False)
+
+
+async def test_what_lacks_a_key_waits_for_it_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken over once its key is known."""
+    adopt = RunContext.adopt
+
+    def lacking(self: RunContext, variable: ContextVariable, from_run_id: str) -> ContextVariable:
+        if from_run_id == "c1":
+            raise KeyMissing("its key is not known here")
+        return adopt(self, variable, from_run_id)
+
+    async with hall(master_keys=(OLD,), **GO_ON) as at:
+        parent = await gone_on(at, "c1", "c2", sensitivity="secret")
+        for child in ("c1", "c2"):
+            await decide(at, child, choice="child")
+        with monkeypatch.context() as patch:
+            patch.setattr(RunContext, "adopt", lacking)
+            waits, good = await parent.settle_reviews()
+        assert (waits.fault, waits.variable, good.fault) == ("its key is not known here", None, None)
+        assert (parent.context["x"], review(at, "c1").applied) == ("c2", False)
+        (taken,) = await parent.settle_reviews()
+        assert (taken.fault, parent.context["x"]) == (None, "c1")
+
+
+async def test_what_does_not_fit_waits_for_room_and_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """It is taken over as soon as there is some."""
+    async with hall(run_variables_max=2, **GO_ON) as at:
+        parent = await gone_on(at, "c1", "c2", mine=None)
+        for key in ("p", "q"):
+            parent.context[key] = "in the way"
+        await decide(at, "c1", choice="child")
+        await decide(at, "c2", choice="parent")
+        waits, good = await parent.settle_reviews()
+        assert waits.fault is not None
+        assert (waits.variable, good.fault) == (None, None)
+        assert [review(at, child).applied for child in ("c1", "c2")] == [False, True]
+        assert f"review {RUN}/c1/x waits to be taken over" in caplog.text
+        del parent.context["p"]
+        (taken,) = await parent.settle_reviews()
+        assert (taken.fault, parent.context["x"], review(at, "c1").applied) == (None, "c1", True)
+
+
+async def test_a_review_that_was_deleted_before_it_was_noted_holds_up_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was decided stays where it is."""
+    async with hall(**GO_ON) as at:
+        parent = await gone_on(at, "c1")
+        await decide(at, "c1", choice="child")
+        await fail_to_note(parent, monkeypatch)
+        await at.servers["a"].store.collections["review"].delete(f"{RUN}/c1/x")
+        assert len(await parent.settle_reviews()) == 1
+        assert (await parent.settle_reviews(), parent.context["x"]) == ([], "c1")
+
+
+@pytest.mark.parametrize("later", [(), ("c2",)])
+async def test_a_removal_is_not_undone_by_what_could_not_be_noted(
+    later: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the run had no such variable when it was opened; nor by a decision of after the removal."""
+    async with hall(**GO_ON) as at:
+        parent = await gone_on(at, "c1", "c2", mine=None)
+        await decide(at, "c1", choice="child")
+        await fail_to_note(parent, monkeypatch)
+        assert parent.context["x"] == "c1"
+        del parent.context["x"]
+        await parent.save()
+        for child in later:
+            await decide(at, child, choice="child")
+        assert [each.overtaken for each in await parent.settle_reviews()] == [False, *(True for _ in later)]
+        assert "x" not in parent.context
+        assert await parent.settle_reviews() == []
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_a_removal_is_not_undone_by_another_decision(*, dies: bool) -> None:
+    """One was taken over before, so who finds none knows that it was removed since; on this server or another."""
+    async with hall(**GO_ON) as at:
+        run = await gone_on(at, "c1", "c2", mine=None)
+        await decide(at, "c1", choice="child")
+        await run.settle_reviews()
+        assert run.context["x"] == "c1"
+        del run.context["x"]
+        await run.checkpoint()
+        if dies:
+            await at.kill("a")
+            run = await at.b.resume(RUN)
+        await decide(at, "c2", choice="child")
+        (taken,) = await run.settle_reviews()
+        assert (taken.overtaken, "x" in run.context) == (True, False)
+
+
+async def test_a_decision_stands_over_a_removal_that_its_review_has_shown() -> None:
+    """It was opened after that."""
+    async with hall(**GO_ON) as at:
+        run = await gone_on(at, "c1", mine=None)
+        await decide(at, "c1", choice="child")
+        await run.settle_reviews()
+        child = await at.a.begin("look", parent=run, run_id="c2")
+        del run.context["x"]
+        child.context["x"] = "c2"
+        child.context.mark_for_export("x", "parent_context")
+        await child.complete()
+        await run.merge_children()
+        assert review(at, "c2").parent is None
+        await decide(at, "c2", choice="child")
+        (taken,) = await run.settle_reviews()
+        assert (taken.overtaken, run.context["x"]) == (False, "c2")
+
+
+async def test_a_stale_owner_takes_no_decision_from_the_new_one() -> None:
+    """It finds out, though it has nothing to write; and the decision is there for who owns the run."""
+    async with hall(**GO_ON) as at:
+        stale = await gone_on(at, "c1")
+        stale.context["x"] = "since"
+        await stale.checkpoint()
+        owner = await at.b.resume(RUN, force=True)
+        await decide(at, "c1", choice="child")
+        with pytest.raises(NotOwner, match="taken over by another server: it is under epoch 2, not 1"):
+            await stale.settle_reviews()
+        assert stale.is_over
+        with pytest.raises(NotOwner):
+            await stale.save()
+        assert not review(at, "c1").applied
+        assert [each.overtaken for each in await owner.settle_reviews()] == [True]

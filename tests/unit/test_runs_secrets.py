@@ -14,7 +14,7 @@ from fix_run_servers import RUN, hall
 from fix_secrets import NEW, OLD, entropy
 from holdfast import Delivery
 from holdfast.documents import ContextChange, Run, Sealed
-from holdfast.errors import InvalidDocument, KeyMissing, SealBroken, TierUnavailable
+from holdfast.errors import InvalidDocument, KeyMissing, KeyRetired, SealBroken, TierUnavailable
 from holdfast.run_context.secrets import opened
 from holdfast.sensitivity.key_keeper import PERIOD_SECONDS, RETRY_SECONDS, KeyKeeper
 from holdfast.sensitivity.key_ring import KeyRing, wrapped_row
@@ -226,6 +226,30 @@ async def test_giving_back_is_tried_again() -> None:
         assert naps == [RETRY_SECONDS] * 2
         await flows.run_flows.key_keeper.stop()
         await flows.run_flows.key_keeper.stop()
+
+
+async def test_who_has_a_retired_master_key_gives_up_until_l3_is_another(caplog: pytest.LogCaptureFixture) -> None:
+    """It would be refused each time: that is told once, and not tried again."""
+    async with hall("a", master_keys=(OLD,)) as at:
+        keeper = at.servers["a"].run_flows.key_keeper
+
+        async def refused() -> int:
+            raise KeyRetired("old")
+
+        async def nap(_: float) -> None:
+            pytest.fail("it is tried again")
+
+        keeper._ring.give_back = refused  # type: ignore[method-assign]
+        keeper._sleep = nap
+        for times in (1, 2):
+            keeper.look()
+
+            async def told(times: int = times) -> bool:
+                return caplog.text.count("data keys cannot be looked after by this server") == times
+
+            await until(told)
+            assert not keeper._wake.is_set()
+        assert await keeper._done(keeper.put_right)
 
 
 async def fell_back(at: Any) -> str:

@@ -325,6 +325,8 @@ REVIEW = Review(
     resolved_at=NOON,
     reason="she knows",
     applied=True,
+    overtaken=True,
+    left_out=True,
 )
 
 GOLDEN: dict[str, tuple[Document, str]] = {
@@ -442,7 +444,8 @@ GOLDEN: dict[str, tuple[Document, str]] = {
             '"fallback":"child_wins","openedAt":"2025-06-05T12:00:00Z","openedBy":"server1",'
             '"deadline":"2025-06-05T12:00:00Z","choice":"child","resolved":{"key":"budget","value":6,"source":"step",'
             '"timestamp":"2025-06-05T12:00:00Z","clock":"0198.0000.n2","sensitivity":"internal"},"resolvedBy":"ada",'
-            '"resolvedAt":"2025-06-05T12:00:00Z","reason":"she knows","applied":true}'
+            '"resolvedAt":"2025-06-05T12:00:00Z","reason":"she knows","applied":true,'
+            '"overtaken":true,"leftOut":true}'
         ),
     ),
     "run_snapshot": (

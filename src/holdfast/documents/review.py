@@ -58,6 +58,7 @@ class Review(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=
         reason: why, in words.
         applied: the run has taken the decision over, after it had gone on without.
         overtaken: the run had written, or removed, the variable after the review was opened, and that stands.
+        left_out: the decision came late and could not be opened, since its seal is broken; what the run has stands.
     """
 
     run_id: str
@@ -78,3 +79,4 @@ class Review(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=
     reason: str = ""
     applied: bool = False
     overtaken: bool = False
+    left_out: bool = False

@@ -73,6 +73,10 @@ class KeyRows(Protocol):
         """Those of some ids that are there, at most 1000."""
         ...
 
+    async def outdated(self, ids: Sequence[str]) -> frozenset[str]:
+        """Those of some ids, at most 1000, whose rows were there when a master key was retired."""
+        ...
+
     async def newest(self, master_ids: Sequence[str]) -> NewestKey | None:
         """The row that was added last of those wrapped by one of these master keys; None: there is none."""
         ...

@@ -70,6 +70,13 @@ class DeliveryQueue(Protocol):
         """
         ...
 
+    async def broken_off(self, row: DeliveryRow) -> bool:
+        """The attempt that was claimed as this row was ended by its server, which is none: it is due now.
+
+        False: somebody has claimed it since, or it is gone.
+        """
+        ...
+
     async def list(self, *, dead: bool | None = None, after: str | None = None, limit: int) -> Sequence[DeliveryRow]:
         """Deliveries in order of their ids.
 

@@ -34,13 +34,17 @@ class Basis(NamedTuple):
     Attributes:
         parent: of the variable that the run had when the review was opened; None: it had none.
         decided: of what decisions may have put there: the child's variable, and those of other reviews of the run.
+        was_put: another decision has put a variable there since the review was opened.
     """
 
     parent: str | None
     decided: frozenset[str]
+    was_put: bool = False
 
     def is_overtaken(self, held: ContextVariable | None) -> bool:
         """Whether what the run has now was written, or removed, by itself since."""
+        if held is None and self.was_put:  # that there is none was so before, but somebody has removed one since
+            return True
         clock = None if held is None else held.clock
         return clock != self.parent and clock not in self.decided
 
@@ -56,6 +60,9 @@ class LateDecision(NamedTuple):
         reason: in words; it names no value.
         basis: the writes whose place it may take.
         overtaken: it was another, and what the run has written since stands.
+        left_out: its seal is broken, which no time mends, so what the run has stands.
+        fault: why it cannot be taken over so far: its key is not known here, this version too old, or there is no room.
+            It stays to be taken over; `variable` is None until then.
     """
 
     id: str
@@ -65,6 +72,8 @@ class LateDecision(NamedTuple):
     reason: str
     basis: Basis
     overtaken: bool = False
+    left_out: bool = False
+    fault: str | None = None
 
 
 class LateReviews(Protocol):
@@ -78,11 +87,16 @@ class LateReviews(Protocol):
         """
         ...
 
-    async def note_applied(self, identifier: str, *, overtaken: bool) -> None:
-        """Note that the run has taken the decision on a review over: `unapplied` names it no more.
+    async def note_applied(self, decision: LateDecision, run_id: str, epoch: int) -> None:
+        """Note what the run has made of a decision: `unapplied` names it no more.
 
         Args:
-            overtaken: what the run has written since stands instead.
+            epoch: under which who notes it owns the run.
+
+        Raises:
+            NotOwner: another server has taken the run over; nothing is noted.
+            NotFound, RunOver: the review, or the run, was deleted.
+            TierError: it may not be noted.
         """
         ...
 
@@ -103,6 +117,7 @@ class Reviewer(Protocol):
             child: as the child exported it.
 
         Raises:
+            NotOwner: it was to be opened for one who does not own the run any more.
             TierError: it can neither be asked nor be opened.
         """
         ...

@@ -60,13 +60,18 @@ def decided_clocks(review: Review) -> frozenset[str]:
     return frozenset(each.clock for each in (review.child, review.resolved) if each is not None)
 
 
-def late_decision(identifier: str, review: Review, decided: Iterable[str]) -> LateDecision:
+def has_put(review: Review) -> bool:
+    """Whether its run has taken a variable over from its decision, late, and that is noted."""
+    return review.applied and not (review.overtaken or review.left_out) and _decided_variable(review) is not None
+
+
+def late_decision(identifier: str, review: Review, decided: Iterable[str], *, was_put: bool = False) -> LateDecision:
     """What a run that has gone on makes of a review that is decided.
 
     Args:
-        decided: as of `settled`.
+        decided: as of `settled`; `was_put`: see `Basis`.
     """
-    basis = _basis(review, decided)
+    basis = _basis(review, decided)._replace(was_put=was_put)
     variable = _decided_variable(review)
     return LateDecision(identifier, review.child_run_id, review.variable, variable, _in_words(review), basis)
 

@@ -42,10 +42,17 @@ class ReviewChanges:
 
 
 class MergeReviewer:
-    """`Reviewer` over the reviews in L3. Each run that merges has one of its own, and waits by it alone."""
+    """`Reviewer` over the reviews in L3. Each run that merges has one of its own, and waits by it alone.
 
-    def __init__(self, reviews: Reviews, changes: ReviewChanges, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    Args:
+        epoch: under which who merges owns the run; under another one nothing is opened or noted.
+    """
+
+    def __init__(
+        self, reviews: Reviews, changes: ReviewChanges, epoch: int, *, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         self._reviews = reviews
+        self._epoch = epoch
         self._patience_seconds = patience_seconds
         self._awaited: set[str] = set()
         self._told = asyncio.Event()
@@ -57,13 +64,13 @@ class MergeReviewer:
         """The decision on a conflict; see `Reviewer.settle`. A review is opened if there is none."""
         identifier = rules.review_id(run_id, child_run_id, child.key)
         self._awaited.add(identifier)  # before L3 is asked: what is decided meanwhile is told later
-        review = await self._reviews.ask(run_id, child_run_id, parent, child)
+        review = await self._reviews.ask(run_id, child_run_id, parent, child, self._epoch)
         found = await self._settled(review, parent, child)
         if found is None:
             return None
         self._awaited.discard(identifier)
         if found.overtaken != review.overtaken:
-            await self._reviews.note_overtaken(identifier, overtaken=found.overtaken)
+            await self._reviews.note_overtaken(identifier, run_id, self._epoch, overtaken=found.overtaken)
         return found
 
     async def _settled(self, review: Review, parent: ContextVariable | None, child: ContextVariable) -> Settled | None:

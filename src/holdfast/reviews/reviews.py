@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from holdfast.audit.chain import AuditAction
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
-from holdfast.documents import ContextVariable, FreeValue, Limits, decode, encode
+from holdfast.documents import ContextVariable, FreeValue, Limits, Run, decode, encode
 from holdfast.documents.review import Review, ReviewChoice, ReviewStatus
 from holdfast.entry import MISSING, Consistency
 from holdfast.errors import (
@@ -52,12 +52,14 @@ class ListedReview(NamedTuple):
     """A review in a list.
 
     Attributes:
-        cursor: for `after`, to go on behind it.
+        cursor: for `after`, to go on behind it: the number of the write that opened it.
+        version: the number of its last write; all writes of L3 are numbered in their order.
     """
 
     id: str
     review: Review
     cursor: int
+    version: int
 
 
 class Reviews:
@@ -122,7 +124,10 @@ class Reviews:
             CorruptDocument, SchemaTooNew: one of them cannot be read.
         """
         rows = await self.index.list(status=status, run_id=run_id, after=after, limit=limit)
-        return [ListedReview(name, decode(Review, row.body, what=f"review:{name}"), row.birth) for name, row in rows]
+        return [
+            ListedReview(name, decode(Review, row.body, what=f"review:{name}"), row.birth, row.version)
+            for name, row in rows
+        ]
 
     async def get(self, identifier: str) -> Review | None:
         """A review as it is in L3 now; None: there is none. Raises as `list` does."""
@@ -204,13 +209,17 @@ class Reviews:
         return review
 
     async def ask(
-        self, run_id: str, child_run_id: str, parent: ContextVariable | None, child: ContextVariable
+        self, run_id: str, child_run_id: str, parent: ContextVariable | None, child: ContextVariable, epoch: int
     ) -> Review:
         """The review of a conflict, which is opened if there is none.
 
         One whose values are too large for a review is left to the fallback at once, and that is recorded.
 
+        Args:
+            epoch: under which who asks owns the run.
+
         Raises:
+            NotOwner, RunOver: there is none, and another server has taken the run over, or it was deleted.
             TierError: L3 did not do it.
         """
         identifier = rules.review_id(run_id, child_run_id, child.key)
@@ -220,11 +229,9 @@ class Reviews:
         at = await self.index.now()
         review = rules.opened(run_id, child_run_id, parent, child, rules=self._opening, at=at, by=self._server)
         try:
-            if self._fits(review):
-                await self._collection.put(identifier, review, expected_version=0)
-            else:
+            if not self._fits(review):
                 review = rules.too_large(identifier, review, at, self._server)
-                await self._leave_to_fallback(identifier, review)
+            await self._open(identifier, review, epoch)
         except Conflict:  # another server, which had the run before, was faster
             return await self._found(identifier)
         await self._tell(OPENED if review.status == ReviewStatus.OPEN else TIMED_OUT, identifier, review)
@@ -232,28 +239,33 @@ class Reviews:
 
     async def unapplied(self, run_id: str) -> Sequence[LateDecision]:
         """Decisions that a run has still to take over; see `LateReviews.unapplied`. Raises as `list` does."""
-        found: list[tuple[str, Review]] = []
+        found: list[ListedReview] = []
         decided: defaultdict[str, set[str]] = defaultdict(set)
-        async for name, review in self._of(run_id):
-            decided[review.variable] |= outcomes.decided_clocks(review)
-            if outcomes.is_unapplied(review):
-                found.append((name, review))
-        return [outcomes.late_decision(name, review, decided[review.variable]) for name, review in found]
+        put: defaultdict[str, int] = defaultdict(int)  # the last write of a review that has put something there
+        async for each in self._of(run_id):
+            decided[each.review.variable] |= outcomes.decided_clocks(each.review)
+            if outcomes.has_put(each.review):
+                put[each.review.variable] = max(put[each.review.variable], each.version)
+            if outcomes.is_unapplied(each.review):
+                found.append(each)
+        return [
+            outcomes.late_decision(name, review, decided[review.variable], was_put=put[review.variable] > birth)
+            for name, review, birth, _ in found
+        ]
 
     async def decided_clocks(self, run_id: str, variable: str) -> frozenset[str]:
         """Clocks of what decisions may have put in the place of a run's variable. Raises as `list` does."""
-        found = [outcomes.decided_clocks(each) async for _, each in self._of(run_id) if each.variable == variable]
-        return frozenset().union(*found)
+        found = [each.review async for each in self._of(run_id) if each.review.variable == variable]
+        return frozenset().union(*map(outcomes.decided_clocks, found))
 
-    async def note_applied(self, identifier: str, *, overtaken: bool) -> None:
-        """Note that the run has taken a decision over, once that is kept. Raises as `Collection.update` does."""
-        await self._collection.update(
-            identifier, lambda review: msgspec.structs.replace(review, applied=True, overtaken=overtaken)
-        )
+    async def note_applied(self, decision: LateDecision, run_id: str, epoch: int) -> None:
+        """Note that the run has taken a decision over, once that is kept; see `LateReviews.note_applied`."""
+        done = {"applied": True, "overtaken": decision.overtaken, "left_out": decision.left_out}
+        await self._note(decision.id, run_id, epoch, **done)
 
-    async def note_overtaken(self, identifier: str, *, overtaken: bool) -> None:
-        """Note whether a merge lets stand what the run has written since. Raises as `Collection.update` does."""
-        await self._collection.update(identifier, lambda review: msgspec.structs.replace(review, overtaken=overtaken))
+    async def note_overtaken(self, identifier: str, run_id: str, epoch: int, *, overtaken: bool) -> None:
+        """Note whether a merge lets stand what the run has written since. Raises as `note_applied` does."""
+        await self._note(identifier, run_id, epoch, overtaken=overtaken)
 
     async def sensitivity(self, review: Review) -> str:
         """How closed a value for a review's variable is to be: as either side, and the run's now, whichever is most.
@@ -270,12 +282,12 @@ class Reviews:
             raise NotFound(f"there is no review {identifier}; `holdfast reviews list` shows those that there are")
         return review
 
-    async def _of(self, run_id: str) -> AsyncIterator[tuple[str, Review]]:
+    async def _of(self, run_id: str) -> AsyncIterator[ListedReview]:
         """All reviews of a run, the oldest first."""
         after = None
         while page := await self.list(status=None, run_id=run_id, after=after):
             for each in page:
-                yield each.id, each.review
+                yield each
             after = page[-1].cursor
 
     def _fits(self, review: Review) -> bool:
@@ -285,17 +297,36 @@ class Reviews:
             return False
         return True
 
-    async def _leave_to_fallback(self, identifier: str, review: Review) -> None:
-        """Store a review that is decided as it is opened; raises Conflict if there is one."""
+    async def _open(self, identifier: str, review: Review, epoch: int) -> None:
+        """Store a new review, and the record of one that is decided already; raises Conflict if there is one."""
 
         async def operate(transaction: Transaction) -> None:
-            await self._keep(transaction, identifier, review, expected_version=0)
+            rules.check_owned(review.run_id, await self._run(transaction, review.run_id), epoch)
+            if review.status == ReviewStatus.OPEN:
+                await transaction.collection(REVIEW).put(identifier, review, expected_version=0)
+            else:
+                await self._keep(transaction, identifier, review, expected_version=0)
+
+        await self._transactions.transact(operate, Isolation.READ_COMMITTED)
+
+    async def _note(self, identifier: str, run_id: str, epoch: int, **noted: bool) -> None:
+        async def operate(transaction: Transaction) -> None:
+            rules.check_owned(run_id, await self._run(transaction, run_id), epoch)
+            await transaction.collection(REVIEW).update(identifier, lambda review: replace(review, **noted))
 
         await self._transactions.transact(operate, Isolation.READ_COMMITTED)
 
     async def _nobody_waits(self, transaction: Transaction, run_id: str) -> str | None:
-        """See `rules.nobody_waits`. It comes before any lock: writes of the run may have to be brought to L3 first."""
-        return rules.nobody_waits(run_id, await transaction.collection(RUN).get(run_id))
+        """See `rules.nobody_waits`; it stays so until the transaction's end."""
+        return rules.nobody_waits(run_id, await self._run(transaction, run_id))
+
+    async def _run(self, transaction: Transaction, run_id: str) -> Run | None:
+        """The run's row, locked: it neither ends nor is taken over before the transaction does.
+
+        It comes before all other locks: writes of the run may have to be brought to L3 first, and who locks both its
+        row and a review's does it in this order.
+        """
+        return await transaction.collection(RUN).get(run_id, lock=True)
 
     def _tell_of_unknown(self, identifier: str, review: Review) -> None:
         if review.status != ReviewStatus.OPEN and not outcomes.is_decided(review):

@@ -11,7 +11,7 @@ import msgspec
 from holdfast.documents import ContextVariable, Run
 from holdfast.documents.review import Review, ReviewChoice, ReviewPolicy, ReviewStatus
 from holdfast.entry import MISSING
-from holdfast.errors import ReviewSettled
+from holdfast.errors import NotOwner, ReviewSettled, RunOver
 from holdfast.keys import ID_BYTES_MAX, joined_id
 from holdfast.protocols.runs import ENDED
 from holdfast.run_context.conflicts import ConflictStrategy, Side, resolve
@@ -153,6 +153,18 @@ def nobody_waits(run_id: str, run: Run | None) -> str | None:
     if run is not None and run.status not in ENDED:
         return None
     return f"run {run_id} is {'deleted' if run is None else run.status}: a decision would reach nobody"
+
+
+def check_owned(run_id: str, run: Run | None, epoch: int) -> None:
+    """Raises NotOwner, or RunOver for a deleted run, unless it is owned under this epoch.
+
+    Args:
+        run: as L3 has it; None: it was deleted.
+    """
+    if run is None:
+        raise RunOver(f"run {run_id} was deleted")
+    if run.epoch != epoch:
+        raise NotOwner(f"run {run_id} was taken over by another server: it is under epoch {run.epoch}, not {epoch}")
 
 
 class FallenBack(NamedTuple):

@@ -8,13 +8,23 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from holdfast.background import Background
-from holdfast.errors import HoldfastError, NotFound, ReviewSettled, TierError
+from holdfast.errors import (
+    HoldfastError,
+    NotFound,
+    Overloaded,
+    ReviewSettled,
+    StorageNotReady,
+    TierError,
+    TierUnavailable,
+)
 from holdfast.reviews.log_once import LogOnce
 from holdfast.reviews.reviews import Reviews
 
 PERIOD_SECONDS: Final = 2.0
 """How late a review may be decided, beside what that takes."""
 PAGE: Final = 100
+AWAY: Final = (TierUnavailable, StorageNotReady, Overloaded)
+"""Of L3 as a whole: no other review can be decided either. Every other fault may be of the one review alone."""
 
 logger = logging.getLogger("holdfast")
 
@@ -61,7 +71,7 @@ class ReviewSweeper:
                 self.timed_out += 1
         except (ReviewSettled, NotFound):
             return  # a person, or another server, was faster
-        except TierError:
+        except AWAY:
             raise
         except HoldfastError as fault:
             self._once.warning(f"review {identifier} is overdue and cannot be decided: {fault}")

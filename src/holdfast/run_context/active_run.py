@@ -26,6 +26,7 @@ from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import NOBODYS, Ending, ends
 from holdfast.run_context.fault_words import in_words
 from holdfast.run_context.ground import Ground
+from holdfast.run_context.in_doubt import InDoubt
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.snapshots import snapshot_id
 from holdfast.run_context.step import Step
@@ -49,6 +50,7 @@ class ActiveRun:
         critical: each end of a step is a snapshot.
         lost: what was lost when it was resumed, or of the run it was forked from.
         is_over: it has ended, was paused, let go of or taken over: nothing is written any more.
+        in_doubt: what was begun below it, and may be there or not.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ActiveRun:
         self.swarm_id = run.swarm_id
         self.lost = lost
         self.is_over = False
+        self.in_doubt = InDoubt()
         self._is_taken_over = False
         self._ground = ground
         self._under_way = under_way
@@ -72,14 +75,11 @@ class ActiveRun:
         self._bases = BaseWriter(ground, self.id, run)
         self._announcements = Announcements(ground)
         self._ending = Ending(ground, self.id, run.swarm_id, run.epoch)
-        self._taking_over = TakingOver(ground, context, run.on_conflict)
+        self._taking_over = TakingOver(ground, context, run.epoch, run.on_conflict, self._be_taken_over)
         under_way.note(self.id, self.epoch)
 
     def note_restored(self, run: Run) -> None:
-        """The context is what the snapshots hold: if a base is due, it is written now, in the background.
-
-        Owners before may have let go of the run each time before theirs was written.
-        """
+        """The context is what the snapshots hold: a base that is due, which owners before had no time for, is written."""
         if self._bases.is_near():
             self._bases.note(run, self.context.state)
 
@@ -143,13 +143,14 @@ class ActiveRun:
             reviewer: who has them decided; None: this server's reviews.
         """
         self._check_under_way()
+        await self.in_doubt.settle()
         return await self._taking_over.children(self._keep_merged, wait=wait, reviewer=reviewer)
 
     async def settle_reviews(self) -> Sequence[LateDecision]:
         """Take over what was decided on reviews since the run had gone on without, and have L3 keep it.
 
-        What the run has written since stands: a decision is then `overtaken`. Returns what was decided. Raises
-        `LimitExceeded` if it does not fit, and as `save`.
+        What the run has written since stands: a decision is then `overtaken`. One with a `fault` waits for a key
+        or room. Returns what was decided; raises as `save`.
         """
         self._check_under_way()
         return await self._taking_over.late_decisions(lambda: self.save(Durability.COMMITTED))
@@ -287,6 +288,10 @@ class ActiveRun:
         self._under_way.forget(self.id, self.epoch)
         await self._bases.stop()
 
+    async def _be_taken_over(self) -> None:
+        self._is_taken_over = True
+        await self._be_over()
+
     async def _snapshot(self) -> Run:
         """Write what changed, and have all of it made a snapshot; the row as it is then."""
         state: ContextState | None = None
@@ -390,6 +395,5 @@ class ActiveRun:
         return await self._not_owner(refused.detail) if is_anothers(refused) else refused
 
     async def _not_owner(self, detail: str) -> NotOwner:
-        self._is_taken_over = True
-        await self._be_over()
+        await self._be_taken_over()
         return NotOwner(f"run {self.id} was taken over by another server: {detail}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from holdfast.documents import Run
 from holdfast.entry import Consistency
-from holdfast.errors import Conflict, HoldfastError, NotOwner, OutcomeUnknown, RunOver
+from holdfast.errors import Conflict, HoldfastError, NotOwner, OutcomeUnknown, RunOver, Undecided
 from holdfast.kinds import RUN, RUN_SNAPSHOT
 from holdfast.protocols import Isolation
 from holdfast.protocols.runs import ENDED
@@ -24,6 +26,24 @@ from holdfast.run_context.secrets import key_ids, moved_state
 from holdfast.run_context.snapshots import base_of, id_of, rebased
 from holdfast.run_context.under_way import UnderWay
 from holdfast.transactions import Transaction
+
+
+async def leave_below(parent: ActiveRun, run: ActiveRun) -> None:
+    """Cancel a run that nobody was given: it would hold back those behind it, which its parent merges in order.
+
+    If that cannot be done now, the parent does it when it merges; and it raises what keeps it from that.
+    """
+    try:
+        await _cancelled(run)
+    except HoldfastError:
+        parent.in_doubt.note(partial(_cancelled, run))
+        raise
+
+
+async def _cancelled(run: ActiveRun) -> bool:
+    with contextlib.suppress(RunOver, NotOwner, Undecided):  # another has it meanwhile; or it will be decided
+        await run.cancel()
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +165,11 @@ class Admission:
             if conflict.key == self._ground.runs.key(run_id):
                 conflict.args = (f"there is a run {run_id} already: go on with it, or choose another id",)
             raise
-        except OutcomeUnknown:
+        except OutcomeUnknown as unknown:
             if not await self._is_there(run_id, run):
+                unknown.args = (f"whether run {run_id} was begun is not known: {unknown}",)
+                if parent is not None:
+                    parent.in_doubt.note(partial(self._cancelled, context, run))
                 raise
         return ActiveRun(self._ground, self._under_way, context, run, lost=lost)
 
@@ -156,7 +179,28 @@ class Admission:
             held = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
         except HoldfastError:  # that it is not known is what the caller is told
             return False
-        return held is not None and run_id not in self._under_way and beginning_of(held) == beginning_of(run)
+        return held is not None and self._is_ours(held, run_id, run)
+
+    def _is_ours(self, held: Run, run_id: str, run: Run) -> bool:
+        """It is this run as it began here, and not another one of its id; nor has somebody gone on with it."""
+        return run_id not in self._under_way and beginning_of(held) == beginning_of(run)
+
+    async def _cancelled(self, context: RunContext, run: Run) -> bool:
+        """Cancel a run that nobody was given, if L3 has it; False: it may come there still.
+
+        Raises:
+            TierError: that cannot be told, or done.
+        """
+        run_id = context.run_id
+        held = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
+        if held is None:
+            return False
+        if held.status not in ENDED and self._is_ours(held, run_id, run):
+            try:
+                return await _cancelled(ActiveRun(self._ground, self._under_way, context, run))
+            finally:
+                self._under_way.forget(run_id, run.epoch)  # else it would be taken for one that somebody has
+        return True
 
     def _with_child(self, parent: ActiveRun) -> Callable[[Run], Run]:
         def changed(row: Run) -> Run:

@@ -1,8 +1,8 @@
 """Brings values of completed runs to external systems, in the background, on any server that knows how.
 
 Who does is decided in L3, by a lease: for as long nobody else tries. An attempt whose end was not heard is made again
-when the lease is over, by whoever comes first; the system outside is told the same idempotency key each time, and is
-what keeps it from taking effect twice.
+when the lease is over, by whoever comes first; one that its server's end breaks off, at once. The system
+outside is told the same idempotency key each time, and is what keeps it from taking effect twice.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ AT_ONCE: Final = 8
 POLL_SECONDS: Final = 1.0
 LEASE_MARGIN_SECONDS: Final = 15.0
 """Beyond the time an exporter has, for L3 to hear how it went."""
+BREAK_OFF_SECONDS: Final = 5.0
+"""How long the end of a worker waits for L3 to hear of an attempt that it breaks off."""
 BACKOFF_SECONDS: Final = 1.0
 BACKOFF_MAX_SECONDS: Final = 600.0
 NEGLECTED_SECONDS: Final = 300.0
@@ -83,9 +85,11 @@ class DeliveryWorker:
             loop.start()
 
     async def stop(self) -> None:
-        """End; an exporter that is at work is cancelled, and its delivery made again. May be called twice."""
-        for loop in self._loops:
-            await loop.stop()
+        """End; an exporter that is at work is cancelled, and its delivery made again. May be called twice.
+
+        Such an attempt does not count: L3 is told that it was broken off.
+        """
+        await asyncio.gather(*(loop.stop() for loop in self._loops))
 
     async def deliver_due(self, *exporters: str) -> int:
         """Bring out what is due now, some at once; returns how many.
@@ -167,6 +171,7 @@ class DeliveryWorker:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():  # this worker is to end
+                await self._break_off(row)
                 raise
             return "what it waited for was cancelled"
         except Exception as fault:  # noqa: BLE001 - a user's function
@@ -174,6 +179,14 @@ class DeliveryWorker:
                 return f"it took longer than {self._rules.timeout_seconds:g} s"
             return in_words(fault, self._masked)
         return None
+
+    async def _break_off(self, row: DeliveryRow) -> None:
+        """Tell L3 that no exporter failed: else a delivery would be given up after some restarts of servers."""
+        try:
+            async with asyncio.timeout(BREAK_OFF_SECONDS):
+                await self._queue.broken_off(row)
+        except (HoldfastError, TimeoutError) as fault:
+            logger.warning("delivery %s: L3 did not hear that it was broken off, so that counts: %s", row.id, fault)
 
     async def _failed(self, row: DeliveryRow, error: str) -> None:
         is_dead = row.attempts >= self._rules.attempts_max

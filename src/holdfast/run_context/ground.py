@@ -39,7 +39,7 @@ class Ground:
         terms: on which anything leaves a run.
         on_conflict: the strategy of runs and variables that say none.
         skew_ms_max: how far ahead of this server's clock another's may be.
-        reviewer: makes what has conflicts decided that no strategy may resolve.
+        reviewer: makes what has conflicts decided that no strategy may resolve, for the owner of a run under an epoch.
         late_reviews: knows what was decided on them after a run had gone on.
         faults: is told of contexts that cannot be restored.
     """
@@ -63,7 +63,7 @@ class Ground:
     terms: Terms
     on_conflict: ConflictStrategy
     skew_ms_max: int
-    reviewer: Callable[[], Reviewer]
+    reviewer: Callable[[int], Reviewer]
     late_reviews: LateReviews
     faults: FaultSink
 

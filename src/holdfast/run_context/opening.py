@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 
@@ -17,7 +16,33 @@ logger = logging.getLogger("holdfast")
 Leave: TypeAlias = Callable[[ActiveRun], Awaitable[None]]
 
 RELEASE_SECONDS: Final = 5.0
-"""How long a block that was cancelled waits for its run to be let go of."""
+"""How long a block that was cancelled waits for its run to be let go of, and the end of a server for all such."""
+
+
+class Leaving:
+    """Leaves runs whose callers were cancelled; one per server.
+
+    That belongs to the server and not to the caller, which may be cancelled again, and waits only for a while: a run
+    that L3 takes in later would be one that this server runs and that nobody has.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this, whatever becomes of the caller; return when it is done, or has taken `RELEASE_SECONDS`."""
+        task = asyncio.get_running_loop().create_task(work, name="holdfast leaving a run")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.wait([task], timeout=RELEASE_SECONDS)
+
+    async def stop(self) -> None:
+        """Wait for what is under way for `RELEASE_SECONDS`, and cancel the rest; may be called twice."""
+        if tasks := {*self._tasks}:
+            _, late = await asyncio.wait(tasks, timeout=RELEASE_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
 class Opening:
@@ -31,8 +56,11 @@ class Opening:
         leave: what becomes of a run whose caller was cancelled before it had it.
     """
 
-    def __init__(self, open_: Callable[[], Awaitable[ActiveRun]], *, leave: Leave = ActiveRun.release) -> None:
+    def __init__(
+        self, open_: Callable[[], Awaitable[ActiveRun]], leaving: Leaving, *, leave: Leave = ActiveRun.release
+    ) -> None:
         self._open = open_
+        self._leaving = leaving
         self._leave = leave
         self._run: ActiveRun | None = None
 
@@ -62,9 +90,7 @@ class Opening:
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            with contextlib.suppress(HoldfastError, TimeoutError):  # there is none, or nobody hears of it
-                async with asyncio.timeout(RELEASE_SECONDS):
-                    await self._left(await opening, self._leave)
+            await self._leaving.finish(_left_when_open(opening, self._leave))
             raise
 
     async def _fail(self, run: ActiveRun, fault: Exception) -> None:
@@ -75,14 +101,25 @@ class Opening:
             if not run.is_over:
                 await self._left(run)
 
-    async def _left(self, run: ActiveRun, leave: Leave = ActiveRun.release) -> None:
-        try:
-            async with asyncio.timeout(RELEASE_SECONDS):
-                await leave(run)
-        except RunOver:
-            pass  # a write that was under way has ended it
-        except (HoldfastError, TimeoutError) as second:
-            logger.warning("run %s could not be let go of; it counts as orphaned in a while: %s", run.id, second)
+    async def _left(self, run: ActiveRun) -> None:
+        await self._leaving.finish(_left(run, ActiveRun.release))
+
+
+async def _left_when_open(opening: asyncio.Task[ActiveRun], leave: Leave) -> None:
+    try:
+        run = await opening
+    except HoldfastError:
+        return  # there is none; of one in doubt its parent knows
+    await _left(run, leave)
+
+
+async def _left(run: ActiveRun, leave: Leave) -> None:
+    try:
+        await leave(run)
+    except RunOver:
+        pass  # a write that was under way has ended it
+    except HoldfastError as fault:
+        logger.warning("run %s could not be let go of; it counts as orphaned in a while: %s", run.id, fault)
 
 
 async def _awaited(open_: Callable[[], Awaitable[ActiveRun]]) -> ActiveRun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from holdfast.audit.log import AuditLog
@@ -18,14 +19,14 @@ from holdfast.errors import (
 from holdfast.protocols import ListedSnapshot, RunFilter
 from holdfast.protocols.runs import LISTED_MAX, PRUNED_MAX
 from holdfast.run_context.active_run import ActiveRun
-from holdfast.run_context.admission import Admission, Wanted
+from holdfast.run_context.admission import Admission, Wanted, leave_below
 from holdfast.run_context.changes import ContextState
 from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.contexts import READ_MAX, Contexts, RunView
 from holdfast.run_context.differences import Difference, difference
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.loading import SnapshotLoader, names_same
-from holdfast.run_context.opening import Opening
+from holdfast.run_context.opening import Leaving, Opening
 from holdfast.run_context.rescuing import Rescuing
 from holdfast.run_context.restoring import NOTHING_LOST
 from holdfast.run_context.resuming import Resuming
@@ -50,13 +51,17 @@ class ListedRun(NamedTuple):
 class Runs:
     """Begins, finds, resumes and forks runs; one per server.
 
+    Args:
+        leaving: leaves runs whose callers are gone.
+
     Attributes:
         reveal: shows the value of a variable, also of a secret one, and records it; see `Revealing.reveal`.
         rescue: what can be done about a run whose context cannot be restored; for recovery.
     """
 
-    def __init__(self, ground: Ground, audit: AuditLog) -> None:
+    def __init__(self, ground: Ground, audit: AuditLog, leaving: Leaving) -> None:
         self._ground = ground
+        self._leaving = leaving
         self._loader = SnapshotLoader(ground.l3, ground.index)
         self._contexts = Contexts(ground, self._loader)
         under_way = UnderWay()
@@ -81,7 +86,8 @@ class Runs:
 
         When the block is entered, or `begin` awaited, L3 has the run: no step is made of a run that nobody would find
         after a crash. At the block's end it is completed; see `Opening`. If this call is cancelled and L3 takes the run
-        in, it is let go of, and one below another is cancelled.
+        in, it is let go of, and one below another is cancelled. So is one below another, when that merges, if L3 did
+        not say whether it took it in.
 
         Args:
             inputs: what it is started with; free values. They are stored as they are, whatever they hold.
@@ -101,7 +107,7 @@ class Runs:
             NotOwner: another server has taken the parent over.
             InvalidKey, InvalidDocument: an id, an input or a secret.
             KeyMissing: there is no key for secrets, or those that are inherited cannot be opened here.
-            TierError: L3 did not take it.
+            TierError: L3 did not take it; `OutcomeUnknown`, which names the run: or it did.
             TypeError: the parent is no `ActiveRun`.
         """
         strategy = None if on_conflict is None else ConflictStrategy(on_conflict).value
@@ -110,8 +116,8 @@ class Runs:
         async def open_() -> ActiveRun:
             return await self._admission.begin(wanted, parent)
 
-        # A child that nobody has would hold back those behind it: its parent merges them in order.
-        return Opening(open_, leave=ActiveRun.release if parent is None else ActiveRun.cancel)
+        leave = ActiveRun.release if parent is None else partial(leave_below, parent)
+        return Opening(open_, self._leaving, leave=leave)
 
     def resume(self, run_id: str, *, force: bool = False) -> Opening:
         """Go on with a run that was paused, or whose server has died; `lost` of what it gives says what is lost.
@@ -133,7 +139,7 @@ class Runs:
         async def open_() -> ActiveRun:
             return await self._resuming.resume(run_id, force=force)
 
-        return Opening(open_)
+        return Opening(open_, self._leaving)
 
     async def get(self, run_id: str, *, consistency: Consistency = Consistency.BOUNDED) -> RunView | None:
         """A run with its context, whoever runs it; None: there is none.
@@ -234,7 +240,7 @@ class Runs:
                 run, state = await self._at(run_id, at)
             return await self._admission.fork(run_id, run, state, new_run_id=new_run_id, lost=lost)
 
-        return Opening(open_)
+        return Opening(open_, self._leaving)
 
     async def prune(self, run_id: str, *, keep: int = 1, limit: int = PRUNED_MAX) -> int:
         """Remove the oldest snapshots of a run, up to the base from which those that are kept go on.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from holdfast.documents.sealed import NONCE_BYTES
@@ -41,12 +41,14 @@ class KeyRing:
         self._rows = rows
         self._masters = masters
         self._entropy = entropy
-        self._retired: set[str] = set()  # master keys; an L3 that fell back does not know of them any more
+        # Master keys, and data keys that were there when one was retired: an L3 that fell back does not know of them.
+        self._retired: set[str] = set()
+        self._outdated: set[str] = set()
 
     async def renew(self) -> None:
         """Seal with the newest key that can be unwrapped here; with a new one, if that is outdated or there is none.
 
-        Without master keys there is nothing to seal with.
+        Outdated is also what was so before L3 fell back. Without master keys there is nothing to seal with.
 
         Raises:
             KeyMissing: a master key of the settings is not the one that L3 knows by its id.
@@ -56,10 +58,8 @@ class KeyRing:
         if not self._masters:
             return
         await self._note_retired()
-        newest = await self._rows.newest(self._masters.ids)
-        key = await self._made() if newest is None else self._unwrapped(newest.row)
-        if newest is not None and newest.is_outdated:
-            key = await self._newer(key)
+        await self._note_outdated()
+        key = await self._newest()
         if self.known.sealer is None or self.known.sealer.key_id != key.id:
             self.known.learn(key)
             self.known.sealer = Sealer(key, self._entropy)
@@ -70,31 +70,25 @@ class KeyRing:
         Raises:
             TierError: L3 cannot tell.
         """
-        unknown = self.known.unknown(key_ids)
-        for start in range(0, len(unknown), DATA_KEYS_LISTED_MAX):
-            wanted = unknown[start : start + DATA_KEYS_LISTED_MAX]
-            found = await self._rows.find(wanted)
-            for key_id in wanted:
-                self._take(key_id, found.get(key_id))
+        async for key_id, row in self._in_l3(self.known.unknown(key_ids)):
+            self._take(key_id, row)
 
     async def give_back(self) -> int:
         """Add those of the keys known here that L3 lacks; returns how many.
+
+        The outdated ones first: for L3 the newest key is the one that was added last.
 
         Raises:
             KeyRetired: the first master key is retired.
             TierError: L3 did not take them, or cannot tell.
         """
         keys = {key.id: key for key in self.known.known()}
-        given_back, ids = 0, list(keys)
-        for start in range(0, len(ids), DATA_KEYS_LISTED_MAX):
-            wanted = ids[start : start + DATA_KEYS_LISTED_MAX]
-            found = await self._rows.find(wanted)
-            for key_id in wanted:
-                if key_id not in found:
-                    await self._rows.add(wrapped_row(keys[key_id], self._masters, self._entropy))
-                    logger.warning("data key %s was given back to L3, which had lost it", key_id)
-                    given_back += 1
-        return given_back
+        ids = sorted(keys, key=lambda key_id: key_id not in self._outdated)
+        lacked = [key_id async for key_id, row in self._in_l3(ids) if row is None]
+        for key_id in lacked:
+            await self._rows.add(wrapped_row(keys[key_id], self._masters, self._entropy))
+            logger.warning("data key %s was given back to L3, which had lost it", key_id)
+        return len(lacked)
 
     async def rewrap(self, record: Record) -> int:
         """Wrap by the first master key what others wrap, as far as it can be unwrapped here; returns how many rows.
@@ -110,8 +104,7 @@ class KeyRing:
         if not self._masters:
             return 0
         await self._note_retired()
-        if self._masters.first.id in self._retired:
-            raise KeyRetired(self._masters.first.id)
+        self._check_not_retired()
         rewrapped, after = 0, None
         while page := await self._rows.list(after=after, limit=DATA_KEYS_LISTED_MAX):
             rewrapped += await self._rewrap([(row, key) for row in page if (key := self._key_of_others(row))], record)
@@ -120,6 +113,23 @@ class KeyRing:
 
     async def _note_retired(self) -> None:
         self._retired |= {each.id for each in await self._rows.masters() if each.retired_at is not None}
+
+    async def _note_outdated(self) -> None:
+        async for _ in self._in_l3([key.id for key in self.known.known()]):
+            pass
+
+    def _check_not_retired(self) -> None:
+        if self._masters.first.id in self._retired:
+            raise KeyRetired(self._masters.first.id)
+
+    async def _in_l3(self, key_ids: Sequence[str]) -> AsyncIterator[tuple[str, DataKeyRow | None]]:
+        """What L3 has of each, and from here on it is known which of them are outdated."""
+        for start in range(0, len(key_ids), DATA_KEYS_LISTED_MAX):
+            wanted = key_ids[start : start + DATA_KEYS_LISTED_MAX]
+            found = await self._rows.find(wanted)
+            self._outdated |= await self._rows.outdated(wanted)
+            for key_id in wanted:
+                yield key_id, found.get(key_id)
 
     async def _rewrap(self, found: Sequence[tuple[DataKeyRow, DataKey]], record: Record) -> int:
         if not found:
@@ -147,7 +157,17 @@ class KeyRing:
             self.known.note_unreadable(key_id, str(fault))
             logger.warning("values sealed with data key %s cannot be opened here: %s", key_id, fault)
 
+    async def _newest(self) -> DataKey:
+        newest = await self._rows.newest(self._masters.ids)
+        if newest is None:
+            return await self._made()
+        key = self._unwrapped(newest.row)
+        if newest.is_outdated:
+            self._outdated.add(key.id)
+        return await self._newer(key) if key.id in self._outdated else key
+
     async def _made(self) -> DataKey:
+        self._check_not_retired()
         key = DataKey(self._entropy(ID_BYTES).hex(), self._entropy(SECRET_BYTES))
         await self._rows.add(wrapped_row(key, self._masters, self._entropy))
         return key
@@ -157,6 +177,9 @@ class KeyRing:
         try:
             return await self._made()
         except KeyRetired as fault:
+            sealer = self.known.sealer
+            if sealer and sealer.key_id not in self._outdated and (sealing := self.known.get(sealer.key_id)):
+                return sealing
             logger.warning("data key %s goes on sealing, though older than the last rotation: %s", outdated.id, fault)
             return outdated
 

@@ -97,8 +97,9 @@ class KnownKeys:
             KeyMissing: there is no master key.
             InvalidDocument: it cannot be stored, or is too large.
         """
-        sealed = self._sealing().seal(plain_bytes(value, place), place)
-        self._mask.note(freeze(value))
+        plain = plain_bytes(value, place)
+        sealed = self._sealing().seal(plain, place)
+        self._mask.note(freeze(value), plain)
         return sealed
 
     def open(self, sealed: Sealed, place: Place) -> FreeValue:
@@ -108,8 +109,9 @@ class KnownKeys:
             KeyMissing: its data key is not known here.
             SealBroken: it was sealed for another place, or was changed.
         """
-        value = value_in(unseal(sealed, place, self._key_of), place)
-        self._mask.note(value)
+        plain = unseal(sealed, place, self._key_of)
+        value = value_in(plain, place)
+        self._mask.note(value, plain)
         return value
 
     def move(self, sealed: Sealed, place: Place, to: Place) -> Sealed:

@@ -57,13 +57,20 @@ class MemoryDeliveries:
     async def failed(self, row: DeliveryRow, error: str, *, again_seconds: float | None) -> bool:
         """Note an attempt that failed; see `DeliveryQueue.failed`."""
         async with await self._open():
-            held = self._row(row.id)
-            if held is None or held.dead or (held.birth, held.lease) != (row.birth, row.lease):
+            if (held := self._leased(row)) is None:
                 return False
             is_same = held.attempts == row.attempts
             noted = msgspec.structs.replace(held, error=error, dead=is_same and again_seconds is None, lease=0.0)
             self._note(noted, (again_seconds or 0.0) if is_same else 0.0)
         return is_same
+
+    async def broken_off(self, row: DeliveryRow) -> bool:
+        """Forget an attempt; see `DeliveryQueue.broken_off`."""
+        async with await self._open():
+            if (held := self._leased(row)) is None:
+                return False
+            self._note(msgspec.structs.replace(held, attempts=max(held.attempts - 1, 0), lease=0.0), 0.0)
+        return True
 
     async def list(self, *, dead: bool | None = None, after: str | None = None, limit: int) -> Sequence[DeliveryRow]:
         """Deliveries in order of their ids; see `DeliveryQueue.list`."""
@@ -114,6 +121,13 @@ class MemoryDeliveries:
     def _row(self, identifier: str) -> DeliveryRow | None:
         row = self._storage.log.rows.get(Key(DELIVERY.name, identifier))
         return None if row is None else self._told(identifier, row)
+
+    def _leased(self, row: DeliveryRow) -> DeliveryRow | None:
+        """The delivery as it is, if it is under the lease of that claim still."""
+        held = self._row(row.id)
+        if held is None or held.dead or (held.birth, held.lease) != (row.birth, row.lease):
+            return None
+        return held
 
     def _told(self, identifier: str, row: Row) -> DeliveryRow:
         now = self._clock.monotonic()

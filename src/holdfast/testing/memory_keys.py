@@ -42,6 +42,12 @@ class MemoryKeys:
         async with self._transaction():
             return {key_id: row for key_id, row in self._marks.data_keys.items() if key_id in ids}
 
+    async def outdated(self, ids: Sequence[str]) -> frozenset[str]:
+        """Those that were there when a master key was retired; see `KeyRows.outdated`."""
+        check_limit(len(ids) or 1, DATA_KEYS_LISTED_MAX)
+        async with self._transaction():
+            return self._marks.outdated_keys & self._marks.data_keys.keys() & {*ids}
+
     async def newest(self, master_ids: Sequence[str]) -> NewestKey | None:
         """The row that was added last; see `KeyRows.newest`."""
         async with self._transaction():

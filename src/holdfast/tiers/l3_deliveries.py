@@ -34,6 +34,12 @@ SET error = $4, leased_until = NULL, dead = attempts = $3 AND $5::float8 IS NULL
     due = statement_timestamp() + CASE attempts WHEN $3 THEN coalesce($5::float8, 0) ELSE 0 END * interval '1 second'
 WHERE id = $1 AND birth = $2 AND extract(epoch FROM leased_until)::float8 = $6 AND NOT dead RETURNING attempts = $3"""
 """($1 id, $2 birth, $3 attempts, $4 why, $5 seconds until the next attempt, or NULL, $6 lease)."""
+# Under one lease there is this attempt, or none: the delivery was begun anew with meanwhile.
+BROKEN_OFF: Final = """
+UPDATE holdfast."Delivery"
+SET attempts = greatest(attempts - 1, 0), leased_until = NULL, due = statement_timestamp()
+WHERE id = $1 AND birth = $2 AND extract(epoch FROM leased_until)::float8 = $3 AND NOT dead RETURNING true"""
+"""($1 id, $2 birth, $3 lease)."""
 LIST: Final = f"""
 SELECT {_COLUMNS} FROM holdfast."Delivery" AS d
 WHERE ($1::boolean IS NULL OR dead = $1) AND id > $2 ORDER BY id LIMIT $3"""  # noqa: S608 - only constants
@@ -70,6 +76,10 @@ class PostgresDeliveries:
         """Note an attempt that failed; see `DeliveryQueue.failed`."""
         words = row.id, row.birth, row.attempts, error, again_seconds, row.lease
         return await self._change("noting a failed delivery", FAILED, *words)
+
+    async def broken_off(self, row: DeliveryRow) -> bool:
+        """Forget an attempt; see `DeliveryQueue.broken_off`."""
+        return await self._change("breaking off a delivery", BROKEN_OFF, row.id, row.birth, row.lease)
 
     async def list(self, *, dead: bool | None = None, after: str | None = None, limit: int) -> Sequence[DeliveryRow]:
         """Deliveries in order of their ids; see `DeliveryQueue.list`."""

@@ -16,6 +16,9 @@ from holdfast.tiers.l3_errors import mapped
 
 _LIST: Final = "SELECT id, master_id, wrapped FROM holdfast.data_keys WHERE id > $1 ORDER BY id LIMIT $2"
 _FIND: Final = "SELECT id, master_id, wrapped FROM holdfast.data_keys WHERE id = ANY ($1::text[])"
+_OUTDATED: Final = """
+SELECT id FROM holdfast.data_keys
+WHERE id = ANY ($1::text[]) AND number <= (SELECT max(retired_behind) FROM holdfast.master_keys)"""
 _NEWEST: Final = """
 SELECT id, master_id, wrapped, number <= COALESCE((SELECT max(retired_behind) FROM holdfast.master_keys), 0)
 FROM holdfast.data_keys WHERE master_id = ANY ($1::text[]) ORDER BY number DESC LIMIT 1"""
@@ -43,11 +46,11 @@ class PostgresKeys:
 
     async def find(self, ids: Sequence[str]) -> Mapping[str, DataKeyRow]:
         """Those of some ids; see `KeyRows.find`."""
-        check_limit(len(ids) or 1, DATA_KEYS_LISTED_MAX)
-        possible = [each for each in ids if "\0" not in each]  # PostgreSQL refuses a question with such a text
-        with mapped(f"reading {len(ids)} data keys"):
-            async with self._pool.connection() as connection:
-                return {record[0]: DataKeyRow(*record) for record in await connection.fetch(_FIND, possible)}
+        return {record[0]: DataKeyRow(*record) for record in await self._fetched(_FIND, ids)}
+
+    async def outdated(self, ids: Sequence[str]) -> frozenset[str]:
+        """Those that were there when a master key was retired; see `KeyRows.outdated`."""
+        return frozenset(record[0] for record in await self._fetched(_OUTDATED, ids))
 
     async def newest(self, master_ids: Sequence[str]) -> NewestKey | None:
         """The row that was added last; see `KeyRows.newest`."""
@@ -74,6 +77,14 @@ class PostgresKeys:
         with mapped("retiring master keys", writes=True), _refused(first):
             async with self._pool.connection() as connection:
                 await connection.execute(_RETIRE, list(master_ids), first)
+
+    async def _fetched(self, query: str, ids: Sequence[str]) -> Sequence[asyncpg.Record]:
+        check_limit(len(ids) or 1, DATA_KEYS_LISTED_MAX)
+        possible = [each for each in ids if "\0" not in each]  # PostgreSQL refuses a question with such a text
+        with mapped(f"reading {len(ids)} data keys"):
+            async with self._pool.connection() as connection:
+                found: Sequence[asyncpg.Record] = await connection.fetch(query, possible)
+                return found
 
     async def masters(self) -> Sequence[MasterKeyUse]:
         """All master keys that are known; see `KeyRows.masters`."""

@@ -60,7 +60,13 @@ async def list_(
     async with serving() as state:
         wanted = None if status == "any" else status
         found = await state.reviews.list(status=wanted, run_id=run, after=after, limit=limit)
-    show([review_line(*each) for each in found], COLUMNS, cells, "there is no such review", json=json)
+    show(
+        [review_line(each.id, each.review, each.cursor) for each in found],
+        COLUMNS,
+        cells,
+        "there is no such review",
+        json=json,
+    )
 
 
 @reviews.command(name="show")

@@ -53,6 +53,7 @@ class ShownReview(msgspec.Struct, frozen=True):
         parent: None: the run has no such variable.
         resolved: what takes the place of both; None: one of them stands, or nothing is decided yet.
         overtaken: what the run wrote after the review was opened stands.
+        left_out: what was decided could not be opened.
     """
 
     review: ReviewLine
@@ -64,6 +65,7 @@ class ShownReview(msgspec.Struct, frozen=True):
     resolved_at: dt.datetime | None
     reason: str
     overtaken: bool = False
+    left_out: bool = False
 
 
 def review_line(identifier: str, review: Review, cursor: int | None = None) -> ReviewLine:
@@ -99,6 +101,7 @@ def shown_review(identifier: str, review: Review) -> ShownReview:
         resolved_at=review.resolved_at,
         reason=review.reason,
         overtaken=review.overtaken,
+        left_out=review.left_out,
     )
 
 
@@ -116,6 +119,8 @@ def heading(shown: ShownReview) -> Iterator[str]:
         yield f"  decided {_time(shown.resolved_at)} by {review.resolved_by}: {review.choice}, {shown.reason}"
     if shown.overtaken:
         yield f"  overtaken: {OVERTAKEN}"
+    if shown.left_out:
+        yield "  left out: the seal of what was decided is broken, and what the run has stands"
 
 
 def columns_of(shown: ShownReview) -> tuple[Sequence[str], list[Sequence[str]]]:

@@ -146,6 +146,32 @@ class DeliveryQueueSuite:
         await self.queues.age(LEASE_SECONDS + 1)
         assert await self.claimed(self.other) == ["a", "b"]
 
+    async def check_an_attempt_that_is_broken_off_is_none(self) -> None:
+        """It is due at once, and was not tried; why it failed before is told still."""
+        await self.put("a")
+        assert await self.queue.failed(await self.one(), "no route", again_seconds=0.0)
+        row = await self.one()
+        assert await self.queue.broken_off(row)
+        (listed,) = await self.other.list(limit=10)
+        assert (listed.attempts, listed.error, listed.dead, listed.lease) == (1, "no route", False, 0.0)
+        assert not await self.queue.broken_off(row)
+        assert not await self.queue.failed(row, "late", again_seconds=None)
+        assert (await self.one(self.other)).attempts == 2
+
+    async def check_who_lost_the_lease_breaks_nothing_off(self) -> None:
+        """Neither what another has claimed, nor what is gone; of one begun anew with it takes nothing away."""
+        await self.put("a")
+        row = await self.one()
+        await self.queues.age(LEASE_SECONDS + 1)
+        again = await self.one(self.other)
+        assert not await self.queue.broken_off(row)
+        assert await self.claimed(self.queue) == []
+        assert await self.queue.retry("a")
+        assert await self.other.broken_off(again)
+        assert (await self.one()).attempts == 1
+        assert await self.queue.discard("a")
+        assert not await self.other.broken_off(again)
+
     async def check_an_attempt_of_before_a_retry_is_another(self) -> None:
         """Though both are the first."""
         await self.put("a")

@@ -57,6 +57,7 @@ class KeyRowsSuite:
     async def check_a_key_is_outdated_once_a_master_key_was_retired(self) -> None:
         """After it was added, whoever wraps it by now; not by retiring again what is retired."""
         await self.rows.add(row("a"))
+        assert await self.rows.outdated(["a"]) == frozenset()
         await self.rows.retire(["m1"], first="m2")
         assert await self.other.newest(["m1"]) == NewestKey(row("a"), is_outdated=True)
         await self.rows.rewrap(row("a", "m2", b"second"), b"wrapped")
@@ -64,8 +65,11 @@ class KeyRowsSuite:
         await self.rows.add(row("b", "m2"))
         await self.rows.retire(["m1"], first="m2")
         assert await self.other.newest(["m1", "m2"]) == NewestKey(row("b", "m2"), is_outdated=False)
+        assert await self.other.outdated(["b", "none", "a", "a\0"]) == {"a"}
         await self.rows.retire(["m3"], first="m2")
         assert await self.other.newest(["m1", "m2"]) == NewestKey(row("b", "m2"), is_outdated=True)
+        assert await self.other.outdated(["a", "b"]) == {"a", "b"}
+        assert await self.other.outdated(["a"]) == {"a"}
 
     async def check_a_row_is_replaced_only_as_it_was_read(self) -> None:
         """Of two who wrap it anew one is told that the other was faster."""
@@ -137,6 +141,7 @@ class KeyRowsSuite:
         for limit in (0, -1, DATA_KEYS_LISTED_MAX + 1):
             await raises(ValueError, self.rows.list(limit=limit))
         await raises(ValueError, self.rows.find(["x"] * (DATA_KEYS_LISTED_MAX + 1)))
+        await raises(ValueError, self.rows.outdated(["x"] * (DATA_KEYS_LISTED_MAX + 1)))
 
     async def retired_and_counted(self, old: str, new: str) -> int:
         """Retire a master key, and count what it wraps then."""
