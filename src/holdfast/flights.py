@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -138,3 +140,14 @@ class Flights:
         if self._joinable.get(flight.key) is flight:
             del self._joinable[flight.key]
         flight.settle(result)
+
+
+def known_versions(flights: Iterable[Flight], incarnation: UUID) -> dict[Key, int]:
+    """The versions that every flight of a key knows already, so that L3 need not send their documents."""
+    known: dict[Key, int] = {}
+    for flight in flights:
+        if flight.coherence is not None and flight.coherence.incarnation != incarnation:
+            flight.known = None
+        version = flight.known[0] if flight.known is not None else 0
+        known[flight.key] = version if known.setdefault(flight.key, version) == version else 0
+    return {key: version for key, version in known.items() if version}

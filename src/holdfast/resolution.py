@@ -20,12 +20,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from uuid import UUID
 
 from holdfast.clock import Clock
 from holdfast.entry import MISSING, Tier
 from holdfast.errors import Closed, CorruptDocument, HoldfastError, Overloaded, SchemaTooNew, WrongEventLoop
-from holdfast.flights import Flight, Flights, Resolved
+from holdfast.flights import Flight, Flights, Resolved, known_versions
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.fence_map import FenceMap
 from holdfast.invalidation.key_history import KeyHistory
@@ -297,7 +296,7 @@ class Resolver:
         """Settle flights with L3's answer; returns what L2 should be offered."""
         started = self._begin(flights)
         keys, incarnation = list(dict.fromkeys(flight.key for flight in flights)), self._view.coherence.incarnation
-        loaded = await self._l3.load(keys, known := _known(flights, incarnation))
+        loaded = await self._l3.load(keys, known := known_versions(flights, incarnation))
         if known and (
             loaded.coherence.incarnation != incarnation
             or not all(self._is_still_known(flight, loaded.rows.get(flight.key)) for flight in flights)
@@ -382,17 +381,6 @@ class Resolver:
 
     def _settle(self, flight: Flight, result: Resolved | Exception) -> None:
         self._flights.settle(flight, result)
-
-
-def _known(flights: list[Flight], incarnation: UUID) -> dict[Key, int]:
-    """The versions that every flight of a key knows already, so that L3 need not send their documents."""
-    known: dict[Key, int] = {}
-    for flight in flights:
-        if flight.coherence is not None and flight.coherence.incarnation != incarnation:
-            flight.known = None
-        version = flight.known[0] if flight.known is not None else 0
-        known[flight.key] = version if known.setdefault(flight.key, version) == version else 0
-    return {key: version for key, version in known.items() if version}
 
 
 def _leases(flights: list[Flight]) -> list[Fill]:
