@@ -79,7 +79,7 @@ class ActiveRun:
         under_way.note(self.id, self.epoch)
 
     def note_restored(self, run: Run) -> None:
-        """The context is what the snapshots hold: a base that is due, which owners before had no time for, is written."""
+        """The context is what the snapshots hold: a base that is due, which nobody had time for before, is written."""
         if self._bases.is_near():
             self._bases.note(run, self.context.state)
 
