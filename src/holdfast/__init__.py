@@ -20,6 +20,7 @@ from holdfast.documents import (
 )
 from holdfast.entry import Consistency, Durability, Entry, Receipt, Tier
 from holdfast.errors import (
+    AlreadyDecided,
     AppendOnly,
     Closed,
     Conflict,
@@ -81,6 +82,7 @@ from holdfast.write_behind.operations import Append, Delete, Increment, Merge, S
 __all__ = [
     "RULES",
     "ActiveRun",
+    "AlreadyDecided",
     "Append",
     "AppendOnly",
     "Backlog",

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from holdfast.clock import Clock
 from holdfast.errors import SettingsError, StorageNotReady
-from holdfast.kinds import Kind
+from holdfast.kinds import REVIEW, Kind
 from holdfast.protocols import Coherence
 from holdfast.settings import Settings
 from holdfast.tiers import l3_migrations, l3_self_test
@@ -27,13 +27,13 @@ from holdfast.tiers.l2_secured import SecuredCalls
 from holdfast.tiers.l3_audit import PostgresAudit
 from holdfast.tiers.l3_connect import PostgresConnector
 from holdfast.tiers.l3_connections import ConnectionPool
+from holdfast.tiers.l3_decisions import PostgresDecisions
 from holdfast.tiers.l3_deliveries import PostgresDeliveries
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed import PostgresFeed
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_keys import PostgresKeys
 from holdfast.tiers.l3_postgres import PostgresStorage
-from holdfast.tiers.l3_reviews import PostgresReviews
 from holdfast.tiers.l3_runs import PostgresRuns
 
 POLL_SECONDS_MAX: Final = 5.0
@@ -72,7 +72,7 @@ class Tiers:
     streams: RedisJournals
     runs: PostgresRuns
     key_rows: PostgresKeys
-    reviews: PostgresReviews
+    reviews: PostgresDecisions
     audit: PostgresAudit
     deliveries: PostgresDeliveries
     coherence: Coherence
@@ -127,7 +127,7 @@ async def open_tiers(
         streams=journal_streams(settings, clock, stack),
         runs=PostgresRuns(pool, dead_after_seconds=settings.write_behind_takeover_seconds),
         key_rows=PostgresKeys(pool),
-        reviews=PostgresReviews(pool),
+        reviews=PostgresDecisions(pool, REVIEW),
         audit=PostgresAudit(pool),
         deliveries=PostgresDeliveries(pool),
         coherence=coherence,

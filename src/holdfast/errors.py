@@ -201,7 +201,11 @@ class SealBroken(HoldfastError):
     """A sealed value was changed, or belongs to another variable, run, kind or version than it was found in."""
 
 
-class ReviewSettled(HoldfastError):
+class AlreadyDecided(HoldfastError):
+    """It was decided before, and stays as it was decided; nothing was changed."""
+
+
+class ReviewSettled(AlreadyDecided):
     """The review was decided before, and stays as it was decided; nothing was changed.
 
     Attributes:

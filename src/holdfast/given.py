@@ -15,13 +15,13 @@ from holdfast.protocols import (
     AuditRows,
     ChangeSource,
     Coherence,
+    DecisionIndex,
     DeliveryQueue,
     EventTransport,
     FenceSink,
     JournalBase,
     JournalStreams,
     KeyRows,
-    ReviewIndex,
     RunIndex,
     SharedCache,
     Storage,
@@ -68,7 +68,7 @@ class Given:
     streams: JournalStreams
     runs: RunIndex
     key_rows: KeyRows
-    reviews: ReviewIndex
+    reviews: DecisionIndex
     audit: AuditRows
     deliveries: DeliveryQueue
     new_id: Callable[[], str]

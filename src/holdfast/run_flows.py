@@ -9,6 +9,7 @@ from typing import Any
 
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
+from holdfast.decisions.sweeper import OverdueSweeper
 from holdfast.documents import Limits
 from holdfast.given import Given
 from holdfast.invalidation.bus import EventBus
@@ -19,7 +20,6 @@ from holdfast.protocols import Cursor, Poll
 from holdfast.reviews.reviewer import MergeReviewer, ReviewChanges
 from holdfast.reviews.reviews import Reviews
 from holdfast.reviews.rules import review_rules
-from holdfast.reviews.sweeper import ReviewSweeper
 from holdfast.run_context import ground as runs_ground
 from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.deliveries import Deliveries
@@ -89,7 +89,7 @@ class RunFlows:
         given, counters = self._given, self._beneath.counters
         settings = given.settings
         self.partitions = Partitions(given.runs, settings.run_snapshot_months, counters.partitions, given.sleep)
-        self.review_sweeper = ReviewSweeper(self.reviews, given.sleep)
+        self.review_sweeper = OverdueSweeper(self.reviews, given.sleep, "reviews")
         self.key_keeper = KeyKeeper(self._beneath.keys, given.sleep)
         self.delivery_worker = DeliveryWorker(
             given.deliveries,

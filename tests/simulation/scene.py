@@ -16,11 +16,11 @@ from holdfast.protocols import Change
 from holdfast.testing import (
     MemoryAudit,
     MemoryCache,
+    MemoryDecisions,
     MemoryDeliveries,
     MemoryFeed,
     MemoryJournalBase,
     MemoryKeys,
-    MemoryReviews,
     MemoryRuns,
     MemoryStorage,
 )
@@ -134,7 +134,7 @@ class Server:
         self.fences = SlowFences(scene.l2, world, late_seconds=2.0, **late)
         self._journals = MemoryJournalBase(scene.l3, world)  # nothing is written behind in these worlds
         self._runs = MemoryRuns(scene.l3, world)
-        self._reviews, self._audit = MemoryReviews(scene.l3, world), MemoryAudit(scene.l3)
+        self._reviews, self._audit = MemoryDecisions(scene.l3, world), MemoryAudit(scene.l3)
         self._key_rows, self._deliveries = MemoryKeys(scene.l3), MemoryDeliveries(scene.l3, world)
 
     async def start(self, stack: AsyncExitStack, settings: Settings) -> None:

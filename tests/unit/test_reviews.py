@@ -14,6 +14,7 @@ from fix_races import until
 from fix_reviews import CHILD, PARENT
 from fix_run_servers import Hall, hall
 from holdfast.audit.chain import AuditNote
+from holdfast.decisions.sweeper import OverdueSweeper
 from holdfast.documents import ContextVariable, Review, decode, encode
 from holdfast.errors import (
     InvalidDocument,
@@ -28,7 +29,6 @@ from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.protocols import Isolation
 from holdfast.reviews.reviewer import MergeReviewer
-from holdfast.reviews.sweeper import ReviewSweeper
 from holdfast.testing.memory_transaction import MemoryTransaction
 
 ID = "r1/c1/site"
@@ -322,7 +322,7 @@ async def test_a_server_sweeps_while_it_runs() -> None:
 
     async with hall("a") as shared:
         await opened(shared)
-        sweeper = ReviewSweeper(shared.servers["a"].run_flows.reviews, nap)
+        sweeper = OverdueSweeper(shared.servers["a"].run_flows.reviews, nap, "reviews")
         shared.l3.away = True
         sweeper.start()
         try:
@@ -356,7 +356,7 @@ async def test_no_fault_ends_the_sweeping(monkeypatch: pytest.MonkeyPatch) -> No
         await asyncio.sleep(0)
 
     async with hall("a") as shared:
-        sweeper = ReviewSweeper(shared.servers["a"].run_flows.reviews, nap)
+        sweeper = OverdueSweeper(shared.servers["a"].run_flows.reviews, nap, "reviews")
 
         async def broken() -> None:
             raise RuntimeError("broken")
@@ -379,7 +379,7 @@ async def test_one_that_cannot_be_decided_holds_up_no_other(caplog: pytest.LogCa
         with caplog.at_level(logging.WARNING, "holdfast"):
             await shared.servers["a"].run_flows.review_sweeper.sweep()
         assert stored(shared).status == "timed_out"
-        assert "review broken is overdue and cannot be decided" in caplog.text
+        assert "reviews: broken is overdue and cannot be decided" in caplog.text
 
 
 async def test_what_becomes_of_a_review_is_told_without_values() -> None:

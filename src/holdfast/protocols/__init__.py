@@ -7,17 +7,19 @@ carries events: `tiers.l2_events.RedisEvents` and `testing.memory_events.MemoryE
 of write-behind in L2: `tiers.l2_journal.RedisJournals` and `testing.memory_journals.MemoryJournals`. `JournalBase` is
 what L3 knows of it: `tiers.l3_journals.PostgresJournals` and `testing.memory_journal_base.MemoryJournalBase`.
 `RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`. `KeyRows`
-is what L3 knows of data keys: `tiers.l3_keys.PostgresKeys` and `testing.memory_keys.MemoryKeys`. `ReviewIndex` is
-L3's side of reviews: `tiers.l3_reviews.PostgresReviews` and `testing.memory_reviews.MemoryReviews`. `AuditRows` is
-the audit log: `tiers.l3_audit.PostgresAudit` and `testing.memory_audit.MemoryAudit`. `DeliveryQueue` is what L3 knows
-of deliveries: `tiers.l3_deliveries.PostgresDeliveries` and `testing.memory_deliveries.MemoryDeliveries`. The suites
-in `holdfast.testing.conformance` run on all of them. `Reviewer` has conflicts decided that no strategy may resolve, and
+is what L3 knows of data keys: `tiers.l3_keys.PostgresKeys` and `testing.memory_keys.MemoryKeys`. `DecisionIndex` is
+L3's side of what is decided once, such as reviews: `tiers.l3_decisions.PostgresDecisions` and
+`testing.memory_decisions.MemoryDecisions`. `AuditRows` is the audit log: `tiers.l3_audit.PostgresAudit` and
+`testing.memory_audit.MemoryAudit`. `DeliveryQueue` is what L3 knows of deliveries:
+`tiers.l3_deliveries.PostgresDeliveries` and `testing.memory_deliveries.MemoryDeliveries`. The suites in
+`holdfast.testing.conformance` run on all of them. `Reviewer` has conflicts decided that no strategy may resolve, and
 `LateReviews` knows what was decided after a run had gone on.
 """
 
 from holdfast.protocols.audit import AuditRows
 from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
 from holdfast.protocols.data_keys import DataKeyRow, KeyRows, MasterKeyUse
+from holdfast.protocols.decisions import DecisionIndex, Due
 from holdfast.protocols.deliveries import DeliveryQueue, DeliveryRow
 from holdfast.protocols.events import Append, Dead, DeadLetter, EventTransport, Exchange, Exchanged, Handed, Replayed
 from holdfast.protocols.feed import Change, ChangeSource, Cursor, Poll, Snapshot
@@ -33,7 +35,6 @@ from holdfast.protocols.journals import (
     JournalStreams,
     Letter,
 )
-from holdfast.protocols.review_index import Due, ReviewIndex
 from holdfast.protocols.reviews import LateDecision, LateReviews, Reviewer, Settled
 from holdfast.protocols.runs import ListedSnapshot, Retained, RunFilter, RunIndex
 from holdfast.protocols.shared_cache import (
@@ -68,6 +69,7 @@ __all__ = [
     "Dead",
     "DeadLetter",
     "DeadWrite",
+    "DecisionIndex",
     "DeliveryQueue",
     "DeliveryRow",
     "Due",
@@ -98,7 +100,6 @@ __all__ = [
     "Poll",
     "Replayed",
     "Retained",
-    "ReviewIndex",
     "Reviewer",
     "Row",
     "RunFilter",

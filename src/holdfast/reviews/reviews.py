@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -11,15 +12,15 @@ import msgspec
 from holdfast.audit.chain import AuditAction
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
-from holdfast.documents import ContextVariable, FreeValue, Limits, VariableSource, decode, encode, freeze
+from holdfast.decisions.docket import LIST_LIMIT, Docket
+from holdfast.documents import ContextVariable, FreeValue, Limits, VariableSource, encode, freeze
 from holdfast.documents.review import Review, ReviewChoice, ReviewStatus
-from holdfast.entry import MISSING, Consistency
-from holdfast.errors import Conflict, DocumentTooLarge, HoldfastError, InvalidDocument, NotFound, SettingsError
+from holdfast.entry import MISSING
+from holdfast.errors import Conflict, DocumentTooLarge, HoldfastError, InvalidDocument, SettingsError
 from holdfast.invalidation.bus import EventBus
-from holdfast.keys import check_id
 from holdfast.kinds import REVIEW
-from holdfast.protocols import Isolation, LateDecision, StorageTransaction
-from holdfast.protocols.review_index import ReviewIndex
+from holdfast.protocols import LateDecision, StorageTransaction
+from holdfast.protocols.decisions import DecisionIndex
 from holdfast.reviews import rules
 from holdfast.reviews.rules import Decision, ReviewRules
 from holdfast.run_context.hybrid_clock import HybridClock
@@ -29,7 +30,6 @@ from holdfast.transactions import Transaction, Transactions
 OPENED: Final = "routine/review/opened"
 RESOLVED: Final = "routine/review/resolved"
 TIMED_OUT: Final = "routine/review/timed_out"
-LIST_LIMIT: Final = 100
 TOO_LARGE: Final = "both values together are too large to be reviewed"
 VALUE_BYTES_MAX: Final = 64 * 1024
 """Of a value that a person gives, as JSON."""
@@ -66,7 +66,7 @@ class Reviews:
         self,
         collection: Collection[Review],
         transactions: Transactions,
-        index: ReviewIndex,
+        index: DecisionIndex,
         audit: AuditLog,
         bus: EventBus,
         *,
@@ -78,7 +78,7 @@ class Reviews:
     ) -> None:
         self.index = index
         self._collection = collection
-        self._transactions = transactions
+        self._docket = Docket(REVIEW, collection, transactions, index, self._record)
         self._audit = audit
         self._bus = bus
         self._opening = opening
@@ -107,12 +107,12 @@ class Reviews:
             TierError: L3 cannot be asked.
             CorruptDocument, SchemaTooNew: one of them cannot be read.
         """
-        rows = await self.index.list(status=status, run_id=run_id, after=after, limit=limit)
-        return [ListedReview(name, decode(Review, row.body, what=f"review:{name}"), row.birth) for name, row in rows]
+        listed = await self._docket.list(status=status, run_id=run_id, after=after, limit=limit)
+        return [ListedReview(*each) for each in listed]
 
     async def get(self, identifier: str) -> Review | None:
         """A review as it is in L3 now; None: there is none. Raises as `list` does."""
-        return await self._collection.get(identifier, consistency=Consistency.STRONG)
+        return await self._docket.get(identifier)
 
     async def resolve(
         self,
@@ -143,15 +143,13 @@ class Reviews:
             TierError: L3 did not do it.
         """
         given = _given(choice, value)
-        at = await self.index.now()
 
-        async def operate(transaction: Transaction) -> Review:
-            review = await self._locked(transaction, identifier)
+        def decided(review: Review, at: dt.datetime) -> Review:
             variable = self._given_variable(review, value) if given is ReviewChoice.VALUE else None
             decision = Decision(choice=given, by=by, reason=reason, variable=variable)
-            return await self._keep(transaction, identifier, rules.decided(identifier, review, decision, at))
+            return rules.decided(identifier, review, decision, at)
 
-        review = await self._transactions.transact(operate, Isolation.READ_COMMITTED)
+        review = await self._docket.decide(identifier, decided)
         await self._tell(RESOLVED, identifier, review)
         return review
 
@@ -160,15 +158,13 @@ class Reviews:
 
         Raises as `resolve` does.
         """
-        at = await self.index.now()
 
-        async def operate(transaction: Transaction) -> Review | None:
-            review = await self._locked(transaction, identifier)
+        def fallen_back(review: Review, at: dt.datetime) -> Review | None:
             if review.status == ReviewStatus.OPEN and not rules.is_due(review, at):
                 return None
-            return await self._keep(transaction, identifier, rules.timed_out(identifier, review, at, self._server))
+            return rules.timed_out(identifier, review, at, self._server)
 
-        review = await self._transactions.transact(operate, Isolation.READ_COMMITTED)
+        review = await self._docket.decide(identifier, fallen_back)
         if review is not None:
             await self._tell(TIMED_OUT, identifier, review)
         return review
@@ -196,7 +192,7 @@ class Reviews:
             await self._note(identifier, review)
             return review
         except Conflict:  # another server, which had the run before, was faster
-            return await self._found(identifier)
+            return await self._docket.found(identifier)
         await self._tell(OPENED, identifier, review)
         return review
 
@@ -213,23 +209,8 @@ class Reviews:
         """Note that the run has taken a decision over, once that is kept. Raises as `Collection.update` does."""
         await self._collection.update(identifier, lambda review: msgspec.structs.replace(review, applied=True))
 
-    async def _found(self, identifier: str) -> Review:
-        review = await self.get(identifier)
-        if review is None:
-            raise NotFound(f"there is no review {identifier}: it was deleted")
-        return review
-
-    async def _locked(self, transaction: Transaction, identifier: str) -> Review:
-        review = await transaction.collection(REVIEW).get(check_id(identifier), lock=True)
-        if review is None:
-            raise NotFound(f"there is no review {identifier}; `holdfast reviews list` shows those that there are")
-        return review
-
-    async def _keep(self, transaction: Transaction, identifier: str, review: Review) -> Review:
-        """Store a decision together with its record."""
-        await transaction.collection(REVIEW).put(identifier, review)
+    async def _record(self, transaction: Transaction, identifier: str, review: Review) -> None:
         await self._note(identifier, review, transaction.opened())
-        return review
 
     async def _note(self, identifier: str, review: Review, transaction: StorageTransaction | None = None) -> None:
         await self._audit.note(

@@ -9,13 +9,13 @@ from holdfast.testing.clock import ManualClock
 from holdfast.testing.door import connect
 from holdfast.testing.memory_audit import MemoryAudit
 from holdfast.testing.memory_cache import MemoryCache
+from holdfast.testing.memory_decisions import MemoryDecisions
 from holdfast.testing.memory_deliveries import MemoryDeliveries
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
 from holdfast.testing.memory_keys import MemoryKeys
-from holdfast.testing.memory_reviews import MemoryReviews
 from holdfast.testing.memory_runs import MemoryRuns
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.testing.pauses import PausingCache, PausingStorage
@@ -26,13 +26,13 @@ __all__ = [
     "ManualClock",
     "MemoryAudit",
     "MemoryCache",
+    "MemoryDecisions",
     "MemoryDeliveries",
     "MemoryEvents",
     "MemoryFeed",
     "MemoryJournalBase",
     "MemoryJournals",
     "MemoryKeys",
-    "MemoryReviews",
     "MemoryRuns",
     "MemoryStorage",
     "PausingCache",

@@ -18,17 +18,17 @@ from holdfast.given import Given
 from holdfast.invalidation.fence_map import WINDOW_SECONDS
 from holdfast.invalidation.rules import Rule
 from holdfast.invalidation.rules import check as check_rules
-from holdfast.kinds import Kind, register
+from holdfast.kinds import REVIEW, Kind, register
 from holdfast.protocols import (
     AuditRows,
     ChangeSource,
+    DecisionIndex,
     DeliveryQueue,
     EventTransport,
     FenceSink,
     JournalBase,
     JournalStreams,
     KeyRows,
-    ReviewIndex,
     RunIndex,
     SharedCache,
     Storage,
@@ -39,21 +39,21 @@ from holdfast.store import StateStore
 from holdfast.testing.clock import ManualClock
 from holdfast.testing.memory_audit import MemoryAudit
 from holdfast.testing.memory_cache import MemoryCache
+from holdfast.testing.memory_decisions import MemoryDecisions
 from holdfast.testing.memory_deliveries import MemoryDeliveries
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
 from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
 from holdfast.testing.memory_keys import MemoryKeys
-from holdfast.testing.memory_reviews import MemoryReviews
 from holdfast.testing.memory_runs import MemoryRuns
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.tiers.l3_audit import PostgresAudit
+from holdfast.tiers.l3_decisions import PostgresDecisions
 from holdfast.tiers.l3_deliveries import PostgresDeliveries
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_keys import PostgresKeys
 from holdfast.tiers.l3_postgres import PostgresStorage
-from holdfast.tiers.l3_reviews import PostgresReviews
 from holdfast.tiers.l3_runs import PostgresRuns
 
 
@@ -70,7 +70,7 @@ async def connect_flows(
     streams: JournalStreams | None = None,
     runs: RunIndex | None = None,
     key_rows: KeyRows | None = None,
-    reviews: ReviewIndex | None = None,
+    reviews: DecisionIndex | None = None,
     audit: AuditRows | None = None,
     clock: Clock | None = None,
     settings: Settings | None = None,
@@ -199,9 +199,9 @@ def _key_rows_of(storage: Storage) -> KeyRows:
     return MemoryKeys(l3) if isinstance(l3, MemoryStorage) else PostgresKeys(l3.pool)
 
 
-def _reviews_of(storage: Storage, clock: Clock) -> ReviewIndex:
+def _reviews_of(storage: Storage, clock: Clock) -> DecisionIndex:
     l3 = _l3_beneath(storage, "its side of reviews: reviews")
-    return MemoryReviews(l3, clock) if isinstance(l3, MemoryStorage) else PostgresReviews(l3.pool)
+    return MemoryDecisions(l3, clock) if isinstance(l3, MemoryStorage) else PostgresDecisions(l3.pool, REVIEW)
 
 
 def _audit_of(storage: Storage) -> AuditRows:

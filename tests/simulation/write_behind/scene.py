@@ -15,11 +15,11 @@ from holdfast.protocols import Change, Isolation
 from holdfast.testing import (
     JournalHub,
     MemoryAudit,
+    MemoryDecisions,
     MemoryDeliveries,
     MemoryFeed,
     MemoryJournalBase,
     MemoryKeys,
-    MemoryReviews,
     MemoryRuns,
     MemoryStorage,
 )
@@ -215,7 +215,7 @@ class Server:
                 self._scene.world,
                 dead_after_seconds=self._scene.settings.write_behind_takeover_seconds,
             ),
-            reviews=MemoryReviews(self._scene.l3, self._scene.world),
+            reviews=MemoryDecisions(self._scene.l3, self._scene.world),
             audit=MemoryAudit(self._scene.l3),
             key_rows=MemoryKeys(self._scene.l3),
             deliveries=MemoryDeliveries(self._scene.l3, self._scene.world),

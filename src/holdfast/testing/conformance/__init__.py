@@ -14,13 +14,13 @@ from typing import Any
 
 from holdfast.testing.conformance.audit_rows import AuditRowsSuite
 from holdfast.testing.conformance.change_source import ChangeSourceSuite
+from holdfast.testing.conformance.decision_index import DecisionIndexSuite
 from holdfast.testing.conformance.delivery_queue import DeliveryQueueSuite
 from holdfast.testing.conformance.event_transport import EventTransportSuite
 from holdfast.testing.conformance.fence_sink import FenceSinkSuite
 from holdfast.testing.conformance.journal_base import JournalBaseSuite
 from holdfast.testing.conformance.journal_streams import JournalStreamsSuite
 from holdfast.testing.conformance.key_rows import KeyRowsSuite
-from holdfast.testing.conformance.review_index import ReviewIndexSuite
 from holdfast.testing.conformance.run_index import RunIndexSuite
 from holdfast.testing.conformance.shared_cache import SharedCacheSuite
 from holdfast.testing.conformance.storage import StorageSuite
@@ -31,13 +31,13 @@ if not __debug__:
 __all__ = [
     "AuditRowsSuite",
     "ChangeSourceSuite",
+    "DecisionIndexSuite",
     "DeliveryQueueSuite",
     "EventTransportSuite",
     "FenceSinkSuite",
     "JournalBaseSuite",
     "JournalStreamsSuite",
     "KeyRowsSuite",
-    "ReviewIndexSuite",
     "RunIndexSuite",
     "SharedCacheSuite",
     "StorageSuite",

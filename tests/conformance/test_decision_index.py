@@ -1,4 +1,4 @@
-"""`ReviewIndex`: the same suite on PostgreSQL and in memory, and what it catches."""
+"""`DecisionIndex`: the same suite on PostgreSQL and in memory, and what it catches."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 import pytest
 
 from fix_reviews import MemoryTiers, PostgresTiers, Undecided
-from holdfast.testing.conformance import ReviewIndexSuite, checks
+from holdfast.testing.conformance import DecisionIndexSuite, checks
 
-ALL = pytest.mark.parametrize("check", checks(ReviewIndexSuite), ids=lambda check: check.__name__)
+ALL = pytest.mark.parametrize("check", checks(DecisionIndexSuite), ids=lambda check: check.__name__)
 
 
 @ALL
 async def test_in_memory(check: Callable[[Any], Any]) -> None:
     """The tier in memory keeps the contract."""
-    await check(ReviewIndexSuite(MemoryTiers()))
+    await check(DecisionIndexSuite(MemoryTiers()))
 
 
 async def test_the_suite_catches() -> None:
     """A tier that finds what is decided overdue."""
     with pytest.raises(AssertionError):
-        await ReviewIndexSuite(MemoryTiers(reviews=Undecided)).check_overdue_reviews_are_found_by_the_clock_of_l3()
+        await DecisionIndexSuite(MemoryTiers(decisions=Undecided)).check_overdue_ones_are_found_by_the_clock_of_l3()
 
 
 @ALL
 async def test_postgres(check: Callable[[Any], Any], postgres_tiers: PostgresTiers) -> None:
     """The tier over a real PostgreSQL keeps the contract."""
-    await check(ReviewIndexSuite(postgres_tiers))
+    await check(DecisionIndexSuite(postgres_tiers))
