@@ -85,8 +85,8 @@ class PostgresTiers:
 
 
 @pytest.fixture
-async def postgres_tiers(settings: Settings) -> AsyncIterator[PostgresTiers]:
-    """The audit log and reviews in this test's database."""
-    tiers = PostgresTiers(settings)
+async def postgres_tiers(settings: Settings, request: pytest.FixtureRequest) -> AsyncIterator[PostgresTiers]:
+    """The audit log and reviews in this test's database, or another kind that is decided once."""
+    tiers = PostgresTiers(settings, getattr(request, "param", REVIEW))
     yield tiers
     await tiers.pool.close()

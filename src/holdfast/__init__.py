@@ -9,6 +9,7 @@ from holdfast.documents import (
     Bot,
     ContextVariable,
     Document,
+    Escalation,
     ExportDeclaration,
     Routine,
     Run,
@@ -28,6 +29,7 @@ from holdfast.errors import (
     CorruptDocument,
     DocumentTooDeep,
     DocumentTooLarge,
+    EscalationSettled,
     HoldfastError,
     IncarnationChanged,
     InvalidDocument,
@@ -66,6 +68,7 @@ from holdfast.invalidation.rules import RULES, Dependents, Impact, Rule
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
 from holdfast.protocols import Invalidation, Isolation, Replayed
+from holdfast.recovery.escalation_rules import EscalationNotice
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.conflicts import ConflictStrategy, Resolution, VariableConflict
 from holdfast.run_context.context import RunContext
@@ -105,6 +108,9 @@ __all__ = [
     "DocumentTooLarge",
     "Durability",
     "Entry",
+    "Escalation",
+    "EscalationNotice",
+    "EscalationSettled",
     "Event",
     "ExportDeclaration",
     "HoldfastError",

@@ -12,8 +12,10 @@ from typing import Any, Final
 
 from holdfast.clock import Clock
 from holdfast.errors import SettingsError, StorageNotReady
-from holdfast.kinds import REVIEW, Kind
+from holdfast.kinds import ESCALATION, REVIEW, Kind
 from holdfast.protocols import Coherence
+from holdfast.recovery.webhook import Webhook
+from holdfast.recovery.webhook_address import read_address
 from holdfast.settings import Settings
 from holdfast.tiers import l3_migrations, l3_self_test
 from holdfast.tiers.codec import Codec
@@ -54,8 +56,8 @@ class Tiers:
         fences: L2 as the relay sees it.
         events: what carries events between servers.
         journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
-        runs: L3's side of run contexts; `key_rows`: its data keys; `reviews`: of reviews; `audit`: the
-            audit log there; `deliveries`: what is to leave runs.
+        runs: L3's side of run contexts; `key_rows`: its data keys; `reviews`: of reviews, `escalations`: of
+            escalations; `audit`: the audit log there; `deliveries`: what is to leave runs.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
     """
@@ -73,6 +75,7 @@ class Tiers:
     runs: PostgresRuns
     key_rows: PostgresKeys
     reviews: PostgresDecisions
+    escalations: PostgresDecisions
     audit: PostgresAudit
     deliveries: PostgresDeliveries
     coherence: Coherence
@@ -128,11 +131,20 @@ async def open_tiers(
         runs=PostgresRuns(pool, dead_after_seconds=settings.write_behind_takeover_seconds),
         key_rows=PostgresKeys(pool),
         reviews=PostgresDecisions(pool, REVIEW),
+        escalations=PostgresDecisions(pool, ESCALATION),
         audit=PostgresAudit(pool),
         deliveries=PostgresDeliveries(pool),
         coherence=coherence,
         untrusted=untrusted,
     )
+
+
+def webhook(settings: Settings) -> Webhook | None:
+    """What posts escalations to the URL of the settings; None: there is none."""
+    if not settings.escalation_webhook_url:
+        return None
+    address = read_address(settings.escalation_webhook_url, plain_allowed=settings.escalation_webhook_plain)
+    return Webhook(address, settings.escalation_webhook_secret)
 
 
 def event_transport(settings: Settings, clock: Clock, stack: AsyncExitStack) -> RedisEvents:

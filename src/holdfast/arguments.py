@@ -73,3 +73,6 @@ class SettingArguments(TypedDict, total=False):
     review_policy: Literal["wait", "go_on"]
     review_timeout_seconds: float
     review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"]
+    escalation_webhook_url: str
+    escalation_webhook_secret: str
+    escalation_webhook_plain: bool

@@ -1,4 +1,4 @@
-"""What one server runs for runs: partitions of their snapshots, their exports and reviews, and its keys."""
+"""What one server runs for runs: partitions of their snapshots, their exports, what a person decides, and its keys."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from holdfast.documents import Limits
 from holdfast.given import Given
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.change_feed import ChangeFeed
-from holdfast.kinds import REVIEW
+from holdfast.kinds import ESCALATION, REVIEW, SWARM
 from holdfast.metrics.counters import Counters
 from holdfast.protocols import Cursor, Poll
+from holdfast.recovery.escalation_hooks import LEADER, EscalationHook, LeaderTold, exporters_of
+from holdfast.recovery.escalations import Escalations
 from holdfast.reviews.reviewer import MergeReviewer, ReviewChanges
 from holdfast.reviews.reviews import Reviews
 from holdfast.reviews.rules import review_rules
@@ -55,7 +57,7 @@ class RunFlows:
     """The flows of runs, and what works for them in the background while it is started.
 
     Attributes:
-        runs, reviews, deliveries: the doors.
+        runs, reviews, escalations, deliveries: the doors.
     """
 
     def __init__(self, given: Given, beneath: Beneath) -> None:
@@ -64,6 +66,8 @@ class RunFlows:
         self._hybrid = HybridClock(given.wall, given.server)
         self.review_changes = ReviewChanges()
         self.reviews = self._make_reviews()
+        self._hooks = self._make_hooks()
+        self.escalations = self._make_escalations()
         self.deliveries = Deliveries(given.deliveries, actor=given.server)
         self.runs = Runs(self._ground(), beneath.audit)
         self._make_background()
@@ -71,13 +75,13 @@ class RunFlows:
 
     def start(self) -> None:
         """Begin in the background."""
-        for each in (self.partitions, self.review_sweeper, self.delivery_worker, self.key_keeper):
+        for each in self._background:
             each.start()
 
     async def stop(self) -> None:
         """End; may be called twice. Each is ended, whatever became of the others."""
         async with AsyncExitStack() as ends:  # the last named comes first
-            for each in (self.partitions, self.review_sweeper, self.delivery_worker, self.key_keeper):
+            for each in self._background:
                 ends.push_async_callback(each.stop)
 
     def _hear(self, before: Cursor | None, poll: Poll) -> None:
@@ -90,16 +94,26 @@ class RunFlows:
         settings = given.settings
         self.partitions = Partitions(given.runs, settings.run_snapshot_months, counters.partitions, given.sleep)
         self.review_sweeper = OverdueSweeper(self.reviews, given.sleep, "reviews")
+        self.escalation_sweeper = OverdueSweeper(
+            self.escalations, given.sleep, "escalations", also=self.escalations.observe_oldest
+        )
         self.key_keeper = KeyKeeper(self._beneath.keys, given.sleep)
         self.delivery_worker = DeliveryWorker(
             given.deliveries,
-            given.exporters,
+            {**given.exporters, **exporters_of(self._hooks)},
             DeliveryRules(settings.delivery_attempts_max, settings.delivery_timeout_seconds),
             counters.deliveries,
             sleep=given.sleep,
             random_=given.random_,
             masked=self._beneath.keys.known.masked,
             announce=self._beneath.bus.announce,
+        )
+        self._background = (
+            self.partitions,
+            self.review_sweeper,
+            self.escalation_sweeper,
+            self.delivery_worker,
+            self.key_keeper,
         )
 
     def _make_reviews(self) -> Reviews:
@@ -115,6 +129,24 @@ class RunFlows:
             server=given.server,
             seal=lambda run_id, variable: protected(variable, run_id, beneath.keys.known),
             limits=beneath.limits,
+        )
+
+    def _make_hooks(self) -> dict[str, EscalationHook]:
+        leader = LeaderTold(self._beneath.bus, self._beneath.collections[SWARM.name])
+        return {LEADER: leader, **self._given.escalation_hooks}
+
+    def _make_escalations(self) -> Escalations:
+        given, beneath = self._given, self._beneath
+        return Escalations(
+            beneath.collections[ESCALATION.name],
+            beneath.transactions,
+            given.escalations,
+            beneath.audit,
+            beneath.counters.escalations,
+            hooks=tuple(self._hooks),
+            new_id=given.new_id,
+            server=given.server,
+            masked=beneath.keys.known.masked,
         )
 
     def _ground(self) -> runs_ground.Ground:

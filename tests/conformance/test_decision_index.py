@@ -1,4 +1,4 @@
-"""`DecisionIndex`: the same suite on PostgreSQL and in memory, and what it catches."""
+"""`DecisionIndex`: the same suite for reviews and escalations, on PostgreSQL and in memory, and what it catches."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 
 from fix_reviews import MemoryTiers, PostgresTiers, Undecided
+from holdfast.kinds import ESCALATION, REVIEW, Kind
 from holdfast.testing.conformance import DecisionIndexSuite, checks
 
 ALL = pytest.mark.parametrize("check", checks(DecisionIndexSuite), ids=lambda check: check.__name__)
+KINDS = (REVIEW, ESCALATION)
 
 
 @ALL
-async def test_in_memory(check: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+async def test_in_memory(check: Callable[[Any], Any], kind: Kind[Any]) -> None:
     """The tier in memory keeps the contract."""
-    await check(DecisionIndexSuite(MemoryTiers()))
+    await check(DecisionIndexSuite(MemoryTiers(kind)))
 
 
 async def test_the_suite_catches() -> None:
@@ -26,6 +29,7 @@ async def test_the_suite_catches() -> None:
 
 
 @ALL
+@pytest.mark.parametrize("postgres_tiers", KINDS, indirect=True, ids=lambda kind: kind.name)
 async def test_postgres(check: Callable[[Any], Any], postgres_tiers: PostgresTiers) -> None:
     """The tier over a real PostgreSQL keeps the contract."""
     await check(DecisionIndexSuite(postgres_tiers))

@@ -36,14 +36,22 @@ class OverdueSweeper:
 
     Args:
         what: is decided, in the plural.
+        also: done after each sweep.
 
     Attributes:
         timed_out: those that this server decided.
         fault: why the last attempt failed; None: it did not.
     """
 
-    def __init__(self, overdue: Overdue, sleep: Callable[[float], Awaitable[object]], what: str) -> None:
+    def __init__(
+        self,
+        overdue: Overdue,
+        sleep: Callable[[float], Awaitable[object]],
+        what: str,
+        also: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._overdue = overdue
+        self._also = also
         self._what = what
         self._sleep = sleep
         self.timed_out = 0
@@ -85,6 +93,8 @@ class OverdueSweeper:
         while True:
             try:
                 await self.sweep()
+                if self._also is not None:
+                    await self._also()
                 self.fault = None
             except TierError as fault:
                 if self.fault is None:  # once, not every two seconds

@@ -103,6 +103,21 @@ class DeliveryCounters:
 
 
 @dataclass(slots=True)
+class EscalationCounters:
+    """Of escalations.
+
+    Attributes:
+        opened, resolved, timed_out: by this server.
+        oldest_open_seconds: for how long the oldest one of all servers had been open at the last sweep; 0: none is.
+    """
+
+    opened: int = 0
+    resolved: int = 0
+    timed_out: int = 0
+    oldest_open_seconds: float = 0.0
+
+
+@dataclass(slots=True)
 class Counters:
     """The counters of one server.
 
@@ -116,4 +131,5 @@ class Counters:
     write_behind: WriteBehindCounters = field(default_factory=WriteBehindCounters)
     partitions: PartitionCounters = field(default_factory=PartitionCounters)
     deliveries: DeliveryCounters = field(default_factory=DeliveryCounters)
+    escalations: EscalationCounters = field(default_factory=EscalationCounters)
     flushes: int = 0

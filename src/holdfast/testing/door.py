@@ -18,7 +18,7 @@ from holdfast.given import Given
 from holdfast.invalidation.fence_map import WINDOW_SECONDS
 from holdfast.invalidation.rules import Rule
 from holdfast.invalidation.rules import check as check_rules
-from holdfast.kinds import REVIEW, Kind, register
+from holdfast.kinds import ESCALATION, REVIEW, Kind, register
 from holdfast.protocols import (
     AuditRows,
     ChangeSource,
@@ -33,6 +33,7 @@ from holdfast.protocols import (
     SharedCache,
     Storage,
 )
+from holdfast.recovery.escalation_hooks import EscalationHook
 from holdfast.run_context.exports import Exporter, Transformation
 from holdfast.settings import Settings
 from holdfast.store import StateStore
@@ -71,6 +72,7 @@ async def connect_flows(
     runs: RunIndex | None = None,
     key_rows: KeyRows | None = None,
     reviews: DecisionIndex | None = None,
+    escalations: DecisionIndex | None = None,
     audit: AuditRows | None = None,
     clock: Clock | None = None,
     settings: Settings | None = None,
@@ -82,6 +84,7 @@ async def connect_flows(
     deliveries: DeliveryQueue | None = None,
     transformations: Mapping[str, Transformation] = MappingProxyType({}),
     exporters: Mapping[str, Exporter] = MappingProxyType({}),
+    escalation_hooks: Mapping[str, EscalationHook] = MappingProxyType({}),
     server: str = "a server",
 ) -> AsyncIterator[Flows]:
     """A server's inside over the given tiers, for tests that look at caches and counters.
@@ -90,11 +93,12 @@ async def connect_flows(
         feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
         events, streams: by default in memory, of this server alone.
-        journals, runs, key_rows, reviews, audit, deliveries: by default those of the L3, in memory or in PostgreSQL;
-            any other L3 needs its own.
+        journals, runs, key_rows, reviews, escalations, audit, deliveries: by default those of the L3, in memory or in
+            PostgreSQL; any other L3 needs its own.
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
         transformations: of what leaves runs, and `exporters`: who bring it to external systems, by name.
+        escalation_hooks: who are told of escalations, by name.
         window_seconds: how long it remembers a change, to judge L2 by.
         server: its name.
     """
@@ -116,7 +120,8 @@ async def connect_flows(
             runs=runs or _runs_of(storage, clock, settings or Settings()),
             key_rows=key_rows or _key_rows_of(storage),
             entropy=os.urandom,
-            reviews=reviews or _reviews_of(storage, clock),
+            reviews=reviews or _decisions_of(storage, clock, REVIEW),
+            escalations=escalations or _decisions_of(storage, clock, ESCALATION),
             audit=audit or _audit_of(storage),
             new_id=lambda: uuid.uuid4().hex,  # servers of one test must differ, whatever their seed
             wall=clock.monotonic,
@@ -130,6 +135,7 @@ async def connect_flows(
             deliveries=deliveries or _deliveries_of(storage, clock),
             transformations=transformations,
             exporters=exporters,
+            escalation_hooks=escalation_hooks,
             server=server,
         )
     )
@@ -199,9 +205,9 @@ def _key_rows_of(storage: Storage) -> KeyRows:
     return MemoryKeys(l3) if isinstance(l3, MemoryStorage) else PostgresKeys(l3.pool)
 
 
-def _reviews_of(storage: Storage, clock: Clock) -> DecisionIndex:
-    l3 = _l3_beneath(storage, "its side of reviews: reviews")
-    return MemoryDecisions(l3, clock) if isinstance(l3, MemoryStorage) else PostgresDecisions(l3.pool, REVIEW)
+def _decisions_of(storage: Storage, clock: Clock, kind: Kind[Any]) -> DecisionIndex:
+    l3 = _l3_beneath(storage, f"its side of {kind.name}s: {kind.name}s")
+    return MemoryDecisions(l3, clock, kind) if isinstance(l3, MemoryStorage) else PostgresDecisions(l3.pool, kind)
 
 
 def _audit_of(storage: Storage) -> AuditRows:

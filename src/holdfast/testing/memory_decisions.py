@@ -10,7 +10,7 @@ import msgspec
 
 from holdfast.clock import Clock
 from holdfast.documents.review import ReviewStatus
-from holdfast.kinds import REVIEW, Kind
+from holdfast.kinds import Kind
 from holdfast.protocols import Isolation, Row
 from holdfast.protocols.decisions import DECISIONS_LISTED_MAX, Due
 from holdfast.protocols.runs import check_limit
@@ -24,7 +24,7 @@ class MemoryDecisions:
         clock: L3's; its monotonic seconds count from 2000.
     """
 
-    def __init__(self, storage: MemoryStorage, clock: Clock, kind: Kind[Any] = REVIEW) -> None:
+    def __init__(self, storage: MemoryStorage, clock: Clock, kind: Kind[Any]) -> None:
         self._storage = storage
         self._clock = clock
         self._kind = kind.name
