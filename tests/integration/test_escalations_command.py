@@ -57,7 +57,7 @@ async def test_escalations_are_listed_shown_and_decided(state: OpenStore, escala
     """By another process than the one that has opened them; once, and with a record."""
     await opened(state)
     _, (listed,) = await escalations("list")
-    assert (listed["escalation"]["id"], listed["escalation"]["status"]) == (ID, "open")
+    assert (listed["id"], listed["status"]) == (ID, "open")
     _, (shown,) = await escalations("show", ID)
     assert [each["step"] for each in shown["tried"]] == [step for step, _ in TRIED]
     assert shown["deadline"] > shown["openedAt"]
@@ -65,7 +65,7 @@ async def test_escalations_are_listed_shown_and_decided(state: OpenStore, escala
     assert done == (0, [])
     assert await escalations("list") == (0, [])
     _, (decided,) = await escalations("list", "--status", "any", "--run", "r1")
-    assert decided["escalation"]["decision"] == "restore r1 from yesterday"
+    assert decided["decision"] == "restore r1 from yesterday"
     with pytest.raises(EscalationSettled, match="restore r1 from yesterday"):
         await escalations("resolve", ID, "--decision", "wait", "--reason", "again")
     with pytest.raises(holdfast.NotFound, match="there is no escalation rec2"):

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from fix_events import Notes
 from fix_run_servers import Hall, hall
-from holdfast import Swarm
+from holdfast import Swarm, run_flows
 from holdfast.audit.chain import AuditNote
 from holdfast.documents import Escalation, decode
-from holdfast.errors import CorruptDocument, EscalationSettled, InvalidKey, NotFound, SettingsError, TierUnavailable
+from holdfast.errors import (
+    CorruptDocument,
+    EscalationSettled,
+    InvalidKey,
+    NotFound,
+    OutcomeUnknown,
+    SettingsError,
+    TierUnavailable,
+)
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.node import connect
@@ -23,6 +32,7 @@ from holdfast.recovery.escalation_hooks import exporters_of
 from holdfast.recovery.escalation_rules import EscalationNotice
 from holdfast.recovery.escalations import Escalations
 from holdfast.testing.memory_transaction import MemoryTransaction
+from holdfast.transactions import Transaction, TransactionCollection
 
 CORRUPT = classify(CorruptDocument("bot:b1"), Source.L3)
 TRIED = [("force_reload_from_l3", "the row is as it was")]
@@ -97,8 +107,25 @@ async def test_a_recovery_has_one_escalation() -> None:
         assert (listed.id, listed.document) == ("rec1", found)
 
 
-async def test_nobody_is_told_of_what_could_not_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+class Apart(Escalations):
+    """Mutant: what hooks are told is stored by itself, once the escalation is."""
+
+    async def _insert(self, identifier: str, escalation: Escalation) -> bool:
+        is_new = await super()._insert(identifier, escalation)
+        async with self._transactions.open() as transaction:
+            await super()._to_be_told(transaction, identifier, escalation)
+        return is_new
+
+    async def _to_be_told(self, transaction: Transaction, identifier: str, escalation: Escalation) -> None:
+        pass
+
+
+@pytest.mark.parametrize("escalations", [Escalations, Apart])
+async def test_nobody_is_told_of_what_could_not_be_opened(
+    monkeypatch: pytest.MonkeyPatch, escalations: type[Escalations]
+) -> None:
     """Both are in one transaction, so neither takes effect without the other."""
+    monkeypatch.setattr(run_flows, "Escalations", escalations)
     async with hall("a") as shared:
         await still(shared)
         saved = MemoryTransaction.save
@@ -112,23 +139,33 @@ async def test_nobody_is_told_of_what_could_not_be_opened(monkeypatch: pytest.Mo
         with pytest.raises(TierUnavailable):
             await opened(shared.servers["a"])
         monkeypatch.undo()
-        assert (await shared.servers["a"].store.escalations.get("rec1"), to_be_told(shared)) == (None, [])
+        found = await shared.servers["a"].store.escalations.get("rec1")
+        if escalations is Apart:
+            assert (found is not None, to_be_told(shared)) == (True, [])
+            return
+        assert (found, to_be_told(shared)) == (None, [])
         assert shared.servers["a"].counters.escalations.opened == 0
         await opened(shared.servers["a"])
         assert to_be_told(shared) == ["rec1/escalation:leader/open"]
 
 
+async def decided_at_once(shared: Hall) -> list[Any]:
+    """What comes of two decisions about one escalation, by two servers."""
+    await still(shared)
+    a, b = shared.servers.values()
+    await opened(a)
+    decisions = (
+        a.store.escalations.resolve("rec1", decision="restore", by="ada", reason="a"),
+        b.store.escalations.resolve("rec1", decision="wait", by="bob", reason="b"),
+    )
+    return list(await asyncio.gather(*decisions, return_exceptions=True))
+
+
 async def test_of_two_decisions_at_once_one_counts() -> None:
     """The other is told who was faster; there is one record, and one more notice for each hook."""
     async with hall() as shared:
-        await still(shared)
+        results = await decided_at_once(shared)
         a, b = shared.servers.values()
-        await opened(a)
-        results = await asyncio.gather(
-            a.store.escalations.resolve("rec1", decision="restore", by="ada", reason="a"),
-            b.store.escalations.resolve("rec1", decision="wait", by="bob", reason="b"),
-            return_exceptions=True,
-        )
         won = stored(shared)
         (lost,) = [each for each in results if isinstance(each, EscalationSettled)]
         assert (lost.by, lost.decision, lost.escalation_id) == (won.resolved_by, won.decision, "rec1")
@@ -136,6 +173,38 @@ async def test_of_two_decisions_at_once_one_counts() -> None:
         assert (note.action, note.subject, note.actor) == ("resolved", "escalation:rec1", won.resolved_by)
         assert to_be_told(shared) == ["rec1/escalation:leader/open", "rec1/escalation:leader/resolved"]
         assert a.counters.escalations.resolved + b.counters.escalations.resolved == 1
+
+
+async def test_without_the_lock_both_would_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: the row is read as any other, so the later decision takes the place of the one before."""
+    locked = TransactionCollection.get
+
+    async def get(self: TransactionCollection[Any], identifier: str, *, lock: bool = False) -> Any:
+        return await locked(self, identifier)
+
+    monkeypatch.setattr(TransactionCollection, "get", get)
+    async with hall() as shared:
+        results = await decided_at_once(shared)
+        assert [type(each) for each in results] == [Escalation, Escalation]
+        assert len(entries(shared)) == 2
+
+
+async def test_what_may_be_open_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reply to the commit was lost: by the recovery's id the second time finds what the first one did."""
+    async with hall("a") as shared:
+        await still(shared)
+        committed = MemoryTransaction.commit
+
+        async def commit(self: MemoryTransaction) -> None:
+            await committed(self)
+            raise OutcomeUnknown("the reply was lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryTransaction, "commit", commit)
+            with pytest.raises(OutcomeUnknown):
+                await opened(shared.servers["a"])
+        assert await opened(shared.servers["a"]) == "rec1"
+        assert to_be_told(shared) == ["rec1/escalation:leader/open"]
 
 
 async def test_a_decision_is_recorded_with_it_or_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +327,24 @@ async def test_a_hook_is_told_until_it_has_taken_the_notice() -> None:
         notice, _ = pager.told[-1]
         assert (notice.id, notice.status, notice.decision, notice.resolved_by) == ("rec1", "resolved", "wait", "ada")
         assert to_be_told(shared) == []
+
+
+class Forgetful(Escalations):
+    """Mutant: who decides tells its own hooks, and not those that were told when it was opened."""
+
+    async def _to_be_told(self, transaction: Transaction, identifier: str, escalation: Escalation) -> None:
+        own = msgspec.structs.replace(escalation, hooks=list(self._hooks))
+        await super()._to_be_told(transaction, identifier, own)
+
+
+async def test_without_their_names_hooks_of_others_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command, which has no hooks, would decide and leave them waiting."""
+    monkeypatch.setattr(run_flows, "Escalations", Forgetful)
+    async with hall("a") as shared, shared.server("b", escalation_hooks={"pager": Hook()}) as flows:
+        await still(shared)
+        await opened(flows)
+        await shared.servers["a"].store.escalations.resolve("rec1", decision="wait", by="ada", reason="why")
+        assert "rec1/escalation:pager/resolved" not in to_be_told(shared)
 
 
 async def test_the_leader_is_told_by_a_reliable_event() -> None:

@@ -21,13 +21,18 @@ from holdfast.recovery.escalation_rules import EscalationNotice, notice_of
 
 COLUMNS = ("id", "status", "severity", "subject", "failed", "opened", "deadline", "decided by", "cursor")
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]
-escalations = cyclopts.App(name="escalations", help="Faults that no recovery has mended, and that a person decides.")
+HELP = """Faults that no recovery has mended, and that a person decides.
+
+What nobody has decided by its deadline is left to the fallback that `show` names. The setting escalation_webhook_url
+says where each is posted to when it is opened and when it is decided; notices that could not be brought there are shown
+by `holdfast exports`.
+"""
+escalations = cyclopts.App(name="escalations", help=HELP)
 
 
-class EscalationLine(msgspec.Struct, frozen=True, rename="camel"):
+class EscalationLine(EscalationNotice, frozen=True, kw_only=True, rename="camel"):
     """An escalation in a list; `cursor`: for `list --after`, to go on behind it."""
 
-    escalation: EscalationNotice
     cursor: int
 
 
@@ -60,7 +65,7 @@ async def list_(
     async with serving() as state:
         wanted = None if status == "any" else status
         found = await state.escalations.list(status=wanted, run_id=run, after=after, limit=limit)
-    lines = [EscalationLine(notice_of(each.id, each.document), each.cursor) for each in found]
+    lines = [_line(notice_of(each.id, each.document), each.cursor) for each in found]
     show(lines, COLUMNS, _cells, "there is no such escalation", json=json)
 
 
@@ -108,19 +113,13 @@ async def resolve(escalation: str, /, *, decision: Text, reason: Text, by: str |
     line(Console(), f"{escalation}: {done.status} by {done.resolved_by}, for: {done.decision}")
 
 
+def _line(notice: EscalationNotice, cursor: int) -> EscalationLine:
+    return EscalationLine(**msgspec.structs.asdict(notice), cursor=cursor)
+
+
 def _cells(each: EscalationLine) -> Sequence[str]:
-    told = each.escalation
-    times = _time(told.opened_at), _time(told.deadline)
-    return (
-        told.id,
-        told.status,
-        told.severity,
-        told.subject,
-        told.failed,
-        *times,
-        told.resolved_by,
-        str(each.cursor),
-    )
+    what = each.id, each.status, each.severity, each.subject, each.failed
+    return *what, _time(each.opened_at), _time(each.deadline), each.resolved_by, str(each.cursor)
 
 
 def _words(notice: EscalationNotice) -> Iterator[str]:

@@ -63,7 +63,7 @@ class Webhook:
         reader, writer = await asyncio.open_connection(
             address.host,
             address.port,
-            ssl=_trusted() if address.secure else None,
+            ssl=await asyncio.to_thread(_trusted) if address.secure else None,
             ssl_shutdown_timeout=SHUTDOWN_SECONDS if address.secure else None,
         )
         try:
@@ -93,5 +93,5 @@ async def _status(talk: h11.Connection, reader: asyncio.StreamReader) -> int:
 
 @cache
 def _trusted() -> ssl.SSLContext:
-    """TLS that trusts whom the system trusts; made once, since that takes a while."""
+    """TLS that trusts whom the system trusts; made once, in a thread, since it reads all their certificates."""
     return ssl.create_default_context()
