@@ -154,6 +154,58 @@ async def test_two_servers_bring_none_out_at_once() -> None:
     assert await at.left() == []
 
 
+@pytest.mark.parametrize("is_heard", [True, False])
+async def test_a_server_that_is_stopped_leaves_its_deliveries_to_others(
+    monkeypatch: pytest.MonkeyPatch, *, is_heard: bool
+) -> None:
+    """At once; if L3 does not hear it, when the lease is over, and nobody waits for that."""
+    monkeypatch.setattr(delivering, "HAND_BACK_SECONDS", 0.01)
+    at = Place()
+    await at.put("a")
+    begun = asyncio.Event()
+
+    async def stuck(_: Delivery, __: str) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def unheard(*_: Any, **__: Any) -> bool:
+        await asyncio.Event().wait()
+        return False
+
+    worker = at.worker({"crm": stuck})
+    worker.start()
+    await begun.wait()
+    with monkeypatch.context() as patch:
+        if not is_heard:
+            patch.setattr(at.queue, "failed", unheard)
+        await worker.stop()
+    assert await at.worker().deliver_due() == (1 if is_heard else 0)
+    assert await at.left() == ([] if is_heard else [("a", 1, False, None)])
+
+
+async def test_while_l3_is_away_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And again when it was back in between; not with each attempt."""
+    monkeypatch.setattr(delivering, "POLL_SECONDS", 0.001)
+    at, rounds = Place(), asyncio.Semaphore(0)
+    claim = at.queue.claim
+
+    async def counted(*exporters: Any, **how: Any) -> Any:
+        rounds.release()
+        return await claim(*exporters, **how)
+
+    monkeypatch.setattr(at.queue, "claim", counted)
+    worker = at.worker()
+    worker.start()
+    for away in (True, False, True):
+        at.storage.away = away
+        for _ in range(5):
+            await rounds.acquire()
+    await worker.stop()
+    assert caplog.text.count("cannot be told") == 2
+
+
 async def test_one_that_each_server_dies_over_is_given_up() -> None:
     """An attempt of which nobody has heard counts too."""
     at = Place()

@@ -29,6 +29,8 @@ AT_ONCE: Final = 8
 POLL_SECONDS: Final = 1.0
 LEASE_MARGIN_SECONDS: Final = 15.0
 """Beyond the time an exporter has, for L3 to hear how it went."""
+HAND_BACK_SECONDS: Final = 1.0
+"""For L3 to hear that a server that stops leaves a delivery to others."""
 BACKOFF_SECONDS: Final = 1.0
 BACKOFF_MAX_SECONDS: Final = 600.0
 DEAD: Final = "run/export/dead"
@@ -70,17 +72,20 @@ class DeliveryWorker:
         self._random = random_
         self._masked = masked
         self._announce = announce
+        self._ending = False
         self._unheard = False
         """L3 did not say what is due when it was asked last."""
         self._loops = [Background(partial(self._run, name), f"deliveries by {name}") for name in exporters]
 
     def start(self) -> None:
         """Begin in the background, for each exporter apart: one that stands still holds up no other."""
+        self._ending = False
         for loop in self._loops:
             loop.start()
 
     async def stop(self) -> None:
-        """End; an exporter that is at work is cancelled, and its delivery made again. May be called twice."""
+        """End; an exporter that is at work is cancelled, and its delivery left to others. May be called twice."""
+        self._ending = True
         for loop in self._loops:
             await loop.stop()
 
@@ -128,6 +133,18 @@ class DeliveryWorker:
                 await self._failed(row, error)
         except HoldfastError as fault:
             logger.warning("delivery %s: L3 did not hear how it went, so it is made again: %s", row.id, fault)
+        except asyncio.CancelledError:
+            if self._ending:
+                await self._hand_back(row)
+            raise
+
+    async def _hand_back(self, row: DeliveryRow) -> None:
+        """Let others have at once what is left undone here; if L3 does not hear it, they have it after the lease."""
+        try:
+            async with asyncio.timeout(HAND_BACK_SECONDS):
+                await self._queue.failed(row, "its server was stopped", again_seconds=0.0)
+        except (HoldfastError, TimeoutError):
+            return
 
     async def _attempt(self, row: DeliveryRow) -> str | None:
         """Call the exporter; why it failed, in words, None: it did not."""
