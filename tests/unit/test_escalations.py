@@ -12,6 +12,7 @@ from fix_events import Notes
 from fix_run_servers import Hall, hall
 from holdfast import Swarm, run_flows
 from holdfast.audit.chain import AuditNote
+from holdfast.decisions.sweeper import OverdueSweeper
 from holdfast.documents import Escalation, decode
 from holdfast.errors import (
     CorruptDocument,
@@ -53,10 +54,10 @@ class Hook:
             raise ConnectionError("no route")
 
 
-async def opened(flows: Flows, recovery: str = "rec1", **how: Any) -> str:
+async def opened(flows: Flows, recovery: str = "rec1", timeout_seconds: float = MINUTE, **how: Any) -> str:
     """Escalate on a server, as a recovery does."""
     escalator: FaultEscalator = flows.store.escalations
-    return await escalator.escalate(recovery, CORRUPT, "bot:b1", TRIED, MINUTE, **how)
+    return await escalator.escalate(recovery, CORRUPT, "bot:b1", TRIED, timeout_seconds, **how)
 
 
 def stored(shared: Hall, identifier: str = "rec1") -> Escalation:
@@ -270,15 +271,11 @@ async def test_what_nobody_answers_is_left_to_the_fallback_by_one_server() -> No
             await shared.servers["b"].store.escalations.resolve("rec1", decision="wait", by="ada", reason="late")
 
 
-async def test_a_server_sweeps_by_itself_and_knows_how_old_the_oldest_is() -> None:
-    """From its start on; what is decided counts no more."""
-    turn = asyncio.Event()
-
-    async def nap(_: float) -> None:
-        await turn.wait()
-
-    async with hall("a") as shared, shared.server("b", sleep=nap) as flows:
+async def test_a_server_knows_how_old_the_oldest_is() -> None:
+    """What is decided counts no more, and what cannot be read is no fault of the sweeper's."""
+    async with hall("a") as shared:
         await still(shared)
+        flows = shared.servers["a"]
         await opened(flows)
         shared.clock.advance(10.0)
         await flows.store.escalations.observe_oldest()
@@ -286,6 +283,32 @@ async def test_a_server_sweeps_by_itself_and_knows_how_old_the_oldest_is() -> No
         await flows.store.escalations.resolve("rec1", decision="wait", by="ada", reason="why")
         await flows.store.escalations.observe_oldest()
         assert flows.counters.escalations.oldest_open_seconds == 0.0
+        await shared.l3.raw_put(Key("escalation", "broken"), b'{"subject": 5}')
+        await flows.store.escalations.observe_oldest()
+        assert flows.counters.escalations.oldest_open_seconds == 0.0
+
+
+async def test_a_server_sweeps_by_itself() -> None:
+    """From its start on, and notes the age of the oldest with each sweep."""
+    naps = asyncio.Semaphore(0)
+
+    async def nap(_: float) -> None:
+        naps.release()
+        await asyncio.sleep(0.001)
+
+    async with hall("a") as shared:
+        await still(shared)
+        flows = shared.servers["a"]
+        await opened(flows)
+        await opened(flows, "rec2", timeout_seconds=2 * MINUTE)
+        shared.clock.advance(MINUTE)
+        escalations = flows.store.escalations
+        sweeper = OverdueSweeper(escalations, nap, "escalations", also=escalations.observe_oldest)
+        sweeper.start()
+        await naps.acquire()
+        await sweeper.stop()
+        assert (stored(shared).status, stored(shared, "rec2").status) == ("timed_out", "open")
+        assert flows.counters.escalations.oldest_open_seconds == MINUTE
 
 
 async def test_one_callback_that_fails_keeps_no_other_from_being_told() -> None:

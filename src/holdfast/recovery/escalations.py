@@ -12,7 +12,7 @@ from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
 from holdfast.decisions.docket import LIST_LIMIT, Docket, Listed
 from holdfast.documents.escalation import Escalation, EscalationStatus, TriedStep
-from holdfast.errors import Conflict
+from holdfast.errors import Conflict, CorruptDocument, SchemaTooNew
 from holdfast.keys import check_id
 from holdfast.kinds import DELIVERY, ESCALATION
 from holdfast.metrics.counters import EscalationCounters
@@ -224,8 +224,15 @@ class Escalations:
         self._on_timed_out.append(callback)
 
     async def observe_oldest(self) -> None:
-        """Note for how long the oldest one has been open. Raises as `list` does."""
-        oldest = await self._docket.list(status=EscalationStatus.OPEN.value, run_id=None, after=None, limit=1)
+        """Note for how long the oldest one has been open; one that cannot be read changes nothing.
+
+        Raises:
+            TierError: L3 cannot be asked.
+        """
+        try:
+            oldest = await self._docket.list(status=EscalationStatus.OPEN.value, run_id=None, after=None, limit=1)
+        except (CorruptDocument, SchemaTooNew):  # whoever lists escalations is told
+            return
         opened_at = oldest[0].document.opened_at if oldest else None
         age = 0.0 if opened_at is None else (await self.index.now() - opened_at).total_seconds()
         self._counters.oldest_open_seconds = age
