@@ -18,7 +18,7 @@ from holdfast.flows import Flows
 from holdfast.kinds import Kind, register
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Evidence, RecoveryLine
-from holdfast.recovery.classification import Classification
+from holdfast.protocols.escalations import Classified
 from holdfast.recovery.telling import COMPLETED
 from holdfast.settings import Settings
 from holdfast.testing import (
@@ -127,7 +127,7 @@ class Person:
     async def escalate(
         self,
         recovery_id: str,
-        classification: Classification,
+        classification: Classified,
         subject: str,
         tried: Sequence[tuple[str, str]],
         timeout_seconds: float,

@@ -11,24 +11,30 @@ import pytest
 from holdfast.adapters import connection_pool
 from holdfast.audit.chain import GENESIS, AuditEntry, AuditNote, Link, chained
 from holdfast.documents import ContextVariable
-from holdfast.kinds import register
+from holdfast.kinds import REVIEW, Kind, register
 from holdfast.settings import Settings
-from holdfast.testing import ManualClock, MemoryAudit, MemoryReviews, MemoryStorage
+from holdfast.testing import ManualClock, MemoryAudit, MemoryDecisions, MemoryStorage
 from holdfast.tiers.l3_audit import PostgresAudit
+from holdfast.tiers.l3_decisions import PostgresDecisions
 from holdfast.tiers.l3_postgres import PostgresStorage
-from holdfast.tiers.l3_reviews import PostgresReviews
 
 PARENT = ContextVariable(key="site", value="north", clock="000000000001.0000.a")
 CHILD = ContextVariable(key="site", value="south", clock="000000000002.0000.b")
 
 
 class MemoryTiers:
-    """`AuditLogs` and `ReviewIndexes` over an L3 in memory."""
+    """`AuditLogs` and `DecisionIndexes` over an L3 in memory."""
 
-    def __init__(self, audit: type[MemoryAudit] = MemoryAudit, reviews: type[MemoryReviews] = MemoryReviews) -> None:
+    def __init__(
+        self,
+        kind: Kind[Any] = REVIEW,
+        audit: type[MemoryAudit] = MemoryAudit,
+        decisions: type[MemoryDecisions] = MemoryDecisions,
+    ) -> None:
+        self.kind = kind.name
         self.storage = MemoryStorage()
         self.clock = ManualClock(100_000.0)
-        self.index = reviews(self.storage, self.clock)
+        self.index = decisions(self.storage, self.clock, kind)
         self._audit = audit
 
     def rows(self) -> MemoryAudit:
@@ -57,29 +63,30 @@ class Cut(MemoryAudit):
         return Link(entries[-1].number, entries[-1].hash) if entries else GENESIS
 
 
-class Undecided(MemoryReviews):
+class Undecided(MemoryDecisions):
     """Mutant: what is decided is overdue still."""
 
-    def _reviews(self) -> Any:
-        for name, row, fields in super()._reviews():
+    def _rows(self) -> Any:
+        for name, row, fields in super()._rows():
             yield name, row, {**fields, "status": "open"}
 
 
 class PostgresTiers:
-    """`AuditLogs` and `ReviewIndexes` over a real PostgreSQL."""
+    """`AuditLogs` and `DecisionIndexes` over a real PostgreSQL."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, kind: Kind[Any] = REVIEW) -> None:
+        self.kind = kind.name
         self.pool = connection_pool(settings)
         self.storage = PostgresStorage(self.pool, register([]))
-        self.index = PostgresReviews(self.pool)
+        self.index = PostgresDecisions(self.pool, kind)
 
     def rows(self) -> PostgresAudit:
         return PostgresAudit(self.pool)
 
 
 @pytest.fixture
-async def postgres_tiers(settings: Settings) -> AsyncIterator[PostgresTiers]:
-    """The audit log and reviews in this test's database."""
-    tiers = PostgresTiers(settings)
+async def postgres_tiers(settings: Settings, request: pytest.FixtureRequest) -> AsyncIterator[PostgresTiers]:
+    """The audit log and reviews in this test's database, or another kind that is decided once."""
+    tiers = PostgresTiers(settings, getattr(request, "param", REVIEW))
     yield tiers
     await tiers.pool.close()

@@ -9,6 +9,7 @@ from holdfast.documents import (
     Bot,
     ContextVariable,
     Document,
+    Escalation,
     ExportDeclaration,
     Routine,
     Run,
@@ -20,6 +21,7 @@ from holdfast.documents import (
 )
 from holdfast.entry import Consistency, Durability, Entry, Receipt, Tier
 from holdfast.errors import (
+    AlreadyDecided,
     AppendOnly,
     Closed,
     Conflict,
@@ -27,6 +29,7 @@ from holdfast.errors import (
     CorruptDocument,
     DocumentTooDeep,
     DocumentTooLarge,
+    EscalationSettled,
     HoldfastError,
     IncarnationChanged,
     InvalidDocument,
@@ -65,6 +68,7 @@ from holdfast.invalidation.rules import RULES, Dependents, Impact, Rule
 from holdfast.kinds import Caching, Kind
 from holdfast.node import connect
 from holdfast.protocols import Invalidation, Isolation, Replayed
+from holdfast.recovery.escalation_rules import EscalationNotice
 from holdfast.recovery.health import Health
 from holdfast.recovery.modes import Mode
 from holdfast.run_context.active_run import ActiveRun
@@ -83,6 +87,7 @@ from holdfast.write_behind.operations import Append, Delete, Increment, Merge, S
 __all__ = [
     "RULES",
     "ActiveRun",
+    "AlreadyDecided",
     "Append",
     "AppendOnly",
     "Backlog",
@@ -105,6 +110,9 @@ __all__ = [
     "DocumentTooLarge",
     "Durability",
     "Entry",
+    "Escalation",
+    "EscalationNotice",
+    "EscalationSettled",
     "Event",
     "ExportDeclaration",
     "Health",

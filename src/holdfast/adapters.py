@@ -13,8 +13,10 @@ from typing import Any, Final
 
 from holdfast.clock import Clock
 from holdfast.errors import SettingsError, StorageNotReady
-from holdfast.kinds import Kind
+from holdfast.kinds import ESCALATION, REVIEW, Kind
 from holdfast.protocols import Coherence
+from holdfast.recovery.webhook import Webhook
+from holdfast.recovery.webhook_address import read_address
 from holdfast.settings import Settings
 from holdfast.tiers import l3_migrations, l3_self_test
 from holdfast.tiers.codec import Codec
@@ -29,6 +31,7 @@ from holdfast.tiers.l2_secured import SecuredCalls
 from holdfast.tiers.l3_audit import PostgresAudit
 from holdfast.tiers.l3_connect import PostgresConnector
 from holdfast.tiers.l3_connections import ConnectionPool
+from holdfast.tiers.l3_decisions import PostgresDecisions
 from holdfast.tiers.l3_deliveries import PostgresDeliveries
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_feed import PostgresFeed
@@ -37,7 +40,6 @@ from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_keys import PostgresKeys
 from holdfast.tiers.l3_postgres import PostgresStorage
 from holdfast.tiers.l3_recovery import PostgresQuarantine, PostgresRecoveryLog
-from holdfast.tiers.l3_reviews import PostgresReviews
 from holdfast.tiers.l3_runs import PostgresRuns
 
 POLL_SECONDS_MAX: Final = 5.0
@@ -58,9 +60,9 @@ class Tiers:
         fences: L2 as the relay sees it.
         events: what carries events between servers.
         journals: what L3 knows of write-behind's journals, and `streams`: these in L2.
-        runs: L3's side of run contexts; `key_rows`: its data keys; `reviews`: of reviews; `audit`: the
-            audit log there; `deliveries`: what is to leave runs; `recovery_log` and `quarantine`: recovery's
-            records there.
+        runs: L3's side of run contexts; `key_rows`: its data keys; `reviews`: of reviews, `escalations`: of
+            escalations; `audit`: the audit log there; `deliveries`: what is to leave runs; `recovery_log` and
+            `quarantine`: recovery's records there.
         l2_guard, l3_guard: know whether L2 and L3 answer.
         coherence: what L3 said when it was asked first.
         untrusted: kinds whose tables do not tell of their changes, with the reason; no cache may answer for them.
@@ -78,7 +80,8 @@ class Tiers:
     streams: RedisJournals
     runs: PostgresRuns
     key_rows: PostgresKeys
-    reviews: PostgresReviews
+    reviews: PostgresDecisions
+    escalations: PostgresDecisions
     audit: PostgresAudit
     deliveries: PostgresDeliveries
     l2_guard: RedisGuard
@@ -140,7 +143,8 @@ async def open_tiers(
         streams=journal_streams(settings, clock, stack),
         runs=PostgresRuns(pool, dead_after_seconds=settings.write_behind_takeover_seconds),
         key_rows=PostgresKeys(pool),
-        reviews=PostgresReviews(pool),
+        reviews=PostgresDecisions(pool, REVIEW),
+        escalations=PostgresDecisions(pool, ESCALATION),
         audit=PostgresAudit(pool),
         deliveries=PostgresDeliveries(pool),
         l2_guard=RedisGuard(connection),
@@ -150,6 +154,14 @@ async def open_tiers(
         coherence=coherence,
         untrusted=untrusted,
     )
+
+
+def webhook(settings: Settings) -> Webhook | None:
+    """What posts escalations to the URL of the settings; None: there is none."""
+    if not settings.escalation_webhook_url:
+        return None
+    address = read_address(settings.escalation_webhook_url, plain_allowed=settings.escalation_webhook_plain)
+    return Webhook(address, settings.escalation_webhook_secret)
 
 
 def event_transport(settings: Settings, clock: Clock, stack: AsyncExitStack) -> RedisEvents:

@@ -201,7 +201,11 @@ class SealBroken(HoldfastError):
     """A sealed value was changed, or belongs to another variable, run, kind or version than it was found in."""
 
 
-class ReviewSettled(HoldfastError):
+class AlreadyDecided(HoldfastError):
+    """It was decided before, and stays as it was decided; nothing was changed."""
+
+
+class ReviewSettled(AlreadyDecided):
     """The review was decided before, and stays as it was decided; nothing was changed.
 
     Attributes:
@@ -221,6 +225,28 @@ class ReviewSettled(HoldfastError):
         self.choice = choice
         how = "was resolved" if status == "resolved" else "had timed out and was decided"
         super().__init__(f"review {review_id} {how} by {by} at {at}, for: {choice}")
+
+
+class EscalationSettled(AlreadyDecided):
+    """The escalation was decided before, and stays as it was decided; nothing was changed.
+
+    Attributes:
+        escalation_id: of the escalation.
+        status: `resolved`, or `timed_out`: nobody had answered.
+        by: who decided; of one that timed out, which server.
+        at: when, by L3's clock.
+        decision: what was decided; of one that timed out, the fallback.
+    """
+
+    def __init__(self, escalation_id: str, *, status: str, by: str, at: Any, decision: str | None) -> None:
+        """Say which escalation, who decided it, and how."""
+        self.escalation_id = escalation_id
+        self.status = status
+        self.by = by
+        self.at = at
+        self.decision = decision
+        how = "was resolved" if status == "resolved" else "had timed out and was left to its fallback"
+        super().__init__(f"escalation {escalation_id} {how} by {by} at {at}: {decision}")
 
 
 class RunOver(HoldfastError):

@@ -267,6 +267,7 @@ class Flows:
             dead_writes=self.dead_writes,
             runs=self.run_flows.runs,
             reviews=self.run_flows.reviews,
+            escalations=self.run_flows.escalations,
             audit=self.audit,
             deliveries=self.run_flows.deliveries,
         )

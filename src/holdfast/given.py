@@ -15,6 +15,7 @@ from holdfast.protocols import (
     AuditRows,
     ChangeSource,
     Coherence,
+    DecisionIndex,
     DeliveryQueue,
     EventTransport,
     FenceSink,
@@ -23,12 +24,12 @@ from holdfast.protocols import (
     KeyRows,
     QuarantineRows,
     RecoveryLogRows,
-    ReviewIndex,
     RunIndex,
     SharedCache,
     Storage,
 )
 from holdfast.protocols.guards import StorageGuard, TierGuard
+from holdfast.recovery.escalation_hooks import EscalationHook
 from holdfast.run_context.exports import Exporter, Transformation
 from holdfast.settings import Settings
 
@@ -55,10 +56,11 @@ class Given:
         rules: what goes with a document that changed; acted on by the server that fences L2.
         rules_l3: by which it does: apart from the others, who may keep all connections busy; None: as all.
         transformations: of what leaves runs, and `exporters`: who bring it to external systems, by name.
+        escalation_hooks: who are told of escalations, by name, beside the leaders of swarms.
         journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts;
             `deliveries`: what L3 knows of what is to leave them.
         l2_guard, l3_guard: know whether these tiers answer, and cut them off if they do not.
-        reviews: L3's side of reviews; `audit`: the audit log there.
+        reviews: L3's side of reviews, `escalations`: of escalations; `audit`: the audit log there.
         recovery_log, quarantine: recovery's records there.
     """
 
@@ -73,7 +75,8 @@ class Given:
     streams: JournalStreams
     runs: RunIndex
     key_rows: KeyRows
-    reviews: ReviewIndex
+    reviews: DecisionIndex
+    escalations: DecisionIndex
     audit: AuditRows
     deliveries: DeliveryQueue
     l2_guard: TierGuard
@@ -95,3 +98,4 @@ class Given:
     rules_l3: Storage | None = None
     transformations: Mapping[str, Transformation] = field(default_factory=dict)
     exporters: Mapping[str, Exporter] = field(default_factory=dict)
+    escalation_hooks: Mapping[str, EscalationHook] = field(default_factory=dict)

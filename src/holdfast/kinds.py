@@ -11,6 +11,7 @@ from holdfast.documents import (
     Bot,
     Delivery,
     Document,
+    Escalation,
     ExportedValue,
     Review,
     Routine,
@@ -225,7 +226,19 @@ EXPORT: Final = Kind(
 )
 DELIVERY: Final = Kind("delivery", Delivery, "Delivery", Caching(cache="run"))
 REVIEW: Final = Kind("review", Review, "Review", Caching(cache="run", l2_ttl_seconds=15 * 60.0))
-BUILT_IN: Final[tuple[Kind[Any], ...]] = (SWARM, BOT, TEAM, ROUTINE, RUN_SNAPSHOT, RUN, EXPORT, DELIVERY, REVIEW)
+ESCALATION: Final = Kind("escalation", Escalation, "Escalation", Caching(cache="run", l2_ttl_seconds=15 * 60.0))
+BUILT_IN: Final[tuple[Kind[Any], ...]] = (
+    SWARM,
+    BOT,
+    TEAM,
+    ROUTINE,
+    RUN_SNAPSHOT,
+    RUN,
+    EXPORT,
+    DELIVERY,
+    REVIEW,
+    ESCALATION,
+)
 
 
 def register(own: Iterable[Kind[Any]]) -> dict[str, Kind[Any]]:

@@ -20,7 +20,7 @@ from typing import Any, Unpack
 
 import msgspec
 
-from holdfast.adapters import open_tiers
+from holdfast.adapters import open_tiers, webhook
 from holdfast.arguments import SettingArguments
 from holdfast.clock import SystemClock
 from holdfast.documents.frozen import EMPTY_DICT
@@ -31,6 +31,7 @@ from holdfast.invalidation.rules import RULES, Rule
 from holdfast.invalidation.rules import check as check_rules
 from holdfast.keys import KIND_NAME
 from holdfast.kinds import Kind, register
+from holdfast.recovery.escalation_hooks import RESERVED, WEBHOOK, EscalationHook
 from holdfast.run_context.exports import Exporter, Transformation
 from holdfast.settings import Settings, load_settings
 from holdfast.store import StateStore
@@ -53,12 +54,14 @@ class Node:
         rules: Iterable[Rule] = RULES,
         transformations: Mapping[str, Transformation] = EMPTY_DICT,
         exporters: Mapping[str, Exporter] = EMPTY_DICT,
+        escalation_hooks: Mapping[str, EscalationHook] = EMPTY_DICT,
     ) -> None:
         self.settings = settings
         self.kinds = register(kinds)
         self.rules = check_rules(rules, self.kinds)
         self._transformations = _named(transformations)
         self._exporters = _named(exporters)
+        self._escalation_hooks = _hooks(escalation_hooks, settings)
         self._clock = SystemClock()
         build_caches(settings, self.kinds, self._clock)  # what cannot work is refused before anything connects
         self.flows: Flows | None = None
@@ -106,6 +109,7 @@ class Node:
                 runs=tiers.runs,
                 key_rows=tiers.key_rows,
                 reviews=tiers.reviews,
+                escalations=tiers.escalations,
                 audit=tiers.audit,
                 deliveries=tiers.deliveries,
                 l2_guard=tiers.l2_guard,
@@ -125,6 +129,7 @@ class Node:
                 rules_l3=tiers.rules_l3,
                 transformations=self._transformations,
                 exporters=self._exporters,
+                escalation_hooks=self._escalation_hooks,
             )
         )
         self._stack.push_async_callback(flows.stop)
@@ -145,6 +150,14 @@ def _named(functions: Mapping[str, Any]) -> dict[str, Any]:
         if not callable(function):
             raise SettingsError(f"{name} is to be a function, not {type(function).__name__}")
     return dict(functions)
+
+
+def _hooks(functions: Mapping[str, EscalationHook], settings: Settings) -> dict[str, EscalationHook]:
+    """A copy of hooks by name, with the webhook of the settings. Raises as `_named`, and for a name that is taken."""
+    if taken := RESERVED & functions.keys():
+        raise SettingsError(f"escalation_hooks: {', '.join(sorted(taken))} is the name of a hook that is built in")
+    built_in = webhook(settings)
+    return _named(functions) | ({} if built_in is None else {WEBHOOK: built_in})
 
 
 async def with_servers(settings: Settings, progress: Callable[[str], None]) -> Settings:
@@ -226,6 +239,7 @@ def connect(
     rules: Iterable[Rule] = RULES,
     transformations: Mapping[str, Transformation] = EMPTY_DICT,
     exporters: Mapping[str, Exporter] = EMPTY_DICT,
+    escalation_hooks: Mapping[str, EscalationHook] = EMPTY_DICT,
     config: Path | str | None = None,
     progress: Callable[[str], None] = lambda _: None,
     **arguments: Unpack[SettingArguments],
@@ -244,6 +258,9 @@ def connect(
         exporters: who bring values of completed runs to external systems, by the names that `mark_for_export` uses:
             each is awaited with a `Delivery` and its idempotency key, perhaps more than once. Not every server needs
             them.
+        escalation_hooks: who are told of escalations, by names of yours: each is awaited with an `EscalationNotice` and
+            its idempotency key, when one is opened and when it is decided, perhaps more than once. Not every server
+            needs them, but the one that opens it has to know their names.
         config: a TOML file with settings.
         progress: told in words what is being waited for.
         arguments: single settings by name; they win over the environment and the file.
@@ -257,5 +274,13 @@ def connect(
         environment=os.environ, file=Path(config) if config is not None else None, arguments=arguments
     )
     return Connecting(
-        Node(chosen, kinds, progress=progress, rules=rules, transformations=transformations, exporters=exporters)
+        Node(
+            chosen,
+            kinds,
+            progress=progress,
+            rules=rules,
+            transformations=transformations,
+            exporters=exporters,
+            escalation_hooks=escalation_hooks,
+        )
     )

@@ -1,4 +1,4 @@
-"""What one server runs for runs: partitions of their snapshots, their exports and reviews, and its keys."""
+"""What one server runs for runs: partitions of their snapshots, their exports, what a person decides, and its keys."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
+from holdfast.decisions.sweeper import OverdueSweeper
 from holdfast.documents import ContextVariable, Limits
 from holdfast.entry import Consistency
 from holdfast.given import Given
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.keys import Key
-from holdfast.kinds import REVIEW, RUN
+from holdfast.kinds import ESCALATION, REVIEW, RUN, SWARM
 from holdfast.metrics.counters import Counters
 from holdfast.protocols import Cursor, FaultSink, Poll
+from holdfast.recovery.escalation_hooks import LEADER, EscalationHook, LeaderTold, exporters_of
+from holdfast.recovery.escalations import Escalations
 from holdfast.reviews.reviewer import MergeReviewer, ReviewChanges
 from holdfast.reviews.reviews import Reviews
 from holdfast.reviews.rules import review_rules
-from holdfast.reviews.sweeper import ReviewSweeper
 from holdfast.run_context import ground as runs_ground
 from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.deliveries import Deliveries
@@ -59,7 +61,7 @@ class RunFlows:
     """The flows of runs, and what works for them in the background while it is started.
 
     Attributes:
-        runs, reviews, deliveries: the doors.
+        runs, reviews, escalations, deliveries: the doors.
     """
 
     def __init__(self, given: Given, beneath: Beneath) -> None:
@@ -68,6 +70,8 @@ class RunFlows:
         self._hybrid = HybridClock(given.wall, given.server)
         self.review_changes = ReviewChanges()
         self.reviews = self._make_reviews()
+        self._hooks = self._make_hooks()
+        self.escalations = self._make_escalations()
         self.deliveries = Deliveries(given.deliveries, actor=given.server)
         self._leaving = Leaving()
         self.runs = Runs(self._ground(), beneath.audit, self._leaving)
@@ -76,13 +80,13 @@ class RunFlows:
 
     def start(self) -> None:
         """Begin in the background."""
-        for each in (self.partitions, self.review_sweeper, self.delivery_worker, self.key_keeper):
+        for each in self._background:
             each.start()
 
     async def stop(self) -> None:
         """End; may be called twice. Each is ended, whatever became of the others."""
         async with AsyncExitStack() as ends:  # the last named comes first
-            for each in (self.partitions, self.review_sweeper, self.delivery_worker, self.key_keeper, self._leaving):
+            for each in (*self._background, self._leaving):
                 ends.push_async_callback(each.stop)
 
     def _hear(self, before: Cursor | None, poll: Poll) -> None:
@@ -94,17 +98,27 @@ class RunFlows:
         given, counters = self._given, self._beneath.counters
         settings = given.settings
         self.partitions = Partitions(given.runs, settings.run_snapshot_months, counters.partitions, given.sleep)
-        self.review_sweeper = ReviewSweeper(self.reviews, given.sleep)
+        self.review_sweeper = OverdueSweeper(self.reviews, given.sleep, "review")
+        self.escalation_sweeper = OverdueSweeper(
+            self.escalations, given.sleep, "escalation", also=self.escalations.observe_oldest
+        )
         self.key_keeper = KeyKeeper(self._beneath.keys, self._beneath.audit, given.sleep)
         self.delivery_worker = DeliveryWorker(
             given.deliveries,
-            given.exporters,
+            {**given.exporters, **exporters_of(self._hooks)},
             DeliveryRules(settings.delivery_attempts_max, settings.delivery_timeout_seconds),
             counters.deliveries,
             sleep=given.sleep,
             random_=given.random_,
             masked=self._beneath.keys.known.masked,
             announce=self._beneath.bus.announce,
+        )
+        self._background = (
+            self.partitions,
+            self.review_sweeper,
+            self.escalation_sweeper,
+            self.delivery_worker,
+            self.key_keeper,
         )
 
     def _make_reviews(self) -> Reviews:
@@ -130,6 +144,24 @@ class RunFlows:
             await self._beneath.handing_over.decide_for(Key(RUN.name, run_id), run.owner)
         view = await self.runs.get(run_id, consistency=Consistency.STRONG)
         return None if view is None else view.state.variables.get(key)
+
+    def _make_hooks(self) -> dict[str, EscalationHook]:
+        leader = LeaderTold(self._beneath.bus, self._beneath.collections[SWARM.name])
+        return {LEADER: leader, **self._given.escalation_hooks}
+
+    def _make_escalations(self) -> Escalations:
+        given, beneath = self._given, self._beneath
+        return Escalations(
+            beneath.collections[ESCALATION.name],
+            beneath.transactions,
+            given.escalations,
+            beneath.audit,
+            beneath.counters.escalations,
+            hooks=tuple(self._hooks),
+            new_id=given.new_id,
+            server=given.server,
+            masked=beneath.keys.known.masked,
+        )
 
     def _ground(self) -> runs_ground.Ground:
         given, beneath = self._given, self._beneath

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from holdfast.errors import SettingsError
+from holdfast.recovery.webhook_address import read_address
 from holdfast.run_context.limits import AROUND_BYTES_MAX
 from holdfast.sensitivity.master_keys import MasterKeys
 from holdfast.sensitivity.master_keys import shown as shown_master_keys
@@ -115,6 +116,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         recovery_log_rows_max: lines of the recovery log that L3 keeps, the newest; 10,000.
         quarantine_rows_max: entries of the quarantine that L3 keeps, those met last for the first time; each has 64 KiB
             at most; 1000.
+        escalation_webhook_url: is sent each escalation, as JSON, when it is opened and when it is decided; https, or
+            http on this machine; by default none. It is never shown but for its host.
+        escalation_webhook_secret: by which what is sent is signed: the header ``Holdfast-Signature`` has the
+            HMAC-SHA-256 of the body; by default nothing is signed.
+        escalation_webhook_plain: the URL may be http to other machines too, where others on the way can read and change
+            what is sent.
     """
 
     postgres_url: str = ""
@@ -183,6 +190,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"] = "parent_wins"
     recovery_log_rows_max: Count = 10_000
     quarantine_rows_max: Count = 1000
+    escalation_webhook_url: str = ""
+    escalation_webhook_secret: Annotated[str, Meta(max_length=1024)] = ""
+    escalation_webhook_plain: bool = False
 
     def __post_init__(self) -> None:
         """Check each field, as the sources do, and what no single field can say."""
@@ -195,6 +205,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 f"one document; here they are {self.run_bytes_max} and {self.document_bytes_max}"
             )
         MasterKeys.read(self.master_keys)
+        if self.escalation_webhook_url:
+            read_address(self.escalation_webhook_url, plain_allowed=self.escalation_webhook_plain)
         if bool(self.postgres_url) != bool(self.redis_urls):
             given, other = ("postgres_url", "redis_urls") if self.postgres_url else ("redis_urls", "postgres_url")
             raise SettingsError(
@@ -207,7 +219,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return not self.postgres_url
 
     def __repr__(self) -> str:
-        """Every setting, URLs without user and password, master keys by their ids alone."""
+        """Every setting, URLs without what is secret in them, master keys by their ids alone, no other secret."""
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in self._shown())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
@@ -222,6 +234,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 value = tuple(_redacted(url) for url in value)
             elif name == "master_keys":
                 value = shown_master_keys(value)
+            elif value and name == "escalation_webhook_url":
+                value = read_address(value, plain_allowed=True).shown
+            elif value and name == "escalation_webhook_secret":
+                value = "***"
             yield name, value
 
 

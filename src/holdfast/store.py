@@ -13,6 +13,7 @@ from holdfast.documents import Document
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.consistency import ConsistencyReport
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
+from holdfast.recovery.escalations import Escalations
 from holdfast.recovery.health import Health
 from holdfast.reviews.reviews import Reviews
 from holdfast.run_context.deliveries import Deliveries
@@ -41,6 +42,7 @@ class Parts:
     dead_writes: DeadWrites
     runs: Runs
     reviews: Reviews
+    escalations: Escalations
     audit: AuditLog
     deliveries: Deliveries
 
@@ -58,6 +60,7 @@ class StateStore:
         dead_writes: accepted writes that were given up; see `DeadWrites`.
         runs: runs of routines: begun, found, resumed, forked; see `Runs`.
         reviews: conflicts that a person decides; see `Reviews`.
+        escalations: faults that a person is asked about; see `Escalations`.
         audit: who did what, why and when; see `AuditLog`.
         deliveries: what is on its way from completed runs to external systems, or was given up; see `Deliveries`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
@@ -84,6 +87,7 @@ class StateStore:
         self.dead_writes = parts.dead_writes
         self.runs = parts.runs
         self.reviews = parts.reviews
+        self.escalations = parts.escalations
         self.audit = parts.audit
         self.deliveries = parts.deliveries
         self.bus = parts.bus

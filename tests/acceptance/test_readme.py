@@ -167,6 +167,14 @@ def test_the_page_of_exports(servers: Running, postgres_url: str) -> None:
     assert {"crm: culprit valve 0", "crm: culprit valve 1"} <= set(lines)
 
 
+def test_the_page_of_escalations(servers: Running, postgres_url: str) -> None:
+    """The hook is told of both, and the decision stands."""
+    (code,) = blocks("docs/escalations.md")
+    lines = run(code, servers, postgres_url).splitlines()
+    assert "resolved by carol" in lines
+    assert {"pager: desk:d1 open None", "pager: desk:d1 resolved bob"} <= set(lines)
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_each_example_runs(example: Path, servers: Running, postgres_url: str) -> None:
     """Every file under examples ends well."""

@@ -101,7 +101,9 @@ def test_a_target_is_what_stands_before_the_first_colon_and_the_rest(text: str, 
 async def test_a_kind_that_l3_does_not_have_is_refused_with_those_it_has(command: Command) -> None:
     """A dry run too."""
     for dry_run in (True, False):
-        with pytest.raises(SettingsError, match="there is no kind bott: L3 has bot, delivery, export, review, routine"):
+        with pytest.raises(
+            SettingsError, match="there is no kind bott: L3 has bot, delivery, escalation, export, review, routine"
+        ):
             await command("bott:b1", dry_run=dry_run)
 
 

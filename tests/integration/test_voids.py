@@ -279,6 +279,6 @@ async def test_a_role_that_writes_documents_cannot_invalidate(settings: Settings
 
 async def test_l3_refuses_what_it_does_not_know(l3: PostgresStorage) -> None:
     """One sentence, naming the kinds that there are."""
-    kinds = "bot, delivery, export, review, routine, run, run_snapshot, swarm, team"
+    kinds = "bot, delivery, escalation, export, review, routine, run, run_snapshot, swarm, team"
     with pytest.raises(SettingsError, match=f"there is no kind bott: L3 has {kinds}"):
         await l3.count(Target("bott"))

@@ -11,18 +11,18 @@ from holdfast import Bot, Settings
 from holdfast.collection import Collection
 from holdfast.flows import Flows
 from holdfast.keys import Key
-from holdfast.kinds import BUILT_IN, Caching, Kind
+from holdfast.kinds import BUILT_IN, ESCALATION, REVIEW, Caching, Kind
 from holdfast.protocols import Change
 from holdfast.testing import (
     MemoryAudit,
     MemoryCache,
+    MemoryDecisions,
     MemoryDeliveries,
     MemoryFeed,
     MemoryJournalBase,
     MemoryKeys,
     MemoryQuarantine,
     MemoryRecoveryLog,
-    MemoryReviews,
     MemoryRuns,
     MemoryStorage,
 )
@@ -136,7 +136,8 @@ class Server:
         self.fences = SlowFences(scene.l2, world, late_seconds=2.0, **late)
         self._journals = MemoryJournalBase(scene.l3, world)  # nothing is written behind in these worlds
         self._runs = MemoryRuns(scene.l3, world)
-        self._reviews, self._audit = MemoryReviews(scene.l3, world), MemoryAudit(scene.l3)
+        self._reviews = MemoryDecisions(scene.l3, world, REVIEW)
+        self._escalations, self._audit = MemoryDecisions(scene.l3, world, ESCALATION), MemoryAudit(scene.l3)
         self._key_rows, self._deliveries = MemoryKeys(scene.l3), MemoryDeliveries(scene.l3, world)
         self._recovery_log, self._quarantine = MemoryRecoveryLog(scene.l3), MemoryQuarantine(scene.l3)
 
@@ -152,6 +153,7 @@ class Server:
                 journals=self._journals,
                 runs=self._runs,
                 reviews=self._reviews,
+                escalations=self._escalations,
                 audit=self._audit,
                 key_rows=self._key_rows,
                 deliveries=self._deliveries,

@@ -289,6 +289,29 @@ async def test_a_retry_during_an_attempt_calls_nobody_twice_at_once() -> None:
     assert await at.left() == []
 
 
+async def test_while_l3_is_away_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And again when it was back in between; not with each attempt."""
+    monkeypatch.setattr(delivering, "POLL_SECONDS", 0.001)
+    at, rounds = Place(), asyncio.Semaphore(0)
+    claim = at.queue.claim
+
+    async def counted(*exporters: Any, **how: Any) -> Any:
+        rounds.release()
+        return await claim(*exporters, **how)
+
+    monkeypatch.setattr(at.queue, "claim", counted)
+    worker = at.worker()
+    worker.start()
+    for away in (True, False, True):
+        at.storage.away = away
+        for _ in range(5):
+            await rounds.acquire()
+    await worker.stop()
+    assert caplog.text.count("cannot be told") == 2
+
+
 async def test_one_that_each_server_dies_over_is_given_up() -> None:
     """An attempt of which nobody has heard counts too."""
     at = Place()

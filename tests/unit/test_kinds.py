@@ -10,6 +10,7 @@ from holdfast.documents import (
     Bot,
     Delivery,
     Document,
+    Escalation,
     ExportedValue,
     Review,
     Routine,
@@ -44,6 +45,7 @@ def test_the_built_in_kinds_are_those_of_the_seed() -> None:
         ("export", ExportedValue, "Export", "run", 900, False),
         ("delivery", Delivery, "Delivery", "run", 900, False),
         ("review", Review, "Review", "run", 900, False),
+        ("escalation", Escalation, "Escalation", "run", 900, False),
     ]
 
 
@@ -136,7 +138,7 @@ def test_own_kinds_stand_beside_the_built_in_ones() -> None:
     """Registered kinds are found by name, own and built-in, in order of declaration."""
     plan = Kind("plan", Plan)
     registered = register([plan])
-    built_in = ["swarm", "bot", "team", "routine", "run_snapshot", "run", "export", "delivery", "review"]
+    built_in = ["swarm", "bot", "team", "routine", "run_snapshot", "run", "export", "delivery", "review", "escalation"]
     assert list(registered) == [*built_in, "plan"]
     assert registered["plan"] is plan
     assert registered["swarm"] is SWARM

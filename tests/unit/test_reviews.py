@@ -14,6 +14,8 @@ from fix_races import until
 from fix_reviews import CHILD, PARENT
 from fix_run_servers import Hall, hall
 from holdfast.audit.chain import AuditNote
+from holdfast.decisions.log_once import TEXTS_MAX, LogOnce
+from holdfast.decisions.sweeper import OverdueSweeper
 from holdfast.documents import ContextVariable, Review, decode, encode
 from holdfast.errors import (
     InvalidDocument,
@@ -33,10 +35,8 @@ from holdfast.errors import (
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.protocols import Isolation
-from holdfast.reviews.log_once import TEXTS_MAX, LogOnce
 from holdfast.reviews.reviewer import MergeReviewer
 from holdfast.reviews.reviews import Reviews
-from holdfast.reviews.sweeper import ReviewSweeper
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.testing.memory_transaction import MemoryTransaction
 
@@ -369,7 +369,7 @@ async def test_a_server_sweeps_while_it_runs() -> None:
 
     async with hall("a") as shared:
         await opened(shared)
-        sweeper = ReviewSweeper(shared.servers["a"].run_flows.reviews, nap)
+        sweeper = OverdueSweeper(shared.servers["a"].run_flows.reviews, nap, "review")
         shared.l3.away = True
         sweeper.start()
         try:
@@ -403,7 +403,7 @@ async def test_no_fault_ends_the_sweeping(monkeypatch: pytest.MonkeyPatch) -> No
         await asyncio.sleep(0)
 
     async with hall("a") as shared:
-        sweeper = ReviewSweeper(shared.servers["a"].run_flows.reviews, nap)
+        sweeper = OverdueSweeper(shared.servers["a"].run_flows.reviews, nap, "review")
 
         async def broken() -> None:
             raise RuntimeError("broken")

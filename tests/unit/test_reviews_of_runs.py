@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -342,16 +343,20 @@ async def test_a_run_does_not_end_while_a_decision_on_it_is_recorded(
         monkeypatch.setattr(
             Reviews, "_run", lambda _, transaction, run_id: transaction.collection(RUN_KIND).get(run_id)
         )
-    locked, status = Reviews._locked, []
+    nobody_waits, status = Reviews._nobody_waits, []
     async with hall(**MANUAL) as at:
         parent = await asking(at)
 
-        async def late(self: Reviews, transaction: Transaction, identifier: str) -> Review:
-            with contextlib.suppress(Undecided):
-                await parent.complete()
-            status.append(at.row().status)
-            return await locked(self, transaction, identifier)
+        def late(self: Reviews, run_id: str) -> Callable[[Transaction], Awaitable[str | None]]:
+            async def why(transaction: Transaction) -> str | None:
+                known = await nobody_waits(self, run_id)(transaction)
+                with contextlib.suppress(Undecided):
+                    await parent.complete()
+                status.append(at.row().status)
+                return known
 
-        monkeypatch.setattr(Reviews, "_locked", late)
+            return why
+
+        monkeypatch.setattr(Reviews, "_nobody_waits", late)
         await decide(at, choice="child")
         assert status == ["running" if locks else "completed"]

@@ -38,6 +38,9 @@ AS_TEXT: dict[str, tuple[str, Any]] = {
     "master_keys": (f" {OLD} , {NEW},", (OLD, NEW)),
     "run_on_conflict": ("keep_latest", "keep_latest"),
     "export_secrets": ("mask", "mask"),
+    "escalation_webhook_url": ("https://hooks.example/T0/x", "https://hooks.example/T0/x"),
+    "escalation_webhook_secret": ("s3cret", "s3cret"),
+    "escalation_webhook_plain": ("true", True),
 }
 
 

@@ -214,7 +214,7 @@ async def test_who_did_it_and_why_is_kept() -> None:
         ({}, "exactly one of"),
         ({"kind": "bot", "all": True}, "exactly one of"),
         ({"kind": "bot", "tag": "x"}, "exactly one of"),
-        ({"kind": "bott"}, "kind bott is not known here; known are bot, delivery, export, review, routine"),
+        ({"kind": "bott"}, "kind bott is not known here; known are bot, delivery, escalation, export, review, routine"),
         ({"tag": ""}, "a tag must not be empty"),
         ({"tag": "x" * 554}, "554 bytes; at most 553"),
         ({"all": True, "reason": " "}, "reason is a text of 1 to 1000"),

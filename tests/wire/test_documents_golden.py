@@ -20,6 +20,7 @@ from holdfast.documents import (
     ContextVariable,
     Delivery,
     Document,
+    Escalation,
     ExportDeclaration,
     ExportedValue,
     FrozenDict,
@@ -50,6 +51,7 @@ from holdfast.documents import (
     TeamObjective,
     TeamStructure,
     ToolCallRecord,
+    TriedStep,
     decode,
     encode,
 )
@@ -329,6 +331,28 @@ REVIEW = Review(
     left_out=True,
 )
 
+ESCALATION = Escalation(
+    subject="run:run1",
+    failed="the context of a run cannot be restored as it was",
+    error_type="context_corruption",
+    severity="CRITICAL",
+    recovery_id="rec1",
+    swarm_id="swarm1",
+    run_id="run1",
+    tried=[TriedStep(step="terminate_routine", outcome="done")],
+    options=["restore_last_snapshot", "wait"],
+    fallback="restore_last_snapshot",
+    hooks=["leader", "webhook"],
+    status="resolved",
+    opened_at=NOON,
+    opened_by="server1",
+    deadline=NOON,
+    decision="wait",
+    resolved_by="ada",
+    resolved_at=NOON,
+    reason="she knows",
+)
+
 GOLDEN: dict[str, tuple[Document, str]] = {
     "swarm": (
         SWARM,
@@ -446,6 +470,18 @@ GOLDEN: dict[str, tuple[Document, str]] = {
             '"timestamp":"2025-06-05T12:00:00Z","clock":"0198.0000.n2","sensitivity":"internal"},"resolvedBy":"ada",'
             '"resolvedAt":"2025-06-05T12:00:00Z","reason":"she knows","applied":true,'
             '"overtaken":true,"leftOut":true}'
+        ),
+    ),
+    "escalation": (
+        ESCALATION,
+        (
+            '{"__version":1,"subject":"run:run1","failed":"the context of a run cannot be restored as it was",'
+            '"errorType":"context_corruption","severity":"CRITICAL","recoveryId":"rec1","swarmId":"swarm1",'
+            '"runId":"run1","tried":[{"step":"terminate_routine","outcome":"done"}],'
+            '"options":["restore_last_snapshot","wait"],"fallback":"restore_last_snapshot",'
+            '"hooks":["leader","webhook"],"status":"resolved","openedAt":"2025-06-05T12:00:00Z",'
+            '"openedBy":"server1","deadline":"2025-06-05T12:00:00Z","decision":"wait","resolvedBy":"ada",'
+            '"resolvedAt":"2025-06-05T12:00:00Z","reason":"she knows"}'
         ),
     ),
     "run_snapshot": (

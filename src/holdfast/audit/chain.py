@@ -21,7 +21,7 @@ class AuditAction(StrEnum):
     """What is recorded."""
 
     RESOLVED = "resolved"
-    """A review, by a person or by the fallback when nobody had answered."""
+    """A review or an escalation, by a person or by the fallback when nobody had answered."""
     REVEALED = "revealed"
     """A secret was shown to a person."""
     ROTATED = "rotated"

@@ -16,6 +16,7 @@ import cyclopts
 from holdfast.cli.audit import audit
 from holdfast.cli.dead_letters import dead_letters
 from holdfast.cli.demo import demo
+from holdfast.cli.escalations import escalations
 from holdfast.cli.events import events
 from holdfast.cli.exports import exports
 from holdfast.cli.health import health
@@ -50,6 +51,7 @@ app.command(dead_letters)
 app.command(runs)
 app.command(keys)
 app.command(reviews)
+app.command(escalations)
 app.command(audit)
 app.command(exports)
 app.command(health)

@@ -24,7 +24,9 @@ from holdfast.write_behind.dead_writes import BY_HAND
 
 COLUMNS = ("id", "exporter", "attempts", "state", "error")
 Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=LISTED_MAX))]
-exports = cyclopts.App(name="exports", help="Values of completed runs on their way to external systems.")
+exports = cyclopts.App(
+    name="exports", help="Values of completed runs, and notices of escalations, on their way to external systems."
+)
 
 
 @exports.command(name="list")

@@ -9,6 +9,7 @@ from holdfast.documents.base import Document, Part
 from holdfast.documents.bot import Bot, ConfigResource, ResourceTranslation
 from holdfast.documents.decoding import decode
 from holdfast.documents.encoding import Limits, encode
+from holdfast.documents.escalation import Escalation, EscalationStatus, TriedStep
 from holdfast.documents.exports import Delivery, ExportedValue
 from holdfast.documents.frozen import FreeValue, FrozenDict, FrozenList, freeze, thaw
 from holdfast.documents.review import Review, ReviewChoice, ReviewPolicy, ReviewStatus
@@ -72,6 +73,8 @@ __all__ = [
     "DataSensitivity",
     "Delivery",
     "Document",
+    "Escalation",
+    "EscalationStatus",
     "ExportDeclaration",
     "ExportDestination",
     "ExportedValue",
@@ -120,6 +123,7 @@ __all__ = [
     "TeamObjective",
     "TeamStructure",
     "ToolCallRecord",
+    "TriedStep",
     "UnknownTag",
     "VariableSource",
     "Visibility",

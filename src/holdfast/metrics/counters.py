@@ -154,6 +154,21 @@ class RecoveryCounters:
 
 
 @dataclass(slots=True)
+class EscalationCounters:
+    """Of escalations.
+
+    Attributes:
+        opened, resolved, timed_out: by this server.
+        oldest_open_seconds: for how long the oldest one of all servers had been open at the last sweep; 0: none is.
+    """
+
+    opened: int = 0
+    resolved: int = 0
+    timed_out: int = 0
+    oldest_open_seconds: float = 0.0
+
+
+@dataclass(slots=True)
 class Counters:
     """The counters of one server.
 
@@ -169,4 +184,5 @@ class Counters:
     deliveries: DeliveryCounters = field(default_factory=DeliveryCounters)
     modes: ModeCounters = field(default_factory=ModeCounters)
     recovery: RecoveryCounters = field(default_factory=RecoveryCounters)
+    escalations: EscalationCounters = field(default_factory=EscalationCounters)
     flushes: int = 0

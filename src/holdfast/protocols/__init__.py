@@ -7,20 +7,22 @@ carries events: `tiers.l2_events.RedisEvents` and `testing.memory_events.MemoryE
 of write-behind in L2: `tiers.l2_journal.RedisJournals` and `testing.memory_journals.MemoryJournals`. `JournalBase` is
 what L3 knows of it: `tiers.l3_journals.PostgresJournals` and `testing.memory_journal_base.MemoryJournalBase`.
 `RunIndex` is L3's side of run contexts: `tiers.l3_runs.PostgresRuns` and `testing.memory_runs.MemoryRuns`. `KeyRows`
-is what L3 knows of data keys: `tiers.l3_keys.PostgresKeys` and `testing.memory_keys.MemoryKeys`. `ReviewIndex` is
-L3's side of reviews: `tiers.l3_reviews.PostgresReviews` and `testing.memory_reviews.MemoryReviews`. `AuditRows` is
-the audit log: `tiers.l3_audit.PostgresAudit` and `testing.memory_audit.MemoryAudit`. `DeliveryQueue` is what L3 knows
-of deliveries: `tiers.l3_deliveries.PostgresDeliveries` and `testing.memory_deliveries.MemoryDeliveries`.
-`RecoveryLogRows` and `QuarantineRows` are recovery's records there: `tiers.l3_recovery` and `testing.memory_recovery`.
-The suites in `holdfast.testing.conformance` run on all of them. `TierGuard` (in `guards`) knows whether a tier answers:
+is what L3 knows of data keys: `tiers.l3_keys.PostgresKeys` and `testing.memory_keys.MemoryKeys`. `DecisionIndex` is
+L3's side of what is decided once, such as reviews: `tiers.l3_decisions.PostgresDecisions` and
+`testing.memory_decisions.MemoryDecisions`. `AuditRows` is the audit log: `tiers.l3_audit.PostgresAudit` and
+`testing.memory_audit.MemoryAudit`. `DeliveryQueue` is what L3 knows of deliveries:
+`tiers.l3_deliveries.PostgresDeliveries` and `testing.memory_deliveries.MemoryDeliveries`. `RecoveryLogRows` and
+`QuarantineRows` are recovery's records there: `tiers.l3_recovery` and `testing.memory_recovery`. The suites in
+`holdfast.testing.conformance` run on all of them. `TierGuard` (in `guards`) knows whether a tier answers:
 `tiers.l2_guard.RedisGuard`, `tiers.l3_guard.PostgresGuard` and `testing.memory_guard.MemoryGuard`. `Reviewer` has
-conflicts decided that no strategy may resolve, `LateReviews` knows what was decided after a run had gone on, and
-`FaultSink` is told of faults of state.
+conflicts decided that no strategy may resolve, `LateReviews` knows what was decided after a run had gone on,
+`FaultSink` is told of faults of state, and `FaultEscalator` (in `escalations`) asks a person about them.
 """
 
 from holdfast.protocols.audit import AuditRows
 from holdfast.protocols.coherence import ANY_VERSION, SHARED_SCOPE, Coherence
 from holdfast.protocols.data_keys import DataKeyRow, KeyRows, MasterKeyUse, NewestKey
+from holdfast.protocols.decisions import DecisionIndex, Due
 from holdfast.protocols.deliveries import DeliveryQueue, DeliveryRow
 from holdfast.protocols.events import Append, Dead, DeadLetter, EventTransport, Exchange, Exchanged, Handed, Replayed
 from holdfast.protocols.faults import FaultSink, Source
@@ -38,7 +40,6 @@ from holdfast.protocols.journals import (
     Letter,
 )
 from holdfast.protocols.recovery import Evidence, LoggedLine, Quarantined, QuarantineRows, RecoveryLine, RecoveryLogRows
-from holdfast.protocols.review_index import Due, ReviewIndex
 from holdfast.protocols.reviews import LateDecision, LateReviews, Reviewer, Settled
 from holdfast.protocols.runs import ListedSnapshot, Retained, RunFilter, RunIndex
 from holdfast.protocols.shared_cache import (
@@ -73,6 +74,7 @@ __all__ = [
     "Dead",
     "DeadLetter",
     "DeadWrite",
+    "DecisionIndex",
     "DeliveryQueue",
     "DeliveryRow",
     "Due",
@@ -111,7 +113,6 @@ __all__ = [
     "RecoveryLogRows",
     "Replayed",
     "Retained",
-    "ReviewIndex",
     "Reviewer",
     "Row",
     "RunFilter",

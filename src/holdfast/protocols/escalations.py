@@ -1,20 +1,32 @@
-"""Who asks a person what is to become of a fault."""
+"""The contract between who recovers from a fault and who asks a person about it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from holdfast.recovery.classification import Classification
+
+class Classified(Protocol):
+    """What of a fault's classification an escalation tells; `Classification` is one."""
+
+    @property
+    def error_type(self) -> str | None:
+        """A `StateErrorType`; None: it is no fault of state."""
+        ...
+
+    @property
+    def severity(self) -> str:
+        """A `Severity`."""
+        ...
 
 
 class FaultEscalator(Protocol):
-    """Opens escalations. Nobody waits for the person: what they decide, or that nobody did, is told later."""
+    """Asks a person about what no step has mended; nobody waits here for the answer."""
 
     async def escalate(
         self,
         recovery_id: str,
-        classification: Classification,
+        classification: Classified,
         subject: str,
         tried: Sequence[tuple[str, str]],
         timeout_seconds: float,
@@ -22,14 +34,16 @@ class FaultEscalator(Protocol):
         swarm_id: str | None = None,
         run_id: str | None = None,
     ) -> str:
-        """Open an escalation, and return its id; of one recovery there is one, however often this is called.
+        """Open an escalation, and return its id; of one recovery there is one, however often it is asked for.
 
         Args:
-            subject: what is affected: ``bot:b1``, ``run:r1``, ``tier:l2``.
-            tried: each step so far, and its outcome.
-            timeout_seconds: after which nobody is waited for any more.
+            subject: what it is about, as in ``bot:b1``, ``run:r1`` or ``tier:l2``.
+            tried: steps with what came of them, in words without values.
+            timeout_seconds: until the strategy's fallback is all there is.
 
         Raises:
-            TierError: it could not be opened.
+            InvalidKey: the subject is none.
+            OutcomeUnknown: it may be open; ask again.
+            TierError: L3 did not do it.
         """
         ...

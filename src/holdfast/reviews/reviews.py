@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -12,24 +13,22 @@ from msgspec.structs import replace
 from holdfast.audit.chain import AuditAction
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
-from holdfast.documents import ContextVariable, FreeValue, Limits, Run, decode, encode
+from holdfast.decisions.docket import LIST_LIMIT, Docket
+from holdfast.decisions.log_once import LogOnce
+from holdfast.documents import ContextVariable, FreeValue, Limits, Run, encode
 from holdfast.documents.review import Review, ReviewChoice, ReviewStatus
-from holdfast.entry import MISSING, Consistency
+from holdfast.entry import MISSING
 from holdfast.errors import (
     Conflict,
     DocumentTooLarge,
     HoldfastError,
-    NotFound,
     RunOver,
 )
 from holdfast.invalidation.bus import EventBus
-from holdfast.keys import check_id
 from holdfast.kinds import REVIEW, RUN
-from holdfast.protocols import Isolation, LateDecision
-from holdfast.protocols.review_index import ReviewIndex
+from holdfast.protocols import DecisionIndex, Isolation, LateDecision
 from holdfast.reviews import outcomes, rules
 from holdfast.reviews.given_values import given_choice, given_variable
-from holdfast.reviews.log_once import LogOnce
 from holdfast.reviews.rules import Decision, ReviewRules
 from holdfast.run_context.hybrid_clock import HybridClock
 from holdfast.sensitivity.levels import is_secret, strictest
@@ -38,7 +37,6 @@ from holdfast.transactions import Transaction, Transactions
 OPENED: Final = "routine/review/opened"
 RESOLVED: Final = "routine/review/resolved"
 TIMED_OUT: Final = "routine/review/timed_out"
-LIST_LIMIT: Final = 100
 
 Seal = Callable[[str, ContextVariable], ContextVariable]
 """Seals a variable's value for a run; raises KeyMissing where there is no key."""
@@ -79,7 +77,7 @@ class Reviews:
         self,
         collection: Collection[Review],
         transactions: Transactions,
-        index: ReviewIndex,
+        index: DecisionIndex,
         audit: AuditLog,
         bus: EventBus,
         *,
@@ -92,7 +90,7 @@ class Reviews:
     ) -> None:
         self.index = index
         self.hybrid = hybrid
-        self._collection = collection
+        self._docket = Docket(REVIEW, collection, transactions, index, self._record)
         self._transactions = transactions
         self._audit = audit
         self._bus = bus
@@ -123,15 +121,12 @@ class Reviews:
             TierError: L3 cannot be asked.
             CorruptDocument, SchemaTooNew: one of them cannot be read.
         """
-        rows = await self.index.list(status=status, run_id=run_id, after=after, limit=limit)
-        return [
-            ListedReview(name, decode(Review, row.body, what=f"review:{name}"), row.birth, row.version)
-            for name, row in rows
-        ]
+        listed = await self._docket.list(status=status, run_id=run_id, after=after, limit=limit)
+        return [ListedReview(*each) for each in listed]
 
     async def get(self, identifier: str) -> Review | None:
         """A review as it is in L3 now; None: there is none. Raises as `list` does."""
-        return await self._collection.get(identifier, consistency=Consistency.STRONG)
+        return await self._docket.get(identifier)
 
     async def resolve(
         self,
@@ -164,13 +159,10 @@ class Reviews:
             ContextCorrupt: it is a value, and whether the run's variable is secret cannot be told.
         """
         given = given_choice(choice, value)
-        at = await self.index.now()
-        found = await self._found(identifier)
+        found = await self._docket.found(identifier)
         level = await self.sensitivity(found) if given is ReviewChoice.VALUE else None
 
-        async def operate(transaction: Transaction) -> Review:
-            why = await self._nobody_waits(transaction, found.run_id)
-            review = await self._locked(transaction, identifier)
+        def decided(review: Review, at: dt.datetime, why: str | None) -> Review:
             variable = None if level is None else given_variable(review, value, level, self.hybrid)
             if variable is not None and is_secret(variable.sensitivity):
                 variable = self._seal(review.child_run_id, variable)  # a merge takes it over as it takes the child's
@@ -178,9 +170,9 @@ class Reviews:
             done = rules.decided(identifier, review, decision, at)
             if why is not None:
                 raise RunOver(why)
-            return await self._keep(transaction, identifier, done)
+            return done
 
-        review = await self._transactions.transact(operate, Isolation.READ_COMMITTED)
+        review = await self._docket.decide_beside(identifier, self._nobody_waits(found.run_id), decided)
         await self._tell(RESOLVED, identifier, review)
         return review
 
@@ -189,21 +181,16 @@ class Reviews:
 
         Of a run that is over, what it has stays. Raises as `resolve` does.
         """
-        at = await self.index.now()
-        found = await self._found(identifier)
+        found = await self._docket.found(identifier)
 
-        async def operate(transaction: Transaction) -> Review | None:
-            why = await self._nobody_waits(transaction, found.run_id)
-            review = await self._locked(transaction, identifier)
+        def fallen_back(review: Review, at: dt.datetime, why: str | None) -> Review | None:
             if review.status == ReviewStatus.OPEN and not rules.is_due(review, at):
                 return None
             if why is None:
-                done = rules.timed_out(identifier, review, at, self._server, self.hybrid)
-            else:
-                done = rules.given_up(identifier, review, at, self._server, why)
-            return await self._keep(transaction, identifier, done)
+                return rules.timed_out(identifier, review, at, self._server, self.hybrid)
+            return rules.given_up(identifier, review, at, self._server, why)
 
-        review = await self._transactions.transact(operate, Isolation.READ_COMMITTED)
+        review = await self._docket.decide_beside(identifier, self._nobody_waits(found.run_id), fallen_back)
         if review is not None:
             await self._tell(TIMED_OUT, identifier, review)
         return review
@@ -233,7 +220,7 @@ class Reviews:
                 review = rules.too_large(identifier, review, at, self._server)
             await self._open(identifier, review, epoch)
         except Conflict:  # another server, which had the run before, was faster
-            return await self._found(identifier)
+            return await self._docket.found(identifier)
         await self._tell(OPENED if review.status == ReviewStatus.OPEN else TIMED_OUT, identifier, review)
         return review
 
@@ -276,12 +263,6 @@ class Reviews:
         held = await self._held(review.run_id, review.variable)
         return strictest(*(each.sensitivity for each in (review.parent, review.child, held) if each is not None))
 
-    async def _found(self, identifier: str) -> Review:
-        review = await self.get(check_id(identifier))
-        if review is None:
-            raise NotFound(f"there is no review {identifier}; `holdfast reviews list` shows those that there are")
-        return review
-
     async def _of(self, run_id: str) -> AsyncIterator[ListedReview]:
         """All reviews of a run, the oldest first."""
         after = None
@@ -302,10 +283,9 @@ class Reviews:
 
         async def operate(transaction: Transaction) -> None:
             rules.check_owned(review.run_id, await self._run(transaction, review.run_id), epoch)
-            if review.status == ReviewStatus.OPEN:
-                await transaction.collection(REVIEW).put(identifier, review, expected_version=0)
-            else:
-                await self._keep(transaction, identifier, review, expected_version=0)
+            await transaction.collection(REVIEW).put(identifier, review, expected_version=0)
+            if review.status != ReviewStatus.OPEN:
+                await self._record(transaction, identifier, review)
 
         await self._transactions.transact(operate, Isolation.READ_COMMITTED)
 
@@ -316,9 +296,13 @@ class Reviews:
 
         await self._transactions.transact(operate, Isolation.READ_COMMITTED)
 
-    async def _nobody_waits(self, transaction: Transaction, run_id: str) -> str | None:
+    def _nobody_waits(self, run_id: str) -> Callable[[Transaction], Awaitable[str | None]]:
         """See `rules.nobody_waits`; it stays so until the transaction's end."""
-        return rules.nobody_waits(run_id, await self._run(transaction, run_id))
+
+        async def why(transaction: Transaction) -> str | None:
+            return rules.nobody_waits(run_id, await self._run(transaction, run_id))
+
+        return why
 
     async def _run(self, transaction: Transaction, run_id: str) -> Run | None:
         """The run's row, locked: it neither ends nor is taken over before the transaction does.
@@ -335,17 +319,7 @@ class Reviews:
                 "for a newer one to take over"
             )
 
-    async def _locked(self, transaction: Transaction, identifier: str) -> Review:
-        review = await transaction.collection(REVIEW).get(identifier, lock=True)
-        if review is None:
-            raise NotFound(f"review {identifier} was deleted")
-        return review
-
-    async def _keep(
-        self, transaction: Transaction, identifier: str, review: Review, expected_version: int | None = None
-    ) -> Review:
-        """Store a decision together with its record."""
-        await transaction.collection(REVIEW).put(identifier, review, expected_version=expected_version)
+    async def _record(self, transaction: Transaction, identifier: str, review: Review) -> None:
         await self._audit.note(
             AuditAction.RESOLVED,
             f"review:{identifier}",
@@ -360,7 +334,6 @@ class Reviews:
             },
             transaction=transaction.opened(),
         )
-        return review
 
     async def _tell(self, topic: str, identifier: str, review: Review) -> None:
         """Publish what became of a review, without values and without promise: it has happened in any case."""

@@ -75,6 +75,8 @@ class DeliveryWorker:
         self._masked = masked
         self._announce = announce
         self._neglected: set[str] = set()
+        self._unheard = False
+        """L3 did not say what is due when it was asked last."""
         self._loops = [Background(partial(self._run, name), f"deliveries by {name}") for name in exporters]
         if exporters:
             self._loops.append(Background(self._watch, "deliveries that nobody takes"))
@@ -113,8 +115,11 @@ class DeliveryWorker:
             claimed = 0
             try:
                 claimed = await self.deliver_due(exporter)
+                self._unheard = False
             except TierError as fault:
-                logger.warning("what is to be brought out cannot be told, which will be tried again: %s", fault)
+                if not self._unheard:  # once, not every second
+                    logger.warning("what is to be brought out cannot be told, which will be tried again: %s", fault)
+                self._unheard = True
             except Exception as fault:  # noqa: BLE001 - without a next round nothing would leave any more
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "holdfast: delivering failed", "exception": fault}

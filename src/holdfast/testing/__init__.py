@@ -9,6 +9,7 @@ from holdfast.testing.clock import ManualClock
 from holdfast.testing.door import connect
 from holdfast.testing.memory_audit import MemoryAudit
 from holdfast.testing.memory_cache import MemoryCache
+from holdfast.testing.memory_decisions import MemoryDecisions
 from holdfast.testing.memory_deliveries import MemoryDeliveries
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
@@ -16,7 +17,6 @@ from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
 from holdfast.testing.memory_keys import MemoryKeys
 from holdfast.testing.memory_recovery import MemoryQuarantine, MemoryRecoveryLog
-from holdfast.testing.memory_reviews import MemoryReviews
 from holdfast.testing.memory_runs import MemoryRuns
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.testing.pauses import PausingCache, PausingStorage
@@ -27,6 +27,7 @@ __all__ = [
     "ManualClock",
     "MemoryAudit",
     "MemoryCache",
+    "MemoryDecisions",
     "MemoryDeliveries",
     "MemoryEvents",
     "MemoryFeed",
@@ -35,7 +36,6 @@ __all__ = [
     "MemoryKeys",
     "MemoryQuarantine",
     "MemoryRecoveryLog",
-    "MemoryReviews",
     "MemoryRuns",
     "MemoryStorage",
     "PausingCache",

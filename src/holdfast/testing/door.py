@@ -18,10 +18,11 @@ from holdfast.given import Given
 from holdfast.invalidation.fence_map import WINDOW_SECONDS
 from holdfast.invalidation.rules import Rule
 from holdfast.invalidation.rules import check as check_rules
-from holdfast.kinds import Kind, register
+from holdfast.kinds import ESCALATION, REVIEW, Kind, register
 from holdfast.protocols import (
     AuditRows,
     ChangeSource,
+    DecisionIndex,
     DeliveryQueue,
     EventTransport,
     FenceSink,
@@ -30,18 +31,19 @@ from holdfast.protocols import (
     KeyRows,
     QuarantineRows,
     RecoveryLogRows,
-    ReviewIndex,
     RunIndex,
     SharedCache,
     Storage,
 )
 from holdfast.protocols.guards import StorageGuard, TierGuard
+from holdfast.recovery.escalation_hooks import EscalationHook
 from holdfast.run_context.exports import Exporter, Transformation
 from holdfast.settings import Settings
 from holdfast.store import StateStore
 from holdfast.testing.clock import ManualClock
 from holdfast.testing.memory_audit import MemoryAudit
 from holdfast.testing.memory_cache import MemoryCache
+from holdfast.testing.memory_decisions import MemoryDecisions
 from holdfast.testing.memory_deliveries import MemoryDeliveries
 from holdfast.testing.memory_events import EventHub, MemoryEvents
 from holdfast.testing.memory_feed import MemoryFeed
@@ -50,16 +52,15 @@ from holdfast.testing.memory_journal_base import MemoryJournalBase
 from holdfast.testing.memory_journals import JournalHub, MemoryJournals
 from holdfast.testing.memory_keys import MemoryKeys
 from holdfast.testing.memory_recovery import MemoryQuarantine, MemoryRecoveryLog
-from holdfast.testing.memory_reviews import MemoryReviews
 from holdfast.testing.memory_runs import MemoryRuns
 from holdfast.testing.memory_storage import MemoryStorage
 from holdfast.tiers.l3_audit import PostgresAudit
+from holdfast.tiers.l3_decisions import PostgresDecisions
 from holdfast.tiers.l3_deliveries import PostgresDeliveries
 from holdfast.tiers.l3_journals import PostgresJournals
 from holdfast.tiers.l3_keys import PostgresKeys
 from holdfast.tiers.l3_postgres import PostgresStorage
 from holdfast.tiers.l3_recovery import PostgresQuarantine, PostgresRecoveryLog
-from holdfast.tiers.l3_reviews import PostgresReviews
 from holdfast.tiers.l3_runs import PostgresRuns
 
 
@@ -76,7 +77,8 @@ async def connect_flows(
     streams: JournalStreams | None = None,
     runs: RunIndex | None = None,
     key_rows: KeyRows | None = None,
-    reviews: ReviewIndex | None = None,
+    reviews: DecisionIndex | None = None,
+    escalations: DecisionIndex | None = None,
     audit: AuditRows | None = None,
     recovery_log: RecoveryLogRows | None = None,
     quarantine: QuarantineRows | None = None,
@@ -92,6 +94,7 @@ async def connect_flows(
     exporters: Mapping[str, Exporter] = MappingProxyType({}),
     l2_guard: TierGuard | None = None,
     l3_guard: StorageGuard | None = None,
+    escalation_hooks: Mapping[str, EscalationHook] = MappingProxyType({}),
     server: str = "a server",
 ) -> AsyncIterator[Flows]:
     """A server's inside over the given tiers, for tests that look at caches and counters.
@@ -100,12 +103,13 @@ async def connect_flows(
         feed: by default that of an L3 in memory, which wrappers show as `inner`; any other L3 needs its own.
         relay: by default over the given L2 and L3 if both are in memory.
         events, streams: by default in memory, of this server alone.
-        journals, runs, key_rows, reviews, audit, deliveries, recovery_log, quarantine: by default those of the L3, in
-            memory or in PostgreSQL; any other L3 needs its own.
+        journals, runs, key_rows, reviews, escalations, audit, deliveries, recovery_log, quarantine: by default those of
+            the L3, in memory or in PostgreSQL; any other L3 needs its own.
         l2_guard, l3_guard: by default L2 and L3 answer unless, in memory, they are `away`.
         untrusted: kinds that no cache may answer for, with the reason.
         rules: invalidation rules.
         transformations: of what leaves runs, and `exporters`: who bring it to external systems, by name.
+        escalation_hooks: who are told of escalations, by name.
         window_seconds: how long it remembers a change, to judge L2 by.
         server: its name.
     """
@@ -127,7 +131,8 @@ async def connect_flows(
             runs=runs or _runs_of(storage, clock, settings or Settings()),
             key_rows=key_rows or _key_rows_of(storage),
             entropy=os.urandom,
-            reviews=reviews or _reviews_of(storage, clock),
+            reviews=reviews or _decisions_of(storage, clock, REVIEW),
+            escalations=escalations or _decisions_of(storage, clock, ESCALATION),
             audit=audit or _audit_of(storage),
             recovery_log=recovery_log or _recovery_log_of(storage),
             quarantine=quarantine or _quarantine_of(storage),
@@ -145,6 +150,7 @@ async def connect_flows(
             l3_guard=l3_guard or MemoryGuard(_beneath(storage)),
             transformations=transformations,
             exporters=exporters,
+            escalation_hooks=escalation_hooks,
             server=server,
         )
     )
@@ -214,9 +220,9 @@ def _key_rows_of(storage: Storage) -> KeyRows:
     return MemoryKeys(l3) if isinstance(l3, MemoryStorage) else PostgresKeys(l3.pool)
 
 
-def _reviews_of(storage: Storage, clock: Clock) -> ReviewIndex:
-    l3 = _l3_beneath(storage, "its side of reviews: reviews")
-    return MemoryReviews(l3, clock) if isinstance(l3, MemoryStorage) else PostgresReviews(l3.pool)
+def _decisions_of(storage: Storage, clock: Clock, kind: Kind[Any]) -> DecisionIndex:
+    l3 = _l3_beneath(storage, f"its side of {kind.name}s: {kind.name}s")
+    return MemoryDecisions(l3, clock, kind) if isinstance(l3, MemoryStorage) else PostgresDecisions(l3.pool, kind)
 
 
 def _audit_of(storage: Storage) -> AuditRows:

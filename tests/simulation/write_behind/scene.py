@@ -10,18 +10,18 @@ from typing import Any, ClassVar, TypeVar
 from holdfast import Settings
 from holdfast.collection import Collection
 from holdfast.flows import Flows
-from holdfast.kinds import BUILT_IN, Kind
+from holdfast.kinds import BUILT_IN, ESCALATION, REVIEW, Kind
 from holdfast.protocols import Change, Isolation
 from holdfast.testing import (
     JournalHub,
     MemoryAudit,
+    MemoryDecisions,
     MemoryDeliveries,
     MemoryFeed,
     MemoryJournalBase,
     MemoryKeys,
     MemoryQuarantine,
     MemoryRecoveryLog,
-    MemoryReviews,
     MemoryRuns,
     MemoryStorage,
 )
@@ -217,7 +217,8 @@ class Server:
                 self._scene.world,
                 dead_after_seconds=self._scene.settings.write_behind_takeover_seconds,
             ),
-            reviews=MemoryReviews(self._scene.l3, self._scene.world),
+            reviews=MemoryDecisions(self._scene.l3, self._scene.world, REVIEW),
+            escalations=MemoryDecisions(self._scene.l3, self._scene.world, ESCALATION),
             audit=MemoryAudit(self._scene.l3),
             key_rows=MemoryKeys(self._scene.l3),
             deliveries=MemoryDeliveries(self._scene.l3, self._scene.world),

@@ -22,7 +22,7 @@ from holdfast.documents.untagging import from_wire
 from holdfast.entry import MISSING
 from holdfast.errors import NotFound, SettingsError
 from holdfast.node import OpenStore, process_name
-from holdfast.protocols.review_index import REVIEWS_LISTED_MAX
+from holdfast.protocols.decisions import DECISIONS_LISTED_MAX
 from holdfast.reviews.given_values import VALUE_BYTES_MAX
 from holdfast.sensitivity.levels import is_secret
 
@@ -36,7 +36,7 @@ async def list_(
     *,
     status: Literal["open", "resolved", "timed_out", "any"] = "open",
     run: str | None = None,
-    limit: Annotated[int, Parameter(validator=Number(gte=1, lte=REVIEWS_LISTED_MAX))] = 100,
+    limit: Annotated[int, Parameter(validator=Number(gte=1, lte=DECISIONS_LISTED_MAX))] = 100,
     after: int | None = None,
     json: bool = False,
 ) -> None:

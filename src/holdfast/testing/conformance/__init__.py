@@ -14,6 +14,7 @@ from typing import Any
 
 from holdfast.testing.conformance.audit_rows import AuditRowsSuite
 from holdfast.testing.conformance.change_source import ChangeSourceSuite
+from holdfast.testing.conformance.decision_index import DecisionIndexSuite
 from holdfast.testing.conformance.delivery_queue import DeliveryQueueSuite
 from holdfast.testing.conformance.event_transport import EventTransportSuite
 from holdfast.testing.conformance.fence_sink import FenceSinkSuite
@@ -21,7 +22,6 @@ from holdfast.testing.conformance.journal_base import JournalBaseSuite
 from holdfast.testing.conformance.journal_streams import JournalStreamsSuite
 from holdfast.testing.conformance.key_rows import KeyRowsSuite
 from holdfast.testing.conformance.recovery_rows import RecoveryRowsSuite
-from holdfast.testing.conformance.review_index import ReviewIndexSuite
 from holdfast.testing.conformance.run_index import RunIndexSuite
 from holdfast.testing.conformance.shared_cache import SharedCacheSuite
 from holdfast.testing.conformance.storage import StorageSuite
@@ -32,6 +32,7 @@ if not __debug__:
 __all__ = [
     "AuditRowsSuite",
     "ChangeSourceSuite",
+    "DecisionIndexSuite",
     "DeliveryQueueSuite",
     "EventTransportSuite",
     "FenceSinkSuite",
@@ -39,7 +40,6 @@ __all__ = [
     "JournalStreamsSuite",
     "KeyRowsSuite",
     "RecoveryRowsSuite",
-    "ReviewIndexSuite",
     "RunIndexSuite",
     "SharedCacheSuite",
     "StorageSuite",

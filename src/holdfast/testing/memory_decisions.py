@@ -1,4 +1,4 @@
-"""L3's side of reviews in memory."""
+"""L3's side of what is decided once, in memory."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ import msgspec
 
 from holdfast.clock import Clock
 from holdfast.documents.review import ReviewStatus
-from holdfast.kinds import REVIEW
+from holdfast.kinds import Kind
 from holdfast.protocols import Isolation, Row
-from holdfast.protocols.review_index import REVIEWS_LISTED_MAX, Due
+from holdfast.protocols.decisions import DECISIONS_LISTED_MAX, Due
 from holdfast.protocols.runs import check_limit
 from holdfast.testing.memory_storage import MemoryStorage
 
 
-class MemoryReviews:
-    """`ReviewIndex` in memory.
+class MemoryDecisions:
+    """`DecisionIndex` in memory.
 
     Args:
         clock: L3's; its monotonic seconds count from 2000.
     """
 
-    def __init__(self, storage: MemoryStorage, clock: Clock) -> None:
+    def __init__(self, storage: MemoryStorage, clock: Clock, kind: Kind[Any]) -> None:
         self._storage = storage
         self._clock = clock
+        self._kind = kind.name
 
     async def list(
         self, *, status: str | None = None, run_id: str | None = None, after: int | None = None, limit: int
     ) -> Sequence[tuple[str, Row]]:
-        """Reviews, the oldest first; see `ReviewIndex.list`."""
-        check_limit(limit, REVIEWS_LISTED_MAX)
+        """Those there are, the oldest first; see `DecisionIndex.list`."""
+        check_limit(limit, DECISIONS_LISTED_MAX)
         async with await self._storage.open_transaction(Isolation.READ_COMMITTED):
             found = [
                 (name, row)
-                for name, row, fields in self._reviews()
+                for name, row, fields in self._rows()
                 if status in {None, _status(fields)}
                 and run_id in {None, fields.get("runId")}
                 and (after is None or row.birth > after)
@@ -44,21 +45,21 @@ class MemoryReviews:
         return sorted(found, key=lambda each: each[1].birth)[:limit]
 
     async def due(self, *, after: Due | None = None, limit: int) -> Sequence[Due]:
-        """Open reviews that are overdue; see `ReviewIndex.due`."""
-        check_limit(limit, REVIEWS_LISTED_MAX)
+        """Open ones that are overdue; see `DecisionIndex.due`."""
+        check_limit(limit, DECISIONS_LISTED_MAX)
         now = await self.now()
-        open_ones = ((name, fields) for name, _, fields in self._reviews() if _status(fields) == ReviewStatus.OPEN)
+        open_ones = ((name, fields) for name, _, fields in self._rows() if _status(fields) == ReviewStatus.OPEN)
         deadlines = (Due(at, name) for name, fields in open_ones if (at := _moment(fields.get("deadline"))) is not None)
         return sorted(due for due in deadlines if due.deadline <= now and (after is None or due > after))[:limit]
 
     async def now(self) -> dt.datetime:
-        """The moment by L3's clock; see `ReviewIndex.now`."""
+        """The moment by L3's clock; see `DecisionIndex.now`."""
         async with await self._storage.open_transaction(Isolation.READ_COMMITTED):
             return dt.datetime(2000, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=self._clock.monotonic())
 
-    def _reviews(self) -> Iterator[tuple[str, Row, dict[str, Any]]]:
+    def _rows(self) -> Iterator[tuple[str, Row, dict[str, Any]]]:
         for key, row in self._storage.log.rows.items():
-            if key.kind == REVIEW.name and isinstance(fields := msgspec.json.decode(row.body), dict):
+            if key.kind == self._kind and isinstance(fields := msgspec.json.decode(row.body), dict):
                 yield key.id, row, fields
 
 

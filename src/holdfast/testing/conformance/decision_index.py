@@ -1,4 +1,4 @@
-"""The contract of `ReviewIndex`: reviews are found, and those that are overdue."""
+"""The contract of `DecisionIndex`: what is decided once is found, and what of it is overdue."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from typing import Any, Protocol
 import msgspec
 
 from holdfast.keys import Key
-from holdfast.protocols import Due, ReviewIndex, Storage, Write
-from holdfast.protocols.review_index import REVIEWS_LISTED_MAX
+from holdfast.protocols import DecisionIndex, Due, Storage, Write
+from holdfast.protocols.decisions import DECISIONS_LISTED_MAX
 
 HOUR = dt.timedelta(hours=1)
 
 
-class ReviewIndexes(Protocol):
-    """Makes what a check needs, over one L3 without reviews."""
+class DecisionIndexes(Protocol):
+    """Makes what a check needs, over one L3 that has none of the kind."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the kind."""
+        ...
 
     @property
     def storage(self) -> Storage:
@@ -24,18 +29,18 @@ class ReviewIndexes(Protocol):
         ...
 
     @property
-    def index(self) -> ReviewIndex:
-        """Its side of reviews."""
+    def index(self) -> DecisionIndex:
+        """Its side of the kind."""
         ...
 
 
-class ReviewIndexSuite:
+class DecisionIndexSuite:
     """The checks."""
 
-    def __init__(self, indexes: ReviewIndexes) -> None:
-        self.storage, self.index = indexes.storage, indexes.index
+    def __init__(self, indexes: DecisionIndexes) -> None:
+        self.kind, self.storage, self.index = indexes.kind, indexes.storage, indexes.index
 
-    async def check_reviews_are_found_by_run_and_status(self) -> None:
+    async def check_each_is_found_by_run_and_status(self) -> None:
         """The oldest first, as they are now; one without a status is open."""
         await self.put("a", runId="r1")
         await self.put("b", runId="r2", status="resolved")
@@ -52,7 +57,7 @@ class ReviewIndexSuite:
     async def check_rows_come_as_they_are_stored(self) -> None:
         """With version, birth and body."""
         await self.put("a", runId="r1")
-        loaded = (await self.storage.load([Key("review", "a")])).rows[Key("review", "a")]
+        loaded = (await self.storage.load([Key(self.kind, "a")])).rows[Key(self.kind, "a")]
         assert list(await self.index.list(limit=1)) == [("a", loaded)]
 
     async def check_pages_follow_each_other(self) -> None:
@@ -65,14 +70,14 @@ class ReviewIndexSuite:
             seen += [name for name, _ in page]
             after = page[-1][1].birth
         assert seen == [f"v{number}" for number in range(5)]
-        for call in (self.index.list(limit=0), self.index.due(limit=REVIEWS_LISTED_MAX + 1)):
+        for call in (self.index.list(limit=0), self.index.due(limit=DECISIONS_LISTED_MAX + 1)):
             try:
                 await call
             except ValueError:
                 continue
             raise AssertionError("a limit that is none was taken")
 
-    async def check_overdue_reviews_are_found_by_the_clock_of_l3(self) -> None:
+    async def check_overdue_ones_are_found_by_the_clock_of_l3(self) -> None:
         """Open ones whose deadline has passed, those of long ago first; none that is decided or has no deadline."""
         now = await self.index.now()
         await self.put("late", runId="r1", deadline=now - HOUR)
@@ -94,14 +99,14 @@ class ReviewIndexSuite:
         await self.put("a", runId="r1", deadline="tomorrow")
         await self.put("b", runId="\0", deadline="2025-13-45T99:00:00Z", variable="\0")
         await self.put("c", runId="x" * 9000, deadline=5)
-        await self.storage.save([Write(Key("review", "d"), 1, b"[1]")])
+        await self.storage.save([Write(Key(self.kind, "d"), 1, b"[1]")])
         assert await self.index.due(limit=10) == []
         assert await self.ids(run_id="r1") == ["a"]
 
     async def put(self, identifier: str, **fields: Any) -> None:
-        """Store a review."""
-        await self.storage.save([Write(Key("review", identifier), 1, msgspec.json.encode(fields))])
+        """Store one."""
+        await self.storage.save([Write(Key(self.kind, identifier), 1, msgspec.json.encode(fields))])
 
     async def ids(self, **which: Any) -> Sequence[str]:
-        """The ids of the reviews for which this holds."""
+        """The ids of those for which this holds."""
         return [name for name, _ in await self.index.list(**which, limit=100)]

@@ -1,0 +1,144 @@
+"""Documents of one kind that are decided once, each decision together with its entry in the audit log."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
+
+from holdfast.collection import Collection
+from holdfast.documents import Document, decode
+from holdfast.entry import Consistency
+from holdfast.errors import NotFound
+from holdfast.keys import check_id
+from holdfast.kinds import Kind
+from holdfast.protocols import Isolation, Row
+from holdfast.protocols.decisions import DecisionIndex
+from holdfast.transactions import Transaction, Transactions
+
+D = TypeVar("D", bound=Document)
+Decided = TypeVar("Decided", bound=Document | None)
+Beside = TypeVar("Beside")
+Record = Callable[[Transaction, str, Any], Awaitable[None]]
+"""Writes what goes with a decision into its transaction; its last statement is the entry in the audit log."""
+
+LIST_LIMIT: Final = 100
+
+
+class Listed(NamedTuple, Generic[D]):
+    """A document in a list.
+
+    Attributes:
+        cursor: for `after`, to go on behind it: the number of the write that opened it.
+        version: the number of its last write.
+    """
+
+    id: str
+    document: D
+    cursor: int
+    version: int
+
+
+class Docket(Generic[D]):
+    """Lists and decides the documents of one kind.
+
+    Args:
+        index: L3's side of them.
+        record: writes what goes with each decision.
+        in_any_mode: they are decided also while a server's mode forbids writes.
+    """
+
+    def __init__(
+        self,
+        kind: Kind[D],
+        collection: Collection[D],
+        transactions: Transactions,
+        index: DecisionIndex,
+        record: Record,
+        *,
+        in_any_mode: bool = False,
+    ) -> None:
+        self.index = index
+        self._kind = kind
+        self._collection = collection
+        self._transactions = transactions
+        self._record = record
+        self._in_any_mode = in_any_mode
+
+    async def list(self, *, status: str | None, run_id: str | None, after: int | None, limit: int) -> list[Listed[D]]:
+        """Those there are, from L3, the oldest first; see `DecisionIndex.list`.
+
+        Raises:
+            TierError: L3 cannot be asked.
+            CorruptDocument, SchemaTooNew: one of them cannot be read.
+        """
+        rows = await self.index.list(status=status, run_id=run_id, after=after, limit=limit)
+        return [Listed(name, self._document(name, row), row.birth, row.version) for name, row in rows]
+
+    async def get(self, identifier: str) -> D | None:
+        """One as it is in L3 now; None: there is none. Raises as `list` does."""
+        return await self._collection.get(identifier, consistency=Consistency.STRONG)
+
+    async def found(self, identifier: str) -> D:
+        """One that must be there.
+
+        Raises:
+            NotFound: it is not.
+        """
+        document = await self.get(identifier)
+        if document is None:
+            raise self._missing(identifier)
+        return document
+
+    async def decide(self, identifier: str, decision: Callable[[D, dt.datetime], Decided]) -> Decided:
+        """Let a decision be made and recorded in one transaction of L3, and return what it made.
+
+        Args:
+            decision: a pure function of the document, which nobody else can change meanwhile, and of the moment by L3's
+                clock; what it raises leaves everything as it was. None: there is nothing to decide.
+
+        Raises:
+            NotFound: there is no such document.
+            OutcomeUnknown: it may be decided: look at it before you repeat.
+            TierError: L3 did not do it.
+        """
+        return await self.decide_beside(identifier, _nothing, lambda document, at, _: decision(document, at))
+
+    async def decide_beside(
+        self,
+        identifier: str,
+        beside: Callable[[Transaction], Awaitable[Beside]],
+        decision: Callable[[D, dt.datetime, Beside], Decided],
+    ) -> Decided:
+        """As `decide`, where the decision is made in view of something else too.
+
+        Args:
+            beside: locks that in the transaction, before the document is locked, and tells what it is.
+            decision: is given it as well.
+        """
+        at = await self.index.now()
+
+        async def operate(transaction: Transaction) -> Decided:
+            known = await beside(transaction)
+            collection = transaction.collection(self._kind)
+            document = await collection.get(check_id(identifier), lock=True)
+            if document is None:
+                raise self._missing(identifier)
+            decided = decision(document, at, known)
+            if decided is not None:
+                await collection.put(identifier, cast("D", decided))
+                await self._record(transaction, identifier, decided)
+            return decided
+
+        return await self._transactions.transact(operate, Isolation.READ_COMMITTED, in_any_mode=self._in_any_mode)
+
+    def _document(self, identifier: str, row: Row) -> D:
+        return decode(self._kind.document, row.body, what=f"{self._kind.name}:{identifier}")
+
+    def _missing(self, identifier: str) -> NotFound:
+        name = self._kind.name
+        return NotFound(f"there is no {name} {identifier}; `holdfast {name}s list` shows those that there are")
+
+
+async def _nothing(_: Transaction) -> None:
+    """Nothing else is looked at."""

@@ -1,0 +1,210 @@
+"""How an escalation is opened and decided, and what of it is told to whom (pure)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from holdfast.documents import Delivery
+from holdfast.documents.escalation import Escalation, EscalationStatus, TriedStep
+from holdfast.errors import EscalationSettled, SettingsError
+from holdfast.keys import check_text, joined_id
+from holdfast.recovery.strategies import Severity, StateErrorType
+from holdfast.run_context.fault_words import in_words
+
+SUBJECT_BYTES_MAX: Final = 1024
+WORD_BYTES_MAX: Final = 200
+"""Of an option, a fallback or an error type."""
+OPTIONS_MAX: Final = 16
+TRIED_MAX: Final = 32
+"""Steps that are kept, the newest."""
+DECISION_BYTES_MAX: Final = 4000
+TIMEOUT_SECONDS_MAX: Final = 366 * 86_400.0
+ID_BYTES_MAX: Final = 256
+"""So that those of its deliveries have room for it, escaped, and for a hook's name."""
+
+FAILED: Final[Mapping[StateErrorType, str]] = {
+    StateErrorType.CONTEXT_CORRUPTION: "the context of a run cannot be restored as it was",
+    StateErrorType.STATE_CORRUPTION: "a row of L3 does not decode as what it should hold",
+    StateErrorType.CACHE_FAILURE: "L2 does not answer, or holds what does not verify",
+    StateErrorType.TRANSACTION_FAILED: "L3 did not do what it was asked to write, or does not say whether it did",
+    StateErrorType.COMMUNICATION_FAILURE: "L3, its change feed or the event bus cannot be reached",
+}
+"""What is said to have failed where nothing more is known."""
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """A step of a recovery, and what came of it."""
+
+    step: str
+    outcome: str
+
+
+class EscalationNotice(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What hooks, the webhook and the swarm's leader are told: when it is opened, and when it is decided.
+
+    Attributes:
+        id: of the escalation; all else as of an `Escalation`.
+    """
+
+    id: str
+    status: str
+    subject: str
+    failed: str
+    error_type: str
+    severity: str
+    recovery_id: str
+    swarm_id: str | None
+    run_id: str | None
+    tried: tuple[Tried, ...]
+    options: tuple[str, ...]
+    fallback: str
+    opened_at: dt.datetime | None
+    deadline: dt.datetime | None
+    decision: str | None
+    resolved_by: str
+    resolved_at: dt.datetime | None
+    reason: str
+
+
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
+    """Who opens an escalation, when, and until when."""
+
+    at: dt.datetime
+    by: str
+    timeout_seconds: float
+    hooks: Sequence[str]
+    masked: Callable[[str], str]
+
+
+def escalation_id(recovery_id: str) -> str:
+    """The id of a recovery's escalation: its own, or its digest if that is too long."""
+    if len(quote(recovery_id)) <= ID_BYTES_MAX:
+        return recovery_id
+    return f"sha256:{hashlib.sha256(recovery_id.encode()).hexdigest()}"
+
+
+def opened(asked: Escalation, opening: Opening) -> Escalation:
+    """A new escalation, its words without secrets and not too long.
+
+    Raises:
+        InvalidKey: the subject, an option, the fallback or the error type is too long, or nothing that L3 can store.
+        SettingsError: there is no such severity, there are too many options, or the timeout is none.
+    """
+    check_text("subject", asked.subject, SUBJECT_BYTES_MAX)
+    for what, word in (("error type", asked.error_type), ("fallback", asked.fallback)):
+        if word:
+            check_text(what, word, WORD_BYTES_MAX)
+    for option in asked.options:
+        check_text("option", option, WORD_BYTES_MAX)
+    if len(asked.options) > OPTIONS_MAX:
+        raise SettingsError(f"an escalation has at most {OPTIONS_MAX} options, not {len(asked.options)}")
+    if asked.severity not in list(Severity):
+        raise SettingsError(f"a severity is one of {', '.join(Severity)}, not {asked.severity!r:.60}")
+    if not 0 < opening.timeout_seconds <= TIMEOUT_SECONDS_MAX:
+        raise SettingsError(f"an escalation waits 0 to {TIMEOUT_SECONDS_MAX:.0f} s, not {opening.timeout_seconds}")
+    return msgspec.structs.replace(
+        asked,
+        failed=in_words(asked.failed, opening.masked),
+        tried=[_in_words(each, opening.masked) for each in asked.tried[-TRIED_MAX:]],
+        hooks=list(opening.hooks),
+        opened_at=opening.at,
+        opened_by=opening.by,
+        deadline=opening.at + dt.timedelta(seconds=opening.timeout_seconds),
+    )
+
+
+def decided(
+    identifier: str, escalation: Escalation, decision: str, *, by: str, reason: str, at: dt.datetime
+) -> Escalation:
+    """An escalation with a person's decision. One behind the deadline counts, if the fallback was not faster.
+
+    Raises:
+        EscalationSettled: it is not open any more.
+        SettingsError: it is none of those that there are to choose from.
+        InvalidKey: it is empty, too long, or nothing that L3 can store.
+    """
+    _check_open(identifier, escalation)
+    check_text("decision", decision, DECISION_BYTES_MAX)
+    if escalation.options and decision not in escalation.options:
+        options = ", ".join(escalation.options)
+        raise SettingsError(f"escalation {identifier} is decided by one of: {options}; not {decision!r:.60}")
+    return _settled(escalation, EscalationStatus.RESOLVED, decision, by=by, reason=reason, at=at)
+
+
+def is_due(escalation: Escalation, at: dt.datetime) -> bool:
+    """Whether its deadline has passed."""
+    return escalation.deadline is not None and escalation.deadline <= at
+
+
+def timed_out(identifier: str, escalation: Escalation, at: dt.datetime, by: str) -> Escalation | None:
+    """An escalation that nobody has answered, left to its fallback; None: it is not due.
+
+    Raises:
+        EscalationSettled: it is not open any more.
+    """
+    _check_open(identifier, escalation)
+    if not is_due(escalation, at):
+        return None
+    reason = f"no person answered until {escalation.deadline}"
+    return _settled(escalation, EscalationStatus.TIMED_OUT, escalation.fallback, by=by, reason=reason, at=at)
+
+
+def notice_of(identifier: str, escalation: Escalation) -> EscalationNotice:
+    """What is told of an escalation as it is now."""
+    fields = {name: getattr(escalation, name) for name in EscalationNotice.__struct_fields__ if name != "id"}
+    tried = tuple(Tried(each.step, each.outcome) for each in escalation.tried)
+    return EscalationNotice(id=identifier, **fields | {"tried": tried, "options": tuple(escalation.options)})
+
+
+def deliveries_of(identifier: str, escalation: Escalation) -> dict[str, Delivery]:
+    """What is to be brought to each hook of an escalation as it is now, by the delivery's id.
+
+    That has a hook's exporter in the middle, whose name no run's exporter can have: so no two are one.
+    """
+    told = msgspec.to_builtins(notice_of(identifier, escalation))
+    return {
+        joined_id(identifier, exporter_of(hook), escalation.status): Delivery(
+            run_id=escalation.run_id or "",
+            routine_id="",
+            swarm_id=escalation.swarm_id,
+            key=identifier,
+            exporter=exporter_of(hook),
+            value=told,
+            exported_at=escalation.resolved_at or escalation.opened_at,
+        )
+        for hook in escalation.hooks
+    }
+
+
+def exporter_of(hook: str) -> str:
+    """The exporter that a hook is; no user's can have such a name."""
+    return f"escalation:{hook}"
+
+
+def _settled(
+    escalation: Escalation, status: EscalationStatus, decision: str, *, by: str, reason: str, at: dt.datetime
+) -> Escalation:
+    return msgspec.structs.replace(
+        escalation, status=status.value, decision=decision, resolved_by=by, resolved_at=at, reason=reason
+    )
+
+
+def _in_words(step: TriedStep, masked: Callable[[str], str]) -> TriedStep:
+    return TriedStep(step=in_words(step.step, masked), outcome=in_words(step.outcome, masked))
+
+
+def _check_open(identifier: str, escalation: Escalation) -> None:
+    if escalation.status != EscalationStatus.OPEN:
+        raise EscalationSettled(
+            identifier,
+            status=escalation.status,
+            by=escalation.resolved_by,
+            at=escalation.resolved_at,
+            decision=escalation.decision,
+        )

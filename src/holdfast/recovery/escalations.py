@@ -1,0 +1,283 @@
+"""The escalations of all servers: ``state.escalations``."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from holdfast.audit.chain import AuditAction
+from holdfast.audit.log import AuditLog
+from holdfast.collection import Collection
+from holdfast.decisions.docket import LIST_LIMIT, Docket, Listed
+from holdfast.documents.escalation import Escalation, EscalationStatus, TriedStep
+from holdfast.errors import Conflict, CorruptDocument, SchemaTooNew
+from holdfast.keys import check_id
+from holdfast.kinds import DELIVERY, ESCALATION
+from holdfast.metrics.counters import EscalationCounters
+from holdfast.protocols import Isolation
+from holdfast.protocols.decisions import DecisionIndex
+from holdfast.protocols.escalations import Classified
+from holdfast.recovery import escalation_rules as rules
+from holdfast.recovery.strategies import Severity, StateErrorType, Strategies, strategies_with
+from holdfast.transactions import Transaction, Transactions
+
+TIMEOUT_SECONDS: Final = 60.0
+"""The seed's, for who does not say otherwise."""
+
+
+class Escalations:
+    """Opens, lists and decides escalations; one per server. It is the `FaultEscalator` of recoveries.
+
+    Args:
+        hooks: who is told of what is opened here, by name.
+        strategies: whose first fallback is what is left if nobody answers.
+        new_id: a unique id.
+        server: who this server is, in words.
+        masked: takes secrets that this process has seen out of a text.
+    """
+
+    def __init__(
+        self,
+        collection: Collection[Escalation],
+        transactions: Transactions,
+        index: DecisionIndex,
+        audit: AuditLog,
+        counters: EscalationCounters,
+        *,
+        hooks: Sequence[str],
+        new_id: Callable[[], str],
+        server: str,
+        masked: Callable[[str], str],
+        strategies: Strategies | None = None,
+    ) -> None:
+        self.index = index
+        self._docket = Docket(ESCALATION, collection, transactions, index, self._record)
+        self._transactions = transactions
+        self._audit = audit
+        self._counters = counters
+        self._hooks = hooks
+        self._new_id = new_id
+        self._server = server
+        self._masked = masked
+        self._strategies = strategies if strategies is not None else strategies_with()
+        self._on_timed_out: list[Callable[[Escalation], None]] = []
+
+    async def open(
+        self,
+        subject: str,
+        *,
+        failed: str,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        error_type: str = "",
+        severity: str = Severity.ERROR.value,
+        tried: Sequence[tuple[str, str]] = (),
+        options: Sequence[str] = (),
+        fallback: str = "",
+        recovery_id: str = "",
+        swarm_id: str | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """Ask a person about a fault, and return the escalation's id at once; its hooks are told in the background.
+
+        Its words are read by others, also outside: they name places and hold no values of documents.
+
+        Args:
+            subject: what it is about, as in ``bot:b1``, ``run:r1`` or ``tier:l2``.
+            failed: what failed, in words.
+            timeout_seconds: until nobody is waited for any more, by L3's clock.
+            tried: steps with what came of them; the last 32 are kept.
+            options: the decision has to be one of these, at most 16; none: it is in free words.
+            fallback: what is done if nobody answers, in a word.
+            recovery_id: of one recovery there is one escalation, however often it is asked for.
+            swarm_id, run_id: whom it concerns.
+
+        Raises:
+            InvalidKey: a word is too long, empty or nothing that L3 can store.
+            SettingsError: severity, options or timeout are none.
+            OutcomeUnknown: it may be open; with a recovery id ask again.
+            TierError: L3 did not do it.
+        """
+        identifier = check_id(rules.escalation_id(recovery_id or self._new_id()))
+        asked = Escalation(
+            subject=subject,
+            failed=failed,
+            error_type=error_type,
+            severity=severity,
+            recovery_id=recovery_id,
+            swarm_id=swarm_id,
+            run_id=run_id,
+            tried=[TriedStep(step=step, outcome=outcome) for step, outcome in tried],
+            options=list(options),
+            fallback=fallback,
+        )
+        opening = rules.Opening(
+            at=await self.index.now(),
+            by=self._server,
+            timeout_seconds=timeout_seconds,
+            hooks=self._hooks,
+            masked=self._masked,
+        )
+        if await self._insert(identifier, rules.opened(asked, opening)):
+            self._counters.opened += 1
+        return identifier
+
+    async def escalate(
+        self,
+        recovery_id: str,
+        classification: Classified,
+        subject: str,
+        tried: Sequence[tuple[str, str]],
+        timeout_seconds: float,
+        *,
+        swarm_id: str | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """Open an escalation for a recovery; see `FaultEscalator.escalate`."""
+        failed, fallback = "a fault that is none of state", ""
+        if classification.error_type is not None:
+            error_type = StateErrorType(classification.error_type)
+            failed = rules.FAILED[error_type]
+            fallback = next((each.strategy.value for each in self._strategies[error_type].fallback_options), "")
+        return await self.open(
+            subject,
+            failed=failed,
+            timeout_seconds=timeout_seconds,
+            error_type=classification.error_type or "",
+            severity=classification.severity,
+            tried=tried,
+            fallback=fallback,
+            recovery_id=recovery_id,
+            swarm_id=swarm_id,
+            run_id=run_id,
+        )
+
+    async def list(
+        self,
+        *,
+        status: str | None = EscalationStatus.OPEN.value,
+        run_id: str | None = None,
+        after: int | None = None,
+        limit: int = LIST_LIMIT,
+    ) -> list[Listed[Escalation]]:
+        """Escalations, from L3, the oldest first.
+
+        Args:
+            status: an `EscalationStatus`; None: any.
+            after: the cursor of the last one known.
+            limit: 1 to 1000.
+
+        Raises:
+            TierError: L3 cannot be asked.
+            CorruptDocument, SchemaTooNew: one of them cannot be read.
+        """
+        return await self._docket.list(status=status, run_id=run_id, after=after, limit=limit)
+
+    async def get(self, identifier: str) -> Escalation | None:
+        """An escalation as it is in L3 now; None: there is none. Raises as `list` does."""
+        return await self._docket.get(identifier)
+
+    async def resolve(self, identifier: str, *, decision: str, by: str, reason: str) -> Escalation:
+        """Decide an escalation, and record who did and why, in one transaction of L3.
+
+        Args:
+            decision: one of its options; if it has none, in free words.
+            by, reason: for the audit log; they are told to its hooks, and name no secret.
+
+        Raises:
+            NotFound: there is no such escalation.
+            EscalationSettled: it was decided before; the error says by whom.
+            SettingsError: it is none of the options.
+            InvalidKey: decision, `by` or `reason` is empty, too long, or nothing that L3 can store.
+            OutcomeUnknown: it may be decided: look at it before you repeat.
+            TierError: L3 did not do it.
+        """
+        done = await self._docket.decide(
+            identifier,
+            lambda escalation, at: rules.decided(identifier, escalation, decision, by=by, reason=reason, at=at),
+        )
+        self._counters.resolved += 1
+        return done
+
+    async def time_out(self, identifier: str) -> Escalation | None:
+        """Leave an escalation to its fallback, and record that no person answered; None: it is not due.
+
+        Raises as `resolve` does.
+        """
+
+        def fallen_back(escalation: Escalation, at: dt.datetime) -> Escalation | None:
+            return rules.timed_out(identifier, escalation, at, self._server)
+
+        done = await self._docket.decide(identifier, fallen_back)
+        if done is not None:
+            self._counters.timed_out += 1
+            self._tell_timed_out(done)
+        return done
+
+    def on_timed_out(self, callback: Callable[[Escalation], None]) -> None:
+        """Call a function with each escalation that this server has left to its fallback, once that is committed.
+
+        A server that dies in between calls nobody: what must be done in any case belongs into a hook, which is told
+        until it has taken the notice.
+        """
+        self._on_timed_out.append(callback)
+
+    async def observe_oldest(self) -> None:
+        """Note for how long the oldest one has been open; one that cannot be read changes nothing.
+
+        Raises:
+            TierError: L3 cannot be asked.
+        """
+        try:
+            oldest = await self._docket.list(status=EscalationStatus.OPEN.value, run_id=None, after=None, limit=1)
+        except (CorruptDocument, SchemaTooNew):  # whoever lists escalations is told
+            return
+        opened_at = oldest[0].document.opened_at if oldest else None
+        age = 0.0 if opened_at is None else (await self.index.now() - opened_at).total_seconds()
+        self._counters.oldest_open_seconds = age
+
+    async def _insert(self, identifier: str, escalation: Escalation) -> bool:
+        """Store one with what is to be told of it; False: there is one already."""
+
+        async def operate(transaction: Transaction) -> bool:
+            escalations = transaction.collection(ESCALATION)
+            if await escalations.get(identifier) is not None:
+                return False
+            await escalations.put(identifier, escalation, expected_version=0)
+            await self._to_be_told(transaction, identifier, escalation)
+            return True
+
+        try:
+            return await self._transactions.transact(operate, Isolation.READ_COMMITTED)
+        except Conflict:  # another server was faster
+            return False
+
+    async def _to_be_told(self, transaction: Transaction, identifier: str, escalation: Escalation) -> None:
+        """Put what hooks are told into the transaction: so it is told if, and only if, that is in effect."""
+        await transaction.collection(DELIVERY).put_many(rules.deliveries_of(identifier, escalation))
+
+    async def _record(self, transaction: Transaction, identifier: str, escalation: Escalation) -> None:
+        await self._to_be_told(transaction, identifier, escalation)
+        await self._audit.note(
+            AuditAction.RESOLVED,
+            f"escalation:{identifier}",
+            actor=escalation.resolved_by,
+            reason=escalation.reason,
+            detail={
+                "subject": escalation.subject,
+                "errorType": escalation.error_type,
+                "status": escalation.status,
+                "decision": escalation.decision,
+            },
+            transaction=transaction.opened(),
+        )
+
+    def _tell_timed_out(self, escalation: Escalation) -> None:
+        for callback in self._on_timed_out:
+            try:
+                callback(escalation)
+            except Exception as fault:  # noqa: BLE001 - one who fails keeps no other from being told
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "holdfast: on_timed_out of an escalation failed", "exception": fault}
+                )
