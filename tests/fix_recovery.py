@@ -13,6 +13,7 @@ import pytest
 from fix_races import until
 from fix_voids import until_trusted
 from holdfast.adapters import connection_pool
+from holdfast.errors import TierUnavailable
 from holdfast.events import Event
 from holdfast.flows import Flows
 from holdfast.kinds import Kind, register
@@ -146,6 +147,13 @@ class Person:
         return f"e{len(self.asked)}"
 
 
+class Nobody(Person):
+    """`FaultEscalator` that cannot ask."""
+
+    async def escalate(self, *_: Any, **__: Any) -> str:
+        raise TierUnavailable("it cannot be kept that somebody is asked")
+
+
 class Modes:
     """`Degrading` that remembers what it was told."""
 
@@ -202,7 +210,7 @@ class Scene:
 
 
 def hurry(flows: Flows, person: Person | None = None, modes: Modes | None = None) -> None:
-    """Let a server's recoveries not pause, and give them whom to ask and what to tell of modes."""
+    """Let a server's recoveries not pause, and give them others to ask, and to tell of modes, than its own."""
 
     async def soon(_: float) -> None:
         await asyncio.sleep(0.001)
@@ -211,7 +219,7 @@ def hurry(flows: Flows, person: Person | None = None, modes: Modes | None = None
     manager._sleep = flows.recovery_log._sleep = soon
     means = manager._handlers._means
     manager._handlers._means = dataclasses.replace(
-        means, sleep=soon, escalator=person, degrading=modes or means.degrading
+        means, sleep=soon, escalator=person or means.escalator, degrading=modes or means.degrading
     )
 
 

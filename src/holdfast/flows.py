@@ -307,9 +307,11 @@ class Flows:
                 counters=self.counters.recovery,
                 void=self._writes.void_by(given.l3),
                 degrading=self.health,
+                escalator=self.run_flows.escalations,
             ),
         )
         self.recovery, self.recovery_log = flows.manager, flows.recorder
+        self.run_flows.escalations.on_timed_out(self.recovery.nobody_answered)
 
     def _elsewhere(self) -> Elsewhere:
         given = self._given

@@ -34,7 +34,7 @@ class Affected:
         faults: where they are reported.
         masked: takes secrets out of a text.
         void: makes a target void.
-        escalator: see `Means`.
+        escalator, degrading: see `Means`.
     """
 
     faults: FaultReports
@@ -48,7 +48,7 @@ class Affected:
     counters: RecoveryCounters
     void: Callable[[Target, str, str | None], Awaitable[object]]
     degrading: Degrading
-    escalator: FaultEscalator | None = None
+    escalator: FaultEscalator
 
 
 class RecoveryFlows:

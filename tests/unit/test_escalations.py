@@ -304,7 +304,7 @@ async def test_a_server_sweeps_by_itself() -> None:
         await opened(flows, "rec2", timeout_seconds=2 * MINUTE)
         shared.clock.advance(MINUTE)
         escalations = flows.store.escalations
-        sweeper = OverdueSweeper(escalations, nap, "escalations", also=escalations.observe_oldest)
+        sweeper = OverdueSweeper(escalations, nap, "escalation", also=escalations.observe_oldest)
         sweeper.start()
         await naps.acquire()
         await sweeper.stop()

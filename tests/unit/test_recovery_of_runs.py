@@ -6,19 +6,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from fix_races import until
-from fix_recovery import Person, hurry
+from fix_recovery import Nobody, Person, hurry
 from fix_run_servers import RUN, Hall, hall
-from holdfast import Bot, Durability, Swarm
+from holdfast import Bot, Durability, Escalation, Swarm
 from holdfast.errors import ContextCorrupt, NotOwner, RunOver, TierUnavailable
 from holdfast.events import Event
 from holdfast.protocols import Source
 from holdfast.recovery.handlers import ALERT
+from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.modes import Mode
 from holdfast.recovery.telling import COMPLETED
 from holdfast.run_context.rescuing import TERMINATE, Remains, Rescuing, Termination
+from holdfast.testing import MemoryRecoveryLog
 from holdfast.transactions import Transactions
 
 
@@ -46,8 +49,12 @@ class Told:
 
 
 @asynccontextmanager
-async def listening(person: Person | None) -> AsyncIterator[tuple[Hall, Told]]:
-    """Servers "a" and "b", the recoveries of the latter being heard."""
+async def listening(person: Person | None = None) -> AsyncIterator[tuple[Hall, Told]]:
+    """Servers "a" and "b", the recoveries of the latter being heard.
+
+    Args:
+        person: is asked by them; None: who would be.
+    """
     async with hall() as at:
         told, b = Told(), at.servers["b"]
         hurry(b, person)
@@ -110,10 +117,14 @@ async def ended_in_read_only(at: Hall, told: Told) -> tuple[str, str]:
 
 
 async def test_a_mode_in_which_writes_are_refused_is_no_reason_to_leave_it() -> None:
-    """The run has failed all the same."""
-    async with listening(Person()) as (at, told):
+    """The run has failed all the same, a person is asked, and may answer."""
+    async with listening() as (at, told):
         assert await ended_in_read_only(at, told) == ("terminate_routine", "done")
         assert at.row().status == "failed"
+        escalations = at.servers["b"].store.escalations
+        (asked,) = await escalations.list()
+        await escalations.resolve(asked.id, decision="begin it anew", by="ann", reason="nothing of it is needed")
+        assert await escalations.list() == []
 
 
 async def test_mutant_recovery_is_refused_as_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,8 +135,9 @@ async def test_mutant_recovery_is_refused_as_all_others(monkeypatch: pytest.Monk
         return open_(self, *args)
 
     monkeypatch.setattr(Transactions, "open", as_all)
-    async with listening(Person()) as (at, told):
+    async with listening() as (at, told):
         assert await ended_in_read_only(at, told) == ("terminate_routine", "failed")
+        assert (await told.steps())[2] == ("escalate_to_human", "failed")
 
 
 async def test_who_runs_it_is_told_and_keeps_it() -> None:
@@ -186,7 +198,7 @@ async def test_mutant_whatever_epoch_it_has(monkeypatch: pytest.MonkeyPatch) -> 
 
 async def test_with_nobody_to_ask_it_is_told_what_is_left() -> None:
     """No base verifies: what could be put together from the history is said, and nothing is put in its place."""
-    async with listening(None) as (at, told):
+    async with listening(Nobody()) as (at, told):
         await at.kill("a")
         await read_corrupt(at)
         assert (await told.steps())[2:] == [
@@ -197,6 +209,64 @@ async def test_with_nobody_to_ask_it_is_told_what_is_left() -> None:
         assert await at.b.rescue.remains(RUN) == Remains(intact=2, snapshots=2, steps=2, variables=3, changes=1)
         at.damage("00000001")
         assert await at.b.rescue.remains(RUN) == Remains(intact=1, snapshots=2, steps=1, variables=2, changes=1)
+
+
+async def unanswered(at: Hall, told: Told) -> list[tuple[str, str]]:
+    """What server "b" does about a corrupt run when a person was asked and says nothing for a minute."""
+    b = at.servers["b"]
+    await b.run_flows.escalation_sweeper.stop()
+    await at.kill("a")
+    await read_corrupt(at)
+    recovery = (await told.data(COMPLETED))["recoveryId"]
+    (asked,) = await b.store.escalations.list()
+    document = asked.document
+    assert (document.subject, document.run_id, document.swarm_id) == (f"run:{RUN}", RUN, "s1")
+    assert [each.step for each in document.tried] == ["terminate_routine", "notify_swarm_leader"]
+    at.clock.advance(61.0)
+    await b.run_flows.escalation_sweeper.sweep()
+    done = await b.store.escalations.get(asked.id)
+    assert done is not None
+    assert (done.status, done.recovery_id, done.decision) == ("timed_out", recovery, "restore_last_snapshot")
+
+    async def is_recorded() -> bool:
+        return not b.recovery._falling_back and not b.recovery_log.waiting
+
+    await until(is_recorded)
+    lines = [each.line for each in await MemoryRecoveryLog(at.l3).list(limit=100)]
+    assert {each.recovery_id for each in lines} == {recovery}
+    steps = [(each.step, each.outcome) for each in lines]
+    return steps[steps.index(("completed", "escalated")) + 1 :]
+
+
+async def test_when_nobody_answers_the_fallbacks_come() -> None:
+    """In their order, until one takes effect; all in one recovery, which has one escalation."""
+    async with listening() as (at, told):
+        assert await unanswered(at, told) == [("restore_last_snapshot", "failed"), ("emergency_state_rebuild", "done")]
+
+
+async def test_mutant_nobody_hears_that_nobody_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing is done any more."""
+    monkeypatch.setattr(RecoveryManager, "nobody_answered", lambda *_: None)
+    async with listening() as (at, told):
+        assert await unanswered(at, told) == []
+
+
+@pytest.mark.parametrize("words", [{"recovery_id": ""}, {"error_type": "mine"}, {"fallback": "mine"}])
+async def test_what_others_ask_is_left_to_them(words: dict[str, str]) -> None:
+    """The fallback of an escalation that no recovery has opened is a word of theirs."""
+    async with listening() as (at, _):
+        manager = at.servers["b"].recovery
+        asked = Escalation(
+            subject="bot:b1",
+            failed="x",
+            recovery_id="rec1",
+            error_type="state_corruption",
+            fallback="read_only_mode",
+        )
+        manager.nobody_answered(msgspec.structs.replace(asked, **words))
+        assert not manager._falling_back
+        manager.nobody_answered(asked)
+        assert manager._falling_back
 
 
 async def test_what_owns_it_is_not_robbed_by_a_report() -> None:

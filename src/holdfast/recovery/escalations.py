@@ -53,7 +53,7 @@ class Escalations:
         strategies: Strategies | None = None,
     ) -> None:
         self.index = index
-        self._docket = Docket(ESCALATION, collection, transactions, index, self._record)
+        self._docket = Docket(ESCALATION, collection, transactions, index, self._record, in_any_mode=True)
         self._transactions = transactions
         self._audit = audit
         self._counters = counters
@@ -249,7 +249,7 @@ class Escalations:
             return True
 
         try:
-            return await self._transactions.transact(operate, Isolation.READ_COMMITTED)
+            return await self._transactions.transact(operate, Isolation.READ_COMMITTED, in_any_mode=True)
         except Conflict:  # another server was faster
             return False
 

@@ -84,7 +84,6 @@ class Means:
 
     Attributes:
         void: makes a target void, for a reason, in somebody's name.
-        escalator: None: there is nobody to ask.
         l2, l3: know whether these tiers answer.
         random_: for jitter.
     """
@@ -94,7 +93,7 @@ class Means:
     rescue: Rescuing
     swarms: Collection[Swarm]
     bus: EventBus
-    escalator: FaultEscalator | None
+    escalator: FaultEscalator
     degrading: Degrading
     l2: TierGuard
     l3: TierGuard
@@ -201,10 +200,8 @@ class Handlers:
 
     async def _escalate(self, case: Case, step: RecoveryStep) -> Done:
         """Ask a person; nobody waits here for the answer."""
-        report, escalator = case.report, self._means.escalator
-        if escalator is None:
-            return Done(Outcome.FAILED, "there is nobody to ask")
-        identifier = await escalator.escalate(
+        report = case.report
+        identifier = await self._means.escalator.escalate(
             case.id,
             report.classification,
             report.subject,

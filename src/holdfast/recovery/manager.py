@@ -8,11 +8,12 @@ tells when it is back: so an outage is one recovery, however long it takes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from holdfast.background import Background
 from holdfast.clock import Clock
+from holdfast.documents import Escalation
 from holdfast.errors import HoldfastError
 from holdfast.protocols import Source
 from holdfast.recovery.classification import Category, Classification, Scope, severity_of
@@ -32,10 +33,14 @@ from holdfast.recovery.telling import End, RecoveryTeller
 UNDER_WAY_MAX: Final = 8
 URGENT_MAX: Final = 8
 """Beyond them, recoveries whose first step is immediate."""
+FALLING_BACK_MAX: Final = 256
+"""Recoveries whose escalations nobody has answered."""
 STEP_SECONDS: Final = 10.0
 """Of a step that does not say how long it may take."""
 LOOK_SECONDS: Final = 1.0
 """Between two looks whether a tier is back."""
+
+_EFFECTIVE: Final = frozenset({Outcome.DONE, Outcome.MENDED})
 
 
 class RecoveryManager:
@@ -73,6 +78,7 @@ class RecoveryManager:
         self._wake = asyncio.Event()
         self._walking: set[asyncio.Task[None]] = set()
         self._watching: set[asyncio.Task[None]] = set()
+        self._falling_back: set[asyncio.Task[None]] = set()
         self.report = reports.report
         self._loop = Background(self._run, "recovery")
         reports.on_evidence = teller.evidence
@@ -85,11 +91,32 @@ class RecoveryManager:
     async def stop(self) -> None:
         """End what is under way; may be called twice."""
         await self._loop.stop()
-        tasks = self._walking | self._watching
+        tasks = self._walking | self._watching | self._falling_back
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    def nobody_answered(self, escalation: Escalation) -> None:
+        """Do what is left, apart from the caller, if a recovery asked; with too many under way, that is left to people.
+
+        Neither raises nor waits.
+        """
+        if not escalation.recovery_id or escalation.error_type not in list(StateErrorType):
+            return  # somebody else asked, who knows what a fallback of his own means
+        if escalation.fallback not in list(Fallback) or len(self._falling_back) >= FALLING_BACK_MAX:
+            return
+        work = self.fall_back(
+            escalation.recovery_id,
+            StateErrorType(escalation.error_type),
+            escalation.subject,
+            Fallback(escalation.fallback),
+            run_id=escalation.run_id,
+            swarm_id=escalation.swarm_id,
+        )
+        task = asyncio.get_running_loop().create_task(work, name="holdfast recovery fallback")
+        self._falling_back.add(task)
+        task.add_done_callback(self._falling_back.discard)
 
     async def fall_back(
         self,
@@ -101,7 +128,10 @@ class RecoveryManager:
         run_id: str | None = None,
         swarm_id: str | None = None,
     ) -> None:
-        """Do what is left when nobody has answered an escalation; the recovery log tells the outcome. Never raises."""
+        """Do what is left when nobody has answered an escalation: a fallback, or one of those that come after it.
+
+        The recovery log tells the outcome. Never raises.
+        """
         severity = severity_of(error_type, Scope.OPERATION)
         report = Report(
             fault=HoldfastError("nobody has answered"),
@@ -115,8 +145,9 @@ class RecoveryManager:
             swarm_id=swarm_id,
         )
         options = self._strategy(report).fallback_options
-        option = next((each for each in options if each.strategy is fallback), FallbackOption(strategy=fallback))
-        await self._fall_back(Case(recovery_id, report, []), option)
+        place = next((place for place, each in enumerate(options) if each.strategy is fallback), None)
+        left = (FallbackOption(strategy=fallback),) if place is None else options[place:]
+        await self._first_of(left, Case(recovery_id, report, []))
 
     async def _run(self) -> None:
         while True:
@@ -173,14 +204,16 @@ class RecoveryManager:
             escalated = escalated or done.outcome is Outcome.ESCALATED
         if escalated:  # the fallbacks come when nobody has answered
             return End.ESCALATED, None
-        for option in strategy.fallback_options:
-            if (await self._fall_back(case, option)).outcome in {Outcome.DONE, Outcome.MENDED}:
-                return End.DEGRADED, option
-        return End.FAILED, None
+        option = await self._first_of(strategy.fallback_options, case)
+        return (End.FAILED if option is None else End.DEGRADED), option
 
-    async def _fall_back(self, case: Case, option: FallbackOption) -> Done:
-        handler = self._handlers.fallbacks[option.strategy]
-        return await self._do(case, option.strategy.value, handler(case, option), STEP_SECONDS)
+    async def _first_of(self, options: Iterable[FallbackOption], case: Case) -> FallbackOption | None:
+        """The first fallback that takes effect; None: none does."""
+        for option in options:
+            work = self._handlers.fallbacks[option.strategy](case, option)
+            if (await self._do(case, option.strategy.value, work, STEP_SECONDS)).outcome in _EFFECTIVE:
+                return option
+        return None
 
     async def _do(self, case: Case, name: str, work: Awaitable[Done], seconds: float) -> Done:
         """Do a step, and tell of it; whatever it raises is its outcome, and no fault to be recovered from."""
