@@ -20,6 +20,7 @@ import asyncpg
 
 import holdfast
 from faults.figures import Figures
+from faults.recorded import Episode
 from faults.test_relay_killed import announced
 from faults.test_writes_killed import Line
 from faults.workload import WARM_READ, Seen, Workload
@@ -151,11 +152,13 @@ class Course:
         modes: that servers said they work in, but `normal`.
         shown_at: when the first was, monotonic seconds; None: none was.
         normal_after: from the fault's end until all was normal again, seconds.
+        episodes: the faults.
     """
 
     modes: set[str] = field(default_factory=set)
     shown_at: float | None = None
     normal_after: float = 0.0
+    episodes: list[Episode] = field(default_factory=list)
 
     async def look_on(self, servers: Mapping[str, OpenStore]) -> None:
         """Look for ever."""
@@ -184,6 +187,7 @@ class Cell:
         normal_seconds: all must be normal again so soon after its end.
         modes: one of them must show soon, if servers tell their mode; none need be.
         ground: made ready around the servers' life, before they connect.
+        subjects: how subjects of recoveries begin that it gives rise to.
         short: it is in `make test` too.
     """
 
@@ -196,6 +200,7 @@ class Cell:
     normal_seconds: float = 20.0
     modes: frozenset[str] = frozenset()
     ground: Harm | None = None
+    subjects: tuple[str, ...] = ()
     short: bool = False
 
 
@@ -290,6 +295,8 @@ async def broken(cell: Cell, ground: Ground, seconds: float, course: Course) -> 
     ground.workload.phase = "during"
     async with cell.harm(ground):
         await asyncio.sleep(seconds)
+        began = time.time() - (time.monotonic() - ground.began)
+    course.episodes.append(Episode(cell.name, cell.subjects, began, time.time()))
     course.normal_after = await until_normal(ground, cell.normal_seconds)
     ground.workload.phase = "after"
 
