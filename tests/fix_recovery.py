@@ -16,11 +16,11 @@ from holdfast.adapters import connection_pool
 from holdfast.errors import TierUnavailable
 from holdfast.events import Event
 from holdfast.flows import Flows
+from holdfast.invalidation.topics import RECOVERY_COMPLETED
 from holdfast.kinds import Kind, register
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Evidence, RecoveryLine
 from holdfast.protocols.escalations import Classified
-from holdfast.recovery.telling import COMPLETED
 from holdfast.settings import Settings
 from holdfast.testing import (
     ManualClock,
@@ -201,7 +201,7 @@ class Scene:
 
     @property
     def ends(self) -> list[Event]:
-        return [each for each in self.events if each.type == COMPLETED]
+        return [each for each in self.events if each.type == RECOVERY_COMPLETED]
 
     async def lines(self) -> list[tuple[str, str]]:
         """Steps and outcomes in the recovery log of L3, once all of them are there."""

@@ -360,10 +360,10 @@ class Flows:
             ends.push_async_callback(self._drain)
             ends.push_async_callback(self.write_behind.lives.stop)
             ends.push_async_callback(self.takeover.stop)
-            ends.push_async_callback(self.run_flows.stop)
+            ends.push_async_callback(self.recovery.stop)
+            ends.push_async_callback(self.run_flows.stop)  # escalations that are overdue go on to recovery
             ends.callback(self.watching.close)
             ends.push_async_callback(self.verifier.stop)
-            ends.push_async_callback(self.recovery.stop)
             ends.push_async_callback(self.bus.stop)  # its handlers may use all the rest
 
     async def _drain(self) -> None:

@@ -15,11 +15,11 @@ from fix_run_servers import RUN, Hall, hall
 from holdfast import Bot, Durability, Escalation, Swarm
 from holdfast.errors import ContextCorrupt, NotOwner, RunOver, TierUnavailable
 from holdfast.events import Event
+from holdfast.invalidation.topics import RECOVERY_COMPLETED
 from holdfast.protocols import Source
 from holdfast.recovery.handlers import ALERT
 from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.modes import Mode
-from holdfast.recovery.telling import COMPLETED
 from holdfast.run_context.rescuing import TERMINATE, Remains, Rescuing, Termination
 from holdfast.testing import MemoryRecoveryLog
 from holdfast.transactions import Transactions
@@ -45,7 +45,7 @@ class Told:
 
     async def steps(self) -> list[tuple[str, str]]:
         """Of the recovery, once it is over."""
-        return [(each["step"], each["outcome"]) for each in (await self.data(COMPLETED))["tried"]]
+        return [(each["step"], each["outcome"]) for each in (await self.data(RECOVERY_COMPLETED))["tried"]]
 
 
 @asynccontextmanager
@@ -217,7 +217,7 @@ async def unanswered(at: Hall, told: Told) -> list[tuple[str, str]]:
     await b.run_flows.escalation_sweeper.stop()
     await at.kill("a")
     await read_corrupt(at)
-    recovery = (await told.data(COMPLETED))["recoveryId"]
+    recovery = (await told.data(RECOVERY_COMPLETED))["recoveryId"]
     (asked,) = await b.store.escalations.list()
     document = asked.document
     assert (document.subject, document.run_id, document.swarm_id) == (f"run:{RUN}", RUN, "s1")
@@ -274,6 +274,6 @@ async def test_what_owns_it_is_not_robbed_by_a_report() -> None:
     async with listening(Person()) as (at, told):
         for _ in range(5):
             await read_corrupt(at)
-        await told.data(COMPLETED)
+        await told.data(RECOVERY_COMPLETED)
         with pytest.raises(NotOwner):
             await at.b.resume(RUN)

@@ -22,10 +22,20 @@ INVALIDATE_L1: Final = "cache/invalidate_l1"
 STATE_RESET: Final = "state/reset"
 WRITE_REFUSED: Final = "state/write_refused"
 MODE_CHANGED: Final = "state/mode/changed"
+RECOVERY_STEP: Final = "state/recovery/step"
+RECOVERY_COMPLETED: Final = "state/recovery/completed"
+RECOVERY_RETURNED: Final = "state/recovery/returned"
 FEED_TOPICS: Final = frozenset({STATE_UPDATED, CONFIG_CHANGED, ROUTINE_MODIFIED, INVALIDATE_L1, STATE_RESET})
 """What each server tells its own subscribers as it follows the change feed; see `announcing`."""
-RESERVED: Final = FEED_TOPICS | {WRITE_REFUSED, "cache/inconsistent", MODE_CHANGED}
-"""What the store alone tells, the last by write-behind, verifier and health; others who published it would mislead."""
+RESERVED: Final = FEED_TOPICS | {
+    WRITE_REFUSED,
+    "cache/inconsistent",
+    MODE_CHANGED,
+    RECOVERY_STEP,
+    RECOVERY_COMPLETED,
+    RECOVERY_RETURNED,
+}
+"""What the store alone tells, beside the feed write-behind, verifier, health and recovery; others would mislead."""
 _SEGMENT: Final = re.compile(r"[a-z0-9_.-]{1,64}\Z")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _RULE: Final = "segments are 1 to 64 of a-z 0-9 _ . -"

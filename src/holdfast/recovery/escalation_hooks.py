@@ -60,16 +60,17 @@ class LeaderTold:
             TierError: L2 did not take it, or did not say so.
         """
         data: dict[str, Any] = msgspec.to_builtins(notice)
-        data["leader"] = await self._leader_of(notice.swarm_id)
+        data["leader"] = await leader_of(self._swarms, notice.swarm_id)
         topic = TOPICS[notice.status]
         await self._bus.publish(topic, data, delivery=Promise.RELIABLE, priority=Priority.HIGH, key=notice.id)
 
-    async def _leader_of(self, swarm_id: str | None) -> str | None:
-        """The swarm's leader; it may be just the swarm that cannot be read, which keeps nobody from being told."""
-        if swarm_id is None:
-            return None
-        try:
-            swarm = await self._swarms.get(swarm_id)
-        except HoldfastError:
-            return None
-        return None if swarm is None else swarm.swarm_leader
+
+async def leader_of(swarms: Collection[Swarm], swarm_id: str | None) -> str | None:
+    """The bot that leads a swarm; None: it is not known, for it may be just the swarm that cannot be read."""
+    if swarm_id is None:
+        return None
+    try:
+        swarm = await swarms.get(swarm_id)
+    except HoldfastError:
+        return None
+    return None if swarm is None else swarm.swarm_leader

@@ -19,6 +19,7 @@ from holdfast.invalidation.bus import EventBus
 from holdfast.protocols import Source, Target
 from holdfast.protocols.escalations import FaultEscalator
 from holdfast.protocols.guards import Degrading, TierGuard, TierState
+from holdfast.recovery.escalation_hooks import leader_of
 from holdfast.recovery.modes import Mode
 from holdfast.recovery.probing import Prober
 from holdfast.recovery.reports import Report
@@ -174,7 +175,7 @@ class Handlers:
         report, means = case.report, self._means
         if report.swarm_id is None:
             return Done(Outcome.SKIPPED, "no swarm is known to be affected")
-        leader = await self._leader(report.swarm_id)
+        leader = await leader_of(means.swarms, report.swarm_id)
         data = {
             "swarmId": report.swarm_id,
             "leaderBotId": leader,
@@ -189,14 +190,6 @@ class Handlers:
         priority = Priority.HIGH if step.urgency == "high" else Priority.MEDIUM
         await means.bus.publish(ALERT, data, delivery=Delivery.RELIABLE, priority=priority, key=report.swarm_id)
         return Done(Outcome.DONE, "told" if leader is None else f"told, for bot {leader}")
-
-    async def _leader(self, swarm_id: str) -> str | None:
-        """The id of the leading bot; None: the swarm names none, or cannot be read: its leader is told all the same."""
-        try:
-            swarm = await self._means.swarms.get(swarm_id)
-        except HoldfastError:
-            return None
-        return None if swarm is None else swarm.swarm_leader
 
     async def _escalate(self, case: Case, step: RecoveryStep) -> Done:
         """Ask a person; nobody waits here for the answer."""

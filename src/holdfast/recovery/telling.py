@@ -6,19 +6,16 @@ import datetime as dt
 import logging
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 from holdfast.clock import Clock
+from holdfast.invalidation.topics import RECOVERY_COMPLETED, RECOVERY_RETURNED, RECOVERY_STEP
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Evidence, RecoveryLine
 from holdfast.recovery.handlers import Case, Done, Outcome
 from holdfast.recovery.log import RecoveryRecorder
 from holdfast.recovery.reports import Report
 from holdfast.run_context.fault_words import in_words
-
-STEP: Final = "state/recovery/step"
-COMPLETED: Final = "state/recovery/completed"
-RETURNED: Final = "state/recovery/returned"
 
 logger = logging.getLogger("holdfast")
 
@@ -71,21 +68,21 @@ class RecoveryTeller:
     def stepped(self, case: Case, step: str, done: Done, began: float) -> None:
         """A step, or a fallback, that began at a moment (monotonic seconds) was done."""
         self._counters.stepped(step, done.outcome.value)
-        self._announce(STEP, self._line(case, step, done.outcome.value, done.detail, began))
+        self._announce(RECOVERY_STEP, self._line(case, step, done.outcome.value, done.detail, began))
 
     def completed(self, case: Case, end: End) -> None:
         """A recovery is over."""
         setattr(self._counters, end.value, getattr(self._counters, end.value) + 1)
         facts = self._line(case, "completed", end.value, "", case.report.began)
         tried = [{"step": step, "outcome": outcome} for step, outcome in case.tried]
-        self._announce(COMPLETED, {**facts, "tried": tried})
+        self._announce(RECOVERY_COMPLETED, {**facts, "tried": tried})
         logger.warning("%s of %s: %s", case.report.error_type.value, case.report.subject, end.value)
 
     def returned(self, case: Case) -> None:
         """A tier that was away after its recovery answers again."""
         self._counters.returned += 1
         facts = self._line(case, "returned", Outcome.MENDED.value, "it answers again", case.report.began)
-        self._announce(RETURNED, facts)
+        self._announce(RECOVERY_RETURNED, facts)
 
     def evidence(self, report: Report) -> None:
         """What does not verify is kept, for a person to look at."""
