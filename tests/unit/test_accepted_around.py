@@ -123,7 +123,7 @@ def test_mutant_each_attempt_meets_its_own_servers_writes(monkeypatch: pytest.Mo
 
     @asynccontextmanager
     async def unprepared(
-        transactions: Transactions, isolation: Isolation = Isolation.READ_COMMITTED, _: Collection[Any] = ()
+        transactions: Transactions, isolation: Isolation = Isolation.READ_COMMITTED, _: Collection[Any] = (), **__: Any
     ) -> AsyncIterator[Transaction]:
         async with open_(transactions, isolation) as transaction:
             yield transaction
