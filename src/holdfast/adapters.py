@@ -111,11 +111,7 @@ async def open_tiers(
     stack.push_async_callback(pool.close)
     await prepare(pool, kinds.values(), migrate=settings.migrate_on_connect, progress=progress)
     await guard.connect()
-    async with pool.connection() as lent:
-        with mapped("testing the triggers"):
-            untrusted = await l3_self_test.untrusted(lent, kinds.values())
-    for kind, reason in untrusted.items():
-        logger.warning("kind %s is served uncached: %s", kind, reason)
+    untrusted = await _untrusted(pool, kinds.values())
     l3 = PostgresStorage(pool, kinds)
     apart = connection_pool(settings, size_max=1, guard=guard)
     stack.push_async_callback(apart.close)
@@ -154,6 +150,15 @@ async def open_tiers(
         coherence=coherence,
         untrusted=untrusted,
     )
+
+
+async def _untrusted(pool: ConnectionPool, kinds: Iterable[Kind[Any]]) -> Mapping[str, str]:
+    async with pool.connection() as lent:
+        with mapped("testing the triggers"):
+            untrusted = await l3_self_test.untrusted(lent, kinds)
+    for kind, reason in untrusted.items():
+        logger.warning("kind %s is served uncached: %s", kind, reason)
+    return untrusted
 
 
 def webhook(settings: Settings) -> Webhook | None:
