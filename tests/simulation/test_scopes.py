@@ -14,7 +14,7 @@ from simulation.scene import Scene
 from simulation.worlds import any_theme, live
 
 SHORT_SEEDS = range(40)
-MUTANT_SEEDS = range(200)
+MUTANT_SEEDS = range(600)
 TRAVELLERS = 12
 CAUGHT = (
     "S2-scopes_without_tokens",

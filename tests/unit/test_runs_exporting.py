@@ -195,14 +195,18 @@ async def test_more_than_a_context_may_hold_does_not_leave() -> None:
 Transact = Callable[..., Awaitable[Any]]
 
 
-def lose_commits(patch: pytest.MonkeyPatch, *, times: int, in_effect: bool) -> None:
-    """Let the answers to the next transactions get lost, which took effect or did not."""
+def lose_commits(
+    patch: pytest.MonkeyPatch, *, times: int, in_effect: bool, second: HoldfastError | None = None
+) -> None:
+    """Let the answers to the next transactions get lost, which took effect or did not; those behind may fail."""
     healthy = Transactions.transact
     left = times
 
     async def transact(self: Transactions, *words: Any, **named: Any) -> Any:
         nonlocal left
         left -= 1
+        if left < 0 and second is not None:
+            raise second
         if left < 0:
             return await healthy(self, *words, **named)
         if in_effect:
@@ -251,19 +255,6 @@ async def test_an_end_that_nobody_can_find_out_is_told(monkeypatch: pytest.Monke
         assert [*at.row().exported] == ["x"]
 
 
-def transact_fails(patch: pytest.MonkeyPatch, *faults: HoldfastError) -> None:
-    """Have the first transaction take effect and be told as the first fault, and those behind it fail as the others."""
-    healthy, left = Transactions.transact, list(faults)
-
-    async def transact(self: Transactions, *words: Any) -> Any:
-        fault = left.pop(0) if len(left) > 1 else left[0]
-        if fault is faults[0]:
-            await healthy(self, *words)
-        raise fault
-
-    patch.setattr(Transactions, "transact", transact)
-
-
 @pytest.mark.parametrize(
     "second", [Overloaded("too many clients"), SerializationFailure("others were in the way"), TierError("read only")]
 )
@@ -274,7 +265,7 @@ async def test_what_another_attempt_came_to_says_nothing_of_the_first(
     async with hall() as at:
         run = await child_with_exports(at, swarm_id=None)
         with monkeypatch.context() as patch:
-            transact_fails(patch, OutcomeUnknown("the reply was lost"), second)
+            lose_commits(patch, times=1, in_effect=True, second=second)
             with pytest.raises(OutcomeUnknown):
                 await run.complete()
         with pytest.raises(RunOver):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from holdfast.documents.sealed import NONCE_BYTES
@@ -58,7 +58,8 @@ class KeyRing:
         if not self._masters:
             return
         await self._note_retired()
-        await self._note_outdated()
+        for page in _pages([key.id for key in self.known.known()]):
+            await self._note_outdated(page)
         key = await self._newest()
         if self.known.sealer is None or self.known.sealer.key_id != key.id:
             self.known.learn(key)
@@ -114,9 +115,8 @@ class KeyRing:
     async def _note_retired(self) -> None:
         self._retired |= {each.id for each in await self._rows.masters() if each.retired_at is not None}
 
-    async def _note_outdated(self) -> None:
-        async for _ in self._in_l3([key.id for key in self.known.known()]):
-            pass
+    async def _note_outdated(self, key_ids: Sequence[str]) -> None:
+        self._outdated |= await self._rows.outdated(key_ids)
 
     def _check_not_retired(self) -> None:
         if self._masters.first.id in self._retired:
@@ -124,11 +124,10 @@ class KeyRing:
 
     async def _in_l3(self, key_ids: Sequence[str]) -> AsyncIterator[tuple[str, DataKeyRow | None]]:
         """What L3 has of each, and from here on it is known which of them are outdated."""
-        for start in range(0, len(key_ids), DATA_KEYS_LISTED_MAX):
-            wanted = key_ids[start : start + DATA_KEYS_LISTED_MAX]
-            found = await self._rows.find(wanted)
-            self._outdated |= await self._rows.outdated(wanted)
-            for key_id in wanted:
+        for page in _pages(key_ids):
+            found = await self._rows.find(page)
+            await self._note_outdated(page)
+            for key_id in page:
                 yield key_id, found.get(key_id)
 
     async def _rewrap(self, found: Sequence[tuple[DataKeyRow, DataKey]], record: Record) -> int:
@@ -185,6 +184,12 @@ class KeyRing:
 
     def _unwrapped(self, row: DataKeyRow) -> DataKey:
         return self._masters.unwrap(row.id, row.master_id, row.wrapped)
+
+
+def _pages(key_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many at a time as L3 is asked for."""
+    for start in range(0, len(key_ids), DATA_KEYS_LISTED_MAX):
+        yield key_ids[start : start + DATA_KEYS_LISTED_MAX]
 
 
 def wrapped_row(key: DataKey, masters: MasterKeys, entropy: Callable[[int], bytes]) -> DataKeyRow:

@@ -113,6 +113,7 @@ async def connect_flows(
         window_seconds: how long it remembers a change, to judge L2 by.
         server: its name.
     """
+    # Long because a server is given so much: each argument is one of them, which to pass on would say all twice more.
     registered = register(kinds)
     clock = clock or ManualClock()
     storage = l3 if l3 is not None else MemoryStorage(registered.values(), seed=seed)
