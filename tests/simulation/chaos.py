@@ -6,12 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from holdfast.protocols import Target
+from holdfast.recovery.forcing import FORCEABLE
 from holdfast.testing import MemoryFeed
+from simulation.health import SHOWN_SECONDS
 from simulation.scene import KEYS, TAGS, Scene
 
 GAP_SECONDS = 0.8
 EXCHANGE_SECONDS = 0.5
 LOST_COMMITS_MAX = 4
+OUTAGE_SECONDS = 2.0
+"""The longest, after it is seen by all."""
+SPARED_SECONDS = 1.5
 Fault = Callable[[], Awaitable[None]]
 
 
@@ -37,6 +42,7 @@ class Chaos:
             "nodes": [self._silence_a_node, self._forget_a_node, self._restore_a_node, self._restore_a_node],
             "crashes": [self._crash, self._crash, self._restart, self._away],
             "files": [self._restore_l3, self._restore_unnoticed],
+            "outages": [self._lose_l2, self._silence_l2, self._lose_l3, self._lose_both, self._spare_a_tier],
         }
 
     async def run(self, groups: Sequence[str]) -> None:
@@ -52,7 +58,7 @@ class Chaos:
 
     def heal(self) -> None:
         """End what lasts."""
-        self._scene.l3.away = False
+        self._scene.l3.away = self._scene.l2.away = False
         self._scene.l2.silent.clear()
         for server in self._scene.servers:
             for feed in (server.hearing, server.relaying):
@@ -150,6 +156,46 @@ class Chaos:
         self._scene.l3.away = False
         self._scene.l3.restore(self._files)
         self._scene.records.begin_life(self._scene.l3.log.rows)
+
+    async def _lose_l2(self) -> None:
+        """Its nodes are gone: they refuse what is sent."""
+        self._scene.l2.away = True
+        await self._outage("L2")
+        self._scene.l2.away = False
+
+    async def _silence_l2(self) -> None:
+        """Its nodes say nothing any more."""
+        self._scene.l2.silent.update(self._nodes)
+        await self._outage("L2")
+        self._scene.l2.silent.clear()
+
+    async def _lose_l3(self) -> None:
+        self._scene.l3.away = True
+        await self._outage("L3")
+        self._scene.l3.away = False
+
+    async def _lose_both(self) -> None:
+        self._scene.l3.away = self._scene.l2.away = True
+        await self._outage("L2", "L3")
+        self._scene.l3.away = self._scene.l2.away = False
+
+    async def _outage(self, *tiers: str) -> None:
+        """From its beginning to its end; cancelled, it ends too."""
+        health = self._scene.health
+        health.went(*tiers)
+        try:
+            await asyncio.sleep(SHOWN_SECONDS)
+            health.check_shown(*tiers)
+            await self._world.pause(OUTAGE_SECONDS)
+        finally:
+            health.came(*tiers)
+
+    async def _spare_a_tier(self) -> None:
+        """Somebody puts a server into a worse mode than its tiers ask for, for a while."""
+        mode = self._world.random.choice(FORCEABLE)
+        seconds = self._world.random.choice((SPARED_SECONDS, None))
+        self._world.random.choice(self._scene.servers).flows.health.degrade(mode, seconds, "somebody wants it")
+        await self._world.pause(2 * SPARED_SECONDS)
 
     def _a_feed(self) -> MemoryFeed:
         return self._world.random.choice(self._scene.servers).hearing

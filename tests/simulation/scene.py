@@ -31,6 +31,8 @@ from holdfast.testing.simulation import World
 from holdfast.testing.slow_cache import SlowCache, SlowFences
 from holdfast.testing.slow_feed import SlowFeed
 from holdfast.testing.slow_storage import SlowStorage
+from simulation.guarded import GuardedCache, GuardedFences, GuardedNodes, GuardedStorage
+from simulation.health import HealthRecords
 from simulation.records import Records
 from simulation.themes import Theme
 
@@ -58,6 +60,7 @@ class Scene:
 
     Attributes:
         records: what is committed and answered.
+        health: what servers tell of how they are.
         l2, l3, servers: its parts.
     """
 
@@ -66,6 +69,7 @@ class Scene:
         self._verify_share = verify_share
         self.theme = theme
         self.records = Records(world, KEYS)
+        self.health = HealthRecords(world)
         self.make_l2 = partial(MemoryCache, fence_lifetime_seconds=FENCE_SECONDS, lease_seconds=0.2, nodes=2)
         self.l2 = self.make_l2(world)
         self.l3 = MemoryStorage([*BUILT_IN, NOTE], seed=1, on_commit=self._committed, statement_keys_max=1, tags_max=3)
@@ -82,6 +86,7 @@ class Scene:
         self.be_calm(calm=True)
         for server in self.servers:
             await server.start(stack, settings)
+            await self.health.listen(server.name, server.flows)
         self.be_calm(calm=False)
 
     def next_number(self) -> int:
@@ -134,22 +139,29 @@ class Server:
         late = {"most_seconds": most, "late_share": theme.late}
         self.l2 = SlowCache(scene.l2, scene.make_l2, world, late_seconds=2.5 * FENCE_SECONDS, **late)
         self.fences = SlowFences(scene.l2, world, late_seconds=2.0, **late)
-        self._journals = MemoryJournalBase(scene.l3, world)  # nothing is written behind in these worlds
-        self._runs = MemoryRuns(scene.l3, world)
-        self._reviews = MemoryDecisions(scene.l3, world, REVIEW)
-        self._escalations, self._audit = MemoryDecisions(scene.l3, world, ESCALATION), MemoryAudit(scene.l3)
-        self._key_rows, self._deliveries = MemoryKeys(scene.l3), MemoryDeliveries(scene.l3, world)
-        self._recovery_log, self._quarantine = MemoryRecoveryLog(scene.l3), MemoryQuarantine(scene.l3)
+        self._nodes = GuardedNodes(scene.l2, world, most_seconds=most)
+        self._guarded = GuardedStorage(scene.l3, world, most_seconds=most)
+        behind, l3 = self._guarded.behind, scene.l3
+        self._journals = behind(MemoryJournalBase(l3, world))  # nothing is written behind in these worlds
+        self._runs = behind(MemoryRuns(l3, world))
+        self._reviews = behind(MemoryDecisions(l3, world, REVIEW))
+        self._escalations, self._audit = behind(MemoryDecisions(l3, world, ESCALATION)), behind(MemoryAudit(l3))
+        self._key_rows, self._deliveries = behind(MemoryKeys(l3)), behind(MemoryDeliveries(l3, world))
+        self._recovery_log, self._quarantine = behind(MemoryRecoveryLog(l3)), behind(MemoryQuarantine(l3))
 
     async def start(self, stack: AsyncExitStack, settings: Settings) -> None:
         """Connect."""
+        stack.push_async_callback(self._nodes.watch.close)
+        stack.push_async_callback(self._guarded.guard.close)
         self.flows = await stack.enter_async_context(
             connect_flows(
                 kinds=[NOTE],
-                l2=self.l2,
-                l3=self.l3,
+                l2=GuardedCache(self.l2, self._nodes, self._world),
+                l3=self._guarded.behind(self.l3),
+                l2_guard=self._nodes.guard,
+                l3_guard=self._guarded.guard,
                 feed=self.feed,
-                relay=(self.relay_feed, self.fences),
+                relay=(self.relay_feed, GuardedFences(self.fences, self._nodes)),
                 journals=self._journals,
                 runs=self._runs,
                 reviews=self._reviews,

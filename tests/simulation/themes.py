@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final, NamedTuple
 
-FAULTS: Final = ("feeds", "relays", "nodes", "crashes", "files")
+FAULTS: Final = ("feeds", "relays", "nodes", "crashes", "files", "outages")
 
 
 class Theme(NamedTuple):
@@ -64,6 +64,11 @@ def _files(_: random.Random) -> Theme:
     return Theme(("files",), 0.1, 0.0, 0.1)
 
 
+def _outages(random_: random.Random) -> Theme:
+    """L2 and L3 go away for seconds, one or both, and come back."""
+    return Theme(("outages",), 0.4, random_.choice((0.0, 0.5)), 0.1)
+
+
 THEMES: Final = {
     "mixed": _mixed,
     "busy": _busy,
@@ -72,4 +77,5 @@ THEMES: Final = {
     "nodes": _nodes,
     "crashes": _crashes,
     "files": _files,
+    "outages": _outages,
 }

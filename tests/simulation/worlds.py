@@ -39,7 +39,7 @@ async def run_world(world: World, theme: str | None = None) -> list[str]:
     """
     scene = Scene(world, any_theme(world, theme))
     await live(scene)
-    return scene.records.violations()
+    return [*scene.records.violations(), *scene.health.violations()]
 
 
 def any_theme(world: World, name: str | None) -> Theme:
@@ -75,8 +75,10 @@ async def check_quiet(scene: Scene) -> None:
         await server.drain()
     try:
         async with asyncio.timeout(RECOVERY_SECONDS):
-            while not all([await server.flows.feed.refresh() for server in scene.servers]) or not all(  # noqa: ASYNC110
-                has_recovered(scene, server) for server in scene.servers
+            while (
+                not all([await server.flows.feed.refresh() for server in scene.servers])
+                or not all(has_recovered(scene, server) for server in scene.servers)
+                or scene.health.unsettled()
             ):
                 await asyncio.sleep(0.05)  # virtual
     except TimeoutError:
@@ -84,6 +86,7 @@ async def check_quiet(scene: Scene) -> None:
             (server.name, server.flows.feed.fault, server.flows.relay and server.flows.relay.fault)
             for server in scene.servers
         ]
+        states += scene.health.unsettled()
         scene.records.faults.append(f"not recovered within {RECOVERY_SECONDS} s: {states}")
     for server in scene.servers:
         check_l1(scene, server)

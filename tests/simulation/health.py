@@ -1,0 +1,153 @@
+"""What servers tell of how they are, and whether it is true.
+
+An outage shows in the mode of every server, and no mode is left for a better one before the tier has answered for a
+while; recoveries of tiers that did not mend them tell when these answer again; and when nothing fails any more, every
+server is as it was, and recovers from nothing.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any, Final, NamedTuple
+
+from holdfast.clock import Clock
+from holdfast.events import Event
+from holdfast.flows import Flows
+from holdfast.invalidation.topics import MODE_CHANGED, RECOVERY_COMPLETED, RECOVERY_RETURNED
+from holdfast.recovery.health import RULES
+from holdfast.recovery.modes import Mode
+from holdfast.recovery.strategies import StateErrorType
+from holdfast.recovery.telling import End
+
+SHOWN_SECONDS: Final = 2.0
+"""After which an outage shows in the mode of every server, however slow its way to the tiers."""
+LATE_SECONDS: Final = 0.01
+"""Times in events are rounded."""
+WITHOUT: Final = {
+    "L2": frozenset({Mode.L2_BYPASSED, Mode.READ_ONLY, Mode.MEMORY_ONLY}),
+    "L3": frozenset({Mode.READ_ONLY, Mode.WRITE_BUFFERING, Mode.MEMORY_ONLY}),
+}
+"""Modes that a server may show while a tier is away: it may have been put into `read_only` besides."""
+
+OF_TIERS: Final = frozenset({StateErrorType.CACHE_FAILURE, StateErrorType.COMMUNICATION_FAILURE})
+"""What an outage is; a write whose outcome is unknown may be named after its tier too, and does not come back."""
+
+
+class Changed(NamedTuple):
+    """A server's mode changed.
+
+    Attributes:
+        at: monotonic seconds.
+        before: why it had the mode that it left.
+    """
+
+    at: float
+    mode: Mode
+    was: Mode
+    before: str
+
+
+class HealthRecords:
+    """Of one world.
+
+    Attributes:
+        faults: what was told, or not told, and is wrong.
+        modes: that any server was in.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.faults: list[str] = []
+        self.modes = {Mode.NORMAL}
+        self._clock = clock
+        self._outages: dict[str, list[list[float]]] = {tier: [] for tier in WITHOUT}
+        self._listeners: list[Listener] = []
+
+    async def listen(self, name: str, flows: Flows) -> None:
+        """Begin to note what a server tells."""
+        listener = Listener(name, flows)
+        self._listeners.append(listener)
+        await flows.store.subscribe("state/mode/*", listener.hear).ready()
+        await flows.store.subscribe("state/recovery/*", listener.hear).ready()
+
+    def went(self, *tiers: str) -> None:
+        """Tiers have gone away, for everybody."""
+        for tier in tiers:
+            self._outages[tier].append([self._clock.monotonic(), inf])
+
+    def came(self, *tiers: str) -> None:
+        """They are back."""
+        for tier in tiers:
+            self._outages[tier][-1][1] = self._clock.monotonic()
+
+    def check_shown(self, *tiers: str) -> None:
+        """By now every server must show that these tiers are away."""
+        wanted = WITHOUT[tiers[0]] if len(tiers) == 1 else {Mode.MEMORY_ONLY}
+        self.faults += [
+            f"{each.name} is {each.flows.health.mode} though {' and '.join(tiers)} have been away for {SHOWN_SECONDS} s"
+            for each in self._listeners
+            if each.flows.health.mode not in wanted
+        ]
+
+    def unsettled(self) -> list[str]:
+        """What is not yet as it was, in words."""
+        return [f"{each.name}: {words}" for each in self._listeners if (words := each.unsettled())]
+
+    def violations(self) -> list[str]:
+        """All faults found."""
+        for each in self._listeners:
+            self.modes |= {changed.mode for changed in each.changes}
+            for changed in each.changes:
+                self.faults += [f"{each.name}: {words}" for words in self._too_early(changed)]
+        return self.faults
+
+    def _too_early(self, changed: Changed) -> list[str]:
+        """A mode was left that said that a tier is away, and it is, or was until just now; a short outage may be missed."""
+        return [
+            f"{changed.was} became {changed.mode} at {changed.at}, and {tier} was away from {began} to {ended}"
+            for tier, without in WITHOUT.items()
+            if changed.was in without and changed.mode not in without and f"{tier} is away" in changed.before
+            for began, ended in self._outages[tier]
+            if began + SHOWN_SECONDS < changed.at < ended + RULES.settle_seconds - LATE_SECONDS
+            and ended - began > SHOWN_SECONDS
+        ]
+
+
+class Listener:
+    """What one server tells.
+
+    Attributes:
+        changes: of its mode.
+    """
+
+    def __init__(self, name: str, flows: Flows) -> None:
+        self.name = name
+        self.flows = flows
+        self.changes: list[Changed] = []
+        self._why = ""
+        self._away: dict[str, str] = {}
+        """Recoveries of tiers that are not back, and their subjects."""
+
+    async def hear(self, event: Event) -> None:
+        """Note what it says."""
+        data: Any = event.data
+        if event.type == MODE_CHANGED:
+            mode, was = Mode(data["mode"]), Mode(data["was"])
+            self.changes.append(Changed(data["timestamp"] / 1000, mode, was, self._why))
+            self._why = data["why"]
+        elif event.type == RECOVERY_RETURNED:
+            self._away.pop(data["recoveryId"], None)
+        elif event.type == RECOVERY_COMPLETED and data["outcome"] != End.RECOVERED:
+            if data["subject"].startswith("tier:") and data["errorType"] in OF_TIERS:
+                self._away[data["recoveryId"]] = data["subject"]
+
+    def unsettled(self) -> str:
+        """How it is not as it was; empty: it is."""
+        flows = self.flows
+        health, manager = flows.health.health(), flows.recovery
+        under_way = len(manager._walking) + len(manager._watching) + len(flows.faults._waiting)
+        if health.mode is Mode.NORMAL and not (under_way or self._away or flows.recovery_log.waiting):
+            return ""
+        return (
+            f"mode {health.mode} ({health.why}), L2 {health.l2.state}, L3 {health.l3.state}, {under_way} recoveries,"
+            f" {flows.recovery_log.waiting} lines of the log, never told to be back: {list(self._away.values())}"
+        )
