@@ -7,6 +7,7 @@ server is as it was, and recovers from nothing.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Mapping, Sequence
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +15,7 @@ from holdfast.clock import Clock
 from holdfast.events import Event
 from holdfast.flows import Flows
 from holdfast.invalidation.topics import MODE_CHANGED, RECOVERY_COMPLETED, RECOVERY_RETURNED
+from holdfast.protocols import LoggedLine
 from holdfast.recovery.health import RULES
 from holdfast.recovery.modes import Mode
 from holdfast.recovery.strategies import StateErrorType
@@ -45,6 +47,23 @@ class Changed(NamedTuple):
     mode: Mode
     was: Mode
     before: str
+
+
+class Recovery(NamedTuple):
+    """Of a tier.
+
+    Attributes:
+        subject: ``tier:l2``, say.
+        began, ended: monotonic seconds; it ended when the tier was mended or had returned, and not before.
+    """
+
+    subject: str
+    began: float
+    ended: float
+
+    def is_of(self, tier: str, began: float, ended: float) -> bool:
+        """Whether it was under way during an outage."""
+        return self.subject == f"tier:{tier.lower()}" and self.began < ended and began < self.ended
 
 
 class HealthRecords:
@@ -92,6 +111,13 @@ class HealthRecords:
         """What is not yet as it was, in words."""
         return [f"{each.name}: {words}" for each in self._listeners if (words := each.unsettled())]
 
+    def unrecorded(self, lines: Iterable[LoggedLine]) -> list[str]:
+        """Outages that no recovery of a server was of, and recoveries that the log does not have to their end."""
+        logged = {each.line.recovery_id for each in lines if each.line.step == "completed"}
+        return [
+            f"{each.name}: {words}" for each in self._listeners for words in each.unrecorded(self._outages, logged)
+        ]
+
     def violations(self) -> list[str]:
         """All faults found."""
         for each in self._listeners:
@@ -124,8 +150,7 @@ class Listener:
         self.flows = flows
         self.changes: list[Changed] = []
         self._why = ""
-        self._away: dict[str, str] = {}
-        """Recoveries of tiers that are not back, and their subjects."""
+        self._recoveries: dict[str, Recovery] = {}
 
     async def hear(self, event: Event) -> None:
         """Note what it says."""
@@ -134,20 +159,36 @@ class Listener:
             mode, was = Mode(data["mode"]), Mode(data["was"])
             self.changes.append(Changed(data["timestamp"] / 1000, mode, was, self._why))
             self._why = data["why"]
+        elif event.type == RECOVERY_COMPLETED and data["subject"].startswith("tier:"):
+            if data["errorType"] in OF_TIERS:
+                ended = data["timestamp"] / 1000
+                began = ended - data["millis"] / 1000
+                ended = ended if data["outcome"] == End.RECOVERED else inf
+                self._recoveries[data["recoveryId"]] = Recovery(data["subject"], began, ended)
         elif event.type == RECOVERY_RETURNED:
-            self._away.pop(data["recoveryId"], None)
-        elif event.type == RECOVERY_COMPLETED and data["outcome"] != End.RECOVERED:
-            if data["subject"].startswith("tier:") and data["errorType"] in OF_TIERS:
-                self._away[data["recoveryId"]] = data["subject"]
+            found = self._recoveries[data["recoveryId"]]
+            self._recoveries[data["recoveryId"]] = found._replace(ended=data["timestamp"] / 1000)
+
+    def unrecorded(self, outages: Mapping[str, Sequence[Sequence[float]]], logged: Container[str]) -> list[str]:
+        """See `HealthRecords.unrecorded`."""
+        missing = [
+            f"no recovery was of the outage of {tier} from {began} to {ended}"
+            for tier, times in outages.items()
+            for began, ended in times
+            if ended - began > SHOWN_SECONDS
+            and not any(each.is_of(tier, began, ended) for each in self._recoveries.values())
+        ]
+        return missing + [f"recovery {each} is not in the log" for each in self._recoveries if each not in logged]
 
     def unsettled(self) -> str:
         """How it is not as it was; empty: it is."""
         flows = self.flows
         health, manager = flows.health.health(), flows.recovery
+        away = [each.subject for each in self._recoveries.values() if each.ended == inf]
         under_way = len(manager._walking) + len(manager._watching) + len(flows.faults._waiting)
-        if health.mode is Mode.NORMAL and not (under_way or self._away or flows.recovery_log.waiting):
+        if health.mode is Mode.NORMAL and not (under_way or away or flows.recovery_log.waiting):
             return ""
         return (
             f"mode {health.mode} ({health.why}), L2 {health.l2.state}, L3 {health.l3.state}, {under_way} recoveries,"
-            f" {flows.recovery_log.waiting} lines of the log, never told to be back: {list(self._away.values())}"
+            f" {flows.recovery_log.waiting} lines of the log, never told to be back: {away}"
         )

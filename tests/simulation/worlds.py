@@ -67,6 +67,8 @@ async def live(scene: Scene, travellers: int = TRAVELLERS) -> None:
         chaos.heal()
         scene.be_calm(calm=True)
         await check_quiet(scene)
+        if not {"crashes", "files"} & set(scene.theme.faults):  # what L3 loses is not in its log of recoveries either
+            scene.records.faults += scene.health.unrecorded(scene.l3.log.marks.recovery_log)
 
 
 async def check_quiet(scene: Scene) -> None:

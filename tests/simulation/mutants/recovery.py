@@ -1,0 +1,118 @@
+"""Guards, modes and recovery, with a mechanism switched off."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from holdfast.errors import TierUnavailable
+from holdfast.recovery import health
+from holdfast.recovery.breaker import Breaker, Circuit
+from holdfast.recovery.forcing import Forcing
+from holdfast.recovery.health import HealthKeeper
+from holdfast.recovery.log import RecoveryRecorder
+from holdfast.recovery.manager import RecoveryManager
+from holdfast.recovery.modes import Mode, Presence
+from holdfast.tiers.l2_watch import NodeWatch
+from holdfast.tiers.l3_guard import PostgresGuard
+from simulation.mutants.registry import mutant
+
+
+@mutant("E")
+def breaker_never_half_opens(patch: pytest.MonkeyPatch) -> None:
+    """What is cut off stays so: no probe is let through."""
+    healthy = Breaker.permit
+
+    def permit(self: Breaker, now: float) -> int | None:
+        return healthy(self, now) if self.circuit is Circuit.CLOSED else None
+
+    patch.setattr(Breaker, "permit", permit)
+
+
+@mutant("E")
+def probe_of_l2_always_succeeds(patch: pytest.MonkeyPatch) -> None:
+    """A node that is asked for a sign of life counts as there, whatever it answers."""
+    healthy = NodeWatch.__init__
+
+    async def ask(_node: Any) -> None:
+        await asyncio.sleep(0)
+
+    def init(self: NodeWatch, _ask: Any, **parts: Any) -> None:
+        healthy(self, ask, **parts)
+
+    patch.setattr(NodeWatch, "__init__", init)
+
+
+@mutant("E")
+def probe_of_l3_always_succeeds(patch: pytest.MonkeyPatch) -> None:
+    """The guard of L3 asks nobody, and counts that as an answer."""
+
+    async def ask(self: PostgresGuard) -> None:
+        await asyncio.sleep(0)
+
+    patch.setattr(PostgresGuard, "_ask", ask)
+
+
+@mutant("E")
+def forced_mode_never_ends(patch: pytest.MonkeyPatch) -> None:
+    """Who has put a server into a worse mode has done so for ever."""
+    healthy = Forcing.force
+
+    def force(self: Forcing, mode: Mode, seconds: float | None, why: str, now: float) -> None:
+        healthy(self, mode, float("inf") if seconds != 0 else seconds, why, now)
+
+    patch.setattr(Forcing, "force", force)
+
+
+@mutant("E")
+def told_at_once_to_be_back(patch: pytest.MonkeyPatch) -> None:
+    """A tier counts as back with its first answer."""
+    healthy = Presence.__init__
+    patch.setattr(Presence, "__init__", lambda self, _settle_seconds: healthy(self, 0.0))
+
+
+@mutant("E")
+def watch_dies(patch: pytest.MonkeyPatch) -> None:
+    """Who looks whether a tier is back does not outlive its first look at one that is not."""
+    healthy = RecoveryManager._is_back
+
+    async def is_back(self: RecoveryManager, report: Any) -> bool:
+        if not await healthy(self, report):
+            raise asyncio.CancelledError
+        return True
+
+    patch.setattr(RecoveryManager, "_is_back", is_back)
+
+
+@mutant("E")
+def health_looks_once(patch: pytest.MonkeyPatch) -> None:
+    """The loop that looks after the mode dies of the first thing that goes wrong."""
+
+    async def run(self: HealthKeeper) -> None:
+        while self._l2.answers and self._l3.answers:
+            self._look()
+            await self._sleep(health.LOOK_SECONDS)
+
+    patch.setattr(HealthKeeper, "_run", run)
+
+
+@mutant("E")
+def outage_is_not_reported(patch: pytest.MonkeyPatch) -> None:
+    """An outage that no caller met begins no recovery."""
+    patch.setattr(HealthKeeper, "_report", lambda *_: None)
+
+
+@mutant("E")
+def log_of_an_outage_is_lost(patch: pytest.MonkeyPatch) -> None:
+    """What L3 did not take at once is not kept for later."""
+    healthy = RecoveryRecorder.write
+
+    async def write(self: RecoveryRecorder) -> None:
+        try:
+            await healthy(self)
+        except TierUnavailable:
+            self._lines.clear()
+
+    patch.setattr(RecoveryRecorder, "write", write)
