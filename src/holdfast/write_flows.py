@@ -134,5 +134,6 @@ class WriteFlows:
             random_=given.random_,
             counters=read.counters,
             announce=read.announce,
+            faults=read.faults,
             retries=read.retries,
         )

@@ -227,15 +227,47 @@ def test_an_l3_that_refuses_connections_is_gone() -> None:
     guarded(scenario)
 
 
-def test_an_l3_that_is_full_is_there() -> None:
-    """Too many connections is an answer."""
+@pytest.mark.parametrize("is_open", [True, False])
+def test_an_l3_that_is_full_is_there_for_who_has_a_connection(*, is_open: bool) -> None:
+    """Too many connections is an answer, but to who has none it is as good as silence."""
 
     async def scenario(server: Server) -> None:
+        if is_open:
+            await server.call()
         server.refuses = Overloaded("L3: connecting: too many clients already")
         server.guard._forget()
         server.guard.lost()
         await asyncio.sleep(1.0)
-        assert server.guard.answers
+        assert server.guard.answers is is_open
+
+    guarded(scenario)
+
+
+def test_a_call_that_is_refused_a_connection_has_l3_asked() -> None:
+    """It may be full for the guard too, and would be asked by every call otherwise."""
+
+    async def scenario(server: Server) -> None:
+        server.refuses = Overloaded("L3: connecting: too many clients already")
+        server.guard._forget()
+        with pytest.raises(Overloaded):
+            await server.call()
+        await asyncio.sleep(2 * LOOK_SECONDS)
+        assert await server.refused() == 0.0
+
+    guarded(scenario)
+
+
+def test_who_is_heard_is_let_through_at_once() -> None:
+    """The feed was answered before the guard has asked again: what it made void must be read, and nobody refused it."""
+
+    async def scenario(server: Server) -> None:
+        await cut_off(server)
+        await asyncio.sleep(30.0)
+        server.goes.set()
+        server.guard.heard()
+        assert await server.call() < 0.1
+        await asyncio.sleep(2.0)
+        assert answers(server)
 
     guarded(scenario)
 

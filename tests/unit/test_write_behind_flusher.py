@@ -10,10 +10,19 @@ import pytest
 from fix_undecided import B1, B2, KINDS, LIMITS, pending
 from holdfast import Append, Bot, Set
 from holdfast.entry import Durability
-from holdfast.errors import OutcomeUnknown, Refused, RowRefused, SerializationFailure, TierError, TierUnavailable
+from holdfast.errors import (
+    OutcomeUnknown,
+    Overloaded,
+    Refused,
+    RowRefused,
+    SerializationFailure,
+    TierError,
+    TierUnavailable,
+)
 from holdfast.keys import Key
-from holdfast.metrics.counters import WriteBehindCounters
+from holdfast.metrics.counters import RecoveryCounters, WriteBehindCounters
 from holdfast.recovery.pacing import RetryBudget
+from holdfast.recovery.reports import FaultReports
 from holdfast.testing import MemoryJournalBase, MemoryStorage
 from holdfast.testing.memory_journal_base import MemoryFlush
 from holdfast.testing.simulation import World, simulate
@@ -52,6 +61,7 @@ class Stage:
         self.counters = WriteBehindCounters()
         self.retries = RetryBudget()
         self.replaced = 0
+        self.faults = FaultReports(world.monotonic, RecoveryCounters())
         self.decided: list[int] = []
         self.refused: list[Refused] = []
         self.flusher = Flusher(
@@ -68,6 +78,7 @@ class Stage:
             on_decided=lambda writes: self.decided.extend(write.entry.seq for write in writes),
             on_refused=lambda refused, _journal, _seq: self.refused.append(refused),
             on_replaced=self._count,
+            faults=self.faults,
         )
         self._seq = 0
 
@@ -143,6 +154,29 @@ def test_while_l3_is_away_its_pauses_grow_and_vary_and_all_is_kept() -> None:
         while len(stage.pauses) == count:
             await stage.world.pause(0.01)
         assert stage.pauses[count] <= 3 * BACKOFF_SECONDS
+
+    staged(scenario)
+
+
+@pytest.mark.parametrize(
+    ("fault", "subject"), [(Overloaded("L3: its disk is full"), "tier:l3"), (TierUnavailable("L3: it is away"), None)]
+)
+def test_an_l3_without_room_is_a_fault_that_is_told(fault: TierError, subject: str | None) -> None:
+    """It answers, so no guard notices; one that does not answer the guard reports, once for all."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise fault
+
+    async def scenario(stage: Stage) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MemoryFlush, "load", refuse)
+            write = stage.add()
+            while len(stage.pauses) < 5:
+                await stage.world.pause(0.01)
+        report = stage.faults.take()
+        assert (None if report is None else report.subject) == subject
+        assert stage.faults.take() is None
+        await write.reached(Durability.COMMITTED)
 
     staged(scenario)
 

@@ -9,7 +9,10 @@ import pytest
 
 from fix_undecided import pending
 from holdfast.entry import Durability
+from holdfast.errors import Overloaded
+from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Appended
+from holdfast.recovery.reports import FaultReports
 from holdfast.testing import JournalHub, MemoryJournals
 from holdfast.testing.simulation import World, simulate
 from holdfast.write_behind.journal import GROUP_SECONDS, JournalWriter
@@ -24,6 +27,7 @@ class Streams(MemoryJournals):
     def __init__(self, hub: JournalHub) -> None:
         super().__init__(hub)
         self.rounds: list[tuple[list[int], int]] = []
+        self.is_full = False
 
     async def append(
         self, journal: str, entries: Iterable[tuple[int, bytes]], *, expected: int, keep_from: int
@@ -31,6 +35,8 @@ class Streams(MemoryJournals):
         entries = list(entries)
         self.rounds.append(([seq for seq, _ in entries], keep_from))
         await asyncio.sleep(0.1)
+        if self.is_full:
+            raise Overloaded("L2: no memory is left")
         return await super().append(journal, entries, expected=expected, keep_from=keep_from)
 
 
@@ -42,6 +48,7 @@ class Stage:
         self.streams = Streams(self.hub)
         self.unsecured: list[int] = []
         self.sealed = 0
+        self.faults = FaultReports(world.monotonic, RecoveryCounters())
         self.writer = JournalWriter(
             self.streams,
             "j",
@@ -50,6 +57,7 @@ class Stage:
             sleep=asyncio.sleep,
             on_unsecured=lambda writes: self.unsecured.extend(write.entry.seq for write in writes),
             on_sealed=self._count,
+            faults=self.faults,
         )
 
     def _count(self) -> None:
@@ -168,6 +176,27 @@ def test_an_append_of_unknown_outcome_is_repeated(fault: str) -> None:
         assert second.unsecured
         assert {2, 3} <= set(stage.unsecured)
         assert not stage.writer.is_away
+
+    staged(scenario)
+
+
+def test_an_l2_without_room_is_a_fault_that_is_told_once() -> None:
+    """It answers, so no guard notices; that it answers nothing, the guard knows."""
+
+    async def scenario(stage: Stage) -> None:
+        stage.streams.is_full = True
+        (write,) = stage.add()
+        await asyncio.sleep(5.0)
+        report = stage.faults.take()
+        assert report is not None
+        assert (report.subject, type(report.fault)) == ("tier:l2", Overloaded)
+        stage.faults.ended(report, mended=True)
+        await asyncio.sleep(5.0)
+        assert stage.faults.take() is None
+        stage.streams.is_full = False
+        stage.hub.lose_requests = 2
+        await write.reached(JOURNALED)
+        assert stage.faults.take() is None
 
     staged(scenario)
 

@@ -134,6 +134,31 @@ def test_without_asking_it_is_shown_twice(monkeypatch: pytest.MonkeyPatch) -> No
     staged(scenario)
 
 
+def test_while_l3_is_away_nobody_waits_for_what_it_alone_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither who reads then, nor who waits already when it is cut off."""
+
+    async def scenario(stage: Stage) -> None:
+        storage, loop = stage.l3.inner, asyncio.get_running_loop()
+        assert isinstance(storage, MemoryStorage)
+        await stage.append("1")
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFlush, "commit", lost_answer)
+            stage.flows.write_behind.lives.hurry([B1])
+            while not stage.flows.write_behind.buffer.queues[B1].doubt:  # noqa: ASYNC110 - virtual time
+                await asyncio.sleep(0.01)
+        waiting, began = asyncio.ensure_future(stage.shown()), loop.time()
+        await asyncio.sleep(0)
+        storage.away = True
+        for reading in (waiting, stage.shown()):
+            with pytest.raises(TierUnavailable, match="is not known yet"):
+                await reading
+        assert loop.time() - began < 0.5
+        storage.away = False
+        assert await stage.shown() == ["1"]
+
+    staged(scenario)
+
+
 def test_while_l3_is_away_an_old_beat_is_an_error() -> None:
     """Not an answer that may be wrong."""
 

@@ -93,6 +93,12 @@ class Breaker:
             self._pause = self._rules.pause_seconds
             self._open(now)
 
+    def mend(self, now: float) -> None:
+        """Close at once: it is known that it answers. A probe that is under way says nothing any more."""
+        if self.circuit is not Circuit.CLOSED:
+            self._permit += 1
+            self._become(Circuit.CLOSED, now)
+
     def permit(self, now: float) -> int | None:
         """A permit for one call, to be shown when it has ended; None: it must not be made."""
         if self.circuit is Circuit.CLOSED:

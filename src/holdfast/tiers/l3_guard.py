@@ -3,7 +3,9 @@
 How long a statement takes says nothing: it may wait for a lock, or read a large table. So what counts is whether L3
 answers at all. If a connection could not be opened or was lost, or statements run and nothing was heard for a while,
 L3 is asked for a sign of life by a connection of the guard's own. If that fails too, and nobody has heard anything from
-L3 meanwhile, it is cut off. Then only the guard asks, until it is answered.
+L3 meanwhile, it is cut off. Then only the guard asks, until it is answered, or somebody else is: the change feed, which
+asks by a connection of its own, or a call that was under way. An L3 that gives no connections is as good as one that
+says nothing, unless some are open still.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any, Final, Protocol
 
 import asyncpg
 
-from holdfast.errors import TierError, TierUnavailable
+from holdfast.errors import Overloaded, TierError, TierUnavailable
 from holdfast.protocols.guards import TierHealth
 from holdfast.recovery.breaker import Breaker, BreakerRules, Circuit
 from holdfast.recovery.pacing import AdaptiveTimeout
@@ -50,6 +52,10 @@ class Waiting(Protocol):
 
     def end_lent(self) -> None:
         """End the connections that are lent; their calls fail."""
+        ...
+
+    def is_connected(self) -> bool:
+        """Whether any connection is open."""
         ...
 
 
@@ -113,8 +119,15 @@ class PostgresGuard:
             raise TierUnavailable(f"L3: it is cut off, for it did not answer ({self._fault})") from self._fault
 
     def heard(self) -> None:
-        """See `StorageGuard.heard`."""
+        """See `StorageGuard.heard`.
+
+        What L1 held may be void by what was heard: it must be possible to ask for it, and not only with the next probe.
+        """
         self._heard_at = self.monotonic()
+        if self._breaker.circuit is not Circuit.CLOSED:
+            self._breaker.mend(self._heard_at)
+            self._let_lent_be()
+            logger.warning("L3 answers again")
 
     def lost(self) -> None:
         """A connection could not be opened, or was lost in the middle of a call: perhaps L3 is gone."""
@@ -139,7 +152,7 @@ class PostgresGuard:
                 self._timeout.expired()
                 self._unanswered(permit, began, TierUnavailable(f"L3: no sign of life within {timeout:g} s"))
         else:
-            self._answered(permit, began)
+            self._answered(began)
 
     async def close(self) -> None:
         """Disconnect; may be called twice."""
@@ -159,20 +172,15 @@ class PostgresGuard:
     def _is_connected(self) -> bool:
         return self._connection is not None and not self._connection.is_closed()
 
-    def _answered(self, permit: int, began: float) -> None:
-        now = self.monotonic()
-        self._timeout.observe(now - began)
+    def _answered(self, began: float) -> None:
+        self._timeout.observe(self.monotonic() - began)
         self.heard()
-        if not self.answers:
-            self._breaker.ended(permit, now, well=True)
-            self._let_lent_be()
-            logger.warning("L3 answers again")
 
     def _unanswered(self, permit: int, began: float, fault: TierError) -> None:
         now = self.monotonic()
         if not self.answers:
             self._breaker.ended(permit, now, well=False)
-        elif self._heard_at < began and isinstance(fault, TierUnavailable):
+        elif self._heard_at < began and self._means_away(fault):
             self._fault = fault
             self._breaker.trip(now)
             logger.warning("L3 is cut off, for it does not answer: %s", fault)
@@ -180,6 +188,10 @@ class PostgresGuard:
                 pool.refuse_waiting()
             silent = now - self._heard_at
             self._ending = asyncio.get_running_loop().call_later(max(0.0, SILENT_SECONDS - silent), self._end_lent)
+
+    def _means_away(self, fault: TierError) -> bool:
+        is_full = isinstance(fault, Overloaded) and not any(pool.is_connected() for pool in self._pools)
+        return is_full or isinstance(fault, TierUnavailable)
 
     def _end_lent(self) -> None:
         self._ending = None

@@ -103,6 +103,9 @@ class WriteBehind:
         ready: lets L1 hear of changes; says whether it answers for a kind.
         wall: the time of day, seconds since 1970.
         commit_seconds: how long a caller waits for a durability before it is told that the write is undecided.
+        check_writes: as the attribute.
+
+    Attributes:
         check_writes: raises while nothing can be written to L3.
     """
 
@@ -133,7 +136,7 @@ class WriteBehind:
         self._wall = wall
         self._counters = counters
         self._commit_seconds = commit_seconds
-        self._check_writes = check_writes
+        self.check_writes = check_writes
 
     async def patch(
         self,
@@ -184,7 +187,7 @@ class WriteBehind:
         last = [queue.writes[-1] for key in keys if (queue := self.buffer.queues.get(key)) is not None]
         if not last:
             return
-        self._check_writes()
+        self.check_writes()
         self.lives.hurry(write.key for write in last)
         for write in last:
             try:
@@ -319,11 +322,14 @@ class WriteBehind:
         if durability is Durability.COMMITTED:
             self.lives.hurry([write.key])
         life.journal.hurry()
+        left = self._commit_seconds
         if durability is Durability.JOURNALED:
+            soon = min(JOURNAL_SECONDS, left)
+            left -= soon
             with contextlib.suppress(Undecided):
-                return await write.reached(durability, min(JOURNAL_SECONDS, self._commit_seconds))
+                return await write.reached(durability, soon)
             self.lives.hurry([write.key])  # L2 stands still, or a replica is being promoted: L3 may be sooner
-        return await write.reached(durability, self._commit_seconds)
+        return await write.reached(durability, left)
 
 
 def begins_row(operations: Sequence[Operation]) -> bool:

@@ -17,9 +17,10 @@ from typing import Any, Final, Protocol
 
 from holdfast.background import Background
 from holdfast.clock import Clock
-from holdfast.errors import NotOwner, OutcomeUnknown, Refused, SerializationFailure, TierError
+from holdfast.errors import NotOwner, OutcomeUnknown, Overloaded, Refused, SerializationFailure, TierError
 from holdfast.keys import Key
 from holdfast.metrics.counters import WriteBehindCounters
+from holdfast.protocols import FaultSink, Source
 from holdfast.recovery.pacing import RetryBudget
 from holdfast.write_behind.bisecting import bisected
 from holdfast.write_behind.buffer import Buffer
@@ -68,6 +69,7 @@ class Flusher:
         caches: are told what is in effect.
         on_decided: told of writes that are decided, and `on_refused` of those that were refused.
         on_replaced: told, once, that another server has the journal.
+        faults: is told when L3 has no room: whether it answers at all, its guard knows.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Flusher:
         on_decided: Callable[[list[PendingWrite]], None],
         on_refused: OnRefused,
         on_replaced: Callable[[], None],
+        faults: FaultSink,
     ) -> None:
         self._flushing = flushing
         self._buffer = buffer
@@ -100,6 +103,7 @@ class Flusher:
         self._on_decided = on_decided
         self._on_refused = on_refused
         self._on_replaced = on_replaced
+        self._faults = faults
         self._wake = asyncio.Event()
         self._loop = Background(self._run, "flusher")
         self._pause_seconds = 0.0
@@ -242,6 +246,8 @@ class Flusher:
         self._counters.retries += 1
         if self.fault is None:
             logger.warning("write-behind: %d writes wait, L3 takes none: %s", len(self._buffer), fault)
+            if isinstance(fault, Overloaded):
+                self._faults.report(fault, Source.L3)
         if not isinstance(fault, TierError):  # a fault of this package, shown as such
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "holdfast: a flush of write-behind failed", "exception": fault}

@@ -18,8 +18,8 @@ from typing import Final
 from holdfast.background import Background
 from holdfast.clock import Clock
 from holdfast.entry import Durability
-from holdfast.errors import TierError
-from holdfast.protocols import JournalBehind, JournalSealed, JournalStreams
+from holdfast.errors import Overloaded, TierError
+from holdfast.protocols import FaultSink, JournalBehind, JournalSealed, JournalStreams, Source
 from holdfast.write_behind.receipts import PendingWrite
 
 logger = logging.getLogger("holdfast")
@@ -38,6 +38,7 @@ class JournalWriter:
         replicas_min: an entry that fewer replicas have is not JOURNALED.
         on_unsecured: told of writes that are waited for and cannot become JOURNALED now.
         on_sealed: told, once, that another server has taken the journal over.
+        faults: is told when L2 has no room: whether it answers at all, its guard knows.
 
     Attributes:
         journal: its name.
@@ -54,6 +55,7 @@ class JournalWriter:
         sleep: Callable[[float], Awaitable[object]],
         on_unsecured: Callable[[Iterable[PendingWrite]], None],
         on_sealed: Callable[[], None],
+        faults: FaultSink,
     ) -> None:
         self.journal = journal
         self.unfit: str | None = None
@@ -63,6 +65,7 @@ class JournalWriter:
         self._sleep = sleep
         self._on_unsecured = on_unsecured
         self._on_sealed = on_sealed
+        self._faults = faults
         self._last = 0
         self._next = 1
         self._waiting: deque[PendingWrite] = deque()
@@ -228,6 +231,8 @@ class JournalWriter:
             logger.warning(
                 "journal %s: L2 takes nothing, so that writes are committed at once: %s", self.journal, fault
             )
+            if isinstance(fault, Overloaded):
+                self._faults.report(fault, Source.L2)
         self._away = True
         self._unsecure(self._waiting)
 

@@ -11,7 +11,7 @@ from holdfast.clock import Clock
 from holdfast.invalidation.topics import WRITE_REFUSED
 from holdfast.kinds import Kind
 from holdfast.metrics.counters import WriteBehindCounters
-from holdfast.protocols import JournalBase, JournalStreams, Storage
+from holdfast.protocols import FaultSink, JournalBase, JournalStreams, Storage
 from holdfast.recovery.pacing import RetryBudget
 from holdfast.settings import Settings
 from holdfast.tiers.l1_local import Shelf
@@ -41,6 +41,7 @@ class Ground:
         shelves: L1's, by kind.
         ready: lets L1 hear of changes; says whether it answers for a kind.
         announce: gives an event to this server's own subscribers; must neither wait nor raise.
+        faults: is told of tiers that have no room.
         retries: how many calls of L3 may be made again.
     """
 
@@ -61,6 +62,7 @@ class Ground:
     random_: random.Random
     counters: WriteBehindCounters
     announce: Callable[[str, Any], None]
+    faults: FaultSink
     retries: RetryBudget
 
 
@@ -193,6 +195,7 @@ class Making:
             sleep=ground.sleep,
             on_unsecured=self._lives.hurry_unsecured,
             on_sealed=replaced,
+            faults=ground.faults,
         )
         heartbeat = Heartbeat(
             ground.base,
@@ -222,4 +225,5 @@ class Making:
             on_decided=writer.decided,
             on_refused=self._on_refused,
             on_replaced=replaced,
+            faults=ground.faults,
         )

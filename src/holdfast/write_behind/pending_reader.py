@@ -15,8 +15,9 @@ from holdfast.write_behind.accepting import WriteBehind
 
 ATTEMPTS: Final = 8
 """Of a read whose key is decided meanwhile."""
-DOUBT_SECONDS: Final = 5.0
-"""How long a read waits to learn whether a commit is in effect."""
+DOUBT_LOOKS: Final = 50
+DOUBT_LOOK_SECONDS: Final = 0.1
+"""So often, and so long each time, a read waits to learn whether a commit is in effect: while L3 answers, who can tell."""
 
 
 class PendingReader:
@@ -99,17 +100,25 @@ class PendingReader:
         return self._write_behind.lives.is_sure and not queue.doubt and self._overlay.knows(key, version)
 
     async def _until_certain(self, keys: Iterable[Key]) -> None:
-        """Wait until it is known whether the last commit of each key is in effect."""
+        """Wait until it is known whether the last commit of each key is in effect.
+
+        Raises:
+            TierUnavailable: it is not in time, or L3, which alone can tell, is known to be away.
+        """
+        looks = DOUBT_LOOKS  # for all of them together
         for key in keys:
             while (queue := self._queues.get(key)) is not None and queue.doubt:
                 try:
-                    await queue.writes[0].reached(Durability.COMMITTED, DOUBT_SECONDS)
+                    self._write_behind.check_writes()
+                    await queue.writes[0].reached(Durability.COMMITTED, DOUBT_LOOK_SECONDS)
                 except Refused:
                     pass
-                except Undecided as late:
-                    raise TierUnavailable(
-                        f"{key}: whether a write of this server is in effect is not known yet"
-                    ) from late
+                except (TierUnavailable, Undecided) as fault:
+                    looks -= 1
+                    if not looks or isinstance(fault, TierUnavailable):
+                        raise TierUnavailable(
+                            f"{key}: whether a write of this server is in effect is not known yet"
+                        ) from fault
 
     def _over(self, key: Key, read: Resolved) -> Resolved:
         if key not in self._queues:
