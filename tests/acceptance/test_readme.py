@@ -175,6 +175,23 @@ def test_the_page_of_escalations(servers: Running, postgres_url: str) -> None:
     assert {"pager: desk:d1 open None", "pager: desk:d1 resolved bob"} <= set(lines)
 
 
+def test_the_page_of_recovery(servers: Running, postgres_url: str) -> None:
+    """A healthy server says so; of a kind with a strategy of its own a person is asked, by its steps alone."""
+    health, strategy = blocks("docs/recovery.md")
+    mode, tiers, age, backlog = run(health, servers, postgres_url).splitlines()
+    assert re.fullmatch(r"normal for \d+ s: every tier answers", mode)
+    assert re.fullmatch(r"cached answers are at most [\d.]+ s old", age)
+    assert (tiers, backlog) == ("L2 there L3 there", "0 writes wait for L3")
+    lines = run(strategy, servers, postgres_url).splitlines()
+    assert lines == [
+        "plan:p1 is not a JSON object but list",
+        "plan:p1 force_reload_from_l3 failed",
+        "plan:p1 escalate_to_human escalated",
+        "plan:p1 completed escalated",
+        "asked about plan:p1",
+    ]
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_each_example_runs(example: Path, servers: Running, postgres_url: str) -> None:
     """Every file under examples ends well."""

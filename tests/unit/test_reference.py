@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from holdfast.recovery.strategies import RECOVERY_STRATEGIES, Fallback, RecoveryAction
 from holdfast.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -30,3 +32,16 @@ def test_every_setting_is_documented() -> None:
     page = reference.settings_page()
     for field in msgspec.structs.fields(Settings):
         assert page.count(f"| `{field.name}` |") == 1, field.name
+
+
+def test_the_page_of_recovery_has_the_strategies() -> None:
+    """Each row has its severity, steps and fallbacks, in their order; each of these is explained."""
+    page = (ROOT / "docs" / "recovery.md").read_text(encoding="utf-8")
+    for row in RECOVERY_STRATEGIES:
+        steps = [step.action.value for step in row.recovery_steps]
+        fallbacks = [option.strategy.value for option in row.fallback_options]
+        (line,) = re.findall(rf"^\| `{row.error_type}` .*$", page, re.MULTILINE)
+        assert re.findall("`(.+?)`", line) == [row.error_type, *steps, *fallbacks]
+        assert f"| {row.severity} |" in line
+    for word in (*RecoveryAction, *Fallback):
+        assert len(re.findall(rf"^\| `{word}` \| \w", page, re.MULTILINE)) == 1, word
