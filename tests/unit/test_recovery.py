@@ -13,7 +13,7 @@ import pytest
 from fix_races import until
 from fix_recovery import Scene, scene
 from holdfast import Bot, Kind, Swarm
-from holdfast.errors import ContextCorrupt, CorruptDocument, OutcomeUnknown, TierUnavailable
+from holdfast.errors import ContextCorrupt, CorruptDocument, OutcomeUnknown, StorageFull, TierUnavailable
 from holdfast.events import Event
 from holdfast.keys import Key
 from holdfast.protocols import Coherence, Source, Withdrawal, Write
@@ -343,6 +343,30 @@ async def test_a_write_of_which_l3_does_not_say_what_became(monkeypatch: pytest.
                 await at.flows.store.bots.put("b1", Bot(name="Ada"))
         end = await at.completed()
         assert (end["errorType"], end["subject"], end["outcome"]) == ("transaction_failed", "tier:l3", "recovered")
+
+
+async def test_a_full_disk_of_l3_is_recorded_and_not_taken_for_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller is told at once; reads go on, which does not mean that writes do, and no mode forbids them."""
+
+    async def full(*_: object, **__: object) -> None:
+        raise StorageFull("L3: could not extend a file")
+
+    async with scene() as at:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(at.l3), "save", full)
+            with pytest.raises(StorageFull):
+                await at.flows.store.bots.put("b1", Bot(name="Ada"))
+        end = await at.completed()
+        assert (end["errorType"], end["subject"], end["outcome"]) == ("transaction_failed", "tier:l3", "failed")
+        assert at.modes.told == []
+        await at.flows.store.bots.put("b1", Bot(name="Ada"))
+        assert await at.lines() == [
+            ("detected", "done"),
+            ("retry_operation", "failed"),
+            ("force_reload_from_l3", "failed"),
+            ("read_only_mode", "skipped"),
+            ("completed", "failed"),
+        ]
 
 
 async def test_a_feed_that_is_heard_again_is_no_reason_to_refuse_writes() -> None:

@@ -10,7 +10,15 @@ import pytest
 from fix_undecided import B1, B2, KINDS, LIMITS, pending
 from holdfast import Append, Bot, Set
 from holdfast.entry import Durability
-from holdfast.errors import OutcomeUnknown, Refused, RowRefused, SerializationFailure, TierError, TierUnavailable
+from holdfast.errors import (
+    OutcomeUnknown,
+    Refused,
+    RowRefused,
+    SerializationFailure,
+    StorageFull,
+    TierError,
+    TierUnavailable,
+)
 from holdfast.keys import Key
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.recovery.pacing import RetryBudget
@@ -143,6 +151,27 @@ def test_while_l3_is_away_its_pauses_grow_and_vary_and_all_is_kept() -> None:
         while len(stage.pauses) == count:
             await stage.world.pause(0.01)
         assert stage.pauses[count] <= 3 * BACKOFF_SECONDS
+
+    staged(scenario)
+
+
+def test_while_the_disk_of_l3_is_full_all_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no fault of a row: nothing is given up, and all of it is in effect once there is room."""
+
+    async def scenario(stage: Stage) -> None:
+        async def full(_flush: MemoryFlush, *_: object) -> None:
+            raise StorageFull("the disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFlush, "save", full)
+            writes = [stage.add(key=B1), stage.add(key=B2)]
+            while len(stage.pauses) < 10:
+                await stage.world.pause(0.01)
+            assert isinstance(stage.flusher.fault, StorageFull)
+            assert (len(stage.buffer), stage.decided, stage.counters.dead_letters) == (2, [], 0)
+        for write in writes:
+            await write.reached(Durability.COMMITTED)
+        assert (stage.flusher.fault, stage.refused) == (None, [])
 
     staged(scenario)
 

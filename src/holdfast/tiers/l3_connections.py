@@ -121,6 +121,10 @@ class ConnectionPool:
         for connection in self._lent:
             connection.terminate()
 
+    def is_connected(self) -> bool:
+        """Whether any of its connections is open."""
+        return any(not connection.is_closed() for connection in (*self._idle, *self._lent))
+
     async def close(self) -> None:
         """Close the idle connections and, as they come back, the lent ones; may be called twice."""
         self._closed = True

@@ -52,6 +52,10 @@ class Waiting(Protocol):
         """End the connections that are lent; their calls fail."""
         ...
 
+    def is_connected(self) -> bool:
+        """Whether any of their connections is open."""
+        ...
+
 
 class PostgresGuard:
     """`StorageGuard` over the pools of one server.
@@ -172,7 +176,7 @@ class PostgresGuard:
         now = self.monotonic()
         if not self.answers:
             self._breaker.ended(permit, now, well=False)
-        elif self._heard_at < began and isinstance(fault, TierUnavailable):
+        elif self._heard_at < began and isinstance(fault, TierUnavailable) and not self._is_just_full(fault):
             self._fault = fault
             self._breaker.trip(now)
             logger.warning("L3 is cut off, for it does not answer: %s", fault)
@@ -180,6 +184,11 @@ class PostgresGuard:
                 pool.refuse_waiting()
             silent = now - self._heard_at
             self._ending = asyncio.get_running_loop().call_later(max(0.0, SILENT_SECONDS - silent), self._end_lent)
+
+    def _is_just_full(self, fault: TierError) -> bool:
+        """L3 has no connection left for the guard, but calls have some: cut off, they would not even use these."""
+        is_full = isinstance(fault.__cause__, asyncpg.TooManyConnectionsError)
+        return is_full and any(pool.is_connected() for pool in self._pools)
 
     def _end_lent(self) -> None:
         self._ending = None
