@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,15 @@ import pytest
 from fix_races import until
 from fix_recovery import Scene, scene
 from holdfast import Bot, Kind, Swarm
-from holdfast.errors import ContextCorrupt, CorruptDocument, OutcomeUnknown, StorageFull, TierUnavailable
+from holdfast.errors import (
+    ContextCorrupt,
+    CorruptDocument,
+    InvalidDocument,
+    InvalidKey,
+    OutcomeUnknown,
+    StorageFull,
+    TierUnavailable,
+)
 from holdfast.events import Event
 from holdfast.keys import Key
 from holdfast.protocols import Coherence, Source, Withdrawal, Write
@@ -180,6 +189,46 @@ async def test_mutant_each_fault_begins_a_recovery(monkeypatch: pytest.MonkeyPat
             await at.flows.store.bots.get("b1")
         await at.completed(2)
         assert len(at.person.asked) == 2
+
+
+async def test_the_door_shows_what_was_done_and_what_did_not_verify() -> None:
+    """Of one recovery, the newest line first; evidence with its bytes, until it is discarded, which is recorded."""
+    async with scene() as at:
+        await bad_row(at, reads=1)
+        end = await at.completed()
+        at.flows.recovery.report(TierUnavailable("away"), Source.FEED)
+        await at.completed(2)
+        await at.lines()
+        log, quarantine = at.flows.store.recovery_log, at.flows.store.quarantine
+        mine = await log.list(recovery_id=end["recoveryId"])
+        assert [mine[0].line.step, mine[-1].line.step] == ["completed", "detected"]
+        assert await log.list(subject="bot:b1", since=mine[-1].line.at) == mine
+        assert await log.list(subject="bot:b1", before=mine[0].number, limit=1) == mine[1:2]
+        assert {each.line.subject for each in await log.list()} == {"bot:b1", "tier:feed"}
+        (entry,) = await quarantine.list()
+        found = await quarantine.get(entry.number)
+        assert found is not None
+        assert found.found.evidence == b'{"name": 7}'
+        assert [await quarantine.discard(entry.number, reason="seen") for _ in range(2)] == [True, False]
+        assert await quarantine.get(entry.number) is None
+        assert (await at.flows.store.audit.list())[-1].note.reason == "seen"
+
+
+@pytest.mark.parametrize(
+    ("which", "error"),
+    [
+        ({"subject": "a\0b"}, InvalidKey),
+        ({"recovery_id": ""}, InvalidKey),
+        ({"since": dt.datetime(2026, 1, 1)}, InvalidDocument),  # noqa: DTZ001 - the point of it
+        ({"limit": 1001}, ValueError),
+    ],
+)
+async def test_what_no_line_can_be_is_refused(which: dict[str, Any], error: type[Exception]) -> None:
+    """Before L3 is asked."""
+    async with scene() as at:
+        at.l3.away = True
+        with pytest.raises(error):
+            await at.flows.store.recovery_log.list(**which)
 
 
 async def test_what_stays_bad_is_left_alone_for_longer_each_time() -> None:
