@@ -34,6 +34,7 @@ from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.reports import FaultReports
 from holdfast.recovery.strategies import (
     Fallback,
+    FallbackOption,
     RecoveryAction,
     RecoveryStep,
     Severity,
@@ -497,6 +498,29 @@ async def test_a_kind_may_have_a_strategy_of_its_own() -> None:
         assert [each["step"] for each in end["tried"]] == ["invalidate_related_cache"]
         at.flows.recovery.report(CorruptDocument("bad"), Source.L3, key=B2)
         assert (await at.completed(2))["tried"][0]["step"] == "force_reload_from_l3"
+
+
+async def test_nobody_answers_what_a_kind_with_a_strategy_of_its_own_asked() -> None:
+    """The fallback is the first of its own row, and those behind it there come after."""
+    own = StateRecoveryStrategy(
+        error_type=StateErrorType.STATE_CORRUPTION,
+        severity=Severity.ERROR,
+        recovery_steps=(RecoveryStep(action=RecoveryAction.ESCALATE_TO_HUMAN),),
+        fallback_options=(
+            FallbackOption(strategy=Fallback.DIRECT_L3_ACCESS),
+            FallbackOption(strategy=Fallback.RESTORE_LAST_SNAPSHOT),
+        ),
+    )
+    async with scene([Kind("plan", Bot, recovery=(own,))]) as at:
+        at.flows.recovery.report(CorruptDocument("bad"), Source.L3, key=Key("plan", "p1"))
+        assert (await at.completed())["outcome"] == "escalated"
+        await bad_row(at, reads=1)
+        await at.completed(2)
+        assert [asked["fallback"] for asked in at.person.asked.values()] == ["direct_l3_access", "read_only_mode"]
+        await at.lines()
+        await at.flows.recovery.fall_back("rec1", StateErrorType.STATE_CORRUPTION, "plan:p1", Fallback.DIRECT_L3_ACCESS)
+        left = [("direct_l3_access", "skipped"), ("restore_last_snapshot", "skipped")]
+        assert (await at.lines())[-2:] == left
 
 
 async def test_the_fallback_of_an_escalation_that_nobody_answered() -> None:
