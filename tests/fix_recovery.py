@@ -133,6 +133,7 @@ class Person:
         tried: Sequence[tuple[str, str]],
         timeout_seconds: float,
         *,
+        fallback: str = "",
         swarm_id: str | None = None,
         run_id: str | None = None,
     ) -> str:
@@ -141,6 +142,7 @@ class Person:
             "subject": subject,
             "tried": list(tried),
             "seconds": timeout_seconds,
+            "fallback": fallback,
             "swarm": swarm_id,
             "run": run_id,
         }

@@ -287,7 +287,7 @@ class StaleUnavailable(TierUnavailable):
 
 
 class Overloaded(TierError):
-    """A bounded queue is full; the call was refused at once and had no effect. Slow down and try again."""
+    """A bounded queue, or a server's memory, is full; the call had no effect. Slow down and try again."""
 
 
 class OutcomeUnknown(TierError):
@@ -322,6 +322,13 @@ class RowRefused(TierError):
     """A constraint, index or trigger of L3 refuses a row; nothing of the transaction took effect, nor will it later.
 
     Which row is not known: writing fewer at once tells.
+    """
+
+
+class StorageFull(TierError):
+    """L3's disk is full: nothing of the transaction took effect. Reads go on; writes do once there is room again.
+
+    Accepted writes are kept, and tried again until then.
     """
 
 

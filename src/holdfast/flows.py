@@ -29,7 +29,9 @@ from holdfast.metrics.counters import Counters
 from holdfast.protocols import Source
 from holdfast.reading import Reader
 from holdfast.recovery.health import HealthKeeper
+from holdfast.recovery.log_reading import RecoveryLog
 from holdfast.recovery.pacing import RetryBudget
+from holdfast.recovery.quarantine import Quarantine
 from holdfast.recovery.reports import FaultReports
 from holdfast.recovery_flows import Affected, RecoveryFlows
 from holdfast.resolution import Resolver
@@ -270,6 +272,8 @@ class Flows:
             escalations=self.run_flows.escalations,
             audit=self.audit,
             deliveries=self.run_flows.deliveries,
+            quarantine=Quarantine(self._given.quarantine, actor=self._given.server),
+            recovery_log=RecoveryLog(self._given.recovery_log),
         )
         self.store = StateStore(self.parts)
 

@@ -15,6 +15,8 @@ from holdfast.invalidation.consistency import ConsistencyReport
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
 from holdfast.recovery.escalations import Escalations
 from holdfast.recovery.health import Health
+from holdfast.recovery.log_reading import RecoveryLog
+from holdfast.recovery.quarantine import Quarantine
 from holdfast.reviews.reviews import Reviews
 from holdfast.run_context.deliveries import Deliveries
 from holdfast.run_context.runs import Runs
@@ -45,6 +47,8 @@ class Parts:
     escalations: Escalations
     audit: AuditLog
     deliveries: Deliveries
+    quarantine: Quarantine
+    recovery_log: RecoveryLog
 
 
 class StateStore:
@@ -61,6 +65,8 @@ class StateStore:
         runs: runs of routines: begun, found, resumed, forked; see `Runs`.
         reviews: conflicts that a person decides; see `Reviews`.
         escalations: faults that a person is asked about; see `Escalations`.
+        quarantine: what did not verify, in L2 or L3; see `Quarantine`.
+        recovery_log: what was done about faults of state; see `RecoveryLog`.
         audit: who did what, why and when; see `AuditLog`.
         deliveries: what is on its way from completed runs to external systems, or was given up; see `Deliveries`.
         transact: run an operation in a transaction, again when others were in the way; see `Transactions.transact`.
@@ -90,6 +96,8 @@ class StateStore:
         self.escalations = parts.escalations
         self.audit = parts.audit
         self.deliveries = parts.deliveries
+        self.quarantine = parts.quarantine
+        self.recovery_log = parts.recovery_log
         self.bus = parts.bus
         self.publish = parts.bus.publish
         self.subscribe = parts.bus.subscribe

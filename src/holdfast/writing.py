@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from holdfast.documents import Document, Limits
 from holdfast.entry import Receipt
-from holdfast.errors import Conflict, HoldfastError, OutcomeUnknown, Overloaded, TierUnavailable
+from holdfast.errors import Conflict, HoldfastError, OutcomeUnknown, StorageFull, TierUnavailable
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.key_history import KeyHistory
 from holdfast.keys import Key
@@ -195,7 +195,7 @@ class Writer:
             self._applier.tell(conflict.key, conflict.actual or ANY_VERSION)
             raise
         except Exception as fault:
-            if isinstance(fault, OutcomeUnknown | TierUnavailable | Overloaded):
+            if isinstance(fault, OutcomeUnknown | TierUnavailable | StorageFull):
                 self._faults.report(fault, Source.L3)
             if isinstance(fault, OutcomeUnknown) or not isinstance(fault, HoldfastError):
                 # It may be in effect, now or later, at a version nobody told us: refuse every value alike. If it is,

@@ -219,6 +219,8 @@ OF_L3: Final = ("tier:l3",)
 OF_FEED: Final = ("tier:feed",)
 READ: Final = tuple(f"{kind}:" for kind in KINDS.values())
 
+OF_L3_FULL: Final = frozenset({"StorageFull", "Undecided"})
+
 l3_away = partial(Cell, layer="l3", errors=OF_L3_AWAY, longest_seconds=8.0, modes=NO_L3, subjects=OF_L3)
 
 CELLS: Final = (
@@ -233,8 +235,8 @@ CELLS: Final = (
     l3_away("L3 killed and restarted", harm=killed(L3), short=True),
     l3_away("L3 paused", harm=paused(L3), long_seconds=30.0),
     l3_away("L3 partitioned, bytes held", harm=l3_partitioned, long_seconds=30.0),
-    l3_away("L3 out of connections", harm=l3_out_of_connections),
-    l3_away("L3's disk full", harm=l3_disk_full, ground=on_small_disk, modes=frozenset(), subjects=()),
+    l3_away("L3 out of connections", harm=l3_out_of_connections, errors=OF_L3_AWAY - {"Overloaded"}),
+    l3_away("L3's disk full", harm=l3_disk_full, ground=on_small_disk, modes=frozenset(), errors=OF_L3_FULL),
     l3_away("L2 and L3 killed", harm=killed(L3, *NODES), modes=NEITHER, subjects=OF_L2 + OF_L3),
     l3_away("L3 away for 5 minutes", layer="outage", harm=killed(L3), long_seconds=300.0),
     Cell("feed held", "feed", feed_held, subjects=OF_FEED, short=True),

@@ -51,7 +51,8 @@ def escalations(state: OpenStore, capsys: pytest.CaptureFixture[str]) -> Command
 
 async def opened(state: OpenStore, name: str = ID, timeout_seconds: float = 600.0, **how: Any) -> str:
     """Escalate, as a recovery does."""
-    return await state.escalations.escalate(name, CORRUPT, "run:r1", TRIED, timeout_seconds, run_id="r1", **how)
+    how = {"fallback": "read_only_mode", "run_id": "r1", **how}
+    return await state.escalations.escalate(name, CORRUPT, "run:r1", TRIED, timeout_seconds, **how)
 
 
 async def test_escalations_are_listed_shown_and_decided(state: OpenStore, escalations: Command) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import json
 from typing import Any
 
@@ -13,7 +14,7 @@ from fix_commands import name_servers, run_command
 from fix_recovery import PostgresRecords
 from holdfast.cli.quarantine import dumped
 from holdfast.settings import Settings
-from holdfast.testing.conformance.recovery_rows import FOUND, LINE, line
+from holdfast.testing.conformance.recovery_rows import AT, FOUND, LINE, line
 
 MANY = 1000
 
@@ -66,13 +67,20 @@ async def test_evidence_is_listed_shown_and_discarded(
 
 
 async def test_the_recovery_log_is_shown(records: PostgresRecords, capsys: pytest.CaptureFixture[str]) -> None:
-    """The newest lines, or those behind a number, as they were written."""
-    await records.log().append([LINE, *(line(f"m{number}") for number in range(4))], rows_max=MANY)
+    """The newest lines, or those before a number, of a subject, of a recovery, or since a moment; as written."""
+    other = msgspec.structs.replace(line("o", at=AT + dt.timedelta(hours=1)), subject="tier:l2", recovery_id="r2")
+    await records.log().append([LINE, *(line(f"m{number}") for number in range(4)), other], rows_max=MANY)
     assert await run_command("recovery", "log", "--limit", "2") == 0
-    assert [each["id"] for each in printed(capsys)] == ["m2", "m3"]
-    assert await run_command("recovery", "log", "--after", "0", "--limit", "1") == 0
-    (first,) = printed(capsys)
-    assert msgspec.convert(first, type(LINE)) == LINE
+    newest = printed(capsys)
+    assert [each["id"] for each in newest] == ["m3", "o"]
+    assert await run_command("recovery", "log", "--before", str(newest[0]["number"])) == 0
+    older = printed(capsys)
+    assert [each["id"] for each in older] == ["l1", "m0", "m1", "m2"]
+    assert msgspec.convert(older[0], type(LINE)) == LINE
+    since = (AT + dt.timedelta(minutes=1)).isoformat()
+    for argument in ("--subject=tier:l2", "--recovery=r2", f"--since={since}"):
+        assert await run_command("recovery", "log", argument) == 0
+        assert [each["id"] for each in printed(capsys)] == ["o"]
 
 
 def test_bytes_are_dumped_as_text_that_does_nothing() -> None:

@@ -58,6 +58,7 @@ class Hook:
 async def opened(flows: Flows, recovery: str = "rec1", timeout_seconds: float = MINUTE, **how: Any) -> str:
     """Escalate on a server, as a recovery does."""
     escalator: FaultEscalator = flows.store.escalations
+    how = {"fallback": "read_only_mode", **how}
     return await escalator.escalate(recovery, CORRUPT, "bot:b1", TRIED, timeout_seconds, **how)
 
 
@@ -89,7 +90,7 @@ async def bring(flows: Flows, *hooks: str) -> int:
 
 
 async def test_a_recovery_has_one_escalation() -> None:
-    """However often, and on whichever server, it is asked for; what failed and the fallback are its strategy's."""
+    """However often, and on whichever server, it is asked for; what failed is told by its type."""
     async with hall() as shared:
         await still(shared)
         a, b = shared.servers.values()

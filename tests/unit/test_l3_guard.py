@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from asyncpg import TooManyConnectionsError
 
-from holdfast.errors import Overloaded, TierUnavailable
+from holdfast.errors import TierUnavailable
 from holdfast.protocols.guards import TierState
 from holdfast.testing.simulation import World, simulate
 from holdfast.tiers import l3_guard
@@ -227,32 +228,41 @@ def test_an_l3_that_refuses_connections_is_gone() -> None:
     guarded(scenario)
 
 
-@pytest.mark.parametrize("is_open", [True, False])
-def test_an_l3_that_is_full_is_there_for_who_has_a_connection(*, is_open: bool) -> None:
-    """Too many connections is an answer, but to who has none it is as good as silence."""
+def full() -> TierUnavailable:
+    """L3 has no connection left."""
+    fault = TierUnavailable("L3: connecting: too many clients already")
+    fault.__cause__ = TooManyConnectionsError("too many clients already")
+    return fault
+
+
+def test_an_l3_that_has_no_connection_left_is_gone() -> None:
+    """For a server that has none; what it is asked for fails at once, until there is one."""
 
     async def scenario(server: Server) -> None:
-        if is_open:
-            await server.call()
-        server.refuses = Overloaded("L3: connecting: too many clients already")
+        server.refuses = full()
         server.guard._forget()
-        server.guard.lost()
-        await asyncio.sleep(1.0)
-        assert server.guard.answers is is_open
+        assert await server.refused() == 0.0
+        await asyncio.sleep(2 * LOOK_SECONDS)
+        assert not server.guard.answers
+        assert "too many clients" in str(server.guard.health().fault)
+        server.refuses = None
+        await asyncio.sleep(2.0)
+        assert await server.call() < 0.1
 
     guarded(scenario)
 
 
-def test_a_call_that_is_refused_a_connection_has_l3_asked() -> None:
-    """It may be full for the guard too, and would be asked by every call otherwise."""
+def test_an_l3_that_has_no_further_connection_is_there() -> None:
+    """The connections that its calls have are used, though the guard gets none."""
 
     async def scenario(server: Server) -> None:
-        server.refuses = Overloaded("L3: connecting: too many clients already")
+        await server.call()
+        server.refuses = full()
         server.guard._forget()
-        with pytest.raises(Overloaded):
-            await server.call()
-        await asyncio.sleep(2 * LOOK_SECONDS)
-        assert await server.refused() == 0.0
+        server.guard.lost()
+        await asyncio.sleep(1.0)
+        assert server.guard.answers
+        assert await server.call() < 0.1
 
     guarded(scenario)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,15 @@ import pytest
 from fix_races import until
 from fix_recovery import Scene, scene
 from holdfast import Bot, Kind, Swarm
-from holdfast.errors import ContextCorrupt, CorruptDocument, OutcomeUnknown, TierUnavailable
+from holdfast.errors import (
+    ContextCorrupt,
+    CorruptDocument,
+    InvalidDocument,
+    InvalidKey,
+    OutcomeUnknown,
+    StorageFull,
+    TierUnavailable,
+)
 from holdfast.events import Event
 from holdfast.keys import Key
 from holdfast.protocols import Coherence, Source, Withdrawal, Write
@@ -25,6 +34,7 @@ from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.reports import FaultReports
 from holdfast.recovery.strategies import (
     Fallback,
+    FallbackOption,
     RecoveryAction,
     RecoveryStep,
     Severity,
@@ -180,6 +190,46 @@ async def test_mutant_each_fault_begins_a_recovery(monkeypatch: pytest.MonkeyPat
             await at.flows.store.bots.get("b1")
         await at.completed(2)
         assert len(at.person.asked) == 2
+
+
+async def test_the_door_shows_what_was_done_and_what_did_not_verify() -> None:
+    """Of one recovery, the newest line first; evidence with its bytes, until it is discarded, which is recorded."""
+    async with scene() as at:
+        await bad_row(at, reads=1)
+        end = await at.completed()
+        at.flows.recovery.report(TierUnavailable("away"), Source.FEED)
+        await at.completed(2)
+        await at.lines()
+        log, quarantine = at.flows.store.recovery_log, at.flows.store.quarantine
+        mine = await log.list(recovery_id=end["recoveryId"])
+        assert [mine[0].line.step, mine[-1].line.step] == ["completed", "detected"]
+        assert await log.list(subject="bot:b1", since=mine[-1].line.at) == mine
+        assert await log.list(subject="bot:b1", before=mine[0].number, limit=1) == mine[1:2]
+        assert {each.line.subject for each in await log.list()} == {"bot:b1", "tier:feed"}
+        (entry,) = await quarantine.list()
+        found = await quarantine.get(entry.number)
+        assert found is not None
+        assert found.found.evidence == b'{"name": 7}'
+        assert [await quarantine.discard(entry.number, reason="seen") for _ in range(2)] == [True, False]
+        assert await quarantine.get(entry.number) is None
+        assert (await at.flows.store.audit.list())[-1].note.reason == "seen"
+
+
+@pytest.mark.parametrize(
+    ("which", "error"),
+    [
+        ({"subject": "a\0b"}, InvalidKey),
+        ({"recovery_id": ""}, InvalidKey),
+        ({"since": dt.datetime(2026, 1, 1)}, InvalidDocument),  # noqa: DTZ001 - the point of it
+        ({"limit": 1001}, ValueError),
+    ],
+)
+async def test_what_no_line_can_be_is_refused(which: dict[str, Any], error: type[Exception]) -> None:
+    """Before L3 is asked."""
+    async with scene() as at:
+        at.l3.away = True
+        with pytest.raises(error):
+            await at.flows.store.recovery_log.list(**which)
 
 
 async def test_what_stays_bad_is_left_alone_for_longer_each_time() -> None:
@@ -345,6 +395,30 @@ async def test_a_write_of_which_l3_does_not_say_what_became(monkeypatch: pytest.
         assert (end["errorType"], end["subject"], end["outcome"]) == ("transaction_failed", "tier:l3", "recovered")
 
 
+async def test_a_full_disk_of_l3_is_recorded_and_not_taken_for_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller is told at once; reads go on, which does not mean that writes do, and no mode forbids them."""
+
+    async def full(*_: object, **__: object) -> None:
+        raise StorageFull("L3: could not extend a file")
+
+    async with scene() as at:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(at.l3), "save", full)
+            with pytest.raises(StorageFull):
+                await at.flows.store.bots.put("b1", Bot(name="Ada"))
+        end = await at.completed()
+        assert (end["errorType"], end["subject"], end["outcome"]) == ("transaction_failed", "tier:l3", "failed")
+        assert at.modes.told == []
+        await at.flows.store.bots.put("b1", Bot(name="Ada"))
+        assert await at.lines() == [
+            ("detected", "done"),
+            ("retry_operation", "failed"),
+            ("force_reload_from_l3", "failed"),
+            ("read_only_mode", "skipped"),
+            ("completed", "failed"),
+        ]
+
+
 async def test_a_feed_that_is_heard_again_is_no_reason_to_refuse_writes() -> None:
     """L3 itself answers."""
     async with scene() as at:
@@ -424,6 +498,29 @@ async def test_a_kind_may_have_a_strategy_of_its_own() -> None:
         assert [each["step"] for each in end["tried"]] == ["invalidate_related_cache"]
         at.flows.recovery.report(CorruptDocument("bad"), Source.L3, key=B2)
         assert (await at.completed(2))["tried"][0]["step"] == "force_reload_from_l3"
+
+
+async def test_nobody_answers_what_a_kind_with_a_strategy_of_its_own_asked() -> None:
+    """The fallback is the first of its own row, and those behind it there come after."""
+    own = StateRecoveryStrategy(
+        error_type=StateErrorType.STATE_CORRUPTION,
+        severity=Severity.ERROR,
+        recovery_steps=(RecoveryStep(action=RecoveryAction.ESCALATE_TO_HUMAN),),
+        fallback_options=(
+            FallbackOption(strategy=Fallback.DIRECT_L3_ACCESS),
+            FallbackOption(strategy=Fallback.RESTORE_LAST_SNAPSHOT),
+        ),
+    )
+    async with scene([Kind("plan", Bot, recovery=(own,))]) as at:
+        at.flows.recovery.report(CorruptDocument("bad"), Source.L3, key=Key("plan", "p1"))
+        assert (await at.completed())["outcome"] == "escalated"
+        await bad_row(at, reads=1)
+        await at.completed(2)
+        assert [asked["fallback"] for asked in at.person.asked.values()] == ["direct_l3_access", "read_only_mode"]
+        await at.lines()
+        await at.flows.recovery.fall_back("rec1", StateErrorType.STATE_CORRUPTION, "plan:p1", Fallback.DIRECT_L3_ACCESS)
+        left = [("direct_l3_access", "skipped"), ("restore_last_snapshot", "skipped")]
+        assert (await at.lines())[-2:] == left
 
 
 async def test_the_fallback_of_an_escalation_that_nobody_answered() -> None:

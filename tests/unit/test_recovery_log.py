@@ -12,7 +12,7 @@ import pytest
 from fix_races import until
 from holdfast.errors import OutcomeUnknown
 from holdfast.metrics.counters import RecoveryCounters
-from holdfast.protocols import RecoveryLine
+from holdfast.protocols import LineFilter, RecoveryLine
 from holdfast.protocols.faults import EVIDENCE_BYTES_MAX
 from holdfast.recovery.log import EVIDENCE_WAITING_MAX, LINES_WAITING_MAX, RecoveryRecorder
 from holdfast.testing import MemoryQuarantine, MemoryRecoveryLog, MemoryStorage
@@ -76,7 +76,7 @@ async def test_lines_are_merged_when_l3_is_back() -> None:
         records.l3.away = False
         await records.until_written()
         assert await records.ids() == ["a", "b"]
-        assert (await records.log.list(limit=2))[0].line.at.year == 2026
+        assert (await records.log.newest(LineFilter(), limit=2))[0].line.at.year == 2026
         assert len(await records.quarantine.list(limit=10)) == 1
         await until(lambda: _is_well(records))
     finally:

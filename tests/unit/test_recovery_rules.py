@@ -18,6 +18,7 @@ from holdfast.errors import (
     Overloaded,
     SchemaTooNew,
     SettingsError,
+    StorageFull,
     StorageNotReady,
     TierUnavailable,
 )
@@ -139,6 +140,7 @@ def test_a_row_that_cannot_work_is_refused(rows: list[dict[str, object]], words:
         (TierUnavailable("away"), Source.FEED, StateErrorType.COMMUNICATION_FAILURE, Severity.ERROR, True),
         (OutcomeUnknown("who knows"), Source.L3, StateErrorType.TRANSACTION_FAILED, Severity.ERROR, False),
         (Overloaded("full"), Source.L3, StateErrorType.TRANSACTION_FAILED, Severity.ERROR, True),
+        (StorageFull("disk"), Source.L3, StateErrorType.TRANSACTION_FAILED, Severity.ERROR, False),
         (StorageNotReady("migrate"), Source.L3, StateErrorType.TRANSACTION_FAILED, Severity.ERROR, False),
     ],
 )
@@ -173,6 +175,7 @@ def test_corruption_of_all_is_fatal() -> None:
     assert classify(TierUnavailable("away"), Source.L2, scope=Scope.SYSTEM).severity is Severity.ERROR
     assert classify(ContextCorrupt("r1", ()), Source.L3).scope is Scope.RUN
     assert classify(Overloaded("full"), Source.L2).category is Category.RESOURCE
+    assert classify(StorageFull("disk"), Source.L3).category is Category.RESOURCE
 
 
 def broken(breaker: Breaker, now: float) -> None:

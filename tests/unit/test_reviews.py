@@ -28,6 +28,7 @@ from holdfast.errors import (
     RowRefused,
     SerializationFailure,
     SettingsError,
+    StorageFull,
     StorageNotReady,
     TierError,
     TierUnavailable,
@@ -458,7 +459,7 @@ async def test_one_that_l3_refuses_holds_up_no_other(
         assert caplog.text.count("review r1/c0/site is overdue and cannot be decided") == 1
 
 
-@pytest.mark.parametrize("fault", [TierUnavailable, StorageNotReady, Overloaded])
+@pytest.mark.parametrize("fault", [TierUnavailable, StorageNotReady, StorageFull, Overloaded])
 async def test_while_l3_is_away_no_other_is_asked_for(fault: type[TierError], monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweep ends at the first."""
     async with hall("a") as shared:

@@ -12,10 +12,10 @@ from holdfast import Append, Bot, Set
 from holdfast.entry import Durability
 from holdfast.errors import (
     OutcomeUnknown,
-    Overloaded,
     Refused,
     RowRefused,
     SerializationFailure,
+    StorageFull,
     TierError,
     TierUnavailable,
 )
@@ -159,7 +159,7 @@ def test_while_l3_is_away_its_pauses_grow_and_vary_and_all_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "subject"), [(Overloaded("L3: its disk is full"), "tier:l3"), (TierUnavailable("L3: it is away"), None)]
+    ("fault", "subject"), [(StorageFull("L3: its disk is full"), "tier:l3"), (TierUnavailable("L3: it is away"), None)]
 )
 def test_an_l3_without_room_is_a_fault_that_is_told(fault: TierError, subject: str | None) -> None:
     """It answers, so no guard notices; one that does not answer the guard reports, once for all."""
@@ -177,6 +177,27 @@ def test_an_l3_without_room_is_a_fault_that_is_told(fault: TierError, subject: s
         assert (None if report is None else report.subject) == subject
         assert stage.faults.take() is None
         await write.reached(Durability.COMMITTED)
+
+    staged(scenario)
+
+
+def test_while_the_disk_of_l3_is_full_all_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no fault of a row: nothing is given up, and all of it is in effect once there is room."""
+
+    async def scenario(stage: Stage) -> None:
+        async def full(_flush: MemoryFlush, *_: object) -> None:
+            raise StorageFull("the disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFlush, "save", full)
+            writes = [stage.add(key=B1), stage.add(key=B2)]
+            while len(stage.pauses) < 10:
+                await stage.world.pause(0.01)
+            assert isinstance(stage.flusher.fault, StorageFull)
+            assert (len(stage.buffer), stage.decided, stage.counters.dead_letters) == (2, [], 0)
+        for write in writes:
+            await write.reached(Durability.COMMITTED)
+        assert stage.refused == []
 
     staged(scenario)
 

@@ -86,7 +86,7 @@ async def show_(number: int, /, *, raw: bool = False) -> int:
         Write nothing but the bytes, as they are.
     """
     async with _opened() as held:
-        found = await held.find(number)
+        found = await held.get(number)
     console = Console()
     if found is None:
         line(Console(stderr=True), f"{number}: not there")

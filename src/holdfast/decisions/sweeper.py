@@ -14,6 +14,7 @@ from holdfast.errors import (
     HoldfastError,
     NotFound,
     Overloaded,
+    StorageFull,
     StorageNotReady,
     TierError,
     TierUnavailable,
@@ -23,7 +24,7 @@ from holdfast.protocols.decisions import DecisionIndex
 PERIOD_SECONDS: Final = 2.0
 """How late one may be decided, beside what that takes."""
 PAGE: Final = 100
-AWAY: Final = (TierUnavailable, StorageNotReady, Overloaded)
+AWAY: Final = (TierUnavailable, StorageNotReady, StorageFull, Overloaded)
 """Of L3 as a whole: no other one can be decided either. Every other fault may be of the one alone."""
 
 logger = logging.getLogger("holdfast")

@@ -39,7 +39,15 @@ from holdfast.protocols.journals import (
     JournalStreams,
     Letter,
 )
-from holdfast.protocols.recovery import Evidence, LoggedLine, Quarantined, QuarantineRows, RecoveryLine, RecoveryLogRows
+from holdfast.protocols.recovery import (
+    Evidence,
+    LineFilter,
+    LoggedLine,
+    Quarantined,
+    QuarantineRows,
+    RecoveryLine,
+    RecoveryLogRows,
+)
 from holdfast.protocols.reviews import LateDecision, LateReviews, Reviewer, Settled
 from holdfast.protocols.runs import ListedSnapshot, Retained, RunFilter, RunIndex
 from holdfast.protocols.shared_cache import (
@@ -101,6 +109,7 @@ __all__ = [
     "LateDecision",
     "LateReviews",
     "Letter",
+    "LineFilter",
     "ListedSnapshot",
     "Loaded",
     "LoggedLine",

@@ -31,6 +31,7 @@ class FaultEscalator(Protocol):
         tried: Sequence[tuple[str, str]],
         timeout_seconds: float,
         *,
+        fallback: str = "",
         swarm_id: str | None = None,
         run_id: str | None = None,
     ) -> str:
@@ -39,7 +40,8 @@ class FaultEscalator(Protocol):
         Args:
             subject: what it is about, as in ``bot:b1``, ``run:r1`` or ``tier:l2``.
             tried: steps with what came of them, in words without values.
-            timeout_seconds: until the strategy's fallback is all there is.
+            timeout_seconds: until the fallback is all there is.
+            fallback: what is done then, by the strategy of what failed, in a word; empty: nothing.
 
         Raises:
             InvalidKey: the subject is none.

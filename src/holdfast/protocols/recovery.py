@@ -46,6 +46,26 @@ class RecoveryLine(msgspec.Struct, frozen=True, kw_only=True):
     millis: int = 0
 
 
+class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which lines are meant: those for which all of this holds; what is None restricts nothing.
+
+    Attributes:
+        since: `at` is not before it; with its zone.
+    """
+
+    recovery_id: str | None = None
+    subject: str | None = None
+    since: dt.datetime | None = None
+
+    def takes(self, line: RecoveryLine) -> bool:
+        """Whether a line is one of them."""
+        return (
+            self.recovery_id in (None, line.recovery_id)
+            and self.subject in (None, line.subject)
+            and (self.since is None or line.at >= self.since)
+        )
+
+
 class LoggedLine(NamedTuple):
     """A line in its place; `number` rises in the order of adding, which is not always that of `at`."""
 
@@ -100,11 +120,19 @@ class RecoveryLogRows(Protocol):
         """
         ...
 
-    async def list(self, *, after: int | None = None, limit: int) -> Sequence[LoggedLine]:
-        """The lines behind a number, in order; None: the newest, in order too.
+    async def list(self, *, after: int = 0, limit: int) -> Sequence[LoggedLine]:
+        """The lines behind a number, in order.
 
         Args:
             limit: 1 to `LINES_LISTED_MAX`, else a ValueError.
+        """
+        ...
+
+    async def newest(self, which: LineFilter, *, before: int | None = None, limit: int) -> Sequence[LoggedLine]:
+        """Those of these lines that have the highest numbers, below one if there is one, the newest first.
+
+        Args:
+            limit: as of `list`.
         """
         ...
 

@@ -16,6 +16,7 @@ from holdfast.errors import (
     RowRefused,
     SealBroken,
     SerializationFailure,
+    StorageFull,
     StorageNotReady,
     TierError,
     TierUnavailable,
@@ -69,6 +70,7 @@ _CATEGORIES: Final[tuple[tuple[type[HoldfastError], Category, bool], ...]] = (
     (OutcomeUnknown, Category.TRANSIENT, False),
     (RowRefused, Category.LOGIC, False),
     (Overloaded, Category.RESOURCE, True),
+    (StorageFull, Category.RESOURCE, False),  # not until somebody makes room
     (SerializationFailure, Category.TRANSIENT, True),
     (TierUnavailable, Category.TRANSIENT, True),
     (TierError, Category.SYSTEM, True),

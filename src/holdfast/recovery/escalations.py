@@ -20,7 +20,7 @@ from holdfast.protocols import Isolation
 from holdfast.protocols.decisions import DecisionIndex
 from holdfast.protocols.escalations import Classified
 from holdfast.recovery import escalation_rules as rules
-from holdfast.recovery.strategies import Severity, StateErrorType, Strategies, strategies_with
+from holdfast.recovery.strategies import Severity, StateErrorType
 from holdfast.transactions import Transaction, Transactions
 
 TIMEOUT_SECONDS: Final = 60.0
@@ -32,7 +32,6 @@ class Escalations:
 
     Args:
         hooks: who is told of what is opened here, by name.
-        strategies: whose first fallback is what is left if nobody answers.
         new_id: a unique id.
         server: who this server is, in words.
         masked: takes secrets that this process has seen out of a text.
@@ -50,7 +49,6 @@ class Escalations:
         new_id: Callable[[], str],
         server: str,
         masked: Callable[[str], str],
-        strategies: Strategies | None = None,
     ) -> None:
         self.index = index
         self._docket = Docket(ESCALATION, collection, transactions, index, self._record, in_any_mode=True)
@@ -61,7 +59,6 @@ class Escalations:
         self._new_id = new_id
         self._server = server
         self._masked = masked
-        self._strategies = strategies if strategies is not None else strategies_with()
         self._on_timed_out: list[Callable[[Escalation], None]] = []
 
     async def open(
@@ -131,15 +128,14 @@ class Escalations:
         tried: Sequence[tuple[str, str]],
         timeout_seconds: float,
         *,
+        fallback: str = "",
         swarm_id: str | None = None,
         run_id: str | None = None,
     ) -> str:
         """Open an escalation for a recovery; see `FaultEscalator.escalate`."""
-        failed, fallback = "a fault that is none of state", ""
+        failed = "a fault that is none of state"
         if classification.error_type is not None:
-            error_type = StateErrorType(classification.error_type)
-            failed = rules.FAILED[error_type]
-            fallback = next((each.strategy.value for each in self._strategies[error_type].fallback_options), "")
+            failed = rules.FAILED[StateErrorType(classification.error_type)]
         return await self.open(
             subject,
             failed=failed,

@@ -67,11 +67,13 @@ class Case(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         id: of the recovery.
+        fallbacks: what is left if no step mends it, in order.
         tried: each step so far, and its outcome.
     """
 
     id: str
     report: Report
+    fallbacks: tuple[FallbackOption, ...]
     tried: list[tuple[str, str]]
 
 
@@ -200,6 +202,7 @@ class Handlers:
             report.subject,
             tuple(case.tried),
             step.timeout_seconds or ESCALATED_SECONDS,
+            fallback=case.fallbacks[0].strategy.value if case.fallbacks else "",
             swarm_id=report.swarm_id,
             run_id=report.run_id,
         )

@@ -144,10 +144,11 @@ class RecoveryManager:
             run_id=run_id,
             swarm_id=swarm_id,
         )
-        options = self._strategy(report).fallback_options
+        # The row of the kind that the subject is of; the report that asked named a run or a document, not both.
+        options = self._row("" if run_id is not None else subject.partition(":")[0], error_type).fallback_options
         place = next((place for place, each in enumerate(options) if each.strategy is fallback), None)
         left = (FallbackOption(strategy=fallback),) if place is None else options[place:]
-        await self._first_of(left, Case(recovery_id, report, []))
+        await self._first_of(left, Case(recovery_id, report, left, []))
 
     async def _run(self) -> None:
         while True:
@@ -175,7 +176,8 @@ class RecoveryManager:
 
     async def _recover(self, report: Report) -> None:
         """One recovery. Whatever is wrong in here begins no other one."""
-        case, end, option = Case(self._new_id(), report, []), End.FAILED, None
+        case = Case(self._new_id(), report, self._strategy(report).fallback_options, [])
+        end, option = End.FAILED, None
         try:
             self._teller.detected(case)
             end, option = await self._walk(case)
@@ -193,8 +195,8 @@ class RecoveryManager:
 
     async def _walk(self, case: Case) -> tuple[End, FallbackOption | None]:
         """Steps in order until one has mended it, then fallbacks in order until one takes effect: that one, too."""
-        strategy, escalated = self._strategy(case.report), False
-        for step in strategy.recovery_steps:
+        escalated = False
+        for step in self._strategy(case.report).recovery_steps:
             # The time that an escalation names is the person's.
             is_call = step.action is not RecoveryAction.ESCALATE_TO_HUMAN
             seconds = step.timeout_seconds if is_call and step.timeout_seconds is not None else STEP_SECONDS
@@ -204,7 +206,7 @@ class RecoveryManager:
             escalated = escalated or done.outcome is Outcome.ESCALATED
         if escalated:  # the fallbacks come when nobody has answered
             return End.ESCALATED, None
-        option = await self._first_of(strategy.fallback_options, case)
+        option = await self._first_of(case.fallbacks, case)
         return (End.FAILED if option is None else End.DEGRADED), option
 
     async def _first_of(self, options: Iterable[FallbackOption], case: Case) -> FallbackOption | None:
@@ -255,4 +257,7 @@ class RecoveryManager:
 
     def _strategy(self, report: Report) -> StateRecoveryStrategy:
         kind = report.key.kind if report.key is not None and not report.of_tier else ""
-        return self._of_kinds.get(kind, self._strategies)[report.error_type]
+        return self._row(kind, report.error_type)
+
+    def _row(self, kind: str, error_type: StateErrorType) -> StateRecoveryStrategy:
+        return self._of_kinds.get(kind, self._strategies)[error_type]

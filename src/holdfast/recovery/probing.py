@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from holdfast.errors import HoldfastError, Overloaded, TierUnavailable
+from holdfast.errors import HoldfastError, Overloaded, StorageFull, TierUnavailable
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.keys import Key
 from holdfast.kinds import SWARM
@@ -63,6 +63,8 @@ class Prober:
 
     async def reload(self, report: Report) -> None:
         """Ask L3: for the document, if it is one that is affected, which also fills the caches. Raises as `check`."""
+        if isinstance(report.fault, StorageFull):
+            raise report.fault  # that it reads does not mean that it writes
         if report.key is not None and not report.of_tier:
             await self._resolver.load_strong(report.key)
         else:

@@ -1,4 +1,4 @@
-"""What did not verify, for a person to look at."""
+"""What did not verify, for a person to look at: ``state.quarantine``."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ class Quarantine:
 
         Args:
             limit: 1 to 1000.
+
+        Raises:
+            TierError: L3 cannot be asked.
         """
         return await self._rows.list(after=after, limit=limit)
 
-    async def find(self, number: int) -> Quarantined | None:
-        """One entry, with its bytes; None: it is not there."""
+    async def get(self, number: int) -> Quarantined | None:
+        """One entry, with its bytes; None: it is not there. Raises as `list` does."""
         return await self._rows.find(number)
 
     async def discard(self, number: int, *, actor: str | None = None, reason: str = BY_HAND) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from holdfast.audit.chain import AuditNote
-from holdfast.protocols import Evidence, Isolation, LoggedLine, Quarantined, RecoveryLine
+from holdfast.protocols import Evidence, Isolation, LineFilter, LoggedLine, Quarantined, RecoveryLine
 from holdfast.protocols.recovery import APPENDED_MAX, KEPT_MAX, LINES_LISTED_MAX
 from holdfast.protocols.runs import check_limit
 from holdfast.testing.memory_marks import Marks
@@ -26,12 +26,20 @@ class MemoryRecoveryLog:
         async with await self._storage.open_transaction(Isolation.READ_COMMITTED) as transaction:
             transaction.note(lambda marks: _logged(marks, lines, rows_max))
 
-    async def list(self, *, after: int | None = None, limit: int) -> Sequence[LoggedLine]:
+    async def list(self, *, after: int = 0, limit: int) -> Sequence[LoggedLine]:
         """Lines in order; see `RecoveryLogRows.list`."""
         check_limit(limit, LINES_LISTED_MAX)
         async with await self._storage.open_transaction(Isolation.READ_COMMITTED):
             held = self._storage.log.marks.recovery_log
-        return held[-limit:] if after is None else [each for each in held if each.number > after][:limit]
+        return [each for each in held if each.number > after][:limit]
+
+    async def newest(self, which: LineFilter, *, before: int | None = None, limit: int) -> Sequence[LoggedLine]:
+        """The newest lines; see `RecoveryLogRows.newest`."""
+        check_limit(limit, LINES_LISTED_MAX)
+        async with await self._storage.open_transaction(Isolation.READ_COMMITTED):
+            held = self._storage.log.marks.recovery_log
+        wanted = (each for each in reversed(held) if which.takes(each.line))
+        return [each for each in wanted if before is None or each.number < before][:limit]
 
 
 class MemoryQuarantine:

@@ -122,8 +122,8 @@ class ConnectionPool:
             connection.terminate()
 
     def is_connected(self) -> bool:
-        """Whether any connection is open, lent or not."""
-        return not all(connection.is_closed() for connection in (*self._idle, *self._lent))
+        """Whether any of its connections is open."""
+        return any(not connection.is_closed() for connection in (*self._idle, *self._lent))
 
     async def close(self) -> None:
         """Close the idle connections and, as they come back, the lent ones; may be called twice."""
@@ -198,7 +198,7 @@ class ConnectionPool:
         except BaseException as fault:
             if connection is not None:
                 connection.terminate()
-            if self._guard is not None and isinstance(fault, TierUnavailable | Overloaded):
+            if self._guard is not None and isinstance(fault, TierUnavailable):
                 self._guard.lost()
             self._pass_on(None)
             raise

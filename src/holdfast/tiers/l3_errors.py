@@ -15,6 +15,7 @@ from holdfast.errors import (
     Overloaded,
     RowRefused,
     SerializationFailure,
+    StorageFull,
     StorageNotReady,
     TierError,
     TierUnavailable,
@@ -32,13 +33,18 @@ _LOST: Final = (
     asyncpg.CannotConnectNowError,
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
-_NOT_READY: Final = (
-    asyncpg.UndefinedTableError,
-    asyncpg.InvalidSchemaNameError,
-    asyncpg.UndefinedFunctionError,
+# Errors that say that nothing of it took effect, and why; the first that fits counts.
+_MEANINGS: Final[tuple[tuple[tuple[type[Exception], ...], type[TierError], str], ...]] = (
+    ((asyncpg.QueryCanceledError, asyncpg.TooManyConnectionsError), TierUnavailable, ""),
+    (
+        (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.UndefinedFunctionError),
+        StorageNotReady,
+        "; run `holdfast migrate`",
+    ),
+    ((asyncpg.DiskFullError,), StorageFull, "; free space on its disk"),
+    ((asyncpg.InsufficientResourcesError,), Overloaded, ""),
+    ((asyncpg.SerializationError, asyncpg.DeadlockDetectedError), SerializationFailure, ""),
 )
-_FULL: Final = (asyncpg.InsufficientResourcesError,)
-_IN_THE_WAY: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 # What a constraint, an index or a trigger says of a row, in the server's classes and those left to users.
 _OF_A_ROW: Final = re.compile(r"(09|2[0-37]|3[89]|44|54|P0|[6-9I-OQ-WYZ].)...\Z")
 _OF_A_STATEMENT: Final = "42"
@@ -69,17 +75,12 @@ def meaning(fault: BaseException, what: str, *, writes: bool = False, rows: bool
     told = f"L3: {what}: {_words(fault)}"
     if isinstance(fault, _LOST):
         return OutcomeUnknown(told) if writes else TierUnavailable(told)
-    if isinstance(fault, asyncpg.QueryCanceledError):
-        return TierUnavailable(told)
-    if isinstance(fault, _NOT_READY):
-        return StorageNotReady(f"{told}; run `holdfast migrate`")
-    if isinstance(fault, _FULL):
-        return Overloaded(told)
-    if isinstance(fault, _IN_THE_WAY):
-        return SerializationFailure(told)
+    for faults, error, advice in _MEANINGS:
+        if isinstance(fault, faults):
+            return error(told + advice)
     sqlstate = getattr(fault, "sqlstate", None)
-    error = RowRefused if rows and sqlstate and _is_of_a_row(fault) else TierError
-    return error(f"{told} (SQLSTATE {sqlstate})" if sqlstate else told)
+    other = RowRefused if rows and sqlstate and _is_of_a_row(fault) else TierError
+    return other(f"{told} (SQLSTATE {sqlstate})" if sqlstate else told)
 
 
 def _is_of_a_row(fault: Any) -> bool:

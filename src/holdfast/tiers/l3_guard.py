@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 import asyncpg
 
-from holdfast.errors import Overloaded, TierError, TierUnavailable
+from holdfast.errors import TierError, TierUnavailable
 from holdfast.protocols.guards import TierHealth
 from holdfast.recovery.breaker import Breaker, BreakerRules, Circuit
 from holdfast.recovery.pacing import AdaptiveTimeout
@@ -55,7 +55,7 @@ class Waiting(Protocol):
         ...
 
     def is_connected(self) -> bool:
-        """Whether any connection is open."""
+        """Whether any of their connections is open."""
         ...
 
 
@@ -180,7 +180,7 @@ class PostgresGuard:
         now = self.monotonic()
         if not self.answers:
             self._breaker.ended(permit, now, well=False)
-        elif self._heard_at < began and self._means_away(fault):
+        elif self._heard_at < began and isinstance(fault, TierUnavailable) and not self._is_just_full(fault):
             self._fault = fault
             self._breaker.trip(now)
             logger.warning("L3 is cut off, for it does not answer: %s", fault)
@@ -189,9 +189,10 @@ class PostgresGuard:
             silent = now - self._heard_at
             self._ending = asyncio.get_running_loop().call_later(max(0.0, SILENT_SECONDS - silent), self._end_lent)
 
-    def _means_away(self, fault: TierError) -> bool:
-        is_full = isinstance(fault, Overloaded) and not any(pool.is_connected() for pool in self._pools)
-        return is_full or isinstance(fault, TierUnavailable)
+    def _is_just_full(self, fault: TierError) -> bool:
+        """L3 has no connection left for the guard, but calls have some: cut off, they would not even use these."""
+        is_full = isinstance(fault.__cause__, asyncpg.TooManyConnectionsError)
+        return is_full and any(pool.is_connected() for pool in self._pools)
 
     def _end_lent(self) -> None:
         self._ending = None

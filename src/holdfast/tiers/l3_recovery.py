@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.audit.chain import AuditNote
-from holdfast.protocols import Evidence, LoggedLine, Quarantined, RecoveryLine
+from holdfast.protocols import Evidence, LineFilter, LoggedLine, Quarantined, RecoveryLine
 from holdfast.protocols.recovery import APPENDED_MAX, KEPT_MAX, LINES_LISTED_MAX
 from holdfast.protocols.runs import check_limit
 from holdfast.tiers.l3_audit import noted_columns, with_note
@@ -25,8 +25,9 @@ CUT_LOG: Final = """
 DELETE FROM holdfast.recovery_log WHERE number <= (SELECT max(number) FROM holdfast.recovery_log) - $1"""
 LIST: Final = f"SELECT number, {_LINE} FROM holdfast.recovery_log WHERE number > $1 ORDER BY number LIMIT $2"  # noqa: S608
 NEWEST: Final = f"""
-SELECT * FROM (SELECT number, {_LINE} FROM holdfast.recovery_log ORDER BY number DESC LIMIT $1) AS newest
-ORDER BY number"""  # noqa: S608 - only constants are put together
+SELECT number, {_LINE} FROM holdfast.recovery_log
+WHERE number < coalesce($1, {2**63 - 1}) AND recovery_id = coalesce($2, recovery_id) AND subject = coalesce($3, subject)
+      AND at >= coalesce($4, '-infinity'::timestamptz) ORDER BY number DESC LIMIT $5"""  # noqa: S608 - as above
 
 KEEP: Final = """
 INSERT INTO holdfast.quarantine AS held (tier, kind, id, version, fault, evidence, size, server, at, count)
@@ -59,10 +60,16 @@ class PostgresRecoveryLog:
                 await connection.execute(APPEND, *columns)
                 await connection.execute(CUT_LOG, rows_max)
 
-    async def list(self, *, after: int | None = None, limit: int) -> Sequence[LoggedLine]:
+    async def list(self, *, after: int = 0, limit: int) -> Sequence[LoggedLine]:
         """Lines in order; see `RecoveryLogRows.list`."""
-        check_limit(limit, LINES_LISTED_MAX)
-        statement, arguments = (NEWEST, [limit]) if after is None else (LIST, [after, limit])
+        return await self._lines(LIST, after, limit)
+
+    async def newest(self, which: LineFilter, *, before: int | None = None, limit: int) -> Sequence[LoggedLine]:
+        """The newest lines; see `RecoveryLogRows.newest`."""
+        return await self._lines(NEWEST, before, which.recovery_id, which.subject, which.since, limit)
+
+    async def _lines(self, statement: str, *arguments: Any) -> Sequence[LoggedLine]:
+        check_limit(arguments[-1], LINES_LISTED_MAX)
         with mapped("reading the recovery log"):
             async with self._pool.connection() as connection:
                 records = await connection.fetch(statement, *arguments)

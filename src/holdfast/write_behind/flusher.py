@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from holdfast.background import Background
 from holdfast.clock import Clock
-from holdfast.errors import NotOwner, OutcomeUnknown, Overloaded, Refused, SerializationFailure, TierError
+from holdfast.errors import NotOwner, OutcomeUnknown, Refused, SerializationFailure, StorageFull, TierError
 from holdfast.keys import Key
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.protocols import FaultSink, Source
@@ -246,7 +246,7 @@ class Flusher:
         self._counters.retries += 1
         if self.fault is None:
             logger.warning("write-behind: %d writes wait, L3 takes none: %s", len(self._buffer), fault)
-            if isinstance(fault, Overloaded):
+            if isinstance(fault, StorageFull):
                 self._faults.report(fault, Source.L3)
         if not isinstance(fault, TierError):  # a fault of this package, shown as such
             asyncio.get_running_loop().call_exception_handler(

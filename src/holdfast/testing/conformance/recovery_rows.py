@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from holdfast.audit.chain import AuditAction, AuditNote
-from holdfast.protocols import AuditRows, Evidence, QuarantineRows, RecoveryLine, RecoveryLogRows
+from holdfast.protocols import AuditRows, Evidence, LineFilter, QuarantineRows, RecoveryLine, RecoveryLogRows
 from holdfast.protocols.faults import EVIDENCE_BYTES_MAX
 from holdfast.protocols.recovery import APPENDED_MAX, KEPT_MAX, LINES_LISTED_MAX
 
@@ -80,14 +80,39 @@ class RecoveryRowsSuite:
         assert await self.ids() == ["a3", "a4", "b"]
 
     async def check_pages_of_lines_follow_each_other(self) -> None:
-        """Behind a number; without one the newest."""
+        """Behind a number in order, or from the newest down."""
         await self.log.append([line(f"a{number}") for number in range(5)], rows_max=MANY)
-        newest = await self.log.list(limit=2)
-        assert [each.line.id for each in newest] == ["a3", "a4"]
-        first = await self.log.list(after=0, limit=3)
+        first = await self.log.list(limit=3)
         assert [each.line.id for each in first] == ["a0", "a1", "a2"]
-        assert list(await self.log.list(after=first[-1].number, limit=3)) == list(newest)
-        assert list(await self.log.list(after=newest[-1].number, limit=3)) == []
+        newest = await self.log.newest(LineFilter(), limit=2)
+        assert [each.line.id for each in newest] == ["a4", "a3"]
+        assert list(await self.log.list(after=first[-1].number, limit=3)) == [*reversed(newest)]
+        assert list(await self.log.list(after=newest[0].number, limit=3)) == []
+        rest = await self.log.newest(LineFilter(), before=newest[-1].number, limit=10)
+        assert list(rest) == [*reversed(first)]
+        assert list(await self.log.newest(LineFilter(), before=first[0].number, limit=10)) == []
+
+    async def check_lines_are_found(self) -> None:
+        """Those of a recovery, of a subject, since a moment, and those for which all of it holds."""
+        late = AT + dt.timedelta(seconds=1)
+        told = [("a", "r1", "bot:b1", AT), ("b", "r1", "bot:b1", late), ("c", "r1", "bot:b2", late)]
+        told += [("d", "r2", "bot:b1", late), ("e", "r1", "bot:b1", AT), ("f", "r1", "bot:b1", late)]
+        for identifier, recovery_id, subject, at in told:
+            each = msgspec.structs.replace(line(identifier, at=at), recovery_id=recovery_id, subject=subject)
+            await self.log.append([each], rows_max=MANY)
+        for which, found in (
+            (LineFilter(recovery_id="r1"), "fecba"),
+            (LineFilter(subject="bot:b1"), "fedba"),
+            (LineFilter(since=late), "fdcb"),
+            (LineFilter(recovery_id="r1", subject="bot:b1", since=late), "fb"),
+            (LineFilter(recovery_id="bot:b1"), ""),
+        ):
+            assert "".join([each.line.id for each in await self.log.newest(which, limit=10)]) == found
+        last, first = await self.log.newest(LineFilter(recovery_id="r1", subject="bot:b1", since=late), limit=2)
+        which = LineFilter(recovery_id="r1", subject="bot:b1")
+        between = await self.log.newest(which, before=last.number, limit=1)
+        assert [each.line.id for each in between] == ["e"]
+        assert [each.line.id for each in await self.log.newest(which, before=first.number, limit=1)] == ["a"]
 
     async def check_evidence_comes_as_it_was_given(self) -> None:
         """With its bytes if it is asked for alone."""
@@ -137,6 +162,7 @@ class RecoveryRowsSuite:
         for call in (
             lambda: self.log.append(lines, rows_max=MANY),
             lambda: self.log.list(limit=LINES_LISTED_MAX + 1),
+            lambda: self.log.newest(LineFilter(), limit=LINES_LISTED_MAX + 1),
             lambda: self.quarantine.keep(found, rows_max=MANY),
             lambda: self.quarantine.list(limit=0),
         ):
