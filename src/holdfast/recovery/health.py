@@ -170,7 +170,7 @@ class HealthKeeper:
             self._report(name, guard)
         there = Tiers(l2=self._there["L2"].is_there, l3=self._there["L3"].is_there, buffers=self._buffers())
         mode = self._forcing.worse(mode_of(there), now)
-        self._skip_l2(self._forcing.forced(Mode.L2_BYPASSED) is not None)
+        self._skip_l2(not self._l2.answers or self._forcing.forced(Mode.L2_BYPASSED) is not None)
         if mode is not self.mode:
             self._change(mode, now)
 
