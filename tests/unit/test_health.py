@@ -96,10 +96,16 @@ def test_without_l2_it_is_bypassed() -> None:
         assert stage.events[0]["was"] == "normal"
         assert "L2 is away" in stage.events[0]["why"]
         await stage.store.bots.put("b1", ADA)
+        asked = stage.flows.counters.l2.round_trips
         stage.flows.caches["bot"].flush()
         assert await stage.store.bots.get("b1") == ADA
+        assert stage.flows.counters.l2.round_trips == asked  # who is away is not asked for each read
         stage.l2.away = False
-        await asyncio.sleep(RULES.settle_seconds - SOON)
+        await asyncio.sleep(SOON)
+        stage.flows.caches["bot"].flush()
+        assert await stage.store.bots.get("b1") == ADA
+        assert stage.flows.counters.l2.round_trips > asked
+        await asyncio.sleep(RULES.settle_seconds - 2 * SOON)
         assert stage.mode() is Mode.L2_BYPASSED
         await asyncio.sleep(2 * SOON)
         await stage.entered(Mode.L2_BYPASSED, Mode.NORMAL)
