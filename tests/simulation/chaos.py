@@ -42,7 +42,8 @@ class Chaos:
             "nodes": [self._silence_a_node, self._forget_a_node, self._restore_a_node, self._restore_a_node],
             "crashes": [self._crash, self._crash, self._restart, self._away],
             "files": [self._restore_l3, self._restore_unnoticed],
-            "outages": [self._lose_l2, self._silence_l2, self._lose_l3, self._lose_both, self._spare_a_tier],
+            "outages": [self._lose_l2, self._silence_l2, self._lose_l3]
+            + [self._silence_l3, self._lose_both, self._spare_a_tier],
         }
 
     async def run(self, groups: Sequence[str]) -> None:
@@ -64,6 +65,7 @@ class Chaos:
             for feed in (server.hearing, server.relaying):
                 feed.hints, feed.fail = True, False
                 feed.release()
+            server.l3.release()
 
     async def _lose_hints(self) -> None:
         feed = self._a_feed()
@@ -173,6 +175,15 @@ class Chaos:
         self._scene.l3.away = True
         await self._outage("L3")
         self._scene.l3.away = False
+
+    async def _silence_l3(self) -> None:
+        """It stands still; then it goes on with what it was sent."""
+        stopped = [way for server in self._scene.servers for way in (server.l3, server.hearing, server.relaying)]
+        for way in stopped:
+            way.hold()
+        await self._outage("L3")
+        for way in stopped:
+            way.release()
 
     async def _lose_both(self) -> None:
         self._scene.l3.away = self._scene.l2.away = True
