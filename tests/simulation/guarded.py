@@ -225,6 +225,7 @@ class GuardedStorage:
             async with asyncio.timeout(None) as limit:
                 self._limits[limit] = self._world.monotonic()
                 try:
+                    await self._way.is_read()
                     result = await act()
                 finally:
                     del self._limits[limit]

@@ -153,6 +153,7 @@ class Server:
         """Connect."""
         stack.push_async_callback(self._nodes.watch.close)
         stack.push_async_callback(self._guarded.guard.close)
+        await self._guarded.guard.connect()
         self.flows = await stack.enter_async_context(
             connect_flows(
                 kinds=[NOTE],
