@@ -42,8 +42,14 @@ class Chaos:
             "nodes": [self._silence_a_node, self._forget_a_node, self._restore_a_node, self._restore_a_node],
             "crashes": [self._crash, self._crash, self._restart, self._away],
             "files": [self._restore_l3, self._restore_unnoticed],
-            "outages": [self._lose_l2, self._silence_l2, self._lose_l3]
-            + [self._silence_l3, self._lose_both, self._spare_a_tier],
+            "outages": [
+                self._lose_l2,
+                self._silence_l2,
+                self._lose_l3,
+                self._silence_l3,
+                self._lose_both,
+                self._spare_a_tier,
+            ],
         }
 
     async def run(self, groups: Sequence[str]) -> None:

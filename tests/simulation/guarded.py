@@ -39,10 +39,12 @@ Tier = TypeVar("Tier")
 REQUEST_SECONDS: Final = 0.5
 """How long a request to a node may take: so long one waits for a node that says nothing."""
 READS: Final = frozenset(
-    ("load", "scan", "count", "open_transaction", "invalidations")
-    + ("records", "open_flush", "rows_and_marks", "letters", "letter")
-    + ("list", "children", "snapshots", "bases", "due", "now", "head", "find", "outdated", "newest", "masters")
-    + ("neglected",)
+    {
+        *("load", "scan", "count", "open_transaction", "invalidations"),
+        *("records", "open_flush", "rows_and_marks", "letters", "letter"),
+        *("list", "children", "snapshots", "bases", "neglected", "due", "now"),
+        *("head", "find", "outdated", "newest", "masters"),
+    }
 )
 """Calls of L3 that write nothing."""
 
@@ -61,7 +63,7 @@ class GuardedNodes:
         self._most_seconds = most_seconds
         self._nodes = inner._topology.nodes
         self.watch = NodeWatch(self._sign_of_life, monotonic=world.monotonic, request_timeout_seconds=REQUEST_SECONDS)
-        self.guard = RedisGuard(cast(Any, self))
+        self.guard = RedisGuard(cast("Any", self))
 
     @property
     def fault(self) -> str | None:
@@ -171,15 +173,13 @@ class GuardedFences:
 
     async def watermark(self, target: FenceTarget) -> Watermark | None:
         """A node's watermark; see `FenceSink.watermark`."""
-        return await self._nodes.ask(cast(Node, target), lambda: self._inner.watermark(target))
+        return await self._nodes.ask(cast("Node", target), lambda: self._inner.watermark(target))
 
     async def advance(
         self, target: FenceTarget, before: Watermark | None, after: Watermark, versions: Mapping[Key, int]
     ) -> bool:
         """Fence keys and move the watermark; see `FenceSink.advance`."""
-        return await self._nodes.ask(
-            cast(Node, target), lambda: self._inner.advance(target, before, after, versions)
-        )
+        return await self._nodes.ask(cast("Node", target), lambda: self._inner.advance(target, before, after, versions))
 
 
 class GuardedStorage:
@@ -202,7 +202,7 @@ class GuardedStorage:
 
     def behind(self, tier: Tier) -> Tier:
         """A side of L3, whose calls are refused while it is cut off, and tell the guard what became of them."""
-        return cast(Tier, _Behind(tier, self))
+        return cast("Tier", _Behind(tier, self))
 
     def waits_since(self) -> float | None:
         """See `Waiting.waits_since`."""

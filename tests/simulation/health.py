@@ -71,15 +71,18 @@ class HealthRecords:
 
     Attributes:
         faults: what was told, or not told, and is wrong.
-        modes: that any server was in.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.faults: list[str] = []
-        self.modes = {Mode.NORMAL}
         self._clock = clock
         self._outages: dict[str, list[list[float]]] = {tier: [] for tier in WITHOUT}
         self._listeners: list[Listener] = []
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """That any server came into."""
+        return frozenset(changed.mode for each in self._listeners for changed in each.changes)
 
     async def listen(self, name: str, flows: Flows) -> None:
         """Begin to note what a server tells."""
@@ -114,20 +117,18 @@ class HealthRecords:
     def unrecorded(self, lines: Iterable[LoggedLine]) -> list[str]:
         """Outages that no recovery of a server was of, and recoveries that the log does not have to their end."""
         logged = {each.line.recovery_id for each in lines if each.line.step == "completed"}
-        return [
-            f"{each.name}: {words}" for each in self._listeners for words in each.unrecorded(self._outages, logged)
-        ]
+        return [f"{each.name}: {words}" for each in self._listeners for words in each.unrecorded(self._outages, logged)]
 
     def violations(self) -> list[str]:
         """All faults found."""
-        for each in self._listeners:
-            self.modes |= {changed.mode for changed in each.changes}
-            for changed in each.changes:
-                self.faults += [f"{each.name}: {words}" for words in self._too_early(changed)]
-        return self.faults
+        changes = [(each.name, changed) for each in self._listeners for changed in each.changes]
+        return self.faults + [f"{name}: {words}" for name, changed in changes for words in self._too_early(changed)]
 
     def _too_early(self, changed: Changed) -> list[str]:
-        """A mode was left that said that a tier is away, and it is, or was until just now; a short outage may be missed."""
+        """A mode was left that said that a tier is away, and it is, or was until just now.
+
+        An outage may be too short to be noticed.
+        """
         return [
             f"{changed.was} became {changed.mode} at {changed.at}, and {tier} was away from {began} to {ended}"
             for tier, without in WITHOUT.items()
