@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from holdfast.protocols import Target
 from holdfast.recovery.forcing import FORCEABLE
 from holdfast.testing import MemoryFeed
-from simulation.health import SHOWN_SECONDS
 from simulation.scene import KEYS, TAGS, Scene
 
 GAP_SECONDS = 0.8
@@ -197,15 +196,8 @@ class Chaos:
         self._scene.l3.away = self._scene.l2.away = False
 
     async def _outage(self, *tiers: str) -> None:
-        """From its beginning to its end; cancelled, it ends too."""
-        health = self._scene.health
-        health.went(*tiers)
-        try:
-            await asyncio.sleep(SHOWN_SECONDS)
-            health.check_shown(*tiers)
+        async with self._scene.health.outage(*tiers):
             await self._world.pause(OUTAGE_SECONDS)
-        finally:
-            health.came(*tiers)
 
     async def _spare_a_tier(self) -> None:
         """Somebody puts a server into a worse mode than its tiers ask for, for a while."""

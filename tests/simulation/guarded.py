@@ -246,7 +246,7 @@ class GuardedStorage:
         await self._world.pause(self._most_seconds)
         await self._way.is_read()
         if self._inner.away:
-            raise ConnectionRefusedError("L3 in memory is away")
+            raise TierUnavailable("L3 in memory is away")
         await self._world.pause(self._most_seconds)
 
 
