@@ -127,7 +127,8 @@ class HealthRecords:
     def unrecorded(self, lines: Iterable[LoggedLine]) -> list[str]:
         """Outages that no recovery of a server was of, and recoveries that the log does not have to their end."""
         logged = {each.line.recovery_id for each in lines if each.line.step == "completed"}
-        return [f"{each.name}: {words}" for each in self._listeners for words in each.unrecorded(self._outages, logged)]
+        living = [each for each in self._listeners if not each.is_dead]
+        return [f"{each.name}: {words}" for each in living for words in each.unrecorded(self._outages, logged)]
 
     def violations(self) -> list[str]:
         """All faults found."""

@@ -119,6 +119,7 @@ class Life:
             left = {server.name: server.flows.store.backlog() for server in scene.living}
             unsettled = scene.health.unsettled()
             scene.records.faults.append(f"not at rest: {left}, {scene.l3.log.marks.journals}, {unsettled}")
+        scene.records.faults += scene.health.unrecorded(scene.l3.log.marks.recovery_log)
 
     def _is_at_rest(self) -> bool:
         living = self._scene.living
