@@ -27,6 +27,7 @@ from holdfast.protocols import (
 from holdfast.recovery.breaker import Circuit
 from holdfast.testing import MemoryCache, MemoryStorage
 from holdfast.testing.simulation import World
+from holdfast.testing.slow_storage import SlowStorage
 from holdfast.tiers.l2_guard import RedisGuard
 from holdfast.tiers.l2_topology import Node
 from holdfast.tiers.l2_watch import NodeWatch
@@ -38,10 +39,12 @@ Tier = TypeVar("Tier")
 REQUEST_SECONDS: Final = 0.5
 """How long a request to a node may take: so long one waits for a node that says nothing."""
 READS: Final = frozenset(
-    ("load", "scan", "count", "open_transaction", "invalidations")
-    + ("records", "open_flush", "rows_and_marks", "letters", "letter")
-    + ("list", "children", "snapshots", "bases", "due", "now", "head", "find", "outdated", "newest", "masters")
-    + ("neglected",)
+    {
+        *("load", "scan", "count", "open_transaction", "invalidations"),
+        *("records", "open_flush", "rows_and_marks", "letters", "letter"),
+        *("list", "children", "snapshots", "bases", "neglected", "due", "now"),
+        *("head", "find", "outdated", "newest", "masters"),
+    }
 )
 """Calls of L3 that write nothing."""
 
@@ -183,12 +186,14 @@ class GuardedStorage:
     """All of L3 as one server sees it: what its pools of connections are to a real one.
 
     Args:
-        inner: tells whether it answers.
+        inner: tells whether it is there.
+        way: on which this server's requests lie while L3 reads nothing.
         most_seconds: for a sign of life, and for its answer.
     """
 
-    def __init__(self, inner: MemoryStorage, world: World, *, most_seconds: float) -> None:
+    def __init__(self, inner: MemoryStorage, way: SlowStorage, world: World, *, most_seconds: float) -> None:
         self._inner = inner
+        self._way = way
         self._world = world
         self._most_seconds = most_seconds
         self._limits: dict[asyncio.Timeout, float] = {}
@@ -220,6 +225,7 @@ class GuardedStorage:
             async with asyncio.timeout(None) as limit:
                 self._limits[limit] = self._world.monotonic()
                 try:
+                    await self._way.is_read()
                     result = await act()
                 finally:
                     del self._limits[limit]
@@ -238,8 +244,9 @@ class GuardedStorage:
 
     async def _ask(self) -> None:
         await self._world.pause(self._most_seconds)
+        await self._way.is_read()
         if self._inner.away:
-            raise ConnectionRefusedError("L3 in memory is away")
+            raise TierUnavailable("L3 in memory is away")
         await self._world.pause(self._most_seconds)
 
 

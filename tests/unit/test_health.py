@@ -116,6 +116,28 @@ def test_without_l2_it_is_bypassed() -> None:
     staged(scenario)
 
 
+def test_an_outage_soon_after_another_is_recovered_from_too() -> None:
+    """What is mended is left alone for a second: an outage that begins in it is reported until that is over."""
+
+    async def scenario(stage: Stage) -> None:
+        for number in (1, 2):
+            stage.l2.away = True
+            await asyncio.sleep(2.0)
+            stage.l2.away = False
+            async with asyncio.timeout(5.0):
+                while stage.flows.counters.recovery.returned < number:  # noqa: ASYNC110 - it ends that way
+                    await asyncio.sleep(0.01)
+
+    staged(scenario)
+
+
+def test_mutant_an_outage_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the second one would be in no log."""
+    monkeypatch.setattr("holdfast.recovery.health.REPORT_SECONDS", float("inf"))
+    with pytest.raises(TimeoutError):
+        test_an_outage_soon_after_another_is_recovered_from_too()
+
+
 def test_a_tier_that_comes_and_goes_does_not_settle() -> None:
     """It must have answered for two seconds without a break."""
 
