@@ -17,7 +17,7 @@ ATTEMPTS: Final = 8
 """Of a read whose key is decided meanwhile."""
 DOUBT_LOOKS: Final = 50
 DOUBT_LOOK_SECONDS: Final = 0.1
-"""So often, and so long each time, a read waits to learn whether a commit is in effect: while L3 answers, who can tell."""
+"""So often, and for so long, a read waits to learn whether a commit is in effect, while L3 answers, who can tell."""
 
 
 class PendingReader:
