@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -252,6 +253,24 @@ def test_a_call_that_is_refused_a_connection_has_l3_asked() -> None:
         with pytest.raises(Overloaded):
             await server.call()
         await asyncio.sleep(2 * LOOK_SECONDS)
+        assert await server.refused() == 0.0
+
+    guarded(scenario)
+
+
+def test_who_gets_over_a_lost_connection_has_heard_nothing() -> None:
+    """A rollback on a connection that was ended is no answer of L3: nobody is let through for that."""
+
+    async def scenario(server: Server) -> None:
+        async def roll_back() -> None:
+            async with server.pool.connection() as connection:
+                with contextlib.suppress(TierUnavailable):
+                    await connection.statement()
+
+        await server.call()
+        server.goes.clear()
+        await roll_back()
+        assert not server.guard.answers
         assert await server.refused() == 0.0
 
     guarded(scenario)
