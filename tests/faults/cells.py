@@ -227,10 +227,10 @@ def stepped(seconds: float) -> Harm:
     return harm
 
 
-OF_L2: Final = ("tier:l2",)
-OF_L3: Final = ("tier:l3",)
-OF_FEED: Final = ("tier:feed",)
-READ: Final = tuple(f"{kind}:" for kind in KINDS.values())
+OF_L2: Final = (("tier:l2",),)
+OF_L3: Final = (("tier:l3",),)
+OF_FEED: Final = (("tier:feed",),)
+READ: Final = (tuple(f"{kind}:" for kind in KINDS.values()),)
 
 l3_away = partial(
     Cell,
@@ -258,7 +258,7 @@ CELLS: Final = (
     l3_away("L3's disk full", harm=l3_disk_full, ground=on_small_disk, modes=frozenset()),
     l3_away("L2 and L3 killed", harm=killed(L3, *NODES), modes=NEITHER, passing=NO_L2 | NO_L3, subjects=OF_L2 + OF_L3),
     l3_away("L3 away for 5 minutes", layer="outage", harm=killed(L3), long_seconds=300.0),
-    Cell("rows of L3 damaged", "l3", l3_rows_damaged, subjects=(f"bot:{DAMAGED}",)),
+    Cell("rows of L3 damaged", "l3", l3_rows_damaged, subjects=((f"bot:{DAMAGED}",),)),
     Cell("feed held", "feed", feed_held, subjects=OF_FEED, short=True),
     Cell("a server killed", "process", process_killed()),
     Cell("a server paused", "process", process_paused),

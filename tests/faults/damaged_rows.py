@@ -11,14 +11,13 @@ from typing import Final
 
 import asyncpg
 
+from faults.damage import quarantined
 from faults.matrix import BOUND_SECONDS, L3, Ground, working
 from fix_races import until
-from fix_tiers import flows_of
 from holdfast import Bot, CorruptDocument
 from holdfast.documents import Limits, encode
 from holdfast.node import OpenStore
 from holdfast.protocols import Source
-from holdfast.protocols.recovery import LINES_LISTED_MAX
 
 DAMAGED: Final = "damaged-"
 """How ids of documents begin that nobody else uses."""
@@ -42,7 +41,8 @@ async def l3_rows_damaged(ground: Ground) -> AsyncIterator[None]:
         yield
 
         async def known() -> bool:
-            return set(shapes) == await quarantined(store) & set(await escalated(store))
+            aside = {each.id for each in await quarantined(ground) if each.tier == Source.L3}
+            return set(shapes) <= aside & set(await escalated(store))
 
         await until(known)
     await replace(ground, dict.fromkeys(shapes, encode(SOUND, Limits(1000, 8))))
@@ -74,12 +74,6 @@ async def meet(ground: Ground, identifiers: Iterable[str]) -> None:
                 assert found == SOUND, f"{name} answers {identifier} with {found}"
                 assert not is_over, f"{name} does not know that {identifier} was changed"
         await asyncio.sleep(READ_PAUSE_SECONDS)
-
-
-async def quarantined(store: OpenStore) -> set[str]:
-    """Ids of documents whose rows were put aside."""
-    entries = await flows_of(store)._given.quarantine.list(limit=LINES_LISTED_MAX)
-    return {each.found.id for each in entries if each.found.tier == Source.L3 and each.found.id.startswith(DAMAGED)}
 
 
 async def escalated(store: OpenStore) -> Mapping[str, list[str]]:

@@ -196,7 +196,7 @@ class Cell:
         normal_seconds: all must be normal again so soon after its end.
         modes: one of them must show soon at every server; none need be. Beside them those of `passing` may.
         ground: made ready around the servers' life, before they connect.
-        subjects: how subjects of recoveries begin that it gives rise to.
+        subjects: of each recovery that it gives rise to, how its subject may begin.
         short: it is in `make test` too.
     """
 
@@ -211,7 +211,7 @@ class Cell:
     modes: frozenset[str] = frozenset()
     passing: frozenset[str] = frozenset()
     ground: Harm | None = None
-    subjects: tuple[str, ...] = ()
+    subjects: tuple[tuple[str, ...], ...] = ()
     short: bool = False
 
 
@@ -309,7 +309,7 @@ async def broken(cell: Cell, ground: Ground, seconds: float, course: Course) -> 
     async with cell.harm(ground):
         await asyncio.sleep(seconds)
         began = time.time() - (time.monotonic() - ground.began)
-    course.episodes.append(Episode(cell.name, cell.subjects, began, time.time()))
+    course.episodes += [Episode(cell.name, each, began, time.time()) for each in cell.subjects]
     course.normal_after = await until_normal(ground, cell.normal_seconds)
     ground.workload.phase = "after"
 
