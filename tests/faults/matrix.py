@@ -52,8 +52,8 @@ MODE_SECONDS = 2.0
 """From a fault's begin until every server shows its mode, at most."""
 COMMIT_SECONDS = 3.0
 """So long a call waits for its durability, by the settings."""
-PATIENT: Final = frozenset({"patch journaled", "patch committed", "save"})
-"""Calls that wait for one."""
+PATIENT: Final = frozenset({"patch accepted", "patch journaled", "patch committed", "save"})
+"""Calls that may wait for one; if what was accepted waits for L3 for half a minute already, each does."""
 
 
 class SteppedClock(SystemClock):

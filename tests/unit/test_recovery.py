@@ -13,7 +13,7 @@ import pytest
 from fix_races import until
 from fix_recovery import Scene, scene
 from holdfast import Bot, Kind, Swarm
-from holdfast.errors import ContextCorrupt, CorruptDocument, OutcomeUnknown, TierUnavailable
+from holdfast.errors import ContextCorrupt, CorruptDocument, OutcomeUnknown, Overloaded, TierError, TierUnavailable
 from holdfast.events import Event
 from holdfast.keys import Key
 from holdfast.protocols import Coherence, Source, Withdrawal, Write
@@ -330,16 +330,17 @@ async def test_if_l3_fails_unseen_by_its_guard_writes_are_refused_until_it_answe
         assert at.modes.told[-1][:2] == ("read_only", 0.0)
 
 
-async def test_a_write_of_which_l3_does_not_say_what_became(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", [OutcomeUnknown("the connection was lost"), Overloaded("the disk is full")])
+async def test_a_write_that_l3_may_not_have_done(monkeypatch: pytest.MonkeyPatch, fault: TierError) -> None:
     """Its caller is told at once; that L3 answers again is found out apart."""
     async with scene() as at:
 
         async def lost(_: Sequence[Write]) -> Mapping[Key, int]:
-            raise OutcomeUnknown("the connection was lost")
+            raise fault
 
         monkeypatch.setattr(at.l3, "save", lost)
         for _ in range(3):
-            with pytest.raises(OutcomeUnknown):
+            with pytest.raises(type(fault)):
                 await at.flows.store.bots.put("b1", Bot(name="Ada"))
         end = await at.completed()
         assert (end["errorType"], end["subject"], end["outcome"]) == ("transaction_failed", "tier:l3", "recovered")
