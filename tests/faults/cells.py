@@ -242,6 +242,9 @@ l3_away = partial(
     subjects=OF_L3,
 )
 
+beside = partial(Cell, layer="process", longest_seconds=3.0, patient_seconds=3.0)
+"""A third server begins on the same cores, which is slow for all."""
+
 CELLS: Final = (
     Cell("one node of L2 killed", "l2", killed(NODES[1]), 15.0, subjects=OF_L2),
     Cell("all of L2 killed", "l2", killed(*NODES), 15.0, modes=NO_L2, subjects=OF_L2),
@@ -260,8 +263,8 @@ CELLS: Final = (
     l3_away("L3 away for 5 minutes", layer="outage", harm=killed(L3), long_seconds=300.0),
     Cell("rows of L3 damaged", "l3", l3_rows_damaged, subjects=((f"bot:{DAMAGED}",),)),
     Cell("feed held", "feed", feed_held, subjects=OF_FEED, short=True),
-    Cell("a server killed", "process", process_killed()),
-    Cell("a server paused", "process", process_paused),
+    beside("a server killed", harm=process_killed()),
+    beside("a server paused", harm=process_paused),
     Cell("clock one hour ahead", "process", stepped(3600.0)),
     Cell("clock one hour behind", "process", stepped(-3600.0)),
 )
