@@ -218,6 +218,10 @@ class GuardedStorage:
             if not limit.expired():
                 limit.reschedule(now)
 
+    def is_connected(self) -> bool:
+        """See `Waiting.is_connected`: each call has a connection of its own."""
+        return bool(self._limits)
+
     async def call(self, act: Callable[[], Awaitable[Result]], *, writes: bool) -> Result:
         """One call, by a connection of its own."""
         self.guard.admit()
