@@ -69,7 +69,7 @@ class ActiveRun:
         self._last: Receipt | None = None
         self._undecided = UndecidedChanges(context)
         self._turn = asyncio.Lock()
-        self._going_on = GoingOn()
+        self._going_on = GoingOn(self.id)
         self._bases = BaseWriter(ground, self.id, run)
         self._announcements = Announcements(ground)
         self._ending = Ending(ground, self.id, run.swarm_id, run.epoch)
