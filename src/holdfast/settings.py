@@ -61,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         l3_queue_max: calls that may wait for one of them; the next is refused with `Overloaded`; 1000.
         l3_connect_timeout_seconds: the wait for a connection, opening included; 30 s.
         l3_statement_timeout_seconds: after which the server gives up a statement; 30 s.
+        l3_silence_seconds: how long L3 may say nothing when it is asked for a sign of life, before it is cut off and
+            calls are given up that it was sent; more on a slow link, where a connection takes longer to open; 0.7 s.
         verify_share: of the answers of L1 and L2, the share that is verified against L3, 0 to 1; 0 switches the
             verifier off; 0.001.
         verify_checks_max: answers verified in a second at most, however many are given; 20.
@@ -152,6 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     l3_queue_max: Count = 1000
     l3_connect_timeout_seconds: Seconds = 30.0
     l3_statement_timeout_seconds: Seconds = 30.0
+    l3_silence_seconds: Annotated[float, Meta(ge=0.1, le=60)] = 0.7
     verify_share: Annotated[float, Meta(ge=0, le=1)] = 0.001
     verify_checks_max: Annotated[int, Meta(ge=1, le=1000)] = 20
     document_bytes_max: Bytes = 1024 * 1024
