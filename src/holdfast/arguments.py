@@ -75,6 +75,7 @@ class SettingArguments(TypedDict, total=False):
     review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"]
     recovery_log_rows_max: int
     quarantine_rows_max: int
+    escalation_timeout_seconds: float
     escalation_webhook_url: str
     escalation_webhook_secret: str
     escalation_webhook_plain: bool

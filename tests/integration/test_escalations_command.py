@@ -16,14 +16,11 @@ from fix_commands import name_servers, run_command
 from fix_http import Endpoint, endpoint
 from fix_races import until
 from fix_tiers import flows_of
-from holdfast import CorruptDocument, EscalationNotice, EscalationSettled, Settings, SettingsError
+from holdfast import EscalationNotice, EscalationSettled, Settings, SettingsError
 from holdfast.documents import Escalation
 from holdfast.node import OpenStore
-from holdfast.protocols import Source
-from holdfast.recovery.classification import classify
 
 ID: Final = "rec1"
-CORRUPT = classify(CorruptDocument("run:r1"), Source.L3)
 TRIED = [("force_reload_from_l3", "the row is as it was"), ("notify_swarm_leader", "told")]
 Command = Callable[..., Awaitable[tuple[int, list[dict[str, Any]]]]]
 
@@ -50,9 +47,15 @@ def escalations(state: OpenStore, capsys: pytest.CaptureFixture[str]) -> Command
 
 
 async def opened(state: OpenStore, name: str = ID, timeout_seconds: float = 600.0, **how: Any) -> str:
-    """Escalate, as a recovery does."""
-    how = {"fallback": "read_only_mode", "run_id": "r1", **how}
-    return await state.escalations.escalate(name, CORRUPT, "run:r1", TRIED, timeout_seconds, **how)
+    """Ask about a fault."""
+    asked: dict[str, Any] = {
+        "failed": "it does not decode",
+        "severity": "CRITICAL",
+        "tried": TRIED,
+        "fallback": "read_only_mode",
+        "run_id": "r1",
+    }
+    return await state.escalations.open("run:r1", recovery_id=name, timeout_seconds=timeout_seconds, **asked | how)
 
 
 async def test_escalations_are_listed_shown_and_decided(state: OpenStore, escalations: Command) -> None:
@@ -108,7 +111,9 @@ async def test_a_terminal_gets_words(
     assert "tried force_reload_from_l3: the row is as it was" in shown
     assert re.search(r"to be decided until .*, then: read_only_mode", shown)
     await state.escalations.resolve(ID, decision="wait", by="ada", reason="she knows")
-    assert re.search(r"decided .* by ada: wait, she knows", await printed("show", ID))
+    shown = await printed("show", ID)
+    assert re.search(r"decided .* by ada: wait; she knows", shown)
+    assert re.search(r"to be decided until .*, then: read_only_mode", shown)  # as it was before
 
 
 async def test_a_sweeper_and_a_person_cannot_both_decide(settings: Settings) -> None:
@@ -143,7 +148,7 @@ async def test_what_nobody_answers_is_left_to_the_fallback(settings: Settings) -
     async with holdfast.connect(given) as one, holdfast.connect(given) as two:
         fallen: list[Escalation] = []
         for state in (one, two):
-            state.escalations.on_timed_out(fallen.append)
+            state.escalations.on_decided = fallen.append
         await opened(one, timeout_seconds=0.05)
 
         async def is_decided() -> bool:
@@ -154,7 +159,7 @@ async def test_what_nobody_answers_is_left_to_the_fallback(settings: Settings) -
         assert stored is not None
         assert (stored.status, stored.decision) == ("timed_out", "read_only_mode")
         (entry,) = await two.audit.list()
-        assert entry.note.reason == f"no person answered until {stored.deadline}"
+        assert entry.note.reason == f"no person answered until {stored.deadline}: left to read_only_mode"
         assert fallen == [stored]
 
 

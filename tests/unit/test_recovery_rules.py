@@ -25,7 +25,7 @@ from holdfast.errors import (
 from holdfast.keys import Key
 from holdfast.protocols.faults import Source
 from holdfast.recovery.breaker import Breaker, BreakerRules, Circuit
-from holdfast.recovery.classification import Category, Scope, classify
+from holdfast.recovery.classification import classify
 from holdfast.recovery.modes import Mode, Presence, Tiers, mode_of
 from holdfast.recovery.pacing import AdaptiveTimeout, RetryBudget
 from holdfast.recovery.strategies import (
@@ -45,7 +45,7 @@ RULES = BreakerRules()
 def test_each_type_has_one_row() -> None:
     """None is left without a strategy, and none has two."""
     assert sorted(row.error_type for row in RECOVERY_STRATEGIES) == sorted(StateErrorType)
-    assert all(row.recovery_steps and row.fallback_options for row in RECOVERY_STRATEGIES)
+    assert all(row.recovery_steps for row in RECOVERY_STRATEGIES)
 
 
 def test_the_rows_of_the_seed() -> None:
@@ -171,11 +171,8 @@ def test_what_is_no_fault_of_state(fault: Exception) -> None:
 
 def test_corruption_of_all_is_fatal() -> None:
     """What threatens the data of everybody stops everything."""
-    assert classify(CorruptDocument("bits"), Source.L3, scope=Scope.SYSTEM).severity is Severity.FATAL
-    assert classify(TierUnavailable("away"), Source.L2, scope=Scope.SYSTEM).severity is Severity.ERROR
-    assert classify(ContextCorrupt("r1", ()), Source.L3).scope is Scope.RUN
-    assert classify(Overloaded("full"), Source.L2).category is Category.RESOURCE
-    assert classify(StorageFull("disk"), Source.L3).category is Category.RESOURCE
+    assert classify(CorruptDocument("bits"), Source.L3, of_all=True).severity is Severity.FATAL
+    assert classify(TierUnavailable("away"), Source.L2, of_all=True).severity is Severity.ERROR
 
 
 def broken(breaker: Breaker, now: float) -> None:
