@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -198,7 +200,7 @@ async def test_a_real_webhook_and_a_hook_and_the_leader_are_told(settings: Setti
                 events.append(event.type)
 
             state.subscribe("swarm/escalation/*", note, group="leaders")
-            await opened(state)
+            await opened(state, swarm_id="s1")
             await told(seen, 2)
             await state.escalations.resolve(ID, decision="wait", by="ada", reason="she knows")
             await told(seen, 3)
@@ -221,3 +223,57 @@ async def told(seen: Endpoint, times: int) -> None:
         return len(seen.posted) == times
 
     await until(has_come)
+
+
+ASK = holdfast.StateRecoveryStrategy(
+    error_type=holdfast.StateErrorType.STATE_CORRUPTION,
+    severity=holdfast.Severity.CRITICAL,
+    recovery_steps=(holdfast.RecoveryStep(action=holdfast.RecoveryAction.ESCALATE_TO_HUMAN),),
+    fallback_options=(),
+)
+
+
+async def test_of_a_bad_row_that_all_servers_meet_a_person_is_asked_once(settings: Settings) -> None:
+    """In the words of the fault, by the row of the server's own table, for as long as the setting says."""
+    given = msgspec.structs.replace(settings, journal_replicas=0, escalation_timeout_seconds=7200.0)
+    async with holdfast.connect(given, recovery=[ASK]) as one, holdfast.connect(given, recovery=[ASK]) as two:
+        await one.bots.put("b1", holdfast.Bot(name="Ada"))
+        async with one.transaction() as transaction:
+            words = """UPDATE holdfast."User" SET document = '{"name": 7}' WHERE id = 'b1'"""
+            await transaction.connection.execute(words)
+        for state in (one, two):
+
+            async def is_met(state: OpenStore = state) -> bool:
+                with contextlib.suppress(holdfast.CorruptDocument):
+                    await state.bots.get("b1", consistency=holdfast.Consistency.STRONG)
+                return flows_of(state).counters.recovery.escalated == 1
+
+            await until(is_met)
+        (asked,) = [each.document for each in await two.escalations.list(status=None)]
+        assert "at name: Expected `str`, got `int`" in asked.failed
+        assert asked.tried == []
+        assert asked.deadline is not None
+        assert asked.opened_at is not None
+        assert (asked.deadline - asked.opened_at).total_seconds() == 7200.0
+        assert [each.document.evidence for each in await one.escalations.list()] == [asked.evidence]
+        (kept,) = await one.quarantine.list()
+        held = await one.quarantine.get(kept.number)
+        assert held is not None
+        assert hashlib.sha256(held.found.evidence).hexdigest() == asked.evidence
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--after", str(2**70)), SystemExit),
+        (("--after", "-1"), SystemExit),
+        (("--run", "a\0b"), holdfast.InvalidKey),
+        (("--run", "\udcff"), holdfast.InvalidKey),
+    ],
+)
+async def test_what_can_be_no_place_is_refused_as_such(
+    words: tuple[str, ...], error: type[BaseException], escalations: Command
+) -> None:
+    """And is no fault of L3's."""
+    with pytest.raises(error):
+        await escalations("list", *words)

@@ -245,10 +245,48 @@ async def test_when_nobody_answers_the_fallbacks_come() -> None:
 
 
 async def test_mutant_nobody_hears_that_nobody_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then nothing is done any more."""
+    """Then nothing is done any more, whoever decides."""
     monkeypatch.setattr(RecoveryManager, "decided", lambda *_: None)
     async with listening() as (at, told):
         assert await unanswered(at, told) == []
+    async with listening() as (at, told):
+        assert await decided(at, told, "emergency_state_rebuild") == []
+
+
+async def decided(at: Hall, told: Told, decision: str) -> list[str]:
+    """What server "b" does about a corrupt run after a person has decided, in order."""
+    b = at.servers["b"]
+    await at.kill("a")
+    await read_corrupt(at)
+    await told.data(RECOVERY_COMPLETED)
+    (asked,) = await b.store.escalations.list()
+    assert asked.document.options == ["restore_last_snapshot", "emergency_state_rebuild", "leave"]
+    assert (asked.document.fallback, asked.document.cost) == ("restore_last_snapshot", "data loss possible")
+    await b.store.escalations.resolve(asked.id, decision=decision, by="ann", reason="it is enough")
+
+    async def is_recorded() -> bool:
+        return not b.recovery._falling_back and not b.recovery_log.waiting
+
+    await until(is_recorded)
+    lines = [each.line for each in await MemoryRecoveryLog(at.l3).list(limit=100)]
+    assert {each.recovery_id for each in lines} == {asked.document.recovery_id}
+    steps = [each.step for each in lines]
+    return steps[steps.index("completed") + 1 :]
+
+
+async def test_what_a_person_decides_is_done() -> None:
+    """In the recovery that asked, and just that: no other fallback comes before or after it."""
+    async with listening() as (at, told):
+        assert "emergency_state_rebuild" in await decided(at, told, "emergency_state_rebuild")
+    async with listening() as (at, told):
+        done = await decided(at, told, "restore_last_snapshot")
+        assert ("restore_last_snapshot" in done, "emergency_state_rebuild" in done) == (True, False)
+
+
+async def test_what_a_person_leaves_is_left() -> None:
+    """No fallback is done."""
+    async with listening() as (at, told):
+        assert await decided(at, told, "leave") == []
 
 
 @pytest.mark.parametrize("words", [{"recovery_id": ""}, {"error_type": "mine"}, {"decision": "mine"}])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast import Bot, Kind, connect
 from holdfast.errors import (
     Conflict,
     ContextCorrupt,
@@ -29,6 +31,7 @@ from holdfast.recovery.classification import classify
 from holdfast.recovery.modes import Mode, Presence, Tiers, mode_of
 from holdfast.recovery.pacing import AdaptiveTimeout, RetryBudget
 from holdfast.recovery.strategies import (
+    OF_ONE_KIND,
     RECOVERY_STRATEGIES,
     Fallback,
     RecoveryAction,
@@ -36,6 +39,7 @@ from holdfast.recovery.strategies import (
     Severity,
     StateErrorType,
     StateRecoveryStrategy,
+    answered_within,
     strategies_with,
 )
 
@@ -93,6 +97,40 @@ def test_a_row_takes_the_place_of_another() -> None:
     assert table[StateErrorType.CACHE_FAILURE] is row
     assert set(table) == set(StateErrorType)
     assert strategies_with()[StateErrorType.CACHE_FAILURE] is RECOVERY_STRATEGIES[0]
+
+
+def test_a_table_may_stand_upon_another() -> None:
+    """A kind's upon the server's, and that upon the default, in which a person has as long as the setting says."""
+    row = StateRecoveryStrategy(
+        error_type=StateErrorType.CACHE_FAILURE,
+        severity=Severity.WARNING,
+        recovery_steps=(RecoveryStep(action=RecoveryAction.ESCALATE_TO_HUMAN),),
+        fallback_options=(),
+    )
+    beneath = answered_within(600.0)
+    table = strategies_with([row], beneath)
+    assert table[StateErrorType.CACHE_FAILURE] is row
+    steps = table[StateErrorType.STATE_CORRUPTION].recovery_steps
+    assert [each.timeout_seconds for each in steps if each.action is RecoveryAction.ESCALATE_TO_HUMAN] == [600.0]
+    assert answered_within(60.0) == strategies_with()
+
+
+@pytest.mark.parametrize("error_type", sorted({*StateErrorType} - OF_ONE_KIND))
+def test_what_is_never_of_one_kind_is_no_rule_of_one(error_type: StateErrorType) -> None:
+    """It would never be looked at."""
+    row = msgspec.structs.replace(RECOVERY_STRATEGIES[0], error_type=error_type)
+    with pytest.raises(SettingsError, match=f"kind plan: recovery: {error_type} is never of one kind; give its row to"):
+        Kind("plan", Bot, recovery=(row,))
+    for other in OF_ONE_KIND:
+        Kind("plan", Bot, recovery=(msgspec.structs.replace(row, error_type=other),))
+
+
+def test_a_row_of_the_server_that_cannot_work_is_refused_before_anything_connects() -> None:
+    """As a kind's is."""
+    with pytest.raises(SettingsError, match="two rows for cache_failure"):
+        connect(recovery=[RECOVERY_STRATEGIES[0]] * 2)
+    with pytest.raises(SettingsError, match="a row is a StateRecoveryStrategy, not str"):
+        connect(recovery=["cache_failure"])  # type: ignore[list-item]
 
 
 def step(action: RecoveryAction, **facts: Any) -> dict[str, object]:
