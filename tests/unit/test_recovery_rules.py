@@ -27,7 +27,7 @@ from holdfast.errors import (
 from holdfast.keys import Key
 from holdfast.protocols.faults import Source
 from holdfast.recovery.breaker import Breaker, BreakerRules, Circuit
-from holdfast.recovery.classification import classify
+from holdfast.recovery.classification import Scope, classify
 from holdfast.recovery.modes import Mode, Presence, Tiers, mode_of
 from holdfast.recovery.pacing import AdaptiveTimeout, RetryBudget
 from holdfast.recovery.strategies import (
@@ -209,8 +209,8 @@ def test_what_is_no_fault_of_state(fault: Exception) -> None:
 
 def test_corruption_of_all_is_fatal() -> None:
     """What threatens the data of everybody stops everything."""
-    assert classify(CorruptDocument("bits"), Source.L3, of_all=True).severity is Severity.FATAL
-    assert classify(TierUnavailable("away"), Source.L2, of_all=True).severity is Severity.ERROR
+    assert classify(CorruptDocument("bits"), Source.L3, scope=Scope.SYSTEM).severity is Severity.FATAL
+    assert classify(TierUnavailable("away"), Source.L2, scope=Scope.SYSTEM).severity is Severity.ERROR
 
 
 def broken(breaker: Breaker, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -23,6 +24,14 @@ from holdfast.errors import (
 )
 from holdfast.protocols.faults import Source
 from holdfast.recovery.strategies import RECOVERY_STRATEGIES, Severity, StateErrorType
+
+
+class Scope(StrEnum):
+    """Who is affected."""
+
+    OPERATION = "operation"
+    RUN = "run"
+    SYSTEM = "system"
 
 
 class Classification(msgspec.Struct, frozen=True):
@@ -55,20 +64,20 @@ _RETRYABLE: Final[tuple[tuple[type[HoldfastError], bool], ...]] = (
 )
 
 
-def classify(fault: BaseException, source: Source, *, of_all: bool = False) -> Classification:
+def classify(fault: BaseException, source: Source, *, scope: Scope = Scope.OPERATION) -> Classification:
     """What a fault met at a source is.
 
     Args:
-        of_all: a whole tier is affected, and so is everybody.
+        scope: who is affected, as far as is known.
     """
     if isinstance(fault, ContextCorrupt):
-        return _of(StateErrorType.CONTEXT_CORRUPTION, of_all=of_all, retryable=False)
+        return _of(StateErrorType.CONTEXT_CORRUPTION, scope, retryable=False)
     if isinstance(fault, _CORRUPT):
         kind = StateErrorType.CACHE_FAILURE if source is Source.L2 else StateErrorType.STATE_CORRUPTION
-        return _of(kind, of_all=of_all, retryable=source is Source.L2)
+        return _of(kind, scope, retryable=source is Source.L2)
     for error, retryable in _RETRYABLE:
         if isinstance(fault, error):
-            return _of(_type_of(fault, source), of_all=of_all, retryable=retryable)
+            return _of(_type_of(fault, source), scope, retryable=retryable)
     severity = Severity.WARNING if isinstance(fault, HoldfastError) else Severity.ERROR
     return Classification(None, severity, retryable=False)
 
@@ -81,16 +90,16 @@ def _type_of(fault: BaseException, source: Source) -> StateErrorType:
     return StateErrorType.TRANSACTION_FAILED
 
 
-def _of(error_type: StateErrorType, *, of_all: bool, retryable: bool) -> Classification:
-    return Classification(error_type, severity_of(error_type, of_all=of_all), retryable)
+def _of(error_type: StateErrorType, scope: Scope, *, retryable: bool) -> Classification:
+    return Classification(error_type, severity_of(error_type, scope), retryable)
 
 
-def severity_of(error_type: StateErrorType, *, of_all: bool = False) -> Severity:
+def severity_of(error_type: StateErrorType, scope: Scope) -> Severity:
     """By the seed's tree: what threatens the data of several is critical; nothing that works at all is fatal.
 
     One row of it is made stricter: corruption is critical also where a single document is known to be affected.
     """
     least = _LEAST[error_type]
-    if least is Severity.CRITICAL and of_all:
+    if least is Severity.CRITICAL and scope is Scope.SYSTEM:
         return Severity.FATAL
     return least

@@ -17,7 +17,7 @@ from holdfast.documents import Escalation
 from holdfast.documents.escalation import EscalationStatus, TriedStep
 from holdfast.errors import HoldfastError
 from holdfast.protocols import Source
-from holdfast.recovery.classification import Classification, severity_of
+from holdfast.recovery.classification import Classification, Scope, severity_of
 from holdfast.recovery.handlers import Case, Done, Handlers, Outcome
 from holdfast.recovery.probing import Prober
 from holdfast.recovery.reports import FaultReports, Report
@@ -137,7 +137,7 @@ class RecoveryManager:
 
         The recovery log tells the outcome. Never raises.
         """
-        severity = severity_of(error_type)
+        severity = severity_of(error_type, Scope.OPERATION)
         report = Report(
             fault=HoldfastError("it was decided for"),
             source=Source.L3,

@@ -18,7 +18,7 @@ from holdfast.keys import Key
 from holdfast.kinds import SWARM
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols.faults import EVIDENCE_BYTES_MAX, Source
-from holdfast.recovery.classification import Classification, classify
+from holdfast.recovery.classification import Classification, Scope, classify
 from holdfast.recovery.strategies import StateErrorType
 
 WAITING_MAX: Final = 256
@@ -95,7 +95,7 @@ class FaultReports:
     ) -> None:
         """Take a report; see `FaultSink.report`."""
         of_tier = isinstance(fault, TierUnavailable)
-        classification = classify(fault, source, of_all=of_tier)
+        classification = classify(fault, source, scope=_scope(run_id, of_tier=of_tier))
         if classification.error_type is None:
             return
         report = Report(
@@ -150,3 +150,9 @@ def _subject(source: Source, key: Key | None, run_id: str | None, *, of_tier: bo
     if run_id is not None:
         return f"run:{run_id}"
     return f"tier:{source.value}" if of_tier or key is None else str(key)
+
+
+def _scope(run_id: str | None, *, of_tier: bool) -> Scope:
+    if of_tier:
+        return Scope.SYSTEM
+    return Scope.OPERATION if run_id is None else Scope.RUN
