@@ -287,7 +287,7 @@ class StaleUnavailable(TierUnavailable):
 
 
 class Overloaded(TierError):
-    """A bounded queue, or a server's memory, is full; the call had no effect. Slow down and try again."""
+    """A queue, the connections to L3, or a server's memory, is full; the call had no effect. Slow down and try again."""
 
 
 class OutcomeUnknown(TierError):

@@ -380,6 +380,20 @@ async def test_if_l3_fails_unseen_by_its_guard_writes_are_refused_until_it_answe
         assert at.modes.told[-1][:2] == ("read_only", 0.0)
 
 
+async def test_calls_that_get_no_connection_are_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether L3 answers its guard is asked, not who has no room: writes are not refused."""
+    async with scene() as at:
+
+        async def starved(*_: Any) -> Any:
+            raise TierUnavailable("L3: no connection within 30 s")
+
+        monkeypatch.setattr(at.l3, "load", starved)
+        at.flows.recovery.report(TierUnavailable("L3: no connection within 30 s"), Source.L3)
+        end = await at.completed()
+        assert (end["errorType"], end["outcome"]) == ("communication_failure", "recovered")
+        assert at.modes.told == []
+
+
 async def test_a_write_of_which_l3_does_not_say_what_became(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its caller is told at once; that L3 answers again is found out apart."""
     async with scene() as at:

@@ -224,7 +224,7 @@ class Handlers:
         """Have writes refused, if L3 is what does not answer."""
         if not case.report.of_tier:
             return Done(Outcome.SKIPPED, NO_TIER)
-        if self._means.l3.answers and await self._means.prober.l3_answers():
+        if await self._means.prober.l3_answers():
             return Done(Outcome.SKIPPED, "L3 answers: no write need be refused")
         return self._refuse_writes(case)
 

@@ -187,7 +187,8 @@ class PostgresGuard:
         """By the held connection; or, if there is none, or it is lost or half open, by a new one."""
         if self._connection is not None and not self._connection.is_closed():
             with contextlib.suppress(TierUnavailable):
-                return await self._ask_within(self._timeout.seconds)
+                await self._ask_within(self._timeout.seconds)
+                return
         await self._ask_within(None)
 
     async def _ask_within(self, seconds: float | None) -> None:
