@@ -370,7 +370,7 @@ def test_a_forgotten_connection_of_the_guard_costs_no_transaction(
         async with server.pool.connection() as connection:
             await connection.statement()
             await asyncio.sleep(5.0)  # a model is asked
-            assert server.guard._breaker.opened == mutant
+            assert server.guard.opened == mutant
             assert connection.is_closed() is mutant
 
     guarded(scenario)
