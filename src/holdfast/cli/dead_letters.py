@@ -20,6 +20,7 @@ from holdfast.errors import HoldfastError, UnknownKind
 from holdfast.keys import Key
 from holdfast.kinds import register
 from holdfast.node import process_name, with_servers
+from holdfast.row_decoding import RowDecoder
 from holdfast.settings import load_settings
 from holdfast.tiers.l3_postgres import PostgresStorage
 from holdfast.write_behind.dead_writes import BY_HAND, DeadWrites, GivenUpWrite
@@ -131,6 +132,7 @@ async def _letters(names: Sequence[str] = (), by: str | None = None) -> AsyncIte
             PostgresStorage(pool, kinds),
             kinds,
             Limits(settings.document_bytes_max, settings.document_depth_max),
+            stored=RowDecoder(kinds).stored,
             settle=_nothing_accepted,
             tell=lambda _: None,
             doubt=lambda _: None,

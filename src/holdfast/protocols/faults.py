@@ -36,6 +36,7 @@ class FaultSink(Protocol):
         run_id: str | None = None,
         swarm_id: str | None = None,
         evidence: bytes | None = None,
+        version: int | None = None,
     ) -> None:
         """Take a report. It never raises and never waits: whoever meets a fault has its own caller to answer.
 
@@ -43,5 +44,6 @@ class FaultSink(Protocol):
             key: of what was asked for.
             run_id, swarm_id: of what is affected, as far as is known.
             evidence: the bytes that do not verify; the first `EVIDENCE_BYTES_MAX` are kept.
+            version: of the row of L3 that they are in.
         """
         ...

@@ -11,9 +11,8 @@ from holdfast.audit.chain import AuditAction
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
 from holdfast.decisions.docket import LIST_LIMIT, Docket, Listed
-from holdfast.documents import decode
 from holdfast.documents.escalation import Escalation, EscalationStatus, TriedStep
-from holdfast.errors import Conflict, CorruptDocument, SchemaTooNew
+from holdfast.errors import Conflict
 from holdfast.keys import check_id
 from holdfast.kinds import DELIVERY, ESCALATION
 from holdfast.metrics.counters import EscalationCounters
@@ -22,6 +21,7 @@ from holdfast.protocols.decisions import DECISIONS_LISTED_MAX, DecisionIndex
 from holdfast.protocols.escalations import Asked, EscalationRequest
 from holdfast.recovery import escalation_rules as rules
 from holdfast.recovery.strategies import Severity, StateErrorType
+from holdfast.row_decoding import Page, Stored
 from holdfast.transactions import Transaction, Transactions
 
 
@@ -34,6 +34,7 @@ class Escalations:
         new_id: a unique id.
         server: who this server is, in words.
         masked: takes secrets that this process has seen out of a text.
+        stored: the escalation in a row of L3.
 
     Attributes:
         on_decided: called with each escalation that was decided here, by a person or its fallback, once that is
@@ -54,9 +55,12 @@ class Escalations:
         new_id: Callable[[], str],
         server: str,
         masked: Callable[[str], str],
+        stored: Stored,
     ) -> None:
         self.index = index
-        self._docket = Docket(ESCALATION, collection, transactions, index, self._record, in_any_mode=True)
+        self._docket = Docket(
+            ESCALATION, collection, transactions, index, self._record, stored=stored, in_any_mode=True
+        )
         self._transactions = transactions
         self._audit = audit
         self._counters = counters
@@ -147,16 +151,12 @@ class Escalations:
 
     async def _open_alike(self, request: EscalationRequest) -> int:
         """How many of the same type and kind are open; of the first thousand, and of those that can be read."""
-        alike = 0
-        rows = await self.index.list(status=EscalationStatus.OPEN, run_id=None, after=None, limit=DECISIONS_LISTED_MAX)
-        for name, row in rows:
-            try:
-                found = decode(Escalation, row.body, what=f"{ESCALATION.name}:{name}")
-            except (CorruptDocument, SchemaTooNew):  # whoever lists escalations is told
-                continue
-            is_alike = rules.kind_in(found.subject) == rules.kind_in(request.subject)
-            alike += found.error_type == request.error_type and is_alike
-        return alike
+        listed = await self._docket.list(
+            status=EscalationStatus.OPEN.value, run_id=None, after=None, limit=DECISIONS_LISTED_MAX
+        )
+        kind = rules.kind_in(request.subject)
+        found = (each.document for each in listed)
+        return sum(each.error_type == request.error_type and rules.kind_in(each.subject) == kind for each in found)
 
     async def _count_on(self, identifier: str) -> bool:
         """Count one more report in an escalation that stands for many; False: there is none."""
@@ -208,8 +208,8 @@ class Escalations:
         run_id: str | None = None,
         after: int | None = None,
         limit: int = LIST_LIMIT,
-    ) -> list[Listed[Escalation]]:
-        """Escalations, from L3, the oldest first.
+    ) -> Page[Listed[Escalation]]:
+        """Escalations, from L3, the oldest first. One that cannot be read hides no other: `unreadable` names it.
 
         Args:
             status: an `EscalationStatus`; None: any.
@@ -218,12 +218,16 @@ class Escalations:
 
         Raises:
             TierError: L3 cannot be asked.
-            CorruptDocument, SchemaTooNew: one of them cannot be read.
         """
         return await self._docket.list(status=status, run_id=run_id, after=after, limit=limit)
 
     async def get(self, identifier: str) -> Escalation | None:
-        """An escalation as it is in L3 now; None: there is none. Raises as `list` does."""
+        """An escalation as it is in L3 now; None: there is none.
+
+        Raises:
+            CorruptDocument, SchemaTooNew: it cannot be read.
+            TierError: L3 cannot be asked.
+        """
         return await self._docket.get(identifier)
 
     async def resolve(self, identifier: str, *, decision: str, by: str, reason: str) -> Escalation:
@@ -267,15 +271,12 @@ class Escalations:
         return done
 
     async def observe_oldest(self) -> None:
-        """Note for how long the oldest one has been open; one that cannot be read changes nothing.
+        """Note for how long the oldest one has been open; one that cannot be read counts as none.
 
         Raises:
             TierError: L3 cannot be asked.
         """
-        try:
-            oldest = await self._docket.list(status=EscalationStatus.OPEN.value, run_id=None, after=None, limit=1)
-        except (CorruptDocument, SchemaTooNew):  # whoever lists escalations is told
-            return
+        oldest = await self._docket.list(status=EscalationStatus.OPEN.value, run_id=None, after=None, limit=1)
         opened_at = oldest[0].document.opened_at if oldest else None
         age = 0.0 if opened_at is None else (await self.index.now() - opened_at).total_seconds()
         self._counters.oldest_open_seconds = age
