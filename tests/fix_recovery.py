@@ -13,6 +13,7 @@ import pytest
 from fix_races import until
 from fix_voids import until_trusted
 from holdfast.adapters import connection_pool
+from holdfast.documents.escalation import EscalationStatus
 from holdfast.errors import TierUnavailable
 from holdfast.events import Event
 from holdfast.flows import Flows
@@ -20,7 +21,7 @@ from holdfast.invalidation.topics import RECOVERY_COMPLETED
 from holdfast.kinds import Kind, register
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Evidence, RecoveryLine
-from holdfast.protocols.escalations import Classified
+from holdfast.protocols.escalations import Asked, EscalationRequest
 from holdfast.settings import Settings
 from holdfast.testing import (
     ManualClock,
@@ -125,34 +126,27 @@ class Person:
     def __init__(self) -> None:
         self.asked: dict[str, dict[str, Any]] = {}
 
-    async def escalate(
-        self,
-        recovery_id: str,
-        classification: Classified,
-        subject: str,
-        tried: Sequence[tuple[str, str]],
-        timeout_seconds: float,
-        *,
-        fallback: str = "",
-        swarm_id: str | None = None,
-        run_id: str | None = None,
-    ) -> str:
-        self.asked[recovery_id] = {
-            "type": classification.error_type,
-            "subject": subject,
-            "tried": list(tried),
-            "seconds": timeout_seconds,
-            "fallback": fallback,
-            "swarm": swarm_id,
-            "run": run_id,
+    async def escalate(self, request: EscalationRequest) -> Asked:
+        self.asked[request.recovery_id] = {
+            "type": request.error_type,
+            "subject": request.subject,
+            "failed": request.failed,
+            "evidence": request.evidence,
+            "tried": [(each.step, each.outcome, each.detail) for each in request.tried],
+            "seconds": request.timeout_seconds,
+            "options": request.options,
+            "fallback": request.fallback,
+            "cost": request.cost,
+            "swarm": request.swarm_id,
+            "run": request.run_id,
         }
-        return f"e{len(self.asked)}"
+        return Asked(f"e{len(self.asked)}", EscalationStatus.OPEN)
 
 
 class Nobody(Person):
     """`FaultEscalator` that cannot ask."""
 
-    async def escalate(self, *_: Any, **__: Any) -> str:
+    async def escalate(self, request: EscalationRequest) -> Asked:
         raise TierUnavailable("it cannot be kept that somebody is asked")
 
 
@@ -162,7 +156,7 @@ class Modes:
     def __init__(self) -> None:
         self.told: list[tuple[str, float | None, str]] = []
 
-    def degrade(self, mode: str, seconds: float | None, why: str) -> None:
+    def degrade(self, mode: str, seconds: float | None, why: str, *, subject: str = "") -> None:
         self.told.append((mode, seconds, why))
 
 

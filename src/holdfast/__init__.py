@@ -71,7 +71,18 @@ from holdfast.node import connect
 from holdfast.protocols import Invalidation, Isolation, Replayed
 from holdfast.recovery.escalation_rules import EscalationNotice
 from holdfast.recovery.health import Health
+from holdfast.recovery.leaders import LeaderNotice
 from holdfast.recovery.modes import Mode
+from holdfast.recovery.strategies import (
+    RECOVERY_STRATEGIES,
+    Fallback,
+    FallbackOption,
+    RecoveryAction,
+    RecoveryStep,
+    Severity,
+    StateErrorType,
+    StateRecoveryStrategy,
+)
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.conflicts import ConflictStrategy, Resolution, VariableConflict
 from holdfast.run_context.context import RunContext
@@ -86,6 +97,7 @@ from holdfast.write_behind.accepting import Backlog, Unwritten
 from holdfast.write_behind.operations import Append, Delete, Increment, Merge, Set
 
 __all__ = [
+    "RECOVERY_STRATEGIES",
     "RULES",
     "ActiveRun",
     "AlreadyDecided",
@@ -116,6 +128,8 @@ __all__ = [
     "EscalationSettled",
     "Event",
     "ExportDeclaration",
+    "Fallback",
+    "FallbackOption",
     "Health",
     "HoldfastError",
     "Impact",
@@ -132,6 +146,7 @@ __all__ = [
     "KeyMissing",
     "KeyRetired",
     "Kind",
+    "LeaderNotice",
     "LimitExceeded",
     "Loss",
     "Merge",
@@ -144,6 +159,8 @@ __all__ = [
     "Priority",
     "ReadOnlyVariable",
     "Receipt",
+    "RecoveryAction",
+    "RecoveryStep",
     "Refused",
     "Replayed",
     "Resolution",
@@ -165,7 +182,10 @@ __all__ = [
     "Set",
     "Settings",
     "SettingsError",
+    "Severity",
     "StaleUnavailable",
+    "StateErrorType",
+    "StateRecoveryStrategy",
     "StateStore",
     "StepRecord",
     "StorageFull",

@@ -161,12 +161,12 @@ async def _untrusted(pool: ConnectionPool, kinds: Iterable[Kind[Any]]) -> Mappin
     return untrusted
 
 
-def webhook(settings: Settings) -> Webhook | None:
+def webhook(settings: Settings, wall: Callable[[], float]) -> Webhook | None:
     """What posts escalations to the URL of the settings; None: there is none."""
     if not settings.escalation_webhook_url:
         return None
     address = read_address(settings.escalation_webhook_url, plain_allowed=settings.escalation_webhook_plain)
-    return Webhook(address, settings.escalation_webhook_secret)
+    return Webhook(address, settings.escalation_webhook_secret, wall)
 
 
 def event_transport(settings: Settings, clock: Clock, stack: AsyncExitStack) -> RedisEvents:

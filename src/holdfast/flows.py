@@ -24,7 +24,6 @@ from holdfast.invalidation.relay import Relay
 from holdfast.invalidation.sampling import AnswerSampler
 from holdfast.invalidation.verifier import Verifier
 from holdfast.key_locks import KeyLocks
-from holdfast.kinds import SWARM
 from holdfast.metrics.counters import Counters
 from holdfast.protocols import Source
 from holdfast.reading import Reader
@@ -55,7 +54,7 @@ class Flows:
     def __init__(self, given: Given) -> None:
         self._given = given
         self.counters = Counters()
-        self.retries = RetryBudget()
+        self.retries = RetryBudget(on_refused=self.counters.recovery.retry_refused)
         self.faults = FaultReports(given.clock.monotonic, self.counters.recovery)
         self.audit = AuditLog(given.audit, server=given.server)
         self._make_memory()
@@ -306,8 +305,8 @@ class Flows:
                 feed=self.feed,
                 view=self.view,
                 rescue=self.run_flows.runs.rescue,
-                swarms=self.parts.collections[SWARM.name],
-                bus=self.bus,
+                leaders=self.run_flows.leaders,
+                announce=self.bus.announce,
                 masked=self.keys.known.masked,
                 counters=self.counters.recovery,
                 void=self._writes.void_by(given.l3),
@@ -316,7 +315,7 @@ class Flows:
             ),
         )
         self.recovery, self.recovery_log = flows.manager, flows.recorder
-        self.run_flows.escalations.on_timed_out(self.recovery.nobody_answered)
+        self.run_flows.escalations.on_decided = self.recovery.decided
 
     def _elsewhere(self) -> Elsewhere:
         given = self._given

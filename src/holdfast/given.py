@@ -30,6 +30,7 @@ from holdfast.protocols import (
 )
 from holdfast.protocols.guards import StorageGuard, TierGuard
 from holdfast.recovery.escalation_hooks import EscalationHook
+from holdfast.recovery.strategies import StateRecoveryStrategy
 from holdfast.run_context.exports import Exporter, Transformation
 from holdfast.settings import Settings
 
@@ -57,6 +58,7 @@ class Given:
         rules_l3: by which it does: apart from the others, who may keep all connections busy; None: as all.
         transformations: of what leaves runs, and `exporters`: who bring it to external systems, by name.
         escalation_hooks: who are told of escalations, by name, beside the leaders of swarms.
+        recovery: rows that take the place of those of `RECOVERY_STRATEGIES`.
         journals: what L3 knows of write-behind's journals; `streams`: these in L2; `runs`: L3's side of run contexts;
             `deliveries`: what L3 knows of what is to leave them.
         l2_guard, l3_guard: know whether these tiers answer, and cut them off if they do not.
@@ -99,3 +101,4 @@ class Given:
     transformations: Mapping[str, Transformation] = field(default_factory=dict)
     exporters: Mapping[str, Exporter] = field(default_factory=dict)
     escalation_hooks: Mapping[str, EscalationHook] = field(default_factory=dict)
+    recovery: tuple[StateRecoveryStrategy, ...] = ()

@@ -23,7 +23,7 @@ from holdfast.documents import (
 from holdfast.entry import Durability
 from holdfast.errors import InvalidDocument, InvalidKey, SettingsError
 from holdfast.keys import Key, check_kind_name
-from holdfast.recovery.strategies import StateRecoveryStrategy, strategies_with
+from holdfast.recovery.strategies import StateRecoveryStrategy, check_of_kind
 from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.spilling import SNAPSHOT_KIND, Spilled, spill_run
 from holdfast.tags import EVERY_TAG, checked_tags, export_tags, in_cache, run_tags, snapshot_tags, swarm_tags
@@ -104,8 +104,8 @@ class Kind(Generic[D]):
             is taken over; with `owned_by` it goes without saying.
         spill: what of a document that is about to be stored becomes history in the same transaction; None: nothing. A
             pure function. What `put`, `update` and transactions store is not given to it.
-        recovery: what is done about faults of its documents, for types of error where it is not what
-            `RECOVERY_STRATEGIES` says.
+        recovery: what is done about faults of its documents, where it is not what the server's table says: a row for
+            `state_corruption`, `cache_failure` or `transaction_failed`, the types that can be of one kind.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Kind(Generic[D]):
             raise SettingsError(f"kind {self.name}: tags is a function of a document, or None")
         if not all(each is None or callable(each) for each in (self.owned_by, self.spill)):
             raise SettingsError(f"kind {self.name}: owned_by and spill are functions of a document, or None")
-        strategies_with(self.recovery)
+        self._check_recovery()
         object.__setattr__(self, "table", self.table or self.name)
         if not 0 < len(self.table.encode(errors="replace")) <= TABLE_NAME_BYTES_MAX or not _NAMEABLE.match(self.table):
             raise SettingsError(
@@ -172,6 +172,12 @@ class Kind(Generic[D]):
             return in_cache(self.tags_of(key, document))
         except Exception:  # noqa: BLE001 - a user's function, on a document that another version may have written
             return (EVERY_TAG,)
+
+    def _check_recovery(self) -> None:
+        try:
+            check_of_kind(self.recovery)
+        except SettingsError as fault:
+            raise SettingsError(f"kind {self.name}: {fault}") from fault
 
     def _check_caching(self) -> None:
         caching = self.caching

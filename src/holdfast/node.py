@@ -32,6 +32,7 @@ from holdfast.invalidation.rules import check as check_rules
 from holdfast.keys import KIND_NAME
 from holdfast.kinds import Kind, register
 from holdfast.recovery.escalation_hooks import RESERVED, WEBHOOK, EscalationHook
+from holdfast.recovery.strategies import StateRecoveryStrategy, strategies_with
 from holdfast.run_context.exports import Exporter, Transformation
 from holdfast.settings import Settings, load_settings
 from holdfast.store import StateStore
@@ -55,14 +56,17 @@ class Node:
         transformations: Mapping[str, Transformation] = EMPTY_DICT,
         exporters: Mapping[str, Exporter] = EMPTY_DICT,
         escalation_hooks: Mapping[str, EscalationHook] = EMPTY_DICT,
+        recovery: Iterable[StateRecoveryStrategy] = (),
     ) -> None:
         self.settings = settings
         self.kinds = register(kinds)
         self.rules = check_rules(rules, self.kinds)
         self._transformations = _named(transformations)
         self._exporters = _named(exporters)
-        self._escalation_hooks = _hooks(escalation_hooks, settings)
         self._clock = SystemClock()
+        self._escalation_hooks = _hooks(escalation_hooks, settings, self._clock.wall)
+        self._recovery = tuple(recovery)
+        strategies_with(self._recovery)
         build_caches(settings, self.kinds, self._clock)  # what cannot work is refused before anything connects
         self.flows: Flows | None = None
         self._progress = progress
@@ -130,6 +134,7 @@ class Node:
                 transformations=self._transformations,
                 exporters=self._exporters,
                 escalation_hooks=self._escalation_hooks,
+                recovery=self._recovery,
             )
         )
         self._stack.push_async_callback(flows.stop)
@@ -152,11 +157,13 @@ def _named(functions: Mapping[str, Any]) -> dict[str, Any]:
     return dict(functions)
 
 
-def _hooks(functions: Mapping[str, EscalationHook], settings: Settings) -> dict[str, EscalationHook]:
+def _hooks(
+    functions: Mapping[str, EscalationHook], settings: Settings, wall: Callable[[], float]
+) -> dict[str, EscalationHook]:
     """A copy of hooks by name, with the webhook of the settings. Raises as `_named`, and for a name that is taken."""
     if taken := RESERVED & functions.keys():
         raise SettingsError(f"escalation_hooks: {', '.join(sorted(taken))} is the name of a hook that is built in")
-    built_in = webhook(settings)
+    built_in = webhook(settings, wall)
     return _named(functions) | ({} if built_in is None else {WEBHOOK: built_in})
 
 
@@ -240,6 +247,7 @@ def connect(
     transformations: Mapping[str, Transformation] = EMPTY_DICT,
     exporters: Mapping[str, Exporter] = EMPTY_DICT,
     escalation_hooks: Mapping[str, EscalationHook] = EMPTY_DICT,
+    recovery: Iterable[StateRecoveryStrategy] = (),
     config: Path | str | None = None,
     progress: Callable[[str], None] = lambda _: None,
     **arguments: Unpack[SettingArguments],
@@ -261,6 +269,8 @@ def connect(
         escalation_hooks: who are told of escalations, by names of yours: each is awaited with an `EscalationNotice` and
             its idempotency key, when one is opened and when it is decided, perhaps more than once. Not every server
             needs them, but the one that opens it has to know their names.
+        recovery: what is done about faults, for types where it is not what `RECOVERY_STRATEGIES` says; a kind may have
+            rows of its own.
         config: a TOML file with settings.
         progress: told in words what is being waited for.
         arguments: single settings by name; they win over the environment and the file.
@@ -282,5 +292,6 @@ def connect(
             transformations=transformations,
             exporters=exporters,
             escalation_hooks=escalation_hooks,
+            recovery=recovery,
         )
     )

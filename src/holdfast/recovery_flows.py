@@ -5,22 +5,21 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
-from holdfast.collection import Collection
-from holdfast.documents import Swarm
 from holdfast.given import Given
-from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Target, View
 from holdfast.protocols.escalations import FaultEscalator
 from holdfast.protocols.guards import Degrading
 from holdfast.recovery.handlers import Handlers, Means
+from holdfast.recovery.leaders import Leaders
 from holdfast.recovery.log import RecoveryRecorder
 from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.probing import Prober
 from holdfast.recovery.reports import FaultReports
-from holdfast.recovery.strategies import strategies_with
+from holdfast.recovery.strategies import answered_within, strategies_with
 from holdfast.recovery.telling import RecoveryTeller
 from holdfast.resolution import Resolver
 from holdfast.run_context.rescuing import Rescuing
@@ -32,6 +31,7 @@ class Affected:
 
     Attributes:
         faults: where they are reported.
+        leaders: tells those of swarms; `announce`: this server's own subscribers.
         masked: takes secrets out of a text.
         void: makes a target void.
         escalator, degrading: see `Means`.
@@ -42,8 +42,8 @@ class Affected:
     feed: ChangeFeed
     view: View
     rescue: Rescuing
-    swarms: Collection[Swarm]
-    bus: EventBus
+    leaders: Leaders
+    announce: Callable[[str, Any], None]
     masked: Callable[[str], str]
     counters: RecoveryCounters
     void: Callable[[Target, str, str | None], Awaitable[object]]
@@ -70,14 +70,24 @@ class RecoveryFlows:
             counters=affected.counters,
             sleep=given.sleep,
         )
-        prober = Prober(l2=given.l2, l3=given.l3, feed=affected.feed, resolver=affected.resolver, view=affected.view)
+        prober = Prober(
+            l2=given.l2,
+            l3=given.l3,
+            l3_guard=given.l3_guard,
+            feed=affected.feed,
+            resolver=affected.resolver,
+            view=affected.view,
+        )
+        strategies = strategies_with(given.recovery, answered_within(settings.escalation_timeout_seconds))
         self.manager = RecoveryManager(
             affected.faults,
             self._handlers(prober),
             prober,
             self._teller(),
-            strategies=strategies_with(),
-            of_kinds={name: strategies_with(kind.recovery) for name, kind in given.kinds.items() if kind.recovery},
+            strategies=strategies,
+            of_kinds={
+                name: strategies_with(kind.recovery, strategies) for name, kind in given.kinds.items() if kind.recovery
+            },
             clock=given.clock,
             sleep=given.sleep,
             new_id=given.new_id,
@@ -90,8 +100,8 @@ class RecoveryFlows:
                 prober=prober,
                 void=affected.void,
                 rescue=affected.rescue,
-                swarms=affected.swarms,
-                bus=affected.bus,
+                leaders=affected.leaders,
+                masked=affected.masked,
                 escalator=affected.escalator,
                 degrading=affected.degrading,
                 l2=given.l2_guard,
@@ -108,7 +118,7 @@ class RecoveryFlows:
         return RecoveryTeller(
             self.recorder,
             affected.counters,
-            announce=affected.bus.announce,
+            announce=affected.announce,
             masked=affected.masked,
             clock=given.clock,
             wall=given.wall,

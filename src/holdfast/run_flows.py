@@ -19,8 +19,9 @@ from holdfast.keys import Key
 from holdfast.kinds import ESCALATION, REVIEW, RUN, SWARM
 from holdfast.metrics.counters import Counters
 from holdfast.protocols import Cursor, FaultSink, Poll
-from holdfast.recovery.escalation_hooks import LEADER, EscalationHook, LeaderTold, exporters_of
+from holdfast.recovery.escalation_hooks import LEADER, EscalationHook, exporters_of
 from holdfast.recovery.escalations import Escalations
+from holdfast.recovery.leaders import Leaders
 from holdfast.reviews.reviewer import MergeReviewer, ReviewChanges
 from holdfast.reviews.reviews import Reviews
 from holdfast.reviews.rules import review_rules
@@ -66,6 +67,7 @@ class RunFlows:
 
     Attributes:
         runs, reviews, escalations, deliveries: the doors.
+        leaders: tells those of swarms of faults.
     """
 
     def __init__(self, given: Given, beneath: Beneath) -> None:
@@ -74,6 +76,7 @@ class RunFlows:
         self._hybrid = HybridClock(given.wall, given.server)
         self.review_changes = ReviewChanges()
         self.reviews = self._make_reviews()
+        self.leaders = Leaders(beneath.bus, beneath.collections[SWARM.name])
         self._hooks = self._make_hooks()
         self.escalations = self._make_escalations()
         self.deliveries = Deliveries(given.deliveries, actor=given.server)
@@ -161,8 +164,7 @@ class RunFlows:
         return None if view is None else view.state.variables.get(key)
 
     def _make_hooks(self) -> dict[str, EscalationHook]:
-        leader = LeaderTold(self._beneath.bus, self._beneath.collections[SWARM.name])
-        return {LEADER: leader, **self._given.escalation_hooks}
+        return {LEADER: self.leaders.tell_escalation, **self._given.escalation_hooks}
 
     def _make_escalations(self) -> Escalations:
         given, beneath = self._given, self._beneath
@@ -172,6 +174,7 @@ class RunFlows:
             given.escalations,
             beneath.audit,
             beneath.counters.escalations,
+            timeout_seconds=given.settings.escalation_timeout_seconds,
             hooks=tuple(self._hooks),
             new_id=given.new_id,
             server=given.server,

@@ -120,11 +120,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         recovery_log_rows_max: lines of the recovery log that L3 keeps, the newest; 10,000.
         quarantine_rows_max: entries of the quarantine that L3 keeps, those met last for the first time; each has 64 KiB
             at most; 1000.
+        escalation_timeout_seconds: how long a person has to answer an escalation, where neither a strategy of yours nor
+            who asks says so; then its fallback is done.
         escalation_keep_days: how long an escalation is kept after its decision; 30.
         escalation_webhook_url: is sent each escalation, as JSON, when it is opened and when it is decided; https, or
             http on this machine; by default none. It is never shown but for its host.
         escalation_webhook_secret: by which what is sent is signed: the header ``Holdfast-Signature`` has the
-            HMAC-SHA-256 of the body; by default nothing is signed.
+            HMAC-SHA-256 of time, idempotency key and body; by default nothing is signed.
         escalation_webhook_plain: the URL may be http to other machines too, where others on the way can read and change
             what is sent.
     """
@@ -197,6 +199,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     review_keep_days: Days = 30
     recovery_log_rows_max: Count = 10_000
     quarantine_rows_max: Count = 1000
+    escalation_timeout_seconds: Seconds = 60.0
     escalation_keep_days: Days = 30
     escalation_webhook_url: str = ""
     escalation_webhook_secret: Annotated[str, Meta(max_length=1024)] = ""

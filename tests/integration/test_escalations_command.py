@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,14 +18,11 @@ from fix_commands import name_servers, run_command
 from fix_http import Endpoint, endpoint
 from fix_races import until
 from fix_tiers import flows_of
-from holdfast import CorruptDocument, EscalationNotice, EscalationSettled, Settings, SettingsError
+from holdfast import EscalationNotice, EscalationSettled, Settings, SettingsError
 from holdfast.documents import Escalation
 from holdfast.node import OpenStore
-from holdfast.protocols import Source
-from holdfast.recovery.classification import classify
 
 ID: Final = "rec1"
-CORRUPT = classify(CorruptDocument("run:r1"), Source.L3)
 TRIED = [("force_reload_from_l3", "the row is as it was"), ("notify_swarm_leader", "told")]
 Command = Callable[..., Awaitable[tuple[int, list[dict[str, Any]]]]]
 
@@ -50,9 +49,15 @@ def escalations(state: OpenStore, capsys: pytest.CaptureFixture[str]) -> Command
 
 
 async def opened(state: OpenStore, name: str = ID, timeout_seconds: float = 600.0, **how: Any) -> str:
-    """Escalate, as a recovery does."""
-    how = {"fallback": "read_only_mode", "run_id": "r1", **how}
-    return await state.escalations.escalate(name, CORRUPT, "run:r1", TRIED, timeout_seconds, **how)
+    """Ask about a fault."""
+    asked: dict[str, Any] = {
+        "failed": "it does not decode",
+        "severity": "CRITICAL",
+        "tried": TRIED,
+        "fallback": "read_only_mode",
+        "run_id": "r1",
+    }
+    return await state.escalations.open("run:r1", recovery_id=name, timeout_seconds=timeout_seconds, **asked | how)
 
 
 async def test_escalations_are_listed_shown_and_decided(state: OpenStore, escalations: Command) -> None:
@@ -108,7 +113,9 @@ async def test_a_terminal_gets_words(
     assert "tried force_reload_from_l3: the row is as it was" in shown
     assert re.search(r"to be decided until .*, then: read_only_mode", shown)
     await state.escalations.resolve(ID, decision="wait", by="ada", reason="she knows")
-    assert re.search(r"decided .* by ada: wait, she knows", await printed("show", ID))
+    shown = await printed("show", ID)
+    assert re.search(r"decided .* by ada: wait; she knows", shown)
+    assert re.search(r"to be decided until .*, then: read_only_mode", shown)  # as it was before
 
 
 async def test_a_sweeper_and_a_person_cannot_both_decide(settings: Settings) -> None:
@@ -143,7 +150,7 @@ async def test_what_nobody_answers_is_left_to_the_fallback(settings: Settings) -
     async with holdfast.connect(given) as one, holdfast.connect(given) as two:
         fallen: list[Escalation] = []
         for state in (one, two):
-            state.escalations.on_timed_out(fallen.append)
+            state.escalations.on_decided = fallen.append
         await opened(one, timeout_seconds=0.05)
 
         async def is_decided() -> bool:
@@ -154,7 +161,7 @@ async def test_what_nobody_answers_is_left_to_the_fallback(settings: Settings) -
         assert stored is not None
         assert (stored.status, stored.decision) == ("timed_out", "read_only_mode")
         (entry,) = await two.audit.list()
-        assert entry.note.reason == f"no person answered until {stored.deadline}"
+        assert entry.note.reason == f"no person answered until {stored.deadline}: left to read_only_mode"
         assert fallen == [stored]
 
 
@@ -193,7 +200,7 @@ async def test_a_real_webhook_and_a_hook_and_the_leader_are_told(settings: Setti
                 events.append(event.type)
 
             state.subscribe("swarm/escalation/*", note, group="leaders")
-            await opened(state)
+            await opened(state, swarm_id="s1")
             await told(seen, 2)
             await state.escalations.resolve(ID, decision="wait", by="ada", reason="she knows")
             await told(seen, 3)
@@ -216,3 +223,57 @@ async def told(seen: Endpoint, times: int) -> None:
         return len(seen.posted) == times
 
     await until(has_come)
+
+
+ASK = holdfast.StateRecoveryStrategy(
+    error_type=holdfast.StateErrorType.STATE_CORRUPTION,
+    severity=holdfast.Severity.CRITICAL,
+    recovery_steps=(holdfast.RecoveryStep(action=holdfast.RecoveryAction.ESCALATE_TO_HUMAN),),
+    fallback_options=(),
+)
+
+
+async def test_of_a_bad_row_that_all_servers_meet_a_person_is_asked_once(settings: Settings) -> None:
+    """In the words of the fault, by the row of the server's own table, for as long as the setting says."""
+    given = msgspec.structs.replace(settings, journal_replicas=0, escalation_timeout_seconds=7200.0)
+    async with holdfast.connect(given, recovery=[ASK]) as one, holdfast.connect(given, recovery=[ASK]) as two:
+        await one.bots.put("b1", holdfast.Bot(name="Ada"))
+        async with one.transaction() as transaction:
+            words = """UPDATE holdfast."User" SET document = '{"name": 7}' WHERE id = 'b1'"""
+            await transaction.connection.execute(words)
+        for state in (one, two):
+
+            async def is_met(state: OpenStore = state) -> bool:
+                with contextlib.suppress(holdfast.CorruptDocument):
+                    await state.bots.get("b1", consistency=holdfast.Consistency.STRONG)
+                return flows_of(state).counters.recovery.escalated == 1
+
+            await until(is_met)
+        (asked,) = [each.document for each in await two.escalations.list(status=None)]
+        assert "at name: Expected `str`, got `int`" in asked.failed
+        assert asked.tried == []
+        assert asked.deadline is not None
+        assert asked.opened_at is not None
+        assert (asked.deadline - asked.opened_at).total_seconds() == 7200.0
+        assert [each.document.evidence for each in await one.escalations.list()] == [asked.evidence]
+        (kept,) = await one.quarantine.list()
+        held = await one.quarantine.get(kept.number)
+        assert held is not None
+        assert hashlib.sha256(held.found.evidence).hexdigest() == asked.evidence
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--after", str(2**70)), SystemExit),
+        (("--after", "-1"), SystemExit),
+        (("--run", "a\0b"), holdfast.InvalidKey),
+        (("--run", "\udcff"), holdfast.InvalidKey),
+    ],
+)
+async def test_what_can_be_no_place_is_refused_as_such(
+    words: tuple[str, ...], error: type[BaseException], escalations: Command
+) -> None:
+    """And is no fault of L3's."""
+    with pytest.raises(error):
+        await escalations("list", *words)

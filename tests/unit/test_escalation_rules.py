@@ -99,7 +99,7 @@ def test_what_nobody_answers_is_left_to_the_fallback() -> None:
     done = rules.timed_out("e1", opened(), NOON + HOUR, "b")
     assert done is not None
     assert (done.status, done.decision, done.resolved_by) == ("timed_out", "read_only_mode", "b")
-    assert done.reason == f"no person answered until {NOON + HOUR}"
+    assert done.reason == f"no person answered until {NOON + HOUR}: left to read_only_mode"
 
 
 def test_each_hook_is_told_of_each_state_by_a_delivery_of_its_own() -> None:

@@ -10,7 +10,6 @@ from holdfast.errors import Conflict, ContextCorrupt, CorruptDocument, SchemaToo
 from holdfast.keys import Key
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols.faults import EVIDENCE_BYTES_MAX, Source
-from holdfast.recovery.classification import Scope
 from holdfast.recovery.reports import KNOWN_MAX, UNMENDED_SECONDS_MAX, WAITING_MAX, FaultReports, Report
 from holdfast.recovery.strategies import StateErrorType
 
@@ -44,25 +43,25 @@ def desk() -> Desk:
 @pytest.mark.parametrize(
     ("fault", "source", "about", "expected"),
     [
-        (BAD, Source.L2, {"key": B1}, ("bot:b1", StateErrorType.CACHE_FAILURE, Scope.OPERATION, None)),
-        (BAD, Source.L3, {"key": S1}, ("swarm:s1", StateErrorType.STATE_CORRUPTION, Scope.SWARM, "s1")),
-        (AWAY, Source.L2, {"key": S1}, ("tier:l2", StateErrorType.CACHE_FAILURE, Scope.SYSTEM, None)),
-        (AWAY, Source.L3, {}, ("tier:l3", StateErrorType.COMMUNICATION_FAILURE, Scope.SYSTEM, None)),
-        (AWAY, Source.FEED, {}, ("tier:feed", StateErrorType.COMMUNICATION_FAILURE, Scope.SYSTEM, None)),
+        (BAD, Source.L2, {"key": B1}, ("bot:b1", StateErrorType.CACHE_FAILURE, None)),
+        (BAD, Source.L3, {"key": S1}, ("swarm:s1", StateErrorType.STATE_CORRUPTION, "s1")),
+        (AWAY, Source.L2, {"key": S1}, ("tier:l2", StateErrorType.CACHE_FAILURE, None)),
+        (AWAY, Source.L3, {}, ("tier:l3", StateErrorType.COMMUNICATION_FAILURE, None)),
+        (AWAY, Source.FEED, {}, ("tier:feed", StateErrorType.COMMUNICATION_FAILURE, None)),
         (
             ContextCorrupt("r1", ()),
             Source.L3,
             {"run_id": "r1", "swarm_id": "s2"},
-            ("run:r1", StateErrorType.CONTEXT_CORRUPTION, Scope.RUN, "s2"),
+            ("run:r1", StateErrorType.CONTEXT_CORRUPTION, "s2"),
         ),
     ],
 )
 def test_what_a_report_is_about(fault: Exception, source: Source, about: dict[str, Any], expected: Any) -> None:
-    """A run, a document or a whole tier, how many that may affect, and of which swarm."""
+    """A run, a document or a whole tier, and of which swarm."""
     desk = Desk()
     desk.reports.report(fault, source, **about)
     (report,) = desk.taken()
-    assert (report.subject, report.error_type, report.classification.scope, report.swarm_id) == expected
+    assert (report.subject, report.error_type, report.swarm_id) == expected
 
 
 def test_what_is_no_fault_of_state_is_no_report(desk: Desk) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,8 +29,9 @@ from holdfast.keys import Key
 from holdfast.protocols import Coherence, Source, Withdrawal, Write
 from holdfast.protocols.guards import TierHealth
 from holdfast.recovery.breaker import Circuit
-from holdfast.recovery.handlers import ALERT, Case, Done, Outcome
+from holdfast.recovery.handlers import Case, Done, Outcome
 from holdfast.recovery.health import HealthKeeper
+from holdfast.recovery.leaders import ALERT, LeaderNotice
 from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.reports import FaultReports
 from holdfast.recovery.strategies import (
@@ -46,6 +48,8 @@ from holdfast.testing.memory_guard import MemoryGuard
 
 B1, B2 = Key("bot", "b1"), Key("bot", "b2")
 DAMAGED = b"\0 no entry"
+BAD = b'{"name": 7}'
+WORDS = "bot:b1 does not hold what it should at name: Expected `str`, got `int`"
 
 
 async def put_in_l2(at: Scene, name: str = "Ada") -> None:
@@ -69,7 +73,7 @@ def watch_by(at: Scene, **guards: Any) -> None:
     handlers._means = dataclasses.replace(handlers._means, **guards)
 
 
-def spoil(at: Scene, key: Key, body: bytes = b'{"name": 7}') -> None:
+def spoil(at: Scene, key: Key, body: bytes = BAD) -> None:
     """Let a row of L3 hold no document."""
     rows = at.l3.log.rows
     rows[key] = msgspec.structs.replace(rows[key], body=body)
@@ -171,13 +175,16 @@ async def test_a_bad_row_of_l3_is_escalated_once_and_others_go_on() -> None:
         ]
         (asked,) = at.person.asked.values()
         assert (asked["type"], asked["subject"], asked["seconds"]) == ("state_corruption", "bot:b1", 60.0)
-        assert asked["tried"][0] == ("force_reload_from_l3", "failed")
+        assert asked["tried"][0] == ("force_reload_from_l3", "failed", "CorruptDocument: " + WORDS)
+        assert asked["failed"] == "CorruptDocument: " + WORDS
+        assert asked["evidence"] == hashlib.sha256(BAD).hexdigest()
+        assert (asked["options"], asked["fallback"]) == ((), "")
         assert at.modes.told == []
         (kept,) = await at.quarantine.list(limit=10)
         assert (kept.found.tier, kept.found.kind, kept.found.id) == ("l3", "bot", "b1")
         assert kept.found.count >= 50
         assert at.counters.repeated >= 49
-        assert at.l3.log.rows[B1].body == b'{"name": 7}'
+        assert at.l3.log.rows[B1].body == BAD
 
 
 async def test_mutant_each_fault_begins_a_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +271,9 @@ async def test_the_leader_of_a_swarm_is_told_by_an_event_that_waits() -> None:
         await at.completed()
         await at.so(lambda: len(told) == 1)
         data = told[0].data
+        notice = msgspec.convert(data, LeaderNotice)
+        assert [each.step for each in notice.tried] == ["force_reload_from_l3", "invalidate_related_cache"]
+        assert notice.escalation is None
         assert (data["swarmId"], data["leaderBotId"], data["subject"]) == ("s1", "b7", "bot:b1")
         assert (data["urgency"], told[0].metadata.delivery.value) == ("high", "reliable")
 
@@ -317,6 +327,28 @@ async def test_what_of_l2_is_cut_off_is_all_that_is_bypassed(guard: type[MemoryG
         watch_by(at, l2=guard(at.l2))
         at.l2.away = True
         at.flows.recovery.report(TierUnavailable("a node is cut off"), Source.L2, key=B1)
+        end = await at.completed()
+        assert (end["outcome"], end["tried"][-1]) == ("degraded", {"step": "direct_l3_access", "outcome": "done"})
+        at.l2.away = False
+        await at.so(lambda: at.counters.returned == 1)
+        assert {told[1] for told in at.modes.told} == {0.0}
+
+
+class TwoNodes(MemoryGuard):
+    """Of an L2 of two nodes, which both answer, one of them that it refuses."""
+
+    answers = True
+
+    def health(self) -> TierHealth:
+        return TierHealth.of({"one": Circuit.CLOSED, "other": Circuit.CLOSED}, None)
+
+
+async def test_a_node_that_refuses_costs_its_own_keys() -> None:
+    """What the others hold is read there: no mode is entered."""
+    async with scene() as at:
+        watch_by(at, l2=TwoNodes(at.l2))
+        at.l2.away = True
+        at.flows.recovery.report(TierUnavailable("LOADING"), Source.L2, key=B1)
         end = await at.completed()
         assert (end["outcome"], end["tried"][-1]) == ("degraded", {"step": "direct_l3_access", "outcome": "done"})
         at.l2.away = False
@@ -380,7 +412,21 @@ async def test_if_l3_fails_unseen_by_its_guard_writes_are_refused_until_it_answe
         assert at.modes.told[-1][:2] == ("read_only", 0.0)
 
 
-async def test_a_write_that_l3_may_not_have_done(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_that_get_no_connection_are_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether L3 answers its guard is asked, not who has no room: writes are not refused."""
+    async with scene() as at:
+
+        async def starved(*_: Any) -> Any:
+            raise TierUnavailable("L3: no connection within 30 s")
+
+        monkeypatch.setattr(at.l3, "load", starved)
+        at.flows.recovery.report(TierUnavailable("L3: no connection within 30 s"), Source.L3)
+        end = await at.completed()
+        assert (end["errorType"], end["outcome"]) == ("communication_failure", "recovered")
+        assert at.modes.told == []
+
+
+async def test_a_write_of_which_l3_does_not_say_what_became(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its caller is told at once; that L3 answers again is found out apart."""
     async with scene() as at:
 
@@ -412,9 +458,8 @@ async def test_a_full_disk_of_l3_is_recorded_and_not_taken_for_mended(monkeypatc
         await at.flows.store.bots.put("b1", Bot(name="Ada"))
         assert await at.lines() == [
             ("detected", "done"),
-            ("retry_operation", "failed"),
+            ("retry_operation", "skipped"),
             ("force_reload_from_l3", "failed"),
-            ("read_only_mode", "skipped"),
             ("completed", "failed"),
         ]
 
@@ -516,7 +561,9 @@ async def test_nobody_answers_what_a_kind_with_a_strategy_of_its_own_asked() -> 
         assert (await at.completed())["outcome"] == "escalated"
         await bad_row(at, reads=1)
         await at.completed(2)
-        assert [asked["fallback"] for asked in at.person.asked.values()] == ["direct_l3_access", "read_only_mode"]
+        asked, other = at.person.asked.values()
+        assert (asked["fallback"], other["fallback"]) == ("direct_l3_access", "")
+        assert asked["options"] == ("direct_l3_access", "restore_last_snapshot", "leave")
         await at.lines()
         await at.flows.recovery.fall_back("rec1", StateErrorType.STATE_CORRUPTION, "plan:p1", Fallback.DIRECT_L3_ACCESS)
         left = [("direct_l3_access", "skipped"), ("restore_last_snapshot", "skipped")]

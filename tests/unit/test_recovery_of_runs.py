@@ -17,7 +17,7 @@ from holdfast.errors import ContextCorrupt, NotOwner, RunOver, TierUnavailable
 from holdfast.events import Event
 from holdfast.invalidation.topics import RECOVERY_COMPLETED
 from holdfast.protocols import Source
-from holdfast.recovery.handlers import ALERT
+from holdfast.recovery.leaders import ALERT
 from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.modes import Mode
 from holdfast.run_context.rescuing import TERMINATE, Remains, Rescuing, Termination
@@ -123,7 +123,7 @@ async def test_a_mode_in_which_writes_are_refused_is_no_reason_to_leave_it() -> 
         assert at.row().status == "failed"
         escalations = at.servers["b"].store.escalations
         (asked,) = await escalations.list()
-        await escalations.resolve(asked.id, decision="begin it anew", by="ann", reason="nothing of it is needed")
+        await escalations.resolve(asked.id, decision="leave", by="ann", reason="nothing of it is needed")
         assert await escalations.list() == []
 
 
@@ -245,13 +245,51 @@ async def test_when_nobody_answers_the_fallbacks_come() -> None:
 
 
 async def test_mutant_nobody_hears_that_nobody_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then nothing is done any more."""
-    monkeypatch.setattr(RecoveryManager, "nobody_answered", lambda *_: None)
+    """Then nothing is done any more, whoever decides."""
+    monkeypatch.setattr(RecoveryManager, "decided", lambda *_: None)
     async with listening() as (at, told):
         assert await unanswered(at, told) == []
+    async with listening() as (at, told):
+        assert await decided(at, told, "emergency_state_rebuild") == []
 
 
-@pytest.mark.parametrize("words", [{"recovery_id": ""}, {"error_type": "mine"}, {"fallback": "mine"}])
+async def decided(at: Hall, told: Told, decision: str) -> list[str]:
+    """What server "b" does about a corrupt run after a person has decided, in order."""
+    b = at.servers["b"]
+    await at.kill("a")
+    await read_corrupt(at)
+    await told.data(RECOVERY_COMPLETED)
+    (asked,) = await b.store.escalations.list()
+    assert asked.document.options == ["restore_last_snapshot", "emergency_state_rebuild", "leave"]
+    assert (asked.document.fallback, asked.document.cost) == ("restore_last_snapshot", "data loss possible")
+    await b.store.escalations.resolve(asked.id, decision=decision, by="ann", reason="it is enough")
+
+    async def is_recorded() -> bool:
+        return not b.recovery._falling_back and not b.recovery_log.waiting
+
+    await until(is_recorded)
+    lines = [each.line for each in await MemoryRecoveryLog(at.l3).list(limit=100)]
+    assert {each.recovery_id for each in lines} == {asked.document.recovery_id}
+    steps = [each.step for each in lines]
+    return steps[steps.index("completed") + 1 :]
+
+
+async def test_what_a_person_decides_is_done() -> None:
+    """In the recovery that asked, and just that: no other fallback comes before or after it."""
+    async with listening() as (at, told):
+        assert "emergency_state_rebuild" in await decided(at, told, "emergency_state_rebuild")
+    async with listening() as (at, told):
+        done = await decided(at, told, "restore_last_snapshot")
+        assert ("restore_last_snapshot" in done, "emergency_state_rebuild" in done) == (True, False)
+
+
+async def test_what_a_person_leaves_is_left() -> None:
+    """No fallback is done."""
+    async with listening() as (at, told):
+        assert await decided(at, told, "leave") == []
+
+
+@pytest.mark.parametrize("words", [{"recovery_id": ""}, {"error_type": "mine"}, {"decision": "mine"}])
 async def test_what_others_ask_is_left_to_them(words: dict[str, str]) -> None:
     """The fallback of an escalation that no recovery has opened is a word of theirs."""
     async with listening() as (at, _):
@@ -261,11 +299,11 @@ async def test_what_others_ask_is_left_to_them(words: dict[str, str]) -> None:
             failed="x",
             recovery_id="rec1",
             error_type="state_corruption",
-            fallback="read_only_mode",
+            decision="read_only_mode",
         )
-        manager.nobody_answered(msgspec.structs.replace(asked, **words))
+        manager.decided(msgspec.structs.replace(asked, **words))
         assert not manager._falling_back
-        manager.nobody_answered(asked)
+        manager.decided(asked)
         assert manager._falling_back
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast import Bot, Kind, connect
 from holdfast.errors import (
     Conflict,
     ContextCorrupt,
@@ -25,10 +27,11 @@ from holdfast.errors import (
 from holdfast.keys import Key
 from holdfast.protocols.faults import Source
 from holdfast.recovery.breaker import Breaker, BreakerRules, Circuit
-from holdfast.recovery.classification import Category, Scope, classify
+from holdfast.recovery.classification import Scope, classify
 from holdfast.recovery.modes import Mode, Presence, Tiers, mode_of
 from holdfast.recovery.pacing import AdaptiveTimeout, RetryBudget
 from holdfast.recovery.strategies import (
+    OF_ONE_KIND,
     RECOVERY_STRATEGIES,
     Fallback,
     RecoveryAction,
@@ -36,6 +39,7 @@ from holdfast.recovery.strategies import (
     Severity,
     StateErrorType,
     StateRecoveryStrategy,
+    answered_within,
     strategies_with,
 )
 
@@ -45,7 +49,7 @@ RULES = BreakerRules()
 def test_each_type_has_one_row() -> None:
     """None is left without a strategy, and none has two."""
     assert sorted(row.error_type for row in RECOVERY_STRATEGIES) == sorted(StateErrorType)
-    assert all(row.recovery_steps and row.fallback_options for row in RECOVERY_STRATEGIES)
+    assert all(row.recovery_steps for row in RECOVERY_STRATEGIES)
 
 
 def test_the_rows_of_the_seed() -> None:
@@ -93,6 +97,40 @@ def test_a_row_takes_the_place_of_another() -> None:
     assert table[StateErrorType.CACHE_FAILURE] is row
     assert set(table) == set(StateErrorType)
     assert strategies_with()[StateErrorType.CACHE_FAILURE] is RECOVERY_STRATEGIES[0]
+
+
+def test_a_table_may_stand_upon_another() -> None:
+    """A kind's upon the server's, and that upon the default, in which a person has as long as the setting says."""
+    row = StateRecoveryStrategy(
+        error_type=StateErrorType.CACHE_FAILURE,
+        severity=Severity.WARNING,
+        recovery_steps=(RecoveryStep(action=RecoveryAction.ESCALATE_TO_HUMAN),),
+        fallback_options=(),
+    )
+    beneath = answered_within(600.0)
+    table = strategies_with([row], beneath)
+    assert table[StateErrorType.CACHE_FAILURE] is row
+    steps = table[StateErrorType.STATE_CORRUPTION].recovery_steps
+    assert [each.timeout_seconds for each in steps if each.action is RecoveryAction.ESCALATE_TO_HUMAN] == [600.0]
+    assert answered_within(60.0) == strategies_with()
+
+
+@pytest.mark.parametrize("error_type", sorted({*StateErrorType} - OF_ONE_KIND))
+def test_what_is_never_of_one_kind_is_no_rule_of_one(error_type: StateErrorType) -> None:
+    """It would never be looked at."""
+    row = msgspec.structs.replace(RECOVERY_STRATEGIES[0], error_type=error_type)
+    with pytest.raises(SettingsError, match=f"kind plan: recovery: {error_type} is never of one kind; give its row to"):
+        Kind("plan", Bot, recovery=(row,))
+    for other in OF_ONE_KIND:
+        Kind("plan", Bot, recovery=(msgspec.structs.replace(row, error_type=other),))
+
+
+def test_a_row_of_the_server_that_cannot_work_is_refused_before_anything_connects() -> None:
+    """As a kind's is."""
+    with pytest.raises(SettingsError, match="two rows for cache_failure"):
+        connect(recovery=[RECOVERY_STRATEGIES[0]] * 2)
+    with pytest.raises(SettingsError, match="a row is a StateRecoveryStrategy, not str"):
+        connect(recovery=["cache_failure"])  # type: ignore[list-item]
 
 
 def step(action: RecoveryAction, **facts: Any) -> dict[str, object]:
@@ -173,9 +211,6 @@ def test_corruption_of_all_is_fatal() -> None:
     """What threatens the data of everybody stops everything."""
     assert classify(CorruptDocument("bits"), Source.L3, scope=Scope.SYSTEM).severity is Severity.FATAL
     assert classify(TierUnavailable("away"), Source.L2, scope=Scope.SYSTEM).severity is Severity.ERROR
-    assert classify(ContextCorrupt("r1", ()), Source.L3).scope is Scope.RUN
-    assert classify(Overloaded("full"), Source.L2).category is Category.RESOURCE
-    assert classify(StorageFull("disk"), Source.L3).category is Category.RESOURCE
 
 
 def broken(breaker: Breaker, now: float) -> None:
@@ -309,12 +344,13 @@ def test_a_timeout_follows_the_endpoint_and_yields_when_it_may_be_wrong() -> Non
 @given(st.lists(st.booleans(), max_size=2000))
 def test_an_outage_multiplies_no_load(calls: list[bool]) -> None:
     """However calls fall out, those made again are at most a tenth of the first ones, and the reserve."""
-    budget, again = RetryBudget(share=0.1, reserve=10), 0
+    refused: list[None] = []
+    budget, again = RetryBudget(share=0.1, reserve=10, on_refused=lambda: refused.append(None)), 0
     for fails in calls:
         budget.note_attempt()
         again += fails and budget.take()
     assert again <= 10 + 0.1 * len(calls)
-    assert again + budget.refused == sum(calls)
+    assert again + len(refused) == sum(calls)
 
 
 def test_modes_by_what_answers() -> None:

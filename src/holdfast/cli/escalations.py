@@ -15,6 +15,7 @@ from rich.console import Console
 from holdfast.cli.serving import serving
 from holdfast.cli.showing import line, show
 from holdfast.errors import NotFound
+from holdfast.keys import check_id
 from holdfast.node import process_name
 from holdfast.protocols.decisions import DECISIONS_LISTED_MAX
 from holdfast.recovery.escalation_rules import EscalationNotice, notice_of
@@ -42,7 +43,7 @@ async def list_(
     status: Literal["open", "resolved", "timed_out", "any"] = "open",
     run: str | None = None,
     limit: Annotated[int, Parameter(validator=Number(gte=1, lte=DECISIONS_LISTED_MAX))] = 100,
-    after: int | None = None,
+    after: Annotated[int | None, Parameter(validator=Number(gte=0, lt=2**63))] = None,
     json: bool = False,
 ) -> None:
     """Show escalations, the oldest first; what was tried is shown by `show`.
@@ -62,6 +63,8 @@ async def list_(
     json
         JSON on a terminal too.
     """
+    if run is not None:
+        check_id(run)
     async with serving() as state:
         wanted = None if status == "any" else status
         found = await state.escalations.list(status=wanted, run_id=run, after=after, limit=limit)
@@ -129,15 +132,20 @@ def _words(notice: EscalationNotice) -> Iterator[str]:
     concerned = {"run": notice.run_id, "swarm": notice.swarm_id, "recovery": notice.recovery_id}
     if told := ", ".join(f"{what} {which}" for what, which in concerned.items() if which):
         yield f"  it concerns {told}"
+    if notice.further:
+        yield f"  it stands for {notice.further} further reports"
+    if notice.evidence:
+        yield f"  what is bad has the SHA-256 {notice.evidence}"
     for each in notice.tried:
-        yield f"  tried {each.step}: {each.outcome}"
+        yield f"  tried {each.step}: {each.outcome}{each.detail and ', '}{each.detail}"
     yield f"  opened {_time(notice.opened_at)}"
-    if notice.decision is not None:
-        yield f"  decided {_time(notice.resolved_at)} by {notice.resolved_by}: {notice.decision}, {notice.reason}"
-        return
-    yield f"  to be decided until {_time(notice.deadline)}, then: {notice.fallback or 'nothing is done'}"
+    cost = f" ({notice.cost})" if notice.cost else ""
+    yield f"  to be decided until {_time(notice.deadline)}, then: {notice.fallback or 'nothing is done'}{cost}"
     if notice.options:
         yield f"  options: {', '.join(notice.options)}"
+    if notice.decision is not None:
+        decision = notice.decision or "no decision"
+        yield f"  decided {_time(notice.resolved_at)} by {notice.resolved_by}: {decision}; {notice.reason}"
 
 
 def _time(at: dt.datetime | None) -> str:

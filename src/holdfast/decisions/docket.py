@@ -19,7 +19,6 @@ from holdfast.transactions import Transaction, Transactions
 
 D = TypeVar("D", bound=Document)
 Decided = TypeVar("Decided", bound=Document | None)
-Beside = TypeVar("Beside")
 Record = Callable[[Transaction, str, Any], Awaitable[None]]
 """Writes what goes with a decision into its transaction; its last statement is the entry in the audit log."""
 
@@ -104,41 +103,36 @@ class Docket(Generic[D]):
             raise self._missing(identifier)
         return document
 
-    async def decide(self, identifier: str, decision: Callable[[D, dt.datetime], Decided]) -> Decided:
+    async def decide(
+        self,
+        identifier: str,
+        decision: Callable[[D, dt.datetime, str | None], Decided],
+        *,
+        beside: Callable[[Transaction], Awaitable[str | None]] | None = None,
+    ) -> Decided:
         """Let a decision be made and recorded in one transaction of L3, and return what it made.
 
         Args:
-            decision: a pure function of the document, which nobody else can change meanwhile, and of the moment by L3's
-                clock; what it raises leaves everything as it was. None: there is nothing to decide.
+            decision: a pure function of the document, which nobody else can change meanwhile, of the moment by L3's
+                clock, and of what is in its way; what it raises leaves everything as it was. None: there is nothing to
+                decide.
+            beside: locks, before the document is locked, something else in the transaction, and tells why that is in
+                the way; None: it is not.
 
         Raises:
             NotFound: there is no such document.
             OutcomeUnknown: it may be decided: look at it before you repeat.
             TierError: L3 did not do it.
         """
-        return await self.decide_beside(identifier, _nothing, lambda document, at, _: decision(document, at))
-
-    async def decide_beside(
-        self,
-        identifier: str,
-        beside: Callable[[Transaction], Awaitable[Beside]],
-        decision: Callable[[D, dt.datetime, Beside], Decided],
-    ) -> Decided:
-        """As `decide`, where the decision is made in view of something else too.
-
-        Args:
-            beside: locks that in the transaction, before the document is locked, and tells what it is.
-            decision: is given it as well.
-        """
         at = await self.index.now()
 
         async def operate(transaction: Transaction) -> Decided:
-            known = await beside(transaction)
+            why = await beside(transaction) if beside is not None else None
             collection = transaction.collection(self._kind)
             document = await collection.get(check_id(identifier), lock=True)
             if document is None:
                 raise self._missing(identifier)
-            decided = decision(document, at, known)
+            decided = decision(document, at, why)
             if decided is not None:
                 await collection.put(identifier, cast("D", decided))
                 await self._record(transaction, identifier, decided)
@@ -149,7 +143,3 @@ class Docket(Generic[D]):
     def _missing(self, identifier: str) -> NotFound:
         name = self._kind.name
         return NotFound(f"there is no {name} {identifier}; `holdfast {name}s list` shows those that there are")
-
-
-async def _nothing(_: Transaction) -> None:
-    """Nothing else is looked at."""

@@ -19,10 +19,11 @@ class EscalationStatus(StrEnum):
 
 
 class TriedStep(Part, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """What was tried before a person was asked, and what came of it, in words."""
+    """What was tried before a person was asked, and what came of it: an outcome in a word, and the detail in words."""
 
     step: str
     outcome: str = ""
+    detail: str = ""
 
 
 class Escalation(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -35,8 +36,10 @@ class Escalation(Document, frozen=True, kw_only=True, rename="camel", omit_defau
         severity: a `Severity`.
         recovery_id: of the recovery that asks; empty: somebody else does.
         swarm_id, run_id: whom it concerns, where that is known.
+        evidence: the digest of what is bad; in the quarantine its entry is that of the subject.
+        further: reports that it stands for beside its own, if it stands for many.
         options: a decision is one of these; none: it is in free words.
-        fallback: what is done if nobody decides, in a word.
+        fallback: what is done if nobody decides, in a word, and `cost` what that costs, in words; empty: nothing.
         hooks: who is told, by name.
         status: an `EscalationStatus`.
         opened_at, deadline, resolved_at: by L3's clock.
@@ -54,8 +57,11 @@ class Escalation(Document, frozen=True, kw_only=True, rename="camel", omit_defau
     swarm_id: str | None = None
     run_id: str | None = None
     tried: Sequence[TriedStep] = EMPTY_LIST
+    evidence: str = ""
+    further: int = 0
     options: Sequence[str] = EMPTY_LIST
     fallback: str = ""
+    cost: str = ""
     hooks: Sequence[str] = EMPTY_LIST
     status: str = EscalationStatus.OPEN.value
     opened_at: dt.datetime | None = None

@@ -26,22 +26,11 @@ from holdfast.protocols.faults import Source
 from holdfast.recovery.strategies import RECOVERY_STRATEGIES, Severity, StateErrorType
 
 
-class Category(StrEnum):
-    """What kind of cause it has."""
-
-    TRANSIENT = "transient"
-    RESOURCE = "resource"
-    CONFIGURATION = "configuration"
-    LOGIC = "logic"
-    SYSTEM = "system"
-
-
 class Scope(StrEnum):
     """Who is affected."""
 
     OPERATION = "operation"
     RUN = "run"
-    SWARM = "swarm"
     SYSTEM = "system"
 
 
@@ -55,8 +44,6 @@ class Classification(msgspec.Struct, frozen=True):
 
     error_type: StateErrorType | None
     severity: Severity
-    category: Category
-    scope: Scope
     retryable: bool
 
 
@@ -64,16 +51,16 @@ _LEAST: Final = {row.error_type: row.severity for row in RECOVERY_STRATEGIES}
 
 # The first that fits counts: special errors come before what they are kinds of.
 _CORRUPT: Final = (CorruptDocument, SealBroken)
-_CATEGORIES: Final[tuple[tuple[type[HoldfastError], Category, bool], ...]] = (
-    (StorageNotReady, Category.CONFIGURATION, False),
-    (Undecided, Category.TRANSIENT, False),  # it is being decided: made again, it would be a second write
-    (OutcomeUnknown, Category.TRANSIENT, False),
-    (RowRefused, Category.LOGIC, False),
-    (Overloaded, Category.RESOURCE, True),
-    (StorageFull, Category.RESOURCE, False),  # not until somebody makes room
-    (SerializationFailure, Category.TRANSIENT, True),
-    (TierUnavailable, Category.TRANSIENT, True),
-    (TierError, Category.SYSTEM, True),
+_RETRYABLE: Final[tuple[tuple[type[HoldfastError], bool], ...]] = (
+    (StorageNotReady, False),
+    (Undecided, False),  # it is being decided: made again, it would be a second write
+    (OutcomeUnknown, False),
+    (RowRefused, False),
+    (StorageFull, False),  # not until somebody makes room
+    (Overloaded, True),
+    (SerializationFailure, True),
+    (TierUnavailable, True),
+    (TierError, True),
 )
 
 
@@ -84,15 +71,15 @@ def classify(fault: BaseException, source: Source, *, scope: Scope = Scope.OPERA
         scope: who is affected, as far as is known.
     """
     if isinstance(fault, ContextCorrupt):
-        return _of(StateErrorType.CONTEXT_CORRUPTION, Category.SYSTEM, _wider(scope, Scope.RUN), retryable=False)
+        return _of(StateErrorType.CONTEXT_CORRUPTION, scope, retryable=False)
     if isinstance(fault, _CORRUPT):
         kind = StateErrorType.CACHE_FAILURE if source is Source.L2 else StateErrorType.STATE_CORRUPTION
-        return _of(kind, Category.SYSTEM, scope, retryable=source is Source.L2)
-    for error, category, retryable in _CATEGORIES:
+        return _of(kind, scope, retryable=source is Source.L2)
+    for error, retryable in _RETRYABLE:
         if isinstance(fault, error):
-            return _of(_type_of(fault, source), category, scope, retryable=retryable)
+            return _of(_type_of(fault, source), scope, retryable=retryable)
     severity = Severity.WARNING if isinstance(fault, HoldfastError) else Severity.ERROR
-    return Classification(None, severity, Category.LOGIC, scope, retryable=False)
+    return Classification(None, severity, retryable=False)
 
 
 def _type_of(fault: BaseException, source: Source) -> StateErrorType:
@@ -103,8 +90,8 @@ def _type_of(fault: BaseException, source: Source) -> StateErrorType:
     return StateErrorType.TRANSACTION_FAILED
 
 
-def _of(error_type: StateErrorType, category: Category, scope: Scope, *, retryable: bool) -> Classification:
-    return Classification(error_type, severity_of(error_type, scope), category, scope, retryable)
+def _of(error_type: StateErrorType, scope: Scope, *, retryable: bool) -> Classification:
+    return Classification(error_type, severity_of(error_type, scope), retryable)
 
 
 def severity_of(error_type: StateErrorType, scope: Scope) -> Severity:
@@ -116,8 +103,3 @@ def severity_of(error_type: StateErrorType, scope: Scope) -> Severity:
     if least is Severity.CRITICAL and scope is Scope.SYSTEM:
         return Severity.FATAL
     return least
-
-
-def _wider(one: Scope, other: Scope) -> Scope:
-    order = list(Scope)
-    return max(one, other, key=order.index)

@@ -15,6 +15,7 @@ from holdfast.documents.escalation import Escalation, EscalationStatus, TriedSte
 from holdfast.errors import EscalationSettled, SettingsError
 from holdfast.fault_words import in_words
 from holdfast.keys import check_text, joined_id
+from holdfast.protocols.escalations import EscalationRequest
 from holdfast.recovery.strategies import Severity, StateErrorType
 
 SUBJECT_BYTES_MAX: Final = 1024
@@ -35,14 +36,12 @@ FAILED: Final[Mapping[StateErrorType, str]] = {
     StateErrorType.TRANSACTION_FAILED: "L3 did not do what it was asked to write, or does not say whether it did",
     StateErrorType.COMMUNICATION_FAILURE: "L3, its change feed or the event bus cannot be reached",
 }
-"""What is said to have failed where nothing more is known."""
-
-
-class Tried(msgspec.Struct, frozen=True):
-    """A step of a recovery, and what came of it."""
-
-    step: str
-    outcome: str
+"""What has failed; the fault's own words say more."""
+OPEN_MAX: Final = 20
+"""Open ones of one type of error and one kind; for further faults one stands that counts them, for an hour."""
+LEAVE: Final = "leave"
+"""The decision that no fallback is to be done."""
+_ANY: Final = "*"
 
 
 class EscalationNotice(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -61,15 +60,46 @@ class EscalationNotice(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     recovery_id: str
     swarm_id: str | None
     run_id: str | None
-    tried: tuple[Tried, ...]
+    tried: tuple[TriedStep, ...]
+    evidence: str
+    further: int
     options: tuple[str, ...]
     fallback: str
+    cost: str
     opened_at: dt.datetime | None
     deadline: dt.datetime | None
     decision: str | None
     resolved_by: str
     resolved_at: dt.datetime | None
     reason: str
+
+
+def fault_id(error_type: str, subject: str, evidence: str, at: dt.datetime) -> str:
+    """The id of the escalation about a fault: the same on all servers, for good where there is evidence of it.
+
+    Args:
+        at: by L3's clock; without evidence there is one an hour.
+    """
+    what = (error_type, subject, evidence or f"{at:%Y-%m-%dT%H}")
+    return hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:32]
+
+
+def kind_in(subject: str) -> str:
+    """The kind of a subject: ``bot`` of ``bot:b1``."""
+    return subject.partition(":")[0]
+
+
+def for_many(request: EscalationRequest) -> EscalationRequest:
+    """What is asked about all further faults of one type and kind; its id is the hour's."""
+    kind = kind_in(request.subject)
+    failed = f"{OPEN_MAX} escalations of {request.error_type} at {kind} are open: further ones are counted here"
+    return EscalationRequest(
+        recovery_id=request.recovery_id,
+        error_type=request.error_type,
+        severity=request.severity,
+        subject=f"{kind}:{_ANY}",
+        failed=failed,
+    )
 
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,15 +181,17 @@ def timed_out(identifier: str, escalation: Escalation, at: dt.datetime, by: str)
     _check_open(identifier, escalation)
     if not is_due(escalation, at):
         return None
-    reason = f"no person answered until {escalation.deadline}"
+    left = f"left to {escalation.fallback}" if escalation.fallback else "nothing is done"
+    reason = f"no person answered until {escalation.deadline}: {left}"
     return _settled(escalation, EscalationStatus.TIMED_OUT, escalation.fallback, by=by, reason=reason, at=at)
 
 
 def notice_of(identifier: str, escalation: Escalation) -> EscalationNotice:
     """What is told of an escalation as it is now."""
     fields = {name: getattr(escalation, name) for name in EscalationNotice.__struct_fields__ if name != "id"}
-    tried = tuple(Tried(each.step, each.outcome) for each in escalation.tried)
-    return EscalationNotice(id=identifier, **fields | {"tried": tried, "options": tuple(escalation.options)})
+    return EscalationNotice(
+        id=identifier, **fields | {"tried": tuple(escalation.tried), "options": tuple(escalation.options)}
+    )
 
 
 def deliveries_of(identifier: str, escalation: Escalation) -> dict[str, Delivery]:
@@ -196,7 +228,11 @@ def _settled(
 
 
 def _in_words(step: TriedStep, masked: Callable[[str], str]) -> TriedStep:
-    return TriedStep(step=in_words(step.step, masked), outcome=in_words(step.outcome, masked))
+    return TriedStep(
+        step=in_words(step.step, masked),
+        outcome=in_words(step.outcome, masked),
+        detail=in_words(step.detail, masked),
+    )
 
 
 def _check_open(identifier: str, escalation: Escalation) -> None:

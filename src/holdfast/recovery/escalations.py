@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from collections.abc import Callable, Sequence
-from typing import Final
+
+import msgspec
 
 from holdfast.audit.chain import AuditAction
 from holdfast.audit.log import AuditLog
@@ -17,26 +17,29 @@ from holdfast.keys import check_id
 from holdfast.kinds import DELIVERY, ESCALATION
 from holdfast.metrics.counters import EscalationCounters
 from holdfast.protocols import Isolation
-from holdfast.protocols.decisions import DecisionIndex
-from holdfast.protocols.escalations import Classified
+from holdfast.protocols.decisions import DECISIONS_LISTED_MAX, DecisionIndex
+from holdfast.protocols.escalations import Asked, EscalationRequest
 from holdfast.recovery import escalation_rules as rules
 from holdfast.recovery.strategies import Severity, StateErrorType
 from holdfast.row_decoding import Page, Stored
 from holdfast.transactions import Transaction, Transactions
-
-TIMEOUT_SECONDS: Final = 60.0
-"""The seed's, for who does not say otherwise."""
 
 
 class Escalations:
     """Opens, lists and decides escalations; one per server. It is the `FaultEscalator` of recoveries.
 
     Args:
+        timeout_seconds: how long a person has, where nobody says otherwise.
         hooks: who is told of what is opened here, by name.
         new_id: a unique id.
         server: who this server is, in words.
         masked: takes secrets that this process has seen out of a text.
         stored: the escalation in a row of L3.
+
+    Attributes:
+        on_decided: called with each escalation that was decided here, by a person or its fallback, once that is
+            committed; must neither wait nor raise. A server that dies in between calls nobody: what must be done in any
+            case belongs into a hook, which is told until it has taken the notice.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Escalations:
         audit: AuditLog,
         counters: EscalationCounters,
         *,
+        timeout_seconds: float,
         hooks: Sequence[str],
         new_id: Callable[[], str],
         server: str,
@@ -60,18 +64,19 @@ class Escalations:
         self._transactions = transactions
         self._audit = audit
         self._counters = counters
+        self._timeout_seconds = timeout_seconds
         self._hooks = hooks
         self._new_id = new_id
         self._server = server
         self._masked = masked
-        self._on_timed_out: list[Callable[[Escalation], None]] = []
+        self.on_decided: Callable[[Escalation], None] = lambda _: None
 
     async def open(
         self,
         subject: str,
         *,
         failed: str,
-        timeout_seconds: float = TIMEOUT_SECONDS,
+        timeout_seconds: float | None = None,
         error_type: str = "",
         severity: str = Severity.ERROR.value,
         tried: Sequence[tuple[str, str]] = (),
@@ -88,7 +93,8 @@ class Escalations:
         Args:
             subject: what it is about, as in ``bot:b1``, ``run:r1`` or ``tier:l2``.
             failed: what failed, in words.
-            timeout_seconds: until nobody is waited for any more, by L3's clock.
+            timeout_seconds: until nobody is waited for any more, by L3's clock; by default the setting
+                `escalation_timeout_seconds`.
             tried: steps with what came of them; the last 32 are kept.
             options: the decision has to be one of these, at most 16; none: it is in free words.
             fallback: what is done if nobody answers, in a word.
@@ -114,45 +120,86 @@ class Escalations:
             options=list(options),
             fallback=fallback,
         )
+        await self._open(identifier, asked, await self.index.now(), timeout_seconds)
+        return identifier
+
+    async def escalate(self, request: EscalationRequest) -> Asked:
+        """Open an escalation for a recovery; see `FaultEscalator.escalate`."""
+        at = await self.index.now()
+        identifier = rules.fault_id(request.error_type, request.subject, request.evidence, at)
+        known = await self.get(identifier)
+        if known is not None:
+            return Asked(identifier, known.status)
+        if (counted := await self._counted(request, at)) is not None:
+            return counted
+        await self._open(identifier, self._asked(request), at, request.timeout_seconds)
+        return Asked(identifier, EscalationStatus.OPEN)
+
+    async def _counted(self, request: EscalationRequest, at: dt.datetime) -> Asked | None:
+        """Have a fault counted where there are many; None: there are not.
+
+        About as many as that: servers that ask at the same moment do not see each other's.
+        """
+        many = rules.for_many(request)
+        identifier = rules.fault_id(many.error_type, many.subject, many.evidence, at)
+        if not await self._count_on(identifier):
+            if await self._open_alike(request) < rules.OPEN_MAX:
+                return None
+            if not await self._open(identifier, self._asked(many), at, None):
+                await self._count_on(identifier)  # another server was faster
+        return Asked(identifier, EscalationStatus.OPEN, alone=False)
+
+    async def _open_alike(self, request: EscalationRequest) -> int:
+        """How many of the same type and kind are open; of the first thousand, and of those that can be read."""
+        listed = await self._docket.list(
+            status=EscalationStatus.OPEN.value, run_id=None, after=None, limit=DECISIONS_LISTED_MAX
+        )
+        kind = rules.kind_in(request.subject)
+        found = (each.document for each in listed)
+        return sum(each.error_type == request.error_type and rules.kind_in(each.subject) == kind for each in found)
+
+    async def _count_on(self, identifier: str) -> bool:
+        """Count one more report in an escalation that stands for many; False: there is none."""
+
+        async def operate(transaction: Transaction) -> bool:
+            escalations = transaction.collection(ESCALATION)
+            found = await escalations.get(identifier, lock=True)
+            if found is None:
+                return False
+            await escalations.put(identifier, msgspec.structs.replace(found, further=found.further + 1))
+            return True
+
+        return await self._transactions.transact(operate, Isolation.READ_COMMITTED, in_any_mode=True)
+
+    def _asked(self, request: EscalationRequest) -> Escalation:
+        what = StateErrorType(request.error_type)
+        return Escalation(
+            subject=request.subject,
+            failed=f"{rules.FAILED[what]}: {request.failed}",
+            error_type=request.error_type,
+            severity=request.severity,
+            recovery_id=request.recovery_id,
+            swarm_id=request.swarm_id,
+            run_id=request.run_id,
+            tried=request.tried,
+            evidence=request.evidence,
+            options=request.options,
+            fallback=request.fallback,
+            cost=request.cost,
+        )
+
+    async def _open(self, identifier: str, asked: Escalation, at: dt.datetime, timeout_seconds: float | None) -> bool:
+        """Store a new escalation; False: there is one of that id already."""
         opening = rules.Opening(
-            at=await self.index.now(),
+            at=at,
             by=self._server,
-            timeout_seconds=timeout_seconds,
+            timeout_seconds=self._timeout_seconds if timeout_seconds is None else timeout_seconds,
             hooks=self._hooks,
             masked=self._masked,
         )
-        if await self._insert(identifier, rules.opened(asked, opening)):
-            self._counters.opened += 1
-        return identifier
-
-    async def escalate(
-        self,
-        recovery_id: str,
-        classification: Classified,
-        subject: str,
-        tried: Sequence[tuple[str, str]],
-        timeout_seconds: float,
-        *,
-        fallback: str = "",
-        swarm_id: str | None = None,
-        run_id: str | None = None,
-    ) -> str:
-        """Open an escalation for a recovery; see `FaultEscalator.escalate`."""
-        failed = "a fault that is none of state"
-        if classification.error_type is not None:
-            failed = rules.FAILED[StateErrorType(classification.error_type)]
-        return await self.open(
-            subject,
-            failed=failed,
-            timeout_seconds=timeout_seconds,
-            error_type=classification.error_type or "",
-            severity=classification.severity,
-            tried=tried,
-            fallback=fallback,
-            recovery_id=recovery_id,
-            swarm_id=swarm_id,
-            run_id=run_id,
-        )
+        is_new = await self._insert(identifier, rules.opened(asked, opening))
+        self._counters.opened += is_new
+        return is_new
 
     async def list(
         self,
@@ -186,8 +233,10 @@ class Escalations:
     async def resolve(self, identifier: str, *, decision: str, by: str, reason: str) -> Escalation:
         """Decide an escalation, and record who did and why, in one transaction of L3.
 
+        A fallback of a recovery's that is decided for is then begun by this server; the recovery log tells the outcome.
+
         Args:
-            decision: one of its options; if it has none, in free words.
+            decision: one of its options, for a recovery's its fallbacks and `leave`; if it has none, in free words.
             by, reason: for the audit log; they are told to its hooks, and name no secret.
 
         Raises:
@@ -200,9 +249,10 @@ class Escalations:
         """
         done = await self._docket.decide(
             identifier,
-            lambda escalation, at: rules.decided(identifier, escalation, decision, by=by, reason=reason, at=at),
+            lambda escalation, at, _: rules.decided(identifier, escalation, decision, by=by, reason=reason, at=at),
         )
         self._counters.resolved += 1
+        self.on_decided(done)
         return done
 
     async def time_out(self, identifier: str) -> Escalation | None:
@@ -211,22 +261,14 @@ class Escalations:
         Raises as `resolve` does.
         """
 
-        def fallen_back(escalation: Escalation, at: dt.datetime) -> Escalation | None:
+        def fallen_back(escalation: Escalation, at: dt.datetime, _: str | None) -> Escalation | None:
             return rules.timed_out(identifier, escalation, at, self._server)
 
         done = await self._docket.decide(identifier, fallen_back)
         if done is not None:
             self._counters.timed_out += 1
-            self._tell_timed_out(done)
+            self.on_decided(done)
         return done
-
-    def on_timed_out(self, callback: Callable[[Escalation], None]) -> None:
-        """Call a function with each escalation that this server has left to its fallback, once that is committed.
-
-        A server that dies in between calls nobody: what must be done in any case belongs into a hook, which is told
-        until it has taken the notice.
-        """
-        self._on_timed_out.append(callback)
 
     async def observe_oldest(self) -> None:
         """Note for how long the oldest one has been open; one that cannot be read counts as none.
@@ -274,12 +316,3 @@ class Escalations:
             },
             transaction=transaction.opened(),
         )
-
-    def _tell_timed_out(self, escalation: Escalation) -> None:
-        for callback in self._on_timed_out:
-            try:
-                callback(escalation)
-            except Exception as fault:  # noqa: BLE001 - one who fails keeps no other from being told
-                asyncio.get_running_loop().call_exception_handler(
-                    {"message": "holdfast: on_timed_out of an escalation failed", "exception": fault}
-                )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -11,30 +12,26 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 
 from holdfast.clock import Clock
-from holdfast.collection import Collection
-from holdfast.documents import Swarm
+from holdfast.documents.escalation import EscalationStatus, TriedStep
 from holdfast.errors import ContextCorrupt, HoldfastError
-from holdfast.events import Delivery, Priority
-from holdfast.invalidation.bus import EventBus
+from holdfast.fault_words import in_words
 from holdfast.protocols import Source, Target
-from holdfast.protocols.escalations import FaultEscalator
+from holdfast.protocols.escalations import EscalationRequest, FaultEscalator
 from holdfast.protocols.guards import Degrading, TierGuard, TierState
-from holdfast.recovery.escalation_hooks import leader_of
+from holdfast.recovery.escalation_rules import LEAVE
+from holdfast.recovery.leaders import ALERT, LeaderNotice, Leaders
 from holdfast.recovery.modes import Mode
 from holdfast.recovery.probing import Prober
 from holdfast.recovery.reports import Report
-from holdfast.recovery.strategies import Fallback, FallbackOption, RecoveryAction, RecoveryStep
+from holdfast.recovery.strategies import Fallback, FallbackOption, RecoveryAction, RecoveryStep, StateErrorType
 from holdfast.run_context.rescuing import Rescuing, Termination
 
-ALERT: Final = "swarm/recovery/alert"
 PAUSE_SECONDS: Final = 0.05
 """Before the first retry at most; doubled with each."""
 KIND_SECONDS: Final = 60.0
 """A kind is made void once in so long, however many of its documents are affected."""
 DEGRADED_SECONDS: Final = 5.0
 """For how long a mode is asked for at a time: as long as its cause lasts, that is done again before."""
-ESCALATED_SECONDS: Final = 60.0
-"""How long a person has, where a strategy does not say."""
 REASON: Final = "recovery"
 NO_DOCUMENT: Final = "no document is known to be affected"
 NO_RUN: Final = "no run is affected"
@@ -68,13 +65,13 @@ class Case(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         id: of the recovery.
         fallbacks: what is left if no step mends it, in order.
-        tried: each step so far, and its outcome.
+        tried: each step so far, and what came of it.
     """
 
     id: str
     report: Report
     fallbacks: tuple[FallbackOption, ...]
-    tried: list[tuple[str, str]]
+    tried: list[TriedStep]
 
 
 StepHandler: TypeAlias = Callable[[Case, RecoveryStep], Awaitable[Done]]
@@ -87,6 +84,7 @@ class Means:
 
     Attributes:
         void: makes a target void, for a reason, in somebody's name.
+        masked: takes secrets out of a text.
         l2, l3: know whether these tiers answer.
         random_: for jitter.
     """
@@ -94,8 +92,8 @@ class Means:
     prober: Prober
     void: Callable[[Target, str, str | None], Awaitable[object]]
     rescue: Rescuing
-    swarms: Collection[Swarm]
-    bus: EventBus
+    leaders: Leaders
+    masked: Callable[[str], str]
     escalator: FaultEscalator
     degrading: Degrading
     l2: TierGuard
@@ -132,6 +130,8 @@ class Handlers:
     async def _retry(self, case: Case, step: RecoveryStep) -> Done:
         """Ask the same again, after pauses with jitter: many servers may meet the same fault at once."""
         means = self._means
+        if not case.report.classification.retryable:
+            return Done(Outcome.SKIPPED, "made again it would come out the same, or be done twice")
         for attempt in range(step.max_attempts):
             await means.sleep(means.random_.uniform(0, PAUSE_SECONDS * 2**attempt))
             try:
@@ -161,8 +161,12 @@ class Handlers:
         now = self._means.clock.monotonic()
         if now - self._voided.get(key.kind, -KIND_SECONDS) < KIND_SECONDS:
             return Done(Outcome.SKIPPED, f"what caches hold of kind {key.kind} was made void just now")
-        await self._means.void(Target(key.kind), REASON, None)
-        self._voided[key.kind] = now
+        self._voided[key.kind] = now  # before it is done: others of the kind come meanwhile
+        try:
+            await self._means.void(Target(key.kind), REASON, None)
+        except BaseException:
+            del self._voided[key.kind]
+            raise
         return Done(Outcome.DONE, f"what caches hold of kind {key.kind} is void")
 
     async def _terminate(self, case: Case, _step: RecoveryStep) -> Done:
@@ -174,39 +178,51 @@ class Handlers:
 
     async def _notify(self, case: Case, step: RecoveryStep) -> Done:
         """Tell the swarm's leader, by an event that waits for whoever listens."""
-        report, means = case.report, self._means
+        report = case.report
         if report.swarm_id is None:
             return Done(Outcome.SKIPPED, "no swarm is known to be affected")
-        leader = await leader_of(means.swarms, report.swarm_id)
-        data = {
-            "swarmId": report.swarm_id,
-            "leaderBotId": leader,
-            "recoveryId": case.id,
-            "errorType": report.error_type.value,
-            "severity": report.classification.severity.value,
-            "subject": report.subject,
-            "runId": report.run_id,
-            "urgency": step.urgency,
-            "tried": [{"step": name, "outcome": outcome} for name, outcome in case.tried],
-        }
-        priority = Priority.HIGH if step.urgency == "high" else Priority.MEDIUM
-        await means.bus.publish(ALERT, data, delivery=Delivery.RELIABLE, priority=priority, key=report.swarm_id)
+        notice = LeaderNotice(
+            swarm_id=report.swarm_id,
+            leader_bot_id=None,
+            recovery_id=case.id,
+            error_type=report.error_type.value,
+            severity=report.classification.severity.value,
+            subject=report.subject,
+            run_id=report.run_id,
+            urgency=step.urgency,
+            tried=tuple(case.tried),
+        )
+        leader = await self._means.leaders.tell(ALERT, notice)
         return Done(Outcome.DONE, "told" if leader is None else f"told, for bot {leader}")
 
     async def _escalate(self, case: Case, step: RecoveryStep) -> Done:
-        """Ask a person; nobody waits here for the answer."""
+        """Ask a person; nobody waits here for the answer. The fallbacks of an outage wait for none either."""
+        asked = await self._means.escalator.escalate(self._request(case, step))
+        if not asked.alone:
+            return Done(Outcome.DONE, f"counted in escalation {asked.id}, which stands for many")
+        if case.report.of_tier:
+            return Done(Outcome.DONE, f"escalation {asked.id}")
+        before = "" if asked.status == EscalationStatus.OPEN else f", which was {asked.status} before"
+        return Done(Outcome.ESCALATED, f"escalation {asked.id}{before}")
+
+    def _request(self, case: Case, step: RecoveryStep) -> EscalationRequest:
         report = case.report
-        identifier = await self._means.escalator.escalate(
-            case.id,
-            report.classification,
-            report.subject,
-            tuple(case.tried),
-            step.timeout_seconds or ESCALATED_SECONDS,
-            fallback=case.fallbacks[0].strategy.value if case.fallbacks else "",
+        left = () if report.of_tier else case.fallbacks
+        return EscalationRequest(
+            recovery_id=case.id,
+            error_type=report.error_type.value,
+            severity=report.classification.severity.value,
+            subject=report.subject,
+            failed=in_words(report.fault, self._means.masked),
+            evidence=_digest(report),
+            tried=tuple(case.tried),
+            timeout_seconds=step.timeout_seconds,
+            options=(*(each.strategy.value for each in left), LEAVE) if left else (),
+            fallback=left[0].strategy.value if left else "",
+            cost=left[0].cost if left else "",
             swarm_id=report.swarm_id,
             run_id=report.run_id,
         )
-        return Done(Outcome.ESCALATED, f"escalation {identifier}")
 
     async def _bypass_l2(self, case: Case, _option: FallbackOption) -> Done:
         """Have reads go past L2."""
@@ -215,16 +231,22 @@ class Handlers:
         return self._pass_by(case)
 
     def _pass_by(self, case: Case) -> Done:
-        """What its guard has cut off is passed by anyway, and just that, for just as long as it does not answer."""
-        if self._means.l2.health().state is not TierState.THERE:
+        """What its guard has cut off is passed by anyway, and just that, for just as long as it does not answer.
+
+        Likewise a node that answers, but refuses: its other nodes serve their keys, and nobody waits for a refusal.
+        """
+        health = self._means.l2.health()
+        if health.state is not TierState.THERE:
             return Done(Outcome.DONE, "what of L2 does not answer is cut off, until it does")
+        if len(health.circuits) > 1:
+            return Done(Outcome.DONE, "a node of L2 refuses; reads of its keys go to L3")
         return self._degrade(Mode.L2_BYPASSED, case)
 
     async def _read_only(self, case: Case, _option: FallbackOption) -> Done:
         """Have writes refused, if L3 is what does not answer."""
         if not case.report.of_tier:
             return Done(Outcome.SKIPPED, NO_TIER)
-        if self._means.l3.answers and await self._means.prober.l3_answers():
+        if await self._means.prober.l3_answers():
             return Done(Outcome.SKIPPED, "L3 answers: no write need be refused")
         return self._refuse_writes(case)
 
@@ -244,10 +266,12 @@ class Handlers:
     def leave(self, case: Case, option: FallbackOption) -> None:
         """The tier answers: nothing asks any more for the mode of a fallback that took effect."""
         if (mode := _MODES.get(option.strategy)) is not None:
-            self._means.degrading.degrade(mode.value, 0.0, f"{case.report.subject} answers")
+            subject = case.report.subject
+            self._means.degrading.degrade(mode.value, 0.0, f"{subject} answers", subject=subject)
 
     def _degrade(self, mode: Mode, case: Case) -> Done:
-        self._means.degrading.degrade(mode.value, DEGRADED_SECONDS, f"{case.report.subject} does not answer")
+        subject = case.report.subject
+        self._means.degrading.degrade(mode.value, DEGRADED_SECONDS, f"{subject} does not answer", subject=subject)
         return Done(Outcome.DONE, f"mode {mode.value}")
 
     async def _last_snapshot(self, case: Case, _option: FallbackOption) -> Done:
@@ -286,3 +310,12 @@ _TERMINATIONS: Final[Mapping[Termination, str]] = {
     Termination.TOLD: "a live server runs it, and was told",
     Termination.OVER: "it was over already",
 }
+
+
+def _digest(report: Report) -> str:
+    """The digest of what is bad; empty: it is nothing that stays as it is until somebody changes it."""
+    if report.evidence is not None:
+        return hashlib.sha256(report.evidence).hexdigest()
+    if report.error_type in (StateErrorType.CONTEXT_CORRUPTION, StateErrorType.STATE_CORRUPTION):
+        return hashlib.sha256(str(report.fault).encode(errors="replace")).hexdigest()
+    return ""

@@ -14,9 +14,10 @@ from typing import Final
 from holdfast.background import Background
 from holdfast.clock import Clock
 from holdfast.documents import Escalation
+from holdfast.documents.escalation import EscalationStatus, TriedStep
 from holdfast.errors import HoldfastError
 from holdfast.protocols import Source
-from holdfast.recovery.classification import Category, Classification, Scope, severity_of
+from holdfast.recovery.classification import Classification, Scope, severity_of
 from holdfast.recovery.handlers import Case, Done, Handlers, Outcome
 from holdfast.recovery.probing import Prober
 from holdfast.recovery.reports import FaultReports, Report
@@ -34,7 +35,7 @@ UNDER_WAY_MAX: Final = 8
 URGENT_MAX: Final = 8
 """Beyond them, recoveries whose first step is immediate."""
 FALLING_BACK_MAX: Final = 256
-"""Recoveries whose escalations nobody has answered."""
+"""Recoveries whose escalations were decided for a fallback, or by nobody."""
 STEP_SECONDS: Final = 10.0
 """Of a step that does not say how long it may take."""
 LOOK_SECONDS: Final = 1.0
@@ -97,20 +98,23 @@ class RecoveryManager:
         if tasks:
             await asyncio.wait(tasks)
 
-    def nobody_answered(self, escalation: Escalation) -> None:
-        """Do what is left, apart from the caller, if a recovery asked; with too many under way, that is left to people.
+    def decided(self, escalation: Escalation) -> None:
+        """Do the fallback that was decided for, by a person or since none has answered, apart from the caller.
+
+        Of escalations that no recovery opened nothing is done, nor with too many under way.
 
         Neither raises nor waits.
         """
         if not escalation.recovery_id or escalation.error_type not in list(StateErrorType):
             return  # somebody else asked, who knows what a fallback of his own means
-        if escalation.fallback not in list(Fallback) or len(self._falling_back) >= FALLING_BACK_MAX:
+        if escalation.decision not in list(Fallback) or len(self._falling_back) >= FALLING_BACK_MAX:
             return
         work = self.fall_back(
             escalation.recovery_id,
             StateErrorType(escalation.error_type),
             escalation.subject,
-            Fallback(escalation.fallback),
+            Fallback(escalation.decision),
+            by_person=escalation.status == EscalationStatus.RESOLVED,
             run_id=escalation.run_id,
             swarm_id=escalation.swarm_id,
         )
@@ -125,18 +129,19 @@ class RecoveryManager:
         subject: str,
         fallback: Fallback,
         *,
+        by_person: bool = False,
         run_id: str | None = None,
         swarm_id: str | None = None,
     ) -> None:
-        """Do what is left when nobody has answered an escalation: a fallback, or one of those that come after it.
+        """Do a fallback that was decided for: or, if it was by nobody, the first that takes effect from it on.
 
         The recovery log tells the outcome. Never raises.
         """
         severity = severity_of(error_type, Scope.OPERATION)
         report = Report(
-            fault=HoldfastError("nobody has answered"),
+            fault=HoldfastError("it was decided for"),
             source=Source.L3,
-            classification=Classification(error_type, severity, Category.SYSTEM, Scope.OPERATION, retryable=False),
+            classification=Classification(error_type, severity, retryable=False),
             error_type=error_type,
             subject=subject,
             of_tier=False,
@@ -148,6 +153,8 @@ class RecoveryManager:
         options = self._row("" if run_id is not None else subject.partition(":")[0], error_type).fallback_options
         place = next((place for place, each in enumerate(options) if each.strategy is fallback), None)
         left = (FallbackOption(strategy=fallback),) if place is None else options[place:]
+        if by_person:
+            left = left[:1]
         await self._first_of(left, Case(recovery_id, report, left, []))
 
     async def _run(self) -> None:
@@ -212,10 +219,17 @@ class RecoveryManager:
     async def _first_of(self, options: Iterable[FallbackOption], case: Case) -> FallbackOption | None:
         """The first fallback that takes effect; None: none does."""
         for option in options:
-            work = self._handlers.fallbacks[option.strategy](case, option)
+            work = self._at_cost(case, option)
             if (await self._do(case, option.strategy.value, work, STEP_SECONDS)).outcome in _EFFECTIVE:
                 return option
         return None
+
+    async def _at_cost(self, case: Case, option: FallbackOption) -> Done:
+        """Do a fallback; whoever reads that it was done reads what it costs."""
+        done = await self._handlers.fallbacks[option.strategy](case, option)
+        if done.outcome not in _EFFECTIVE or not option.cost:
+            return done
+        return done._replace(detail=f"{done.detail} ({option.cost})")
 
     async def _do(self, case: Case, name: str, work: Awaitable[Done], seconds: float) -> Done:
         """Do a step, and tell of it; whatever it raises is its outcome, and no fault to be recovered from."""
@@ -227,7 +241,7 @@ class RecoveryManager:
             done = Done(Outcome.FAILED, f"it took longer than {seconds:g} s")
         except Exception as fault:  # noqa: BLE001 - a handler may meet anything
             done = Done(Outcome.FAILED, self._teller.words(fault))
-        case.tried.append((name, done.outcome.value))
+        case.tried.append(TriedStep(step=name, outcome=done.outcome.value, detail=done.detail))
         self._teller.stepped(case, name, done, began)
         return done
 

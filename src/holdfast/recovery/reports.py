@@ -98,7 +98,7 @@ class FaultReports:
     ) -> None:
         """Take a report; see `FaultSink.report`."""
         of_tier = isinstance(fault, TierUnavailable)
-        classification = classify(fault, source, scope=_scope(key, run_id, of_tier=of_tier))
+        classification = classify(fault, source, scope=_scope(run_id, of_tier=of_tier))
         if classification.error_type is None:
             return
         report = Report(
@@ -156,9 +156,7 @@ def _subject(source: Source, key: Key | None, run_id: str | None, *, of_tier: bo
     return f"tier:{source.value}" if of_tier or key is None else str(key)
 
 
-def _scope(key: Key | None, run_id: str | None, *, of_tier: bool) -> Scope:
+def _scope(run_id: str | None, *, of_tier: bool) -> Scope:
     if of_tier:
         return Scope.SYSTEM
-    if run_id is not None:
-        return Scope.RUN
-    return Scope.SWARM if key is not None and key.kind == SWARM.name else Scope.OPERATION
+    return Scope.OPERATION if run_id is None else Scope.RUN

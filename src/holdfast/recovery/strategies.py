@@ -33,7 +33,6 @@ class StateErrorType(StrEnum):
 class Severity(StrEnum):
     """How bad it is."""
 
-    INFO = "INFO"
     WARNING = "WARNING"
     ERROR = "ERROR"
     CRITICAL = "CRITICAL"
@@ -65,7 +64,8 @@ class RecoveryStep(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         max_attempts: how often the operation is made again.
-        timeout_seconds: for how long it may go on; of an escalation, until nobody is waited for any more.
+        timeout_seconds: for how long it may go on; of an escalation, until nobody is waited for any more, in a row of
+            your own: None, and the rows of the table, take the setting `escalation_timeout_seconds`.
         scope: what of the caches is given up: `key`, or `pattern`: all of the kind.
         immediate: without waiting for the step under way.
         urgency: how the swarm's leader is told: `normal` or `high`.
@@ -83,8 +83,8 @@ class FallbackOption(msgspec.Struct, frozen=True, kw_only=True):
     """One fallback.
 
     Attributes:
-        performance_impact: `none`, `low` or `high`, for who reads of it.
-        duration_seconds: for how long; None: until what failed is back.
+        performance_impact: `none`, `low` or `high`.
+        duration_seconds: for how long a mode is kept; None: until what failed is back. Of what is done once it is None.
         data_loss: `none` or `possible`.
     """
 
@@ -92,6 +92,12 @@ class FallbackOption(msgspec.Struct, frozen=True, kw_only=True):
     performance_impact: str = "none"
     duration_seconds: float | None = None
     data_loss: str = "none"
+
+    @property
+    def cost(self) -> str:
+        """What it costs, in words, for who decides and who reads of it; empty: nothing."""
+        told = {"performance impact": self.performance_impact, "data loss": self.data_loss}
+        return ", ".join(f"{what} {how}" for what, how in told.items() if how != "none")
 
 
 class StateRecoveryStrategy(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +116,7 @@ class StateRecoveryStrategy(msgspec.Struct, frozen=True, kw_only=True):
 _RETRY: Final = RecoveryStep(action=RecoveryAction.RETRY_OPERATION, max_attempts=3)
 _RELOAD: Final = RecoveryStep(action=RecoveryAction.FORCE_RELOAD_FROM_L3, timeout_seconds=5.0)
 _INVALIDATE: Final = RecoveryStep(action=RecoveryAction.INVALIDATE_RELATED_CACHE, scope="pattern")
+_INVALIDATE_ONE: Final = RecoveryStep(action=RecoveryAction.INVALIDATE_RELATED_CACHE, scope="key")
 _TELL_LEADER: Final = RecoveryStep(action=RecoveryAction.NOTIFY_SWARM_LEADER, urgency="high")
 _ESCALATE: Final = RecoveryStep(action=RecoveryAction.ESCALATE_TO_HUMAN, timeout_seconds=60.0)
 _READ_ONLY: Final = FallbackOption(strategy=Fallback.READ_ONLY_MODE, duration_seconds=300.0)
@@ -140,41 +147,79 @@ RECOVERY_STRATEGIES: Final = (
     StateRecoveryStrategy(
         error_type=StateErrorType.STATE_CORRUPTION,
         severity=Severity.CRITICAL,
-        recovery_steps=(_RELOAD, _INVALIDATE, _TELL_LEADER, _ESCALATE),
-        fallback_options=(_READ_ONLY,),
+        # What is bad is the row: copies of other documents are good, and no mode of a whole server mends it.
+        recovery_steps=(_RELOAD, _INVALIDATE_ONE, _TELL_LEADER, _ESCALATE),
+        fallback_options=(),
     ),
     StateRecoveryStrategy(
         error_type=StateErrorType.TRANSACTION_FAILED,
         severity=Severity.ERROR,
+        # An L3 that does not answer at all is a failure of communication, and has the fallback for it there.
         recovery_steps=(_RETRY, _RELOAD),
-        fallback_options=(_READ_ONLY,),
+        fallback_options=(),
     ),
     StateRecoveryStrategy(
         error_type=StateErrorType.COMMUNICATION_FAILURE,
         severity=Severity.ERROR,
-        recovery_steps=(_RETRY, _INVALIDATE),
+        recovery_steps=(_RETRY,),
         fallback_options=(_READ_ONLY,),
     ),
 )
 """One row for each type."""
 
 Strategies = Mapping[StateErrorType, StateRecoveryStrategy]
+DEFAULT: Final[Strategies] = {row.error_type: row for row in RECOVERY_STRATEGIES}
+OF_ONE_KIND: Final = frozenset(
+    {StateErrorType.STATE_CORRUPTION, StateErrorType.CACHE_FAILURE, StateErrorType.TRANSACTION_FAILED}
+)
+"""Types of faults of documents of one kind. A context is always a run's, and communication fails with a whole tier."""
+ATTEMPTS_MAX: Final = 10
+SCOPES: Final = ("key", "pattern")
 
 
-def strategies_with(overrides: Iterable[StateRecoveryStrategy] = ()) -> Strategies:
-    """The table, with other rows in the place of some; of a kind, say.
+def strategies_with(overrides: Iterable[StateRecoveryStrategy] = (), beneath: Strategies = DEFAULT) -> Strategies:
+    """A table with other rows in the place of some; of a kind, say.
 
     Raises:
         SettingsError: a row that cannot work, or two for one type.
     """
-    table = {row.error_type: row for row in RECOVERY_STRATEGIES}
+    table = dict(beneath)
     seen = set[StateErrorType]()
     for row in overrides:
+        if not isinstance(row, StateRecoveryStrategy):
+            raise SettingsError(f"recovery: a row is a StateRecoveryStrategy, not {type(row).__name__}")
         if row.error_type in seen:
             raise SettingsError(f"recovery: there are two rows for {row.error_type}")
         seen.add(row.error_type)
         table[row.error_type] = _checked(row)
     return table
+
+
+def answered_within(seconds: float) -> Strategies:
+    """The table, in which a person has so long to answer."""
+    return {
+        error_type: msgspec.structs.replace(
+            row,
+            recovery_steps=tuple(
+                msgspec.structs.replace(step, timeout_seconds=seconds)
+                if step.action is RecoveryAction.ESCALATE_TO_HUMAN
+                else step
+                for step in row.recovery_steps
+            ),
+        )
+        for error_type, row in DEFAULT.items()
+    }
+
+
+def check_of_kind(rows: Iterable[StateRecoveryStrategy]) -> None:
+    """Check the rows of one kind.
+
+    Raises:
+        SettingsError: a row that cannot work, two for one type, or one for a type that is never of one kind.
+    """
+    for error_type in strategies_with(rows, {}):
+        if error_type not in OF_ONE_KIND:
+            raise SettingsError(f"recovery: {error_type} is never of one kind; give its row to connect(recovery=...)")
 
 
 def _checked(row: StateRecoveryStrategy) -> StateRecoveryStrategy:
@@ -188,7 +233,3 @@ def _checked(row: StateRecoveryStrategy) -> StateRecoveryStrategy:
         if step.scope not in SCOPES:
             raise SettingsError(f"recovery: {row.error_type}: {step.action} has the scope key or pattern")
     return row
-
-
-ATTEMPTS_MAX: Final = 10
-SCOPES: Final = ("key", "pattern")

@@ -74,9 +74,9 @@ class RecoveryTeller:
         """A recovery is over."""
         setattr(self._counters, end.value, getattr(self._counters, end.value) + 1)
         facts = self._line(case, "completed", end.value, "", case.report.began)
-        tried = [{"step": step, "outcome": outcome} for step, outcome in case.tried]
+        tried = [{"step": each.step, "outcome": each.outcome} for each in case.tried]
         self._announce(RECOVERY_COMPLETED, {**facts, "tried": tried})
-        logger.warning("%s of %s: %s", case.report.error_type.value, case.report.subject, end.value)
+        logger.warning("%s of %r: %s", case.report.error_type.value, case.report.subject, end.value)
 
     def returned(self, case: Case) -> None:
         """A tier that was away after its recovery answers again."""

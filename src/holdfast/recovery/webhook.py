@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
+from collections.abc import Callable
 from functools import cache
 from typing import Final
 from urllib.parse import quote
@@ -27,16 +28,19 @@ class Webhook:
     """Posts notices as JSON; whoever calls it bounds the time that takes.
 
     Its headers are ``Idempotency-Key``, the same whenever a notice is sent again, and with a secret
-    ``Holdfast-Signature: sha256=<hex>``, the HMAC-SHA-256 of the body. Redirects are not followed, the environment's
-    proxies not used, and of the answer only the status is read.
+    ``Holdfast-Timestamp``, when it was sent, in seconds since 1970, and ``Holdfast-Signature: sha256=<hex>``: see
+    `signature`. Redirects are not followed, the environment's proxies not used, and of the answer only the status is
+    read.
 
     Args:
-        secret: by which bodies are signed; empty: they are not.
+        secret: by which notices are signed; empty: they are not.
+        wall: the time of day, seconds since 1970.
     """
 
-    def __init__(self, address: WebhookAddress, secret: str) -> None:
+    def __init__(self, address: WebhookAddress, secret: str, wall: Callable[[], float]) -> None:
         self._address = address
         self._secret = secret.encode()
+        self._wall = wall
 
     async def __call__(self, notice: EscalationNotice, idempotency_key: str) -> None:
         """Send a notice, and return when the other side has said that it has it.
@@ -44,17 +48,19 @@ class Webhook:
         Raises:
             OSError: it has not; the message holds neither its path nor what it answered.
         """
-        body = msgspec.json.encode(notice)
+        body, key = msgspec.json.encode(notice), quote(idempotency_key)
         headers: Headers = [
             ("Host", self._address.authority),
             ("User-Agent", "holdfast"),
             ("Connection", "close"),
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
-            ("Idempotency-Key", quote(idempotency_key)),
+            ("Idempotency-Key", key),
         ]
         if self._secret:
-            headers.append(("Holdfast-Signature", f"sha256={signature(self._secret, body)}"))
+            sent = f"{self._wall():.0f}"
+            headers.append(("Holdfast-Timestamp", sent))
+            headers.append(("Holdfast-Signature", f"sha256={signature(self._secret, sent, key, body)}"))
         status = await self._post(headers, body)
         if not 200 <= status < 300:
             raise ConnectionError(f"{self._address.shown} answered {status}")
@@ -79,9 +85,15 @@ class Webhook:
             writer.close()
 
 
-def signature(secret: bytes, body: bytes) -> str:
-    """The HMAC-SHA-256 of a body, in hexadecimal."""
-    return hmac.new(secret, body, "sha256").hexdigest()
+def signature(secret: bytes, sent: str, key: str, body: bytes) -> str:
+    """The HMAC-SHA-256 of time, idempotency key and body, with a dot between them, in hexadecimal.
+
+    So a notice that was signed once can be passed neither for another one nor, much later, for a new one.
+
+    Args:
+        sent, key: as the headers have them, in which there is no dot that could be one of these: the time has digits.
+    """
+    return hmac.new(secret, b".".join((sent.encode(), key.encode(), body)), "sha256").hexdigest()
 
 
 async def _status(talk: h11.Connection, reader: asyncio.StreamReader) -> int:

@@ -179,7 +179,7 @@ class Reviews:
                 raise RunOver(why)
             return done
 
-        review = await self._docket.decide_beside(identifier, self._nobody_waits(found.run_id), decided)
+        review = await self._docket.decide(identifier, decided, beside=self._nobody_waits(found.run_id))
         await self._tell(RESOLVED, identifier, review)
         return review
 
@@ -197,7 +197,7 @@ class Reviews:
                 return rules.timed_out(identifier, review, at, self._server, self.hybrid)
             return rules.given_up(identifier, review, at, self._server, why)
 
-        review = await self._docket.decide_beside(identifier, self._nobody_waits(found.run_id), fallen_back)
+        review = await self._docket.decide(identifier, fallen_back, beside=self._nobody_waits(found.run_id))
         if review is not None:
             await self._tell(TIMED_OUT, identifier, review)
         return review
