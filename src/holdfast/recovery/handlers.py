@@ -256,12 +256,12 @@ class Handlers:
             return Done(Outcome.DONE, "L3 is cut off, and writes are refused, until it answers")
         return self._degrade(Mode.READ_ONLY, case)
 
-    def keep_up(self, case: Case, option: FallbackOption) -> None:
-        """Have the mode of a fallback that took effect last on."""
-        if option.strategy is Fallback.DIRECT_L3_ACCESS:
-            self._pass_by(case)
-        elif option.strategy is Fallback.READ_ONLY_MODE:
-            self._refuse_writes(case)
+    async def keep_up(self, case: Case, option: FallbackOption) -> None:
+        """Have the mode of a fallback that took effect last on, if it would take effect now; else it is let go."""
+        if option.strategy not in _MODES:
+            return
+        if (await self.fallbacks[option.strategy](case, option)).outcome is Outcome.SKIPPED:
+            self.leave(case, option)
 
     def leave(self, case: Case, option: FallbackOption) -> None:
         """The tier answers: nothing asks any more for the mode of a fallback that took effect."""
