@@ -380,7 +380,7 @@ async def test_if_l3_fails_unseen_by_its_guard_writes_are_refused_until_it_answe
         assert at.modes.told[-1][:2] == ("read_only", 0.0)
 
 
-async def test_a_write_of_which_l3_does_not_say_what_became(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_write_that_l3_may_not_have_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its caller is told at once; that L3 answers again is found out apart."""
     async with scene() as at:
 
