@@ -15,7 +15,6 @@ from rich.console import Console
 from holdfast.cli.serving import serving
 from holdfast.cli.showing import Place, line, show, tell_unreadable
 from holdfast.errors import NotFound
-from holdfast.keys import check_id
 from holdfast.node import process_name
 from holdfast.protocols.decisions import DECISIONS_LISTED_MAX
 from holdfast.recovery.escalation_rules import EscalationNotice, notice_of
@@ -63,8 +62,6 @@ async def list_(
     json
         JSON on a terminal too.
     """
-    if run is not None:
-        check_id(run)
     async with serving() as state:
         wanted = None if status == "any" else status
         found = await state.escalations.list(status=wanted, run_id=run, after=after, limit=limit)
