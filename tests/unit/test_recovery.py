@@ -546,7 +546,7 @@ async def test_a_kind_may_have_a_strategy_of_its_own() -> None:
 
 
 async def test_nobody_answers_what_a_kind_with_a_strategy_of_its_own_asked() -> None:
-    """What takes no effect is promised to nobody; of a fallback that is done all the same, those behind it come after."""
+    """What takes no effect is promised to nobody; of a fallback that is done all the same, those behind it come."""
     own = StateRecoveryStrategy(
         error_type=StateErrorType.STATE_CORRUPTION,
         severity=Severity.ERROR,
