@@ -42,6 +42,9 @@ from holdfast.tiers.l1_caches import build_caches
 class Node:
     """One server's life.
 
+    Args:
+        sweeps: it decides what is overdue; see `Given`.
+
     Attributes:
         flows: there once `start` has returned.
     """
@@ -57,12 +60,14 @@ class Node:
         exporters: Mapping[str, Exporter] = EMPTY_DICT,
         escalation_hooks: Mapping[str, EscalationHook] = EMPTY_DICT,
         recovery: Iterable[StateRecoveryStrategy] = (),
+        sweeps: bool = True,
     ) -> None:
         self.settings = settings
         self.kinds = register(kinds)
         self.rules = check_rules(rules, self.kinds)
         self._transformations = _named(transformations)
         self._exporters = _named(exporters)
+        self._sweeps = sweeps
         self._clock = SystemClock()
         self._escalation_hooks = _hooks(escalation_hooks, settings, self._clock.wall)
         self._recovery = tuple(recovery)
@@ -135,6 +140,7 @@ class Node:
                 exporters=self._exporters,
                 escalation_hooks=self._escalation_hooks,
                 recovery=self._recovery,
+                sweeps=self._sweeps,
             )
         )
         self._stack.push_async_callback(flows.stop)

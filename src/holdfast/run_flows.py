@@ -132,8 +132,7 @@ class RunFlows:
         )
         self._background = (
             self.partitions,
-            self.review_sweeper,
-            self.escalation_sweeper,
+            *((self.review_sweeper, self.escalation_sweeper) if given.sweeps else ()),
             self.delivery_worker,
             self.key_keeper,
         )

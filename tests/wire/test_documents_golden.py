@@ -339,15 +339,18 @@ ESCALATION = Escalation(
     recovery_id="rec1",
     swarm_id="swarm1",
     run_id="run1",
-    tried=[TriedStep(step="terminate_routine", outcome="done")],
-    options=["restore_last_snapshot", "wait"],
+    tried=[TriedStep(step="terminate_routine", outcome="done", detail="it has failed")],
+    evidence="ab12",
+    further=3,
+    options=["restore_last_snapshot", "leave"],
     fallback="restore_last_snapshot",
+    cost="data loss possible",
     hooks=["leader", "webhook"],
     status="resolved",
     opened_at=NOON,
     opened_by="server1",
     deadline=NOON,
-    decision="wait",
+    decision="leave",
     resolved_by="ada",
     resolved_at=NOON,
     reason="she knows",
@@ -477,10 +480,11 @@ GOLDEN: dict[str, tuple[Document, str]] = {
         (
             '{"__version":1,"subject":"run:run1","failed":"the context of a run cannot be restored as it was",'
             '"errorType":"context_corruption","severity":"CRITICAL","recoveryId":"rec1","swarmId":"swarm1",'
-            '"runId":"run1","tried":[{"step":"terminate_routine","outcome":"done"}],'
-            '"options":["restore_last_snapshot","wait"],"fallback":"restore_last_snapshot",'
+            '"runId":"run1","tried":[{"step":"terminate_routine","outcome":"done","detail":"it has failed"}],'
+            '"evidence":"ab12","further":3,"options":["restore_last_snapshot","leave"],'
+            '"fallback":"restore_last_snapshot","cost":"data loss possible",'
             '"hooks":["leader","webhook"],"status":"resolved","openedAt":"2025-06-05T12:00:00Z",'
-            '"openedBy":"server1","deadline":"2025-06-05T12:00:00Z","decision":"wait","resolvedBy":"ada",'
+            '"openedBy":"server1","deadline":"2025-06-05T12:00:00Z","decision":"leave","resolvedBy":"ada",'
             '"resolvedAt":"2025-06-05T12:00:00Z","reason":"she knows"}'
         ),
     ),

@@ -72,8 +72,11 @@ class Docket(Generic[D]):
         """Those there are and can be read, from L3, the oldest first; see `DecisionIndex.list`.
 
         Raises:
+            InvalidKey: no run can have that id.
             TierError: L3 cannot be asked.
         """
+        if run_id is not None:
+            check_id(run_id)
 
         async def rows(after: int | None) -> Sequence[tuple[str, Row]]:
             return await self.index.list(status=status, run_id=run_id, after=after, limit=limit)

@@ -12,12 +12,11 @@ EVIDENCE_BYTES_MAX: Final = 64 * 1024
 
 
 class Source(StrEnum):
-    """Where a fault was met."""
+    """Where a fault was met. What keeps the event bus from its streams is a fault of L2, which holds them."""
 
     L2 = "l2"
     L3 = "l3"
     FEED = "feed"
-    BUS = "bus"
 
 
 class FaultSink(Protocol):

@@ -34,7 +34,7 @@ FAILED: Final[Mapping[StateErrorType, str]] = {
     StateErrorType.STATE_CORRUPTION: "a row of L3 does not decode as what it should hold",
     StateErrorType.CACHE_FAILURE: "L2 does not answer, or holds what does not verify",
     StateErrorType.TRANSACTION_FAILED: "L3 did not do what it was asked to write, or does not say whether it did",
-    StateErrorType.COMMUNICATION_FAILURE: "L3, its change feed or the event bus cannot be reached",
+    StateErrorType.COMMUNICATION_FAILURE: "L3, or its change feed, cannot be reached",
 }
 """What has failed; the fault's own words say more."""
 OPEN_MAX: Final = 20

@@ -207,7 +207,8 @@ class Handlers:
 
     def _request(self, case: Case, step: RecoveryStep) -> EscalationRequest:
         report = case.report
-        left = () if report.of_tier else case.fallbacks
+        # Modes are of outages: of one document none comes, and nobody is told that it will.
+        left = [] if report.run_id is None else [each for each in case.fallbacks if each.strategy not in _MODES]
         return EscalationRequest(
             recovery_id=case.id,
             error_type=report.error_type.value,

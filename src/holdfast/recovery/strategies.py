@@ -27,7 +27,7 @@ class StateErrorType(StrEnum):
     TRANSACTION_FAILED = "transaction_failed"
     """L3 did not do what it was asked to write, or does not say whether it did."""
     COMMUNICATION_FAILURE = "communication_failure"
-    """L3, its change feed or the event bus cannot be reached."""
+    """L3, or its change feed, cannot be reached."""
 
 
 class Severity(StrEnum):

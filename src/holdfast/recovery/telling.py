@@ -99,6 +99,7 @@ class RecoveryTeller:
                 size=report.size,
                 server=self._server,
                 at=self._now(),
+                met=self._new_id(),
             )
         )
 
