@@ -20,6 +20,7 @@ from holdfast.protocols.escalations import EscalationRequest, FaultEscalator
 from holdfast.protocols.guards import Degrading, TierGuard, TierState
 from holdfast.recovery.escalation_rules import LEAVE
 from holdfast.recovery.leaders import ALERT, LeaderNotice, Leaders
+from holdfast.recovery.log import PASSES
 from holdfast.recovery.modes import Mode
 from holdfast.recovery.probing import Prober
 from holdfast.recovery.reports import Report
@@ -85,6 +86,7 @@ class Means:
     Attributes:
         void: makes a target void, for a reason, in somebody's name.
         masked: takes secrets out of a text.
+        ask_later: has a person asked once L3 takes that.
         l2, l3: know whether these tiers answer.
         random_: for jitter.
     """
@@ -95,6 +97,7 @@ class Means:
     leaders: Leaders
     masked: Callable[[str], str]
     escalator: FaultEscalator
+    ask_later: Callable[[EscalationRequest], None]
     degrading: Degrading
     l2: TierGuard
     l3: TierGuard
@@ -197,7 +200,14 @@ class Handlers:
 
     async def _escalate(self, case: Case, step: RecoveryStep) -> Done:
         """Ask a person; nobody waits here for the answer. The fallbacks of an outage wait for none either."""
-        asked = await self._means.escalator.escalate(self._request(case, step))
+        request = self._request(case, step)
+        try:
+            asked = await self._means.escalator.escalate(request)
+        except PASSES as fault:
+            if case.report.of_tier:
+                raise  # nobody need be asked of an outage that is over
+            self._means.ask_later(request)
+            return Done(Outcome.ESCALATED, f"a person is asked once L3 takes that ({type(fault).__name__})")
         if not asked.alone:
             return Done(Outcome.DONE, f"counted in escalation {asked.id}, which stands for many")
         if case.report.of_tier:
