@@ -162,7 +162,7 @@ class WriteBehind:
             NotFound: there is no row, and no default.
             InvalidOperation: the value that is there does not allow one of them.
             NotOwner: the document is known here to be owned under a later epoch; nothing was accepted.
-            Overloaded: the buffer is full, or L3 is away for too long; nothing was accepted.
+            Overloaded: the buffer is full; or L3 is away, and it is crowded; nothing was accepted.
             Refused, Undecided: see `Receipt.reached`.
             TierError: the row could not be read, or the journal not be begun; nothing was accepted.
         """
@@ -175,6 +175,7 @@ class WriteBehind:
                 continue
             if self.lives.current is life:  # else it was replaced meanwhile
                 break
+        self._check_pace(key)
         write = self._accept(life, key, operations, default, base, owner=owner)
         return await self._survived(life, write, durability)
 
@@ -305,6 +306,16 @@ class WriteBehind:
             life.flusher.wake()
         self._counters.accepted += 1
         return write
+
+    def _check_pace(self, key: Key) -> None:
+        """Crowded, each write waits for its commit: none is accepted that would wait for an L3 known to be away."""
+        if not self.buffer.is_crowded(self._clock.monotonic()):
+            return
+        try:
+            self.check_writes()
+        except TierUnavailable as away:
+            self._counters.overloaded += 1
+            raise Overloaded(f"{key}: too much waits for L3, or for too long; nothing was accepted") from away
 
     def _check_owner(self, key: Key, current: Document | None, owner: int) -> None:
         """Epochs only rise: an earlier one than the caller's is what this server has not heard the end of."""
