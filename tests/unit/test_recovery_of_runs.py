@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,8 @@ from fix_races import until
 from fix_recovery import Nobody, Person, hurry
 from fix_run_servers import RUN, Hall, hall
 from holdfast import Bot, Durability, Escalation, Swarm
-from holdfast.errors import ContextCorrupt, NotOwner, RunOver, TierUnavailable
+from holdfast.documents import Run
+from holdfast.errors import ContextCorrupt, RunOver, TierUnavailable
 from holdfast.events import Event
 from holdfast.invalidation.topics import RECOVERY_COMPLETED
 from holdfast.protocols import Source
@@ -140,16 +141,6 @@ async def test_mutant_recovery_is_refused_as_all_others(monkeypatch: pytest.Monk
         assert (await told.steps())[2] == ("escalate_to_human", "failed")
 
 
-async def test_who_runs_it_is_told_and_keeps_it() -> None:
-    """It has the context in memory: nothing of its row is changed."""
-    async with listening(Person()) as (at, told):
-        before = at.row()
-        await read_corrupt(at)
-        assert (await told.data(TERMINATE))["runId"] == RUN
-        assert (await told.steps())[0] == ("terminate_routine", "done")
-        assert at.row() == before
-
-
 async def test_a_context_that_verifies_after_all_is_left() -> None:
     """What was reported is asked again before anything is done."""
     async with listening(Person()) as (at, told):
@@ -186,12 +177,12 @@ async def test_it_is_ended_under_the_epoch_it_was_judged_by() -> None:
 
 async def test_mutant_whatever_epoch_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without that, a run that goes on elsewhere would be ended."""
-    fail = Rescuing._fail
+    change = Rescuing._change
 
-    async def any_epoch(self: Rescuing, run_id: str, _: int) -> bool:
-        return await fail(self, run_id, (await self._row(run_id)).epoch)
+    async def any_epoch(self: Rescuing, run_id: str, _: int, changed: Callable[[Run], Run]) -> bool:
+        return await change(self, run_id, (await self._row(run_id)).epoch, changed)
 
-    monkeypatch.setattr(Rescuing, "_fail", any_epoch)
+    monkeypatch.setattr(Rescuing, "_change", any_epoch)
     async with listening(Person()) as (at, _):
         assert await terminated(at) == (Termination.FAILED, "failed")
 
@@ -269,11 +260,21 @@ async def test_what_others_ask_is_left_to_them(words: dict[str, str]) -> None:
         assert manager._falling_back
 
 
-async def test_what_owns_it_is_not_robbed_by_a_report() -> None:
-    """A report about a live run of another server ends nothing, however often it comes."""
+async def test_who_runs_it_ends_it() -> None:
+    """However often it is reported: under the same epoch, with all that it knew; others are told by an event."""
     async with listening(Person()) as (at, told):
-        for _ in range(5):
-            await read_corrupt(at)
-        await told.data(RECOVERY_COMPLETED)
-        with pytest.raises(NotOwner):
-            await at.b.resume(RUN)
+        before = at.row()
+        await read_corrupt(at)
+        assert (await told.data(TERMINATE))["runId"] == RUN
+        assert (await told.steps())[0] == ("terminate_routine", "done")
+
+        async def is_over() -> bool:
+            at.clock.advance(0.1)
+            return at.row().status == "failed"
+
+        await until(is_over)
+        assert at.row().epoch == before.epoch
+        forked = await at.b.fork(RUN)
+        assert (dict(forked.context.inputs), forked.context["n2"]) == ({"topic": "ants"}, 2)
+        assert forked.context["tail"] is True
+        assert not forked.lost

@@ -283,6 +283,6 @@ _MODES: Final = {Fallback.DIRECT_L3_ACCESS: Mode.L2_BYPASSED, Fallback.READ_ONLY
 _TERMINATIONS: Final[Mapping[Termination, str]] = {
     Termination.RESTORABLE: "its context verifies after all; it was left as it is",
     Termination.FAILED: "nobody live runs it: it has failed",
-    Termination.TOLD: "a live server runs it, and was told",
+    Termination.TOLD: "a live server runs it: that ends it, at its next step end at the latest, with all it knows",
     Termination.OVER: "it was over already",
 }

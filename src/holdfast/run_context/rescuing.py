@@ -5,7 +5,7 @@ Nothing is ever put in the context's place: what is found is told, and a person 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -43,7 +43,7 @@ class Termination(StrEnum):
     FAILED = "failed"
     """Nobody live ran it: its row says that it has failed."""
     TOLD = "told"
-    """A live server runs it, which has its context in memory: that was told, as `run/recovery/terminate`."""
+    """A live server runs it, which has its context in memory: its row says that it is to end it, with all it knows."""
     OVER = "over"
     """It had ended before, or there is no such run."""
 
@@ -90,11 +90,13 @@ class Rescuing:
         if await self._is_restorable(run_id, run):
             return Termination.RESTORABLE
         if await is_live(self._ground, self._under_way, run_id, run):
-            await self._tell(run_id, run)
-            return Termination.TOLD
+            told = await self._mark(run_id, run.epoch)
+            if told:
+                await self._tell(run_id, run)
+            return Termination.TOLD if told else Termination.OVER
         if run.owner is not None:
             await self._ground.handing_over.decide_for(self._ground.runs.key(run_id), run.owner)
-        failed = await self._fail(run_id, run.epoch)
+        failed = await self._change(run_id, run.epoch, self._failed)
         return Termination.FAILED if failed else Termination.OVER
 
     async def last_good(self, run_id: str) -> Restored:
@@ -150,19 +152,32 @@ class Rescuing:
         }
         await self._ground.bus.publish(TERMINATE, data, delivery=Delivery.RELIABLE, priority=Priority.HIGH, key=run_id)
 
-    async def _fail(self, run_id: str, epoch: int) -> bool:
-        """Say that the run has failed, under the epoch it was judged by; False: it has changed hands, or is over."""
+    async def _mark(self, run_id: str, epoch: int) -> bool:
+        """Say in the row that its owner is to end it: what counts, whoever hears of it by an event."""
+        return await self._change(run_id, epoch, lambda held: msgspec.structs.replace(held, terminate=WHY))
 
-        async def fail(transaction: Transaction) -> bool:
+    def _failed(self, held: Run) -> Run:
+        at = self._ground.hybrid.now().as_datetime()
+        return msgspec.structs.replace(
+            held,
+            status=RunStatus.FAILED.value,
+            ended_at=at,
+            error=WHY,
+            terminate=None,
+            owner=None,
+            journal=None,
+            epoch=held.epoch + 1,
+        )
+
+    async def _change(self, run_id: str, epoch: int, change: Callable[[Run], Run]) -> bool:
+        """Change the row, under the epoch the run was judged by; False: it has changed hands, or is over."""
+
+        async def changed(transaction: Transaction) -> bool:
             runs = transaction.collection(RUN)
             held = await runs.get(run_id, lock=True)
             if held is None or held.epoch != epoch or held.status in ENDED:
                 return False
-            at = self._ground.hybrid.now().as_datetime()
-            failed = msgspec.structs.replace(
-                held, status=RunStatus.FAILED.value, ended_at=at, error=WHY, owner=None, journal=None, epoch=epoch + 1
-            )
-            await runs.put(run_id, failed)
+            await runs.put(run_id, change(held))
             return True
 
-        return await self._ground.transactions.transact(fail, Isolation.READ_COMMITTED, in_any_mode=True)
+        return await self._ground.transactions.transact(changed, Isolation.READ_COMMITTED, in_any_mode=True)

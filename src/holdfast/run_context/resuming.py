@@ -159,6 +159,7 @@ class Resuming:
             journal=journal,
             epoch=run.epoch + 1,
             handed_over=handed_over,
+            terminate=None,
         )
 
     async def _restored_now(self, run_id: str, run: Run, taken: Run, restored: Restored) -> Restored:

@@ -64,11 +64,15 @@ class Runs:
         self._leaving = leaving
         self._loader = SnapshotLoader(ground.l3, ground.index)
         self._contexts = Contexts(ground, self._loader)
-        under_way = UnderWay()
+        self._under_way = under_way = UnderWay()
         self._resuming = Resuming(ground, self._loader, under_way)
         self._admission = Admission(ground, under_way)
         self.rescue = Rescuing(ground, self._loader, under_way)
         self.reveal = Revealing(ground, self._contexts, audit).reveal
+
+    def changed(self, run_id: str) -> None:
+        """The feed tells that the row of a run was changed; empty: that any may be. Neither awaits nor raises."""
+        self._under_way.changed(run_id)
 
     def begin(
         self,
