@@ -21,7 +21,8 @@ from holdfast.protocols import Source
 from holdfast.recovery.handlers import ALERT
 from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.modes import Mode
-from holdfast.run_context.rescuing import TERMINATE, Remains, Rescuing, Termination
+from holdfast.run_context.rescuing import TERMINATE, Rescuing, Termination
+from holdfast.run_context.restoring import Loss
 from holdfast.testing import MemoryRecoveryLog
 from holdfast.transactions import Transactions
 
@@ -156,14 +157,13 @@ async def terminated(at: Hall) -> tuple[Termination, str]:
     """What became of ending a run that another server takes over meanwhile, and its status."""
     await at.kill("a")
     rescue: Rescuing = at.b.rescue
-    restorable = rescue._is_restorable
+    restored = rescue._restored
 
-    async def taken_over_meanwhile(run_id: str, run: Any) -> bool:
+    async def taken_over_meanwhile(run_id: str, run: Any) -> None:
         await at.b.resume(run_id)
-        rescue._is_restorable = restorable  # type: ignore[method-assign]
-        return False
+        rescue._restored = restored  # type: ignore[method-assign]
 
-    rescue._is_restorable = taken_over_meanwhile  # type: ignore[method-assign]
+    rescue._restored = taken_over_meanwhile  # type: ignore[method-assign]
     rescue._under_way = type(rescue._under_way)()  # the judge is not the one who took it
     became = await rescue.terminate(RUN)
     return became, at.row().status
@@ -195,11 +195,35 @@ async def test_with_nobody_to_ask_it_is_told_what_is_left() -> None:
         assert (await told.steps())[2:] == [
             ("escalate_to_human", "failed"),
             ("restore_last_snapshot", "failed"),
-            ("emergency_state_rebuild", "done"),
+            ("emergency_state_rebuild", "available"),
         ]
-        assert await at.b.rescue.remains(RUN) == Remains(intact=2, snapshots=2, steps=2, variables=3, changes=1)
         at.damage("00000001")
-        assert await at.b.rescue.remains(RUN) == Remains(intact=1, snapshots=2, steps=1, variables=2, changes=1)
+        left = await at.b.rescue.remains(RUN)
+        assert (left.base, left.intact, len(left.state.steps), set(left.state.variables)) == (
+            None,
+            1,
+            1,
+            {"n2", "tail"},
+        )
+        # The base, of which nobody tells, and a snapshot, of which the next does.
+        assert left.lost == Loss(steps=1, variables=("n1",), snapshots=2, unknown=1)
+
+
+async def test_with_a_part_of_it_a_person_can_go_on_from_there() -> None:
+    """The base verifies and a snapshot behind it does not: the run is left, and it is told what a resume would lose."""
+    async with listening(Nobody()) as (at, told):
+        await at.kill("a")
+        at.damage("00000002")
+        assert (await at.b.get(RUN)).lost
+        assert await told.steps() == [
+            ("terminate_routine", "done"),
+            ("notify_swarm_leader", "done"),
+            ("escalate_to_human", "failed"),
+            ("restore_last_snapshot", "available"),
+        ]
+        assert at.row().status == "running"
+        resumed = await at.b.resume(RUN)
+        assert resumed.lost.snapshots == 1
 
 
 async def unanswered(at: Hall, told: Told) -> list[tuple[str, str]]:
@@ -232,7 +256,10 @@ async def unanswered(at: Hall, told: Told) -> list[tuple[str, str]]:
 async def test_when_nobody_answers_the_fallbacks_come() -> None:
     """In their order, until one takes effect; all in one recovery, which has one escalation."""
     async with listening() as (at, told):
-        assert await unanswered(at, told) == [("restore_last_snapshot", "failed"), ("emergency_state_rebuild", "done")]
+        assert await unanswered(at, told) == [
+            ("restore_last_snapshot", "failed"),
+            ("emergency_state_rebuild", "available"),
+        ]
 
 
 async def test_mutant_nobody_hears_that_nobody_answered(monkeypatch: pytest.MonkeyPatch) -> None:

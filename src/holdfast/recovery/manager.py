@@ -40,7 +40,7 @@ STEP_SECONDS: Final = 10.0
 LOOK_SECONDS: Final = 1.0
 """Between two looks whether a tier is back."""
 
-_EFFECTIVE: Final = frozenset({Outcome.DONE, Outcome.MENDED})
+_EFFECTIVE: Final = frozenset({Outcome.DONE, Outcome.MENDED, Outcome.AVAILABLE})
 
 
 class RecoveryManager:
