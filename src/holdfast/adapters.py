@@ -249,7 +249,7 @@ def connection_pool(
 def postgres_guard(settings: Settings, clock: Clock) -> PostgresGuard:
     """What knows whether L3 answers, by a connection of its own; nothing is opened yet."""
     opener = partial(connector(settings).open, {"application_name": "holdfast guard"})
-    return PostgresGuard(opener, monotonic=clock.monotonic)
+    return PostgresGuard(opener, monotonic=clock.monotonic, silence_seconds=settings.l3_silence_seconds)
 
 
 def redis_connection(settings: Settings, clock: Clock) -> RedisConnection:

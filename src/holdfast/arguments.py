@@ -73,8 +73,10 @@ class SettingArguments(TypedDict, total=False):
     review_policy: Literal["wait", "go_on"]
     review_timeout_seconds: float
     review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"]
+    review_keep_days: int
     recovery_log_rows_max: int
     quarantine_rows_max: int
+    escalation_keep_days: int
     escalation_webhook_url: str
     escalation_webhook_secret: str
     escalation_webhook_plain: bool

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
-from holdfast.decisions.sweeper import OverdueSweeper
+from holdfast.decisions.sweeper import OverdueSweeper, Retention
 from holdfast.documents import ContextVariable, Limits
 from holdfast.entry import Consistency
 from holdfast.given import Given
@@ -38,6 +38,8 @@ from holdfast.sensitivity.key_ring import KeyRing
 from holdfast.transactions import Transactions
 from holdfast.write_behind.handing_over import HandingOver
 from holdfast.write_behind.lives import Lives
+
+DAY_SECONDS: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +104,18 @@ class RunFlows:
         given, counters = self._given, self._beneath.counters
         settings = given.settings
         self.partitions = Partitions(given.runs, settings.run_snapshot_months, counters.partitions, given.sleep)
-        self.review_sweeper = OverdueSweeper(self.reviews, given.sleep, "review")
+        self.review_sweeper = OverdueSweeper(
+            self.reviews,
+            given.sleep,
+            "review",
+            retention=Retention(settings.review_keep_days * DAY_SECONDS, of_ended_runs=True),
+        )
         self.escalation_sweeper = OverdueSweeper(
-            self.escalations, given.sleep, "escalation", also=self.escalations.observe_oldest
+            self.escalations,
+            given.sleep,
+            "escalation",
+            also=self.escalations.observe_oldest,
+            retention=Retention(settings.escalation_keep_days * DAY_SECONDS, of_ended_runs=False),
         )
         self.key_keeper = KeyKeeper(self._beneath.keys, self._beneath.audit, given.sleep)
         self.delivery_worker = DeliveryWorker(

@@ -25,6 +25,7 @@ _LISTS: Final = {"redis_urls", "master_keys"}
 _SCHEMES: Final = {"postgresql", "postgres", "redis", "rediss"}
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 366)]
+Days = Annotated[int, Meta(ge=1, le=36_500)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=1 << 30)]
 
@@ -60,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         l3_queue_max: calls that may wait for one of them; the next is refused with `Overloaded`; 1000.
         l3_connect_timeout_seconds: the wait for a connection, opening included; 30 s.
         l3_statement_timeout_seconds: after which the server gives up a statement; 30 s.
+        l3_silence_seconds: how long L3 may say nothing when it is asked for a sign of life, before it is cut off and
+            calls are given up that it was sent; more on a slow link, where a connection takes longer to open; 0.7 s.
         verify_share: of the answers of L1 and L2, the share that is verified against L3, 0 to 1; 0 switches the
             verifier off; 0.001.
         verify_checks_max: answers verified in a second at most, however many are given; 20.
@@ -113,9 +116,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             with its own value, and the decision reaches it later (``go_on``); wait.
         review_timeout_seconds: after which `review_fallback` decides what nobody has; one hour.
         review_fallback: a conflict strategy: parent_wins, child_wins, merge_objects or keep_latest; parent_wins.
+        review_keep_days: how long a review is kept after its decision, at least until its run has ended; 30.
         recovery_log_rows_max: lines of the recovery log that L3 keeps, the newest; 10,000.
         quarantine_rows_max: entries of the quarantine that L3 keeps, those met last for the first time; each has 64 KiB
             at most; 1000.
+        escalation_keep_days: how long an escalation is kept after its decision; 30.
         escalation_webhook_url: is sent each escalation, as JSON, when it is opened and when it is decided; https, or
             http on this machine; by default none. It is never shown but for its host.
         escalation_webhook_secret: by which what is sent is signed: the header ``Holdfast-Signature`` has the
@@ -149,6 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     l3_queue_max: Count = 1000
     l3_connect_timeout_seconds: Seconds = 30.0
     l3_statement_timeout_seconds: Seconds = 30.0
+    l3_silence_seconds: Annotated[float, Meta(ge=0.1, le=60)] = 0.7
     verify_share: Annotated[float, Meta(ge=0, le=1)] = 0.001
     verify_checks_max: Annotated[int, Meta(ge=1, le=1000)] = 20
     document_bytes_max: Bytes = 1024 * 1024
@@ -188,8 +194,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     review_policy: Literal["wait", "go_on"] = "wait"
     review_timeout_seconds: Seconds = 3600.0
     review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"] = "parent_wins"
+    review_keep_days: Days = 30
     recovery_log_rows_max: Count = 10_000
     quarantine_rows_max: Count = 1000
+    escalation_keep_days: Days = 30
     escalation_webhook_url: str = ""
     escalation_webhook_secret: Annotated[str, Meta(max_length=1024)] = ""
     escalation_webhook_plain: bool = False

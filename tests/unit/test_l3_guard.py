@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from asyncpg import TooManyConnectionsError
+from asyncpg import InterfaceError, TooManyConnectionsError
 
 from holdfast.errors import TierUnavailable
 from holdfast.protocols.guards import TierState
 from holdfast.testing.simulation import World, simulate
-from holdfast.tiers import l3_guard
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_guard import PostgresGuard
 
@@ -25,6 +25,8 @@ class Connection:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._ended = asyncio.Event()
+        self.is_forgotten = False  # by the network: nothing that is sent arrives
+        self._is_asked = False
 
     def is_closed(self) -> bool:
         return self._ended.is_set()
@@ -39,7 +41,13 @@ class Connection:
         self.terminate()
 
     async def fetchval(self, _statement: str) -> int:
-        await self.statement()
+        if self._is_asked:
+            raise InterfaceError("another operation is in progress")
+        self._is_asked = True
+        try:
+            await self.statement(3600.0 if self.is_forgotten else 0.001)
+        finally:
+            self._is_asked = False
         return 1
 
     async def statement(self, seconds: float = 0.001) -> None:
@@ -63,6 +71,7 @@ class Server:
         self.goes = asyncio.Event()
         self.goes.set()
         self.refuses: Exception | None = None
+        self.opening_seconds = 0.001
         self.guard = PostgresGuard(self.open, monotonic=world.monotonic)
         self.pool = ConnectionPool(self.open, size_max=2, queue_max=10, timeout_seconds=30.0, guard=self.guard)
 
@@ -73,7 +82,7 @@ class Server:
     async def open(self) -> Any:
         if self.refuses is not None:
             raise self.refuses
-        await self.work(0.001)
+        await self.work(self.opening_seconds)
         return Connection(self)
 
     async def call(self, seconds: float = 0.001) -> float:
@@ -267,6 +276,24 @@ def test_an_l3_that_has_no_further_connection_is_there() -> None:
     guarded(scenario)
 
 
+def test_who_gets_over_a_lost_connection_has_heard_nothing() -> None:
+    """A rollback on a connection that was ended is no answer of L3: nobody is let through for that."""
+
+    async def scenario(server: Server) -> None:
+        async def roll_back() -> None:
+            async with server.pool.connection() as connection:
+                with contextlib.suppress(TierUnavailable):
+                    await connection.statement()
+
+        await server.call()
+        server.goes.clear()
+        await roll_back()
+        assert not server.guard.answers
+        assert await server.refused() == 0.0
+
+    guarded(scenario)
+
+
 def test_who_is_heard_is_let_through_at_once() -> None:
     """The feed was answered before the guard has asked again: what it made void must be read, and nobody refused it."""
 
@@ -307,7 +334,7 @@ def test_calls_that_were_sent_go_on_if_l3_answers_soon() -> None:
         while server.guard.answers:  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.01)
         server.goes.set()
-        assert await call < l3_guard.SILENT_SECONDS
+        assert await call < 1.0
         await asyncio.sleep(2.0)
         assert await server.call() < 0.1
 
@@ -328,5 +355,85 @@ def test_a_process_that_stood_still_knows_nothing_of_l3(monkeypatch: pytest.Monk
         assert server.guard.answers
         assert server.guard.in_doubt  # it is asked once more
         server.goes.set()
+
+    guarded(scenario)
+
+
+@pytest.mark.parametrize("mutant", [False, True])
+def test_a_forgotten_connection_of_the_guard_costs_no_transaction(
+    monkeypatch: pytest.MonkeyPatch, *, mutant: bool
+) -> None:
+    """It is used seldom, and a firewall may forget it: L3 is asked by a new one. Mutant: the held one alone is asked."""
+    if mutant:
+        monkeypatch.setattr(PostgresGuard, "_ask", lambda guard: guard._ask_within(None))
+
+    async def scenario(server: Server) -> None:
+        server.guard._connection.is_forgotten = True  # type: ignore[union-attr]
+        async with server.pool.connection() as connection:
+            await connection.statement()
+            await asyncio.sleep(5.0)  # a model is asked
+            assert server.guard._breaker.opened == mutant
+            assert connection.is_closed() is mutant
+
+    guarded(scenario)
+
+
+@pytest.mark.parametrize("seconds", [0.6, 2.0])
+def test_silence_is_counted_from_the_first_question(seconds: float) -> None:
+    """That nothing was heard before, since nobody asked, ends no transaction: L3 has its time from then on."""
+
+    async def scenario(server: Server) -> None:
+        async with server.pool.connection() as connection:
+            await asyncio.sleep(30.0)
+            server.goes.clear()
+            server.guard.lost()
+            while answers(server):  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.01)
+            assert not connection.is_closed()
+            await asyncio.sleep(seconds - 0.5)
+            assert connection.is_closed() is (seconds > 1.0)
+            server.goes.set()
+
+    guarded(scenario)
+
+
+@pytest.mark.parametrize("mutant", [False, True])
+def test_a_slow_link_is_let_through_again(*, mutant: bool) -> None:
+    """Opening takes longer than calls may wait for a sign of life. Mutant: a probe has no more time than that."""
+
+    async def scenario(server: Server) -> None:
+        if mutant:
+            server.guard._probe_seconds = server.guard._patience
+        server.opening_seconds = 1.5
+        server.guard._forget()
+        server.guard.lost()
+        await asyncio.sleep(1.0)
+        assert not answers(server)
+        await asyncio.sleep(5.0)
+        assert answers(server) is not mutant
+
+    guarded(scenario)
+
+
+def test_who_was_let_through_is_watched_at_once() -> None:
+    """The probe that was under way, and had long, ends when somebody else was heard: L3 may go away again."""
+
+    async def scenario(server: Server) -> None:
+        await cut_off(server)
+        await asyncio.sleep(2.0)
+        server.guard.heard()
+        assert answers(server)
+        assert await server.refused() < 1.0
+
+    guarded(scenario)
+
+
+def test_two_who_check_at_once_share_the_connection() -> None:
+    """It answers one question at a time: nobody is told that it failed for that."""
+
+    async def scenario(server: Server) -> None:
+        held = server.guard._connection
+        await asyncio.gather(server.guard.check(), server.guard.check())
+        assert server.guard._connection is held
 
     guarded(scenario)

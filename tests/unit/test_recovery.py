@@ -21,6 +21,7 @@ from holdfast.errors import (
     InvalidKey,
     OutcomeUnknown,
     StorageFull,
+    TierError,
     TierUnavailable,
 )
 from holdfast.events import Event
@@ -380,16 +381,17 @@ async def test_if_l3_fails_unseen_by_its_guard_writes_are_refused_until_it_answe
         assert at.modes.told[-1][:2] == ("read_only", 0.0)
 
 
-async def test_a_write_of_which_l3_does_not_say_what_became(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", [OutcomeUnknown("the connection was lost"), StorageFull("the disk is full")])
+async def test_a_write_that_l3_may_not_have_done(monkeypatch: pytest.MonkeyPatch, fault: TierError) -> None:
     """Its caller is told at once; that L3 answers again is found out apart."""
     async with scene() as at:
 
         async def lost(_: Sequence[Write]) -> Mapping[Key, int]:
-            raise OutcomeUnknown("the connection was lost")
+            raise fault
 
         monkeypatch.setattr(at.l3, "save", lost)
         for _ in range(3):
-            with pytest.raises(OutcomeUnknown):
+            with pytest.raises(type(fault)):
                 await at.flows.store.bots.put("b1", Bot(name="Ada"))
         end = await at.completed()
         assert (end["errorType"], end["subject"], end["outcome"]) == ("transaction_failed", "tier:l3", "recovered")

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from holdfast.documents import ContextChange, Run, RunStatus, StepStatus
 from holdfast.entry import Durability, Receipt
@@ -25,6 +24,7 @@ from holdfast.run_context.child_merging import Merge
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import NOBODYS, Ending, ends
 from holdfast.run_context.fault_words import in_words
+from holdfast.run_context.going_on import GoingOn
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.in_doubt import InDoubt
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
@@ -35,8 +35,6 @@ from holdfast.run_context.termination_watch import TerminationWatch
 from holdfast.run_context.undecided import UndecidedChanges, is_anothers
 from holdfast.run_context.under_way import UnderWay
 from holdfast.write_behind.operations import Append, Operation, Set
-
-Result = TypeVar("Result")
 
 logger = logging.getLogger("holdfast")
 
@@ -72,7 +70,7 @@ class ActiveRun:
         self._last: Receipt | None = None
         self._undecided = UndecidedChanges(context)
         self._turn = asyncio.Lock()
-        self._writes: set[asyncio.Task[Any]] = set()
+        self._going_on = GoingOn(self.id)
         self._bases = BaseWriter(ground, self.id, run)
         self._announcements = Announcements(ground)
         self._ending = Ending(ground, self.id, run.swarm_id, run.epoch)
@@ -126,14 +124,14 @@ class ActiveRun:
             ValueError: it is no `Durability`.
         """
         wanted = self._ground.runs.kind.durability if durability is None else Durability(durability)
-        return await self._going_on(self._save(wanted))
+        return await self._going_on.until_done(self._save(wanted))
 
     async def checkpoint(self) -> int:
         """Keep all of the context in snapshots, and return the number of the last; raises as `save`.
 
         It costs what changed since the last one, however large the context is.
         """
-        return await self._going_on(self._checkpoint())
+        return await self._going_on.until_done(self._checkpoint())
 
     async def merge_children(self, *, wait: bool = False, reviewer: Reviewer | None = None) -> Merge:
         """Take over what runs below this one have exported, in the order in which they were begun, and keep it.
@@ -161,7 +159,7 @@ class ActiveRun:
 
     async def pause(self) -> None:
         """Keep all, and let go of the run: whoever wants to goes on with `Runs.resume`; raises as `save`."""
-        await self._going_on(self._ended(RunStatus.PAUSED, None))
+        await self._going_on.until_done(self._ended(RunStatus.PAUSED, None))
 
     async def complete(self) -> None:
         """End it well, in all tiers when this returns; raises as `save`.
@@ -170,22 +168,22 @@ class ActiveRun:
         tells. If it is `Undecided`, or `OutcomeUnknown`, the run is over here all the same: its end may be in effect.
         After `OutcomeUnknown` anybody may resume it, if it is not.
         """
-        await self._going_on(self._ended(RunStatus.COMPLETED, None))
+        await self._going_on.until_done(self._ended(RunStatus.COMPLETED, None))
 
     async def fail(self, error: str | BaseException) -> None:
         """End it for a fault, given in words or as it was raised; raises as `save`.
 
         In the words that are kept, secrets that this process has seen are masked.
         """
-        await self._going_on(self._ended(RunStatus.FAILED, in_words(error, self.context.masked)))
+        await self._going_on.until_done(self._ended(RunStatus.FAILED, in_words(error, self.context.masked)))
 
     async def cancel(self) -> None:
         """End it because it is no longer wanted; raises as `save`."""
-        await self._going_on(self._ended(RunStatus.CANCELLED, None))
+        await self._going_on.until_done(self._ended(RunStatus.CANCELLED, None))
 
     async def release(self) -> None:
         """Keep what changed, and let other servers find the run as one that nobody runs; raises as `save`."""
-        await self._going_on(self._release())
+        await self._going_on.until_done(self._release())
 
     async def _keep_failure(self, step_id: str, fault: Exception) -> None:
         try:
@@ -205,13 +203,6 @@ class ActiveRun:
             raise NotOwner(f"run {self.id} was taken over by another server")
         if self.is_over:
             raise RunOver(f"run {self.id} is {self.context.status}, or was let go of here: nothing more can be written")
-
-    async def _going_on(self, write: Coroutine[Any, Any, Result]) -> Result:
-        """Wait for a write that goes on if the caller is cancelled."""
-        task = asyncio.get_running_loop().create_task(write)
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
-        return await asyncio.shield(task)
 
     async def _save(self, durability: Durability) -> Receipt | None:
         async with self._turn:

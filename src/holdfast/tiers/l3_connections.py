@@ -6,8 +6,7 @@ itself. One that died, was left inside a transaction, or lost what the driver ha
 does not answer its guard refuses each call at once, and lets those go that wait.
 
 Who owns what: `_idle` and `_waiting` change only between awaits, so no lock is needed. A connection is always
-    in exactly one
-place: idle, handed to a caller, or being opened in a caller's stead (counted in `_size`).
+in exactly one place: idle, handed to a caller, or being opened in a caller's stead (counted in `_size`).
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ class ConnectionPool:
                 connection.terminate()  # DEALLOCATE ALL: the driver would go on naming what is not there any more
             raise
         else:
-            if guard is not None:
+            if guard is not None and not connection.is_closed():  # else its caller got over an error
                 guard.heard()
         finally:
             self._lent.pop(connection, None)

@@ -2,15 +2,18 @@
 
 How long a statement takes says nothing: it may wait for a lock, or read a large table. So what counts is whether L3
 answers at all. If a connection could not be opened or was lost, or statements run and nothing was heard for a while,
-L3 is asked for a sign of life by a connection of the guard's own. If that fails too, and nobody has heard anything from
-L3 meanwhile, it is cut off. Then only the guard asks, until it is answered, or somebody else is: the change feed, which
-asks by a connection of its own, or a call that was under way. An L3 that gives no connections is as good as one that
-says nothing, unless some are open still.
+L3 is asked for a sign of life by a connection of the guard's own, and if that says nothing by a new one, for the first
+was idle, and a network forgets idle connections. If that fails too, and nobody has heard anything from L3 meanwhile, it
+is cut off. Then only the guard asks, and takes its time: a new connection takes long on a slow link, and nobody waits
+for it. It is let through when the guard is answered, or somebody else is: the change feed, which asks by a connection
+of its own, or a call that was under way. An L3 that gives no connections is as good as one that says nothing, unless
+some are open still.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
@@ -24,15 +27,8 @@ from holdfast.recovery.pacing import AdaptiveTimeout
 from holdfast.tiers.l3_errors import mapped
 
 logger = logging.getLogger("holdfast")
-RULES: Final = BreakerRules(pause_seconds=0.25, pause_max_seconds=1.0, probes=1, probe_seconds=5.0)
-SLOW_SECONDS: Final = 0.2
-"""If calls wait and nothing was heard for so long, L3 is asked."""
-TIMEOUT_LEAST_SECONDS: Final = 0.25
-TIMEOUT_MOST_SECONDS: Final = 0.4
-CONNECT_SECONDS: Final = 0.6
-"""More, to connect first; a server that is gone refuses that at once."""
-SILENT_SECONDS: Final = 0.8
-"""Cut off and silent for so long, L3 is not waited for any more by calls that it was sent."""
+SILENCE_SECONDS: Final = 0.7
+"""How long L3 may say nothing after it was asked, before it is not waited for any more by calls that it was sent."""
 LATE_SECONDS: Final = 0.1
 """If the guard comes to itself so late, this process stood still, and not hearing L3 says nothing."""
 
@@ -63,16 +59,33 @@ class PostgresGuard:
     """`StorageGuard` over the pools of one server.
 
     Args:
-        opener: opens the connection by which L3 is asked.
+        opener: opens the connection by which L3 is asked, within its own time.
+        silence_seconds: how long L3 may say nothing after it was asked; what follows from it is said below.
     """
 
-    def __init__(self, opener: Opener, *, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, opener: Opener, *, monotonic: Callable[[], float], silence_seconds: float = SILENCE_SECONDS
+    ) -> None:
         self._opener = opener
         self.monotonic = monotonic
+        self._silence = silence_seconds
+        # If calls wait and nothing was heard for so long, L3 is asked.
+        self._slow = silence_seconds / 4
+        # So long the held connection may take to answer; the rest of the time is that of a new one.
+        self._timeout = AdaptiveTimeout(silence_seconds / 4, silence_seconds * 3 / 8)
+        # Then it is cut off: before calls are given up that were sent, so that a short silence does not cost them.
+        self._patience = silence_seconds * 3 / 4
+        # So long L3 may take that is cut off, where a connection takes its time; of one that is lost more is no help.
+        self._probe_seconds = silence_seconds * 8
+        self._breaker = Breaker(
+            BreakerRules(
+                pause_seconds=0.25, pause_max_seconds=1.0, probes=1, probe_seconds=self._probe_seconds + LATE_SECONDS
+            )
+        )
         self._pools: list[Waiting] = []
-        self._breaker = Breaker(RULES)
-        self._timeout = AdaptiveTimeout(TIMEOUT_LEAST_SECONDS, TIMEOUT_MOST_SECONDS)
         self._connection: asyncpg.Connection[Any] | None = None
+        self._checking = asyncio.Lock()
+        self._probing: asyncio.Timeout | None = None
         self._heard_at = monotonic()
         self._doubted = False
         self._fault: Exception | None = None
@@ -100,7 +113,7 @@ class PostgresGuard:
         """Whether it is cut off, or lost a connection, or says nothing while calls wait."""
         if self._doubted or not self.answers:
             return True
-        long_ago = self.monotonic() - SLOW_SECONDS
+        long_ago = self.monotonic() - self._slow
         return self._heard_at < long_ago and any(
             (since := pool.waits_since()) is not None and since < long_ago for pool in self._pools
         )
@@ -127,6 +140,8 @@ class PostgresGuard:
         if self._breaker.circuit is not Circuit.CLOSED:
             self._breaker.mend(self._heard_at)
             self._let_lent_be()
+            if self._probing is not None and not self._probing.expired():
+                self._probing.reschedule(asyncio.get_running_loop().time())  # whoever asks next must not wait for it
             logger.warning("L3 answers again")
 
     def lost(self) -> None:
@@ -135,13 +150,17 @@ class PostgresGuard:
 
     async def check(self) -> None:
         """Ask for a sign of life, unless that was done just now."""
-        began = self.monotonic()
-        if (permit := self._breaker.permit(began)) is None:
-            return
-        timeout = self._timeout.seconds + (0.0 if self._is_connected() else CONNECT_SECONDS)
+        async with self._checking:  # a connection answers one at a time
+            began = self.monotonic()
+            if (permit := self._breaker.permit(began)) is not None:
+                await self._check(permit, began)
+
+    async def _check(self, permit: int, began: float) -> None:
+        timeout = self._patience if self.answers else self._probe_seconds
         self._doubted = False
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout) as limit:
+                self._probing = None if self.answers else limit
                 await self._ask()
         except TierError as fault:
             self._unanswered(permit, began, fault)
@@ -149,10 +168,15 @@ class PostgresGuard:
             if self.monotonic() - began > timeout + LATE_SECONDS and self.answers:
                 self._doubted = True  # this process stood still; the next attempt tells
             else:
-                self._timeout.expired()
                 self._unanswered(permit, began, TierUnavailable(f"L3: no sign of life within {timeout:g} s"))
+        except asyncio.CancelledError:
+            if not self.answers:
+                self._breaker.ended(permit, self.monotonic(), well=False)  # or nobody may probe for as long as this one
+            raise
         else:
-            self._answered(began)
+            self.heard()
+        finally:
+            self._probing = None
 
     async def close(self) -> None:
         """Disconnect; may be called twice."""
@@ -160,21 +184,26 @@ class PostgresGuard:
         self._let_lent_be()
 
     async def _ask(self) -> None:
+        """By the held connection; or, if there is none, or it is lost or half open, by a new one."""
+        if self._connection is not None and not self._connection.is_closed():
+            with contextlib.suppress(TierUnavailable):
+                return await self._ask_within(self._timeout.seconds)
+        await self._ask_within(None)
+
+    async def _ask_within(self, seconds: float | None) -> None:
         with mapped("asking for a sign of life"):
             try:
-                if self._connection is None or not self._is_connected():
-                    self._connection = await self._opener()
-                await self._connection.fetchval("SELECT 1")
-            except BaseException:
+                async with asyncio.timeout(seconds):
+                    if self._connection is None or self._connection.is_closed():
+                        self._connection = await self._opener()
+                    began = self.monotonic()
+                    await self._connection.fetchval("SELECT 1")
+            except BaseException as fault:
                 self._forget()  # what was given up may still be running
+                if isinstance(fault, TimeoutError):
+                    self._timeout.expired()
                 raise
-
-    def _is_connected(self) -> bool:
-        return self._connection is not None and not self._connection.is_closed()
-
-    def _answered(self, began: float) -> None:
-        self._timeout.observe(self.monotonic() - began)
-        self.heard()
+            self._timeout.observe(self.monotonic() - began)
 
     def _unanswered(self, permit: int, began: float, fault: TierError) -> None:
         now = self.monotonic()
@@ -186,8 +215,9 @@ class PostgresGuard:
             logger.warning("L3 is cut off, for it does not answer: %s", fault)
             for pool in self._pools:
                 pool.refuse_waiting()
-            silent = now - self._heard_at
-            self._ending = asyncio.get_running_loop().call_later(max(0.0, SILENT_SECONDS - silent), self._end_lent)
+            # Nobody had asked before: what was not heard then says nothing.
+            left = max(0.0, began + self._silence - now)
+            self._ending = asyncio.get_running_loop().call_later(left, self._end_lent)
 
     def _is_just_full(self, fault: TierError) -> bool:
         """L3 has no connection left for the guard, but calls have some: cut off, they would not even use these."""
