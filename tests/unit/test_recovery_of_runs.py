@@ -259,6 +259,7 @@ async def test_when_nobody_answers_the_fallbacks_come() -> None:
         assert await unanswered(at, told) == [
             ("restore_last_snapshot", "failed"),
             ("emergency_state_rebuild", "available"),
+            ("completed", "degraded"),
         ]
 
 

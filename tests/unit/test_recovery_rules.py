@@ -311,7 +311,7 @@ def test_an_outage_multiplies_no_load(calls: list[bool]) -> None:
     """However calls fall out, those made again are at most a tenth of the first ones, and the reserve."""
     budget, again = RetryBudget(share=0.1, reserve=10), 0
     for fails in calls:
-        budget.note_attempt()
+        budget.note_answered()
         again += fails and budget.take()
     assert again <= 10 + 0.1 * len(calls)
     assert again + budget.refused == sum(calls)

@@ -21,7 +21,8 @@ from holdfast.protocols.escalations import FaultEscalator
 from holdfast.protocols.guards import Degrading, TierGuard, TierState
 from holdfast.recovery.escalation_hooks import leader_of
 from holdfast.recovery.modes import Mode
-from holdfast.recovery.probing import Prober
+from holdfast.recovery.pacing import RetryBudget
+from holdfast.recovery.probing import PATIENCE_SECONDS, Prober
 from holdfast.recovery.reports import Report
 from holdfast.recovery.strategies import Fallback, FallbackOption, RecoveryAction, RecoveryStep
 from holdfast.run_context.rescuing import Rescuing, Termination
@@ -29,7 +30,10 @@ from holdfast.run_context.restoring import Loss
 
 ALERT: Final = "swarm/recovery/alert"
 PAUSE_SECONDS: Final = 0.05
-"""Before the first retry at most; doubled with each."""
+"""Before the first retry at most; doubled with each, up to `PAUSE_SECONDS_MAX`."""
+PAUSE_SECONDS_MAX: Final = 0.5
+ATTEMPT_SECONDS: Final = PAUSE_SECONDS_MAX + PATIENCE_SECONDS
+"""That one retry takes at most."""
 KIND_SECONDS: Final = 60.0
 """A kind is made void once in so long, however many of its documents are affected."""
 DEGRADED_SECONDS: Final = 5.0
@@ -92,6 +96,7 @@ class Means:
         void: makes a target void, for a reason, in somebody's name.
         l2, l3: know whether these tiers answer.
         random_: for jitter.
+        retries: how many calls may be made again.
     """
 
     prober: Prober
@@ -106,6 +111,7 @@ class Means:
     clock: Clock
     sleep: Callable[[float], Awaitable[object]]
     random_: random.Random
+    retries: RetryBudget
 
 
 class Handlers:
@@ -133,10 +139,15 @@ class Handlers:
         }
 
     async def _retry(self, case: Case, step: RecoveryStep) -> Done:
-        """Ask the same again, after pauses with jitter: many servers may meet the same fault at once."""
+        """Ask the same again, after pauses with jitter: many servers may meet the same fault at once.
+
+        All that this process repeats comes out of one budget: in an outage that is soon empty.
+        """
         means = self._means
         for attempt in range(step.max_attempts):
-            await means.sleep(means.random_.uniform(0, PAUSE_SECONDS * 2**attempt))
+            if not means.retries.take():
+                return Done(Outcome.FAILED, f"after {attempt} attempts this process may repeat no more calls")
+            await means.sleep(means.random_.uniform(0, min(PAUSE_SECONDS * 2**attempt, PAUSE_SECONDS_MAX)))
             try:
                 await means.prober.check(case.report)
             except HoldfastError:
