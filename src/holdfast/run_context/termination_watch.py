@@ -45,6 +45,7 @@ class TerminationWatch:
         self._be_over = be_over
         self._be_taken_over = be_taken_over
         self._next = 0.0
+        self._is_stopped = False
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -65,12 +66,13 @@ class TerminationWatch:
 
     def look(self) -> None:
         """Have the row read, apart from the caller, and the run ended if it says so."""
-        if self._timer is None:
+        if self._timer is None and not self._is_stopped:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_at(max(loop.time(), self._next), self._begin)
 
     def stop(self) -> None:
-        """Look no more; may be called twice."""
+        """Look no more, as the run is over here; may be called twice."""
+        self._is_stopped = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -87,7 +89,8 @@ class TerminationWatch:
             run = await self._runs.get(self._context.run_id)
             if run is not None and run.terminate is not None and run.epoch == self._ending.epoch:
                 async with self._turn:
-                    await self._terminate(run.terminate)
+                    if not self._is_stopped:
+                        await self._terminate(run.terminate)
 
     async def _terminate(self, reason: str) -> None:
         run_id = self._context.run_id
