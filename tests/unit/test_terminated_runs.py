@@ -8,7 +8,9 @@ import pytest
 from fix_races import until
 from fix_run_servers import RUN, Hall, hall, values
 from holdfast import Durability
+from holdfast.documents import Run
 from holdfast.errors import NotOwner, RunOver, TierUnavailable
+from holdfast.run_context import rescuing
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import Ending
@@ -146,3 +148,53 @@ async def test_who_was_replaced_meanwhile_ends_nothing() -> None:
         with pytest.raises(NotOwner):
             await stepped(at, run, 3)
         assert at.row().status == "running"
+
+
+async def judged_while_pruned(at: Hall) -> Termination:
+    """What is made of a run whose bases are pruned, and written anew, between two reads of who judges it."""
+    run = await at.a.begin("search", run_id=RUN)
+    for number in range(4):
+        run.context["n"] = number
+        await run.checkpoint()
+    rescue = at.b.rescue
+    before: Run = await rescue._row(RUN)
+    row = rescue._row
+
+    async def pruned_since(_: str) -> Run:
+        rescue._row = row
+        for number in range(4):
+            run.context["n"] = number
+            await run.checkpoint()
+            if (task := run._bases._task) is not None:
+                await task
+        assert await at.a.prune(RUN)
+        return before
+
+    rescue._row = pruned_since
+    became: Termination = await rescue.terminate(RUN)
+    return became
+
+
+async def test_what_was_pruned_meanwhile_is_not_corrupt() -> None:
+    """The row is read again before a run is ended."""
+    async with hall(run_deltas_per_base=1) as at:
+        assert await judged_while_pruned(at) is Termination.RESTORABLE
+        assert at.row().terminate is None
+
+
+async def test_mutant_the_row_of_a_moment_ago_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a healthy run would be ended."""
+    monkeypatch.setattr(rescuing, "names_same", lambda *_: True)
+    async with hall(run_deltas_per_base=1) as at:
+        assert await judged_while_pruned(at) is Termination.TOLD
+
+
+async def test_a_run_that_was_let_go_of_is_not_ended_by_who_had_it() -> None:
+    """It is anybody's: what its server remembers of it counts no more."""
+    async with hall() as at:
+        run = await begun(at)
+        await run.pause()
+        await at.b._ground.runs.update(RUN, lambda held: msgspec.structs.replace(held, terminate=WHY))
+        run._watch.look()
+        await run._watch._look()
+        assert at.row().status == "paused"

@@ -20,7 +20,7 @@ from holdfast.protocols import Isolation
 from holdfast.protocols.runs import ENDED
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.liveness import is_live
-from holdfast.run_context.loading import SnapshotLoader
+from holdfast.run_context.loading import SnapshotLoader, names_same
 from holdfast.run_context.rebuilding import Rebuilt
 from holdfast.run_context.restoring import Restored
 from holdfast.run_context.under_way import UnderWay
@@ -125,10 +125,13 @@ class Rescuing:
         return run
 
     async def _restored(self, run_id: str, run: Run) -> Restored | None:
-        try:
-            return await self._loader.restored(run_id, run)
-        except ContextCorrupt:
-            return None
+        while True:
+            try:
+                return await self._loader.restored(run_id, run)
+            except ContextCorrupt:
+                read, run = run, await self._row(run_id)
+                if names_same(read, run):  # else what the row named a moment ago may have been pruned since
+                    return None
 
     async def _tell(self, run_id: str, run: Run) -> None:
         data = {
