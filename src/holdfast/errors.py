@@ -139,7 +139,7 @@ class Conflict(HoldfastError):
 
 
 class Refused(HoldfastError):
-    """A write that was accepted before was decided otherwise: it is not in effect, and never will be.
+    """A write that was accepted before was decided otherwise: it is not in effect, and never will be by itself.
 
     Attributes:
         reason: a `RefusalReason`'s value.
@@ -287,7 +287,7 @@ class StaleUnavailable(TierUnavailable):
 
 
 class Overloaded(TierError):
-    """A bounded queue, or a server's memory, is full; the call had no effect. Slow down and try again."""
+    """A queue, or a server's memory, is full, or all connections are in use; nothing was done. Slow down, try again."""
 
 
 class OutcomeUnknown(TierError):

@@ -24,6 +24,7 @@ from holdfast.recovery.escalations import Escalations
 from holdfast.reviews.reviewer import MergeReviewer, ReviewChanges
 from holdfast.reviews.reviews import Reviews
 from holdfast.reviews.rules import review_rules
+from holdfast.row_decoding import Stored
 from holdfast.run_context import ground as runs_ground
 from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.deliveries import Deliveries
@@ -57,6 +58,7 @@ class Beneath:
     limits: Limits
     counters: Counters
     faults: FaultSink
+    stored: Stored
 
 
 class RunFlows:
@@ -127,11 +129,11 @@ class RunFlows:
             random_=given.random_,
             masked=self._beneath.keys.known.masked,
             announce=self._beneath.bus.announce,
+            faults=self._beneath.faults,
         )
         self._background = (
             self.partitions,
-            self.review_sweeper,
-            self.escalation_sweeper,
+            *((self.review_sweeper, self.escalation_sweeper) if given.sweeps else ()),
             self.delivery_worker,
             self.key_keeper,
         )
@@ -149,6 +151,7 @@ class RunFlows:
             server=given.server,
             seal=lambda run_id, variable: protected(variable, run_id, beneath.keys.known),
             held=self._held,
+            stored=beneath.stored,
             limits=beneath.limits,
         )
 
@@ -176,6 +179,7 @@ class RunFlows:
             new_id=given.new_id,
             server=given.server,
             masked=beneath.keys.known.masked,
+            stored=beneath.stored,
         )
 
     def _ground(self) -> runs_ground.Ground:
@@ -204,4 +208,5 @@ class RunFlows:
             reviewer=lambda epoch: MergeReviewer(self.reviews, self.review_changes, epoch),
             late_reviews=self.reviews,
             faults=beneath.faults,
+            stored=beneath.stored,
         )

@@ -234,6 +234,7 @@ READ: Final = (tuple(f"{kind}:" for kind in KINDS.values()),)
 
 OF_L3_FULL: Final = frozenset({"StorageFull", "Undecided"})
 
+l2_away = partial(Cell, layer="l2", patient_seconds=1.0, modes=NO_L2, subjects=OF_L2)
 l3_away = partial(
     Cell,
     layer="l3",
@@ -249,9 +250,9 @@ beside = partial(Cell, layer="process", longest_seconds=3.0, patient_seconds=3.0
 
 CELLS: Final = (
     Cell("one node of L2 killed", "l2", killed(NODES[1]), 15.0, subjects=OF_L2),
-    Cell("all of L2 killed", "l2", killed(*NODES), 15.0, modes=NO_L2, subjects=OF_L2),
-    Cell("L2 paused", "l2", paused(*NODES), 30.0, modes=NO_L2, subjects=OF_L2, short=True),
-    Cell("L2 partitioned, bytes held", "l2", l2_partitioned, 30.0, modes=NO_L2, subjects=OF_L2),
+    l2_away("all of L2 killed", harm=killed(*NODES), long_seconds=15.0),
+    l2_away("L2 paused", harm=paused(*NODES), long_seconds=30.0, short=True),
+    l2_away("L2 partitioned, bytes held", harm=l2_partitioned, long_seconds=30.0),
     Cell("L2 out of memory", "l2", l2_full, subjects=OF_L2),
     Cell("bits of L2 flipped", "l2", damaged(flipped), subjects=READ, short=True),
     Cell("values of L2 truncated", "l2", damaged(truncated), subjects=READ),

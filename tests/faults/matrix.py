@@ -206,7 +206,7 @@ class Cell:
     long_seconds: float = 10.0
     errors: frozenset[str] = frozenset()
     longest_seconds: float = 1.0
-    patient_seconds: float = 1.0
+    patient_seconds: float = 2.0
     normal_seconds: float = 20.0
     modes: frozenset[str] = frozenset()
     passing: frozenset[str] = frozenset()

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from holdfast.documents import ContextChange, Run, RunStatus, StepStatus
 from holdfast.entry import Durability, Receipt
 from holdfast.errors import HoldfastError, NotOwner, OutcomeUnknown, Refused, RunOver, Undecided
+from holdfast.fault_words import in_words
 from holdfast.protocols import LateDecision, Reviewer
 from holdfast.run_context.announcements import Announcements
 from holdfast.run_context.basing import BaseWriter
@@ -23,7 +24,6 @@ from holdfast.run_context.changes import ContextState
 from holdfast.run_context.child_merging import Merge
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import NOBODYS, Ending, ends
-from holdfast.run_context.fault_words import in_words
 from holdfast.run_context.going_on import GoingOn
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.in_doubt import InDoubt
