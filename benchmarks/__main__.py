@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from benchmarks import feed, l1_get, l1_peek, l2_reads, l3_reads, pruning, report, runs, upserts, write_behind
+from benchmarks import feed, l1_get, l1_peek, l2_away, l2_reads, l3_reads, pruning, report, runs, upserts, write_behind
 from benchmarks.context import Context, open_context
 from benchmarks.measuring import Figure, Result
 from holdfast.cli import run as run_loop
@@ -20,6 +20,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Context], Awaitable[Sequence[Result | F
     "l1-peek": l1_peek.run,
     "l2-reads": l2_reads.run,
     "l3-reads": l3_reads.run,
+    "l2-away": l2_away.run,
     "upserts": upserts.run,
     "feed": feed.run,
     "write-behind": write_behind.run,

@@ -71,6 +71,13 @@ class Undecided(MemoryDecisions):
             yield name, row, {**fields, "status": "open"}
 
 
+class Forgetful(MemoryDecisions):
+    """Mutant: what is old goes, though its run may need it."""
+
+    def _goes_on(self, run_id: object) -> bool:
+        return False
+
+
 class PostgresTiers:
     """`AuditLogs` and `DecisionIndexes` over a real PostgreSQL."""
 

@@ -36,6 +36,7 @@ class SettingArguments(TypedDict, total=False):
     l3_queue_max: int
     l3_connect_timeout_seconds: float
     l3_statement_timeout_seconds: float
+    l3_silence_seconds: float
     verify_share: float
     verify_checks_max: int
     document_bytes_max: int
@@ -73,8 +74,10 @@ class SettingArguments(TypedDict, total=False):
     review_policy: Literal["wait", "go_on"]
     review_timeout_seconds: float
     review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"]
+    review_keep_days: int
     recovery_log_rows_max: int
     quarantine_rows_max: int
+    escalation_keep_days: int
     escalation_webhook_url: str
     escalation_webhook_secret: str
     escalation_webhook_plain: bool

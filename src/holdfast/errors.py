@@ -139,7 +139,7 @@ class Conflict(HoldfastError):
 
 
 class Refused(HoldfastError):
-    """A write that was accepted before was decided otherwise: it is not in effect, and never will be.
+    """A write that was accepted before was decided otherwise: it is not in effect, and never will be by itself.
 
     Attributes:
         reason: a `RefusalReason`'s value.

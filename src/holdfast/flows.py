@@ -292,6 +292,7 @@ class Flows:
                 limits=self.writer.limits,
                 counters=self.counters,
                 faults=self.faults,
+                stored=self.resolver.stored,
             ),
         )
 

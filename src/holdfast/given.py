@@ -62,6 +62,7 @@ class Given:
         l2_guard, l3_guard: know whether these tiers answer, and cut them off if they do not.
         reviews: L3's side of reviews, `escalations`: of escalations; `audit`: the audit log there.
         recovery_log, quarantine: recovery's records there.
+        sweeps: it decides reviews and escalations that are overdue.
     """
 
     settings: Settings
@@ -99,3 +100,4 @@ class Given:
     transformations: Mapping[str, Transformation] = field(default_factory=dict)
     exporters: Mapping[str, Exporter] = field(default_factory=dict)
     escalation_hooks: Mapping[str, EscalationHook] = field(default_factory=dict)
+    sweeps: bool = True

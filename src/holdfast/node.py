@@ -41,6 +41,9 @@ from holdfast.tiers.l1_caches import build_caches
 class Node:
     """One server's life.
 
+    Args:
+        sweeps: it decides what is overdue; see `Given`.
+
     Attributes:
         flows: there once `start` has returned.
     """
@@ -55,6 +58,7 @@ class Node:
         transformations: Mapping[str, Transformation] = EMPTY_DICT,
         exporters: Mapping[str, Exporter] = EMPTY_DICT,
         escalation_hooks: Mapping[str, EscalationHook] = EMPTY_DICT,
+        sweeps: bool = True,
     ) -> None:
         self.settings = settings
         self.kinds = register(kinds)
@@ -62,6 +66,7 @@ class Node:
         self._transformations = _named(transformations)
         self._exporters = _named(exporters)
         self._escalation_hooks = _hooks(escalation_hooks, settings)
+        self._sweeps = sweeps
         self._clock = SystemClock()
         build_caches(settings, self.kinds, self._clock)  # what cannot work is refused before anything connects
         self.flows: Flows | None = None
@@ -130,6 +135,7 @@ class Node:
                 transformations=self._transformations,
                 exporters=self._exporters,
                 escalation_hooks=self._escalation_hooks,
+                sweeps=self._sweeps,
             )
         )
         self._stack.push_async_callback(flows.stop)

@@ -90,6 +90,7 @@ class Reader:
         self._resolver.check_open()
         if consistency is Consistency.BOUNDED and await self.ready(key.kind) and (held := self._held(key)) is not None:
             return held
+        fallback: Resolved | None = None
         try:
             load = self._load(key, consistency)
             # A strong read is nobody else's: cancelled in time, it is not sent.
@@ -101,7 +102,7 @@ class Reader:
             await asyncio.wait([load], timeout=patience)
             return load.result() if load.done() else fallback
         except TierError as fault:
-            return self._stale(key, consistency, max_stale, fault)
+            return await self._instead(key, consistency, max_stale, fault, was_held=fallback is not None)
 
     async def read_many(
         self, keys: Sequence[Key], consistency: Consistency, max_stale: float | None = None
@@ -127,9 +128,9 @@ class Reader:
                     load.cancel()
         for key, load in loads.items():
             try:
-                found[key] = fallbacks[key] if key in fallbacks else load.result()
+                found[key] = load.result() if load.done() else fallbacks[key]
             except TierError as fault:
-                found[key] = self._stale(key, consistency, max_stale, fault)
+                found[key] = await self._instead(key, consistency, max_stale, fault, was_held=key in fallbacks)
         return found
 
     def held_version(self, key: Key) -> int | None:
@@ -158,6 +159,17 @@ class Reader:
 
     def _trusted(self, kind: str) -> bool:
         return self._lease.valid(kind, self._clock.monotonic())
+
+    async def _instead(
+        self, key: Key, consistency: Consistency, max_stale: float | None, fault: TierError, *, was_held: bool
+    ) -> Resolved:
+        """What is answered where L3 was not: what L1 holds, or, if it held something and was emptied, L3 once more.
+
+        A new life of L3 empties L1; who was refused just before has neither, and L3 answers by now.
+        """
+        if was_held and self._shelves[key.kind].entry(key.id) is None:
+            return await asyncio.shield(self._resolver.load(key))
+        return self._stale(key, consistency, max_stale, fault)
 
     def _stale(self, key: Key, consistency: Consistency, max_stale: float | None, fault: TierError) -> Resolved:
         """What L1 last held, if the caller allows its age."""
@@ -199,7 +211,7 @@ class Reader:
     async def _wait(
         self, loads: Mapping[Key, asyncio.Future[Resolved]], max_stale: float | None
     ) -> dict[Key, Resolved]:
-        """Wait for answers, and say what L1 gives instead of those that do not come in time."""
+        """Wait for answers, and say what L1 may give instead of those that do not come in time."""
         fallbacks: dict[Key, Resolved] = {}
         patience = PATIENCE_SECONDS
         for key in loads:
@@ -208,4 +220,4 @@ class Reader:
                 fallbacks[key], patience = held, min(patience, seconds)
         if fallbacks:
             await asyncio.wait([loads[key] for key in fallbacks], timeout=patience)
-        return {key: held for key, held in fallbacks.items() if not loads[key].done()}
+        return fallbacks

@@ -273,7 +273,8 @@ class Resolver:
             fills = await self._read_l3(flights)
         except Exception as fault:  # noqa: BLE001 - as above
             self._counters.l3.errors += 1
-            self._faults.report(fault, Source.L3)
+            if not isinstance(fault, Overloaded):  # that slows callers down, and there is nothing to recover from
+                self._faults.report(fault, Source.L3)
             self._settle_all(flights, fault)
             self._offer(_leases(flights))
         else:

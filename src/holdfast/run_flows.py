@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
-from holdfast.decisions.sweeper import OverdueSweeper
+from holdfast.decisions.sweeper import OverdueSweeper, Retention
 from holdfast.documents import ContextVariable, Limits
 from holdfast.entry import Consistency
 from holdfast.given import Given
@@ -24,6 +24,7 @@ from holdfast.recovery.escalations import Escalations
 from holdfast.reviews.reviewer import MergeReviewer, ReviewChanges
 from holdfast.reviews.reviews import Reviews
 from holdfast.reviews.rules import review_rules
+from holdfast.row_decoding import Stored
 from holdfast.run_context import ground as runs_ground
 from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.deliveries import Deliveries
@@ -38,6 +39,8 @@ from holdfast.sensitivity.key_ring import KeyRing
 from holdfast.transactions import Transactions
 from holdfast.write_behind.handing_over import HandingOver
 from holdfast.write_behind.lives import Lives
+
+DAY_SECONDS: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,7 @@ class Beneath:
     limits: Limits
     counters: Counters
     faults: FaultSink
+    stored: Stored
 
 
 class RunFlows:
@@ -98,9 +102,18 @@ class RunFlows:
         given, counters = self._given, self._beneath.counters
         settings = given.settings
         self.partitions = Partitions(given.runs, settings.run_snapshot_months, counters.partitions, given.sleep)
-        self.review_sweeper = OverdueSweeper(self.reviews, given.sleep, "review")
+        self.review_sweeper = OverdueSweeper(
+            self.reviews,
+            given.sleep,
+            "review",
+            retention=Retention(settings.review_keep_days * DAY_SECONDS, of_ended_runs=True),
+        )
         self.escalation_sweeper = OverdueSweeper(
-            self.escalations, given.sleep, "escalation", also=self.escalations.observe_oldest
+            self.escalations,
+            given.sleep,
+            "escalation",
+            also=self.escalations.observe_oldest,
+            retention=Retention(settings.escalation_keep_days * DAY_SECONDS, of_ended_runs=False),
         )
         self.key_keeper = KeyKeeper(self._beneath.keys, self._beneath.audit, given.sleep)
         self.delivery_worker = DeliveryWorker(
@@ -112,11 +125,11 @@ class RunFlows:
             random_=given.random_,
             masked=self._beneath.keys.known.masked,
             announce=self._beneath.bus.announce,
+            faults=self._beneath.faults,
         )
         self._background = (
             self.partitions,
-            self.review_sweeper,
-            self.escalation_sweeper,
+            *((self.review_sweeper, self.escalation_sweeper) if given.sweeps else ()),
             self.delivery_worker,
             self.key_keeper,
         )
@@ -134,6 +147,7 @@ class RunFlows:
             server=given.server,
             seal=lambda run_id, variable: protected(variable, run_id, beneath.keys.known),
             held=self._held,
+            stored=beneath.stored,
             limits=beneath.limits,
         )
 
@@ -161,6 +175,7 @@ class RunFlows:
             new_id=given.new_id,
             server=given.server,
             masked=beneath.keys.known.masked,
+            stored=beneath.stored,
         )
 
     def _ground(self) -> runs_ground.Ground:
@@ -189,4 +204,5 @@ class RunFlows:
             reviewer=lambda epoch: MergeReviewer(self.reviews, self.review_changes, epoch),
             late_reviews=self.reviews,
             faults=beneath.faults,
+            stored=beneath.stored,
         )

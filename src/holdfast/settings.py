@@ -25,6 +25,7 @@ _LISTS: Final = {"redis_urls", "master_keys"}
 _SCHEMES: Final = {"postgresql", "postgres", "redis", "rediss"}
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400 * 366)]
+Days = Annotated[int, Meta(ge=1, le=36_500)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=1 << 30)]
 
@@ -115,9 +116,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             with its own value, and the decision reaches it later (``go_on``); wait.
         review_timeout_seconds: after which `review_fallback` decides what nobody has; one hour.
         review_fallback: a conflict strategy: parent_wins, child_wins, merge_objects or keep_latest; parent_wins.
+        review_keep_days: how long a review is kept after its decision, at least until its run has ended; 30.
         recovery_log_rows_max: lines of the recovery log that L3 keeps, the newest; 10,000.
         quarantine_rows_max: entries of the quarantine that L3 keeps, those met last for the first time; each has 64 KiB
             at most; 1000.
+        escalation_keep_days: how long an escalation is kept after its decision; 30.
         escalation_webhook_url: is sent each escalation, as JSON, when it is opened and when it is decided; https, or
             http on this machine; by default none. It is never shown but for its host.
         escalation_webhook_secret: by which what is sent is signed: the header ``Holdfast-Signature`` has the
@@ -191,8 +194,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     review_policy: Literal["wait", "go_on"] = "wait"
     review_timeout_seconds: Seconds = 3600.0
     review_fallback: Literal["parent_wins", "child_wins", "merge_objects", "keep_latest"] = "parent_wins"
+    review_keep_days: Days = 30
     recovery_log_rows_max: Count = 10_000
     quarantine_rows_max: Count = 1000
+    escalation_keep_days: Days = 30
     escalation_webhook_url: str = ""
     escalation_webhook_secret: Annotated[str, Meta(max_length=1024)] = ""
     escalation_webhook_plain: bool = False

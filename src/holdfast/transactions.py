@@ -17,7 +17,15 @@ from uuid import UUID
 
 from holdfast.documents import Document, Limits
 from holdfast.entry import Durability, Receipt
-from holdfast.errors import Closed, HoldfastError, NotFound, OutcomeUnknown, SerializationFailure, SettingsError
+from holdfast.errors import (
+    Closed,
+    HoldfastError,
+    NotFound,
+    OutcomeUnknown,
+    SerializationFailure,
+    SettingsError,
+    StorageFull,
+)
 from holdfast.intake import checked_version, checked_write
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.change_feed import ChangeFeed
@@ -273,6 +281,8 @@ class Transactions:
             transaction.over, transaction.unsure = True, None
             await asyncio.shield(asyncio.ensure_future(self._roll_back(transaction, incarnation)))
             understood = storage.understood(fault) if isinstance(fault, Exception) else fault
+            if isinstance(understood, StorageFull):
+                self._writer.report(understood, transaction.written)
             if understood is not fault:
                 raise understood from fault
             raise
@@ -308,6 +318,8 @@ class Transactions:
             await transaction.storage.commit()
             transaction.committed_at, transaction.unsure = self._resolver.now(), None
         except Exception as fault:
+            if not affected.ended:  # that was SQL of the block's, and no fault of L3
+                self._writer.report(fault, transaction.written)
             if isinstance(fault, OutcomeUnknown) or not isinstance(fault, HoldfastError):
                 # It may be in effect, now or later, and may have changed more than its keys.
                 self._hold(affected, incarnation)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from itertools import islice
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from holdfast.documents import Document, Limits
 from holdfast.entry import Receipt
-from holdfast.errors import Conflict, HoldfastError, OutcomeUnknown, StorageFull, TierUnavailable
+from holdfast.errors import Conflict, HoldfastError, OutcomeUnknown, StorageFull, TierError, TierUnavailable
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.key_history import KeyHistory
 from holdfast.keys import Key
@@ -23,6 +24,9 @@ from holdfast.resolution import Resolver
 from holdfast.tiers.l1_local import LocalCache
 
 Outcome = TypeVar("Outcome")
+
+REPORTED_MAX: Final = 16
+"""Documents of one write that recovery is told of: what holds of them holds of the others."""
 
 
 class Filled(NamedTuple):
@@ -195,13 +199,20 @@ class Writer:
             self._applier.tell(conflict.key, conflict.actual or ANY_VERSION)
             raise
         except Exception as fault:
-            if isinstance(fault, OutcomeUnknown | TierUnavailable | StorageFull):
-                self._faults.report(fault, Source.L3)
+            self.report(fault, keys)
             if isinstance(fault, OutcomeUnknown) or not isinstance(fault, HoldfastError):
                 # It may be in effect, now or later, at a version nobody told us: refuse every value alike. If it is,
                 # the feed will bring it.
                 self.tell(dict.fromkeys(keys, ANY_VERSION))
             raise
+
+    def report(self, fault: Exception, keys: Iterable[Key]) -> None:
+        """Tell of a write that L3 did not do for reasons of its own, or may have done; of any other fault nothing."""
+        if isinstance(fault, TierUnavailable | StorageFull):  # of L3 as a whole
+            self._faults.report(fault, Source.L3)
+        elif isinstance(fault, OutcomeUnknown) or type(fault) is TierError:
+            for key in (*islice(keys, REPORTED_MAX),) or (None,):
+                self._faults.report(fault, Source.L3, key=key)
 
     def adopt(self) -> None:
         """Take over L3's identity: a commit under another one must not be judged by what is known of this one."""

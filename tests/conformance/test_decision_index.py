@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from fix_reviews import MemoryTiers, PostgresTiers, Undecided
+from fix_reviews import Forgetful, MemoryTiers, PostgresTiers, Undecided
 from holdfast.kinds import ESCALATION, REVIEW, Kind
+from holdfast.testing import MemoryDecisions
 from holdfast.testing.conformance import DecisionIndexSuite, checks
 
 ALL = pytest.mark.parametrize("check", checks(DecisionIndexSuite), ids=lambda check: check.__name__)
@@ -22,10 +23,18 @@ async def test_in_memory(check: Callable[[Any], Any], kind: Kind[Any]) -> None:
     await check(DecisionIndexSuite(MemoryTiers(kind)))
 
 
-async def test_the_suite_catches() -> None:
-    """A tier that finds what is decided overdue."""
+@pytest.mark.parametrize(
+    ("mutant", "check"),
+    [
+        (Undecided, DecisionIndexSuite.check_overdue_ones_are_found_by_the_clock_of_l3),
+        (Undecided, DecisionIndexSuite.check_what_was_decided_long_ago_is_removed),
+        (Forgetful, DecisionIndexSuite.check_what_a_run_may_need_stays),
+    ],
+)
+async def test_the_suite_catches(mutant: type[MemoryDecisions], check: Callable[[Any], Any]) -> None:
+    """A tier that takes what is decided for open, or removes what a run may need."""
     with pytest.raises(AssertionError):
-        await DecisionIndexSuite(MemoryTiers(decisions=Undecided)).check_overdue_ones_are_found_by_the_clock_of_l3()
+        await check(DecisionIndexSuite(MemoryTiers(decisions=mutant)))
 
 
 @ALL

@@ -15,7 +15,20 @@ import asyncpg
 import valkey
 
 from faults.damage import KINDS, damaged, flipped, foreign, truncated
-from faults.matrix import L3, NEITHER, NO_L2, NO_L3, NODES, OF_L3_AWAY, Cell, Ground, Harm, working
+from faults.damaged_rows import DAMAGED, l3_rows_damaged
+from faults.matrix import (
+    COMMIT_SECONDS,
+    L3,
+    NEITHER,
+    NO_L2,
+    NO_L3,
+    NODES,
+    OF_L3_AWAY,
+    Cell,
+    Ground,
+    Harm,
+    working,
+)
 from faults.small_disk import l3_disk_full, on_small_disk
 from faults.test_writes_killed import lines_of
 from fix_races import until
@@ -214,21 +227,33 @@ def stepped(seconds: float) -> Harm:
     return harm
 
 
-OF_L2: Final = ("tier:l2",)
-OF_L3: Final = ("tier:l3",)
-OF_FEED: Final = ("tier:feed",)
-READ: Final = tuple(f"{kind}:" for kind in KINDS.values())
+OF_L2: Final = (("tier:l2",),)
+OF_L3: Final = (("tier:l3",),)
+OF_FEED: Final = (("tier:feed",),)
+READ: Final = (tuple(f"{kind}:" for kind in KINDS.values()),)
 
 OF_L3_FULL: Final = frozenset({"StorageFull", "Undecided"})
 
-l3_away = partial(Cell, layer="l3", errors=OF_L3_AWAY, longest_seconds=8.0, modes=NO_L3, subjects=OF_L3)
+l2_away = partial(Cell, layer="l2", patient_seconds=1.0, modes=NO_L2, subjects=OF_L2)
+l3_away = partial(
+    Cell,
+    layer="l3",
+    errors=OF_L3_AWAY,
+    longest_seconds=1.5,  # calls that L3 was sent are given up when it was silent for 0.8 s
+    patient_seconds=COMMIT_SECONDS + 1.5,
+    modes=NO_L3,
+    subjects=OF_L3,
+)
+
+beside = partial(Cell, layer="process", longest_seconds=3.0, patient_seconds=3.0)
+"""A third server begins on the same cores, which is slow for all."""
 
 CELLS: Final = (
     Cell("one node of L2 killed", "l2", killed(NODES[1]), 15.0, subjects=OF_L2),
-    Cell("all of L2 killed", "l2", killed(*NODES), 15.0, modes=NO_L2, subjects=OF_L2),
-    Cell("L2 paused", "l2", paused(*NODES), 30.0, modes=NO_L2, subjects=OF_L2, short=True),
-    Cell("L2 partitioned, bytes held", "l2", l2_partitioned, 30.0, modes=NO_L2, subjects=OF_L2),
-    Cell("L2 out of memory", "l2", l2_full),
+    l2_away("all of L2 killed", harm=killed(*NODES), long_seconds=15.0),
+    l2_away("L2 paused", harm=paused(*NODES), long_seconds=30.0, short=True),
+    l2_away("L2 partitioned, bytes held", harm=l2_partitioned, long_seconds=30.0),
+    Cell("L2 out of memory", "l2", l2_full, subjects=OF_L2),
     Cell("bits of L2 flipped", "l2", damaged(flipped), subjects=READ, short=True),
     Cell("values of L2 truncated", "l2", damaged(truncated), subjects=READ),
     Cell("foreign values in L2", "l2", damaged(foreign), subjects=READ),
@@ -237,11 +262,12 @@ CELLS: Final = (
     l3_away("L3 partitioned, bytes held", harm=l3_partitioned, long_seconds=30.0),
     l3_away("L3 out of connections", harm=l3_out_of_connections, errors=OF_L3_AWAY - {"Overloaded"}),
     l3_away("L3's disk full", harm=l3_disk_full, ground=on_small_disk, modes=frozenset(), errors=OF_L3_FULL),
-    l3_away("L2 and L3 killed", harm=killed(L3, *NODES), modes=NEITHER, subjects=OF_L2 + OF_L3),
+    l3_away("L2 and L3 killed", harm=killed(L3, *NODES), modes=NEITHER, passing=NO_L2 | NO_L3, subjects=OF_L2 + OF_L3),
     l3_away("L3 away for 5 minutes", layer="outage", harm=killed(L3), long_seconds=300.0),
+    Cell("rows of L3 damaged", "l3", l3_rows_damaged, subjects=((f"bot:{DAMAGED}",),)),
     Cell("feed held", "feed", feed_held, subjects=OF_FEED, short=True),
-    Cell("a server killed", "process", process_killed()),
-    Cell("a server paused", "process", process_paused),
+    beside("a server killed", harm=process_killed()),
+    beside("a server paused", harm=process_paused),
     Cell("clock one hour ahead", "process", stepped(3600.0)),
     Cell("clock one hour behind", "process", stepped(-3600.0)),
 )

@@ -1,10 +1,11 @@
-"""What L2 holds is damaged under its readers."""
+"""What L2 holds is damaged under its readers, who put it into quarantine."""
 
 from __future__ import annotations
 
 import asyncio
 import pickle
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -15,6 +16,8 @@ from faults.matrix import NODES, Ground, Harm, working
 from fix_races import until
 from fix_tiers import flows_of
 from holdfast.keys import Key, redis_key
+from holdfast.protocols import Evidence, Source
+from holdfast.protocols.recovery import LINES_LISTED_MAX
 
 DAMAGE_PAUSE_SECONDS = 0.05
 KINDS: Final = {"bots": "bot", "teams": "team"}
@@ -69,14 +72,14 @@ def damaged(damage: Damage) -> Harm:
 
     @asynccontextmanager
     async def harm(ground: Ground) -> AsyncIterator[None]:
-        before = errors_of_l2(ground)
+        began = time.time()
 
-        async def met() -> bool:
-            return errors_of_l2(ground) > before
+        async def is_put_aside() -> bool:
+            return any(each.tier == Source.L2 and each.at.timestamp() > began for each in await quarantined(ground))
 
         async with working(damage_on(ground)):
             yield
-            await until(met)
+            await until(is_put_aside)
 
     return harm
 
@@ -90,6 +93,7 @@ def damage_all(url: str, names: list[bytes], damage: Damage, source: random.Rand
                     damage(client, name, held, source)
 
 
-def errors_of_l2(ground: Ground) -> int:
-    """Keys whose entry was unreadable, or whose node failed, at all servers so far."""
-    return sum(flows_of(store).counters.l2.errors for store in ground.servers.values())
+async def quarantined(ground: Ground) -> list[Evidence]:
+    """What was put into quarantine so far, without its bytes; `at` is when it was met last."""
+    flows = flows_of(next(iter(ground.servers.values())))
+    return [each.found for each in await flows._given.quarantine.list(limit=LINES_LISTED_MAX)]

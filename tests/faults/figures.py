@@ -45,8 +45,10 @@ class Figures(msgspec.Struct, kw_only=True):
         longest_seconds: the longest call, by what was called.
         warm_p95_seconds: of reads of what is in memory, at other times and while the fault lasted.
         normal_after_seconds: from the fault's end.
-        tells_modes: servers say how they work.
-        modes: that servers said they work in, but `normal`; `mode_after_seconds`: from the fault's begin to the first.
+        late_seconds: by how much the process of the servers came to itself later than it wanted, at most.
+        modes: that servers said they work in, but `normal`; `mode_after_seconds`: from the fault's begin until every
+            server had shown the one that is expected; None: it did not, or none is.
+        unrecorded: faults that the recovery log does not tell of.
         violations: of the history checker, in words.
     """
 
@@ -69,7 +71,8 @@ class Figures(msgspec.Struct, kw_only=True):
     warm_p95_seconds: tuple[float, float]
     normal_after_seconds: float
     modes: list[str]
-    tells_modes: bool = False
+    late_seconds: float = 0.0
+    unrecorded: list[str] = []
     mode_after_seconds: float | None
     violations: list[str]
 
@@ -127,7 +130,8 @@ def _cells(each: Figures | Skipped) -> Sequence[str]:
     lost = ", ".join(
         f"{each.lost[name]} of {each.acknowledged[name]}" for name in ("committed", "journaled", "accepted")
     )
-    shown = "" if each.mode_after_seconds is None else f"{each.mode_after_seconds:.2f} s ({', '.join(each.modes)})"
+    modes = ", ".join(each.modes) or "normal"
+    shown = modes if each.mode_after_seconds is None else f"{each.mode_after_seconds:.2f} s ({modes})"
     return (
         each.cell,
         f"{each.fault_seconds:g} s",

@@ -25,7 +25,7 @@ class Episode(NamedTuple):
     """A fault that happened.
 
     Attributes:
-        subjects: how subjects of recoveries begin that are of it; none: it is no fault of state.
+        subjects: how the subject of a recovery may begin that is of it.
         began, ended: seconds since 1970.
     """
 
@@ -43,8 +43,7 @@ def unrecorded(episodes: Iterable[Episode], lines: Iterable[RecoveryLine]) -> li
     return [
         episode.name
         for episode in episodes
-        if episode.subjects
-        and episode.ended - episode.began >= NOTICED_SECONDS
+        if episode.ended - episode.began >= NOTICED_SECONDS
         and not any(_is_of(episode, each) for each in recoveries.values())
     ]
 

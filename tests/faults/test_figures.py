@@ -28,7 +28,6 @@ SEEN = Figures(
     longest_seconds={"read": 0.5, "put": 1.25},
     warm_p95_seconds=(0.0001, 0.002),
     normal_after_seconds=2.0,
-    tells_modes=True,
     modes=["l2_bypassed"],
     mode_after_seconds=0.4,
     violations=[],

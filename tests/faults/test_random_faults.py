@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from faults.cells import CELLS
-from faults.matrix import OF_L3_AWAY, Course, broken, check, judged, proxied, until_normal, working
+from faults.matrix import COMMIT_SECONDS, OF_L3_AWAY, Course, broken, check, judged, proxied, until_normal, working
 from faults.recorded import lines_of_recovery, unrecorded
 from holdfast.testing.server_controls import ServerControls
 
@@ -58,7 +58,9 @@ async def at_random(controls: ServerControls, prefix: str, folder: Path, *, seed
                 await broken(cell, ground, source.uniform(0.2, SECONDS_MAX), course)
                 happened[cell.name] += 1
                 longest = max(longest, course.normal_after)
-        everything = replace(drawn[0], name="random faults", errors=OF_L3_AWAY, longest_seconds=8.0)
+        everything = replace(
+            drawn[0], name="random faults", errors=OF_L3_AWAY, longest_seconds=1.5, patient_seconds=COMMIT_SECONDS + 1.5
+        )
         figures = await judged(everything, ground, time.monotonic() - began, course)
         assert unrecorded(course.episodes, await lines_of_recovery(ground.servers)) == []
     sys.stdout.write(

@@ -71,5 +71,5 @@ def test_nothing_else_does(found: list[RecoveryLine]) -> None:
 
 
 def test_what_nobody_may_have_met_need_not_be_recorded() -> None:
-    """It was over too soon, or is no fault of state."""
-    assert unrecorded([EPISODE._replace(ended=BEGAN + 1.0), EPISODE._replace(subjects=())], []) == []
+    """It was over too soon."""
+    assert unrecorded([EPISODE._replace(ended=BEGAN + 1.0)], []) == []

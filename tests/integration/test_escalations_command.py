@@ -17,6 +17,7 @@ from fix_http import Endpoint, endpoint
 from fix_races import until
 from fix_tiers import flows_of
 from holdfast import CorruptDocument, EscalationNotice, EscalationSettled, Settings, SettingsError
+from holdfast.decisions.sweeper import OverdueSweeper
 from holdfast.documents import Escalation
 from holdfast.node import OpenStore
 from holdfast.protocols import Source
@@ -53,6 +54,17 @@ async def opened(state: OpenStore, name: str = ID, timeout_seconds: float = 600.
     """Escalate, as a recovery does."""
     how = {"fallback": "read_only_mode", "run_id": "r1", **how}
     return await state.escalations.escalate(name, CORRUPT, "run:r1", TRIED, timeout_seconds, **how)
+
+
+async def test_a_command_decides_nothing_that_is_overdue(
+    state: OpenStore, escalations: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be gone before the fallback is done."""
+    await opened(state)
+    started = list[OverdueSweeper]()
+    monkeypatch.setattr(OverdueSweeper, "start", started.append)
+    status, (listed,) = await escalations("list")
+    assert (status, listed["id"], started) == (0, ID, [])
 
 
 async def test_escalations_are_listed_shown_and_decided(state: OpenStore, escalations: Command) -> None:

@@ -13,6 +13,9 @@ from simulation.scene import BOUNDS, KEYS, Scene, Server
 
 STEPS = 14
 OPEN_SECONDS = 2.0
+READ_SECONDS = 3.0
+"""No read takes longer, whatever becomes of the tiers: a poll of the feed that is given up after a second comes first,
+and then a query on the slowest way."""
 
 
 class Rollback(Exception):
@@ -33,13 +36,18 @@ class Agent:
         steps = [self._get, self._put, self._strong, self._many, self._entry, self._transaction, self._update]
         steps += [self._delete, self._put_many]
         weights = (8, 4, 2, 2, 2, 2, 1, 1, 1)
+        reads = (self._get, self._strong, self._many, self._entry)
         for _ in range(STEPS):
             await self._scene.world.pause(self._scene.theme.pace_seconds)
             (step,) = self._random.choices(steps, weights)
+            began = self._scene.world.monotonic()
             try:
                 await step(self._random.choice(KEYS))
             except (HoldfastError, Rollback):
                 self._records.errors += 1
+            took = self._scene.world.monotonic() - began
+            if step in reads and took > READ_SECONDS:
+                self._records.faults.append(f"a read of {self._server.name} took {took} s")
 
     async def _get(self, key: Key) -> None:
         began = self._scene.world.monotonic()

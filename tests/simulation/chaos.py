@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from holdfast.protocols import Target
 from holdfast.recovery.forcing import FORCEABLE
 from holdfast.testing import MemoryFeed
-from simulation.health import SHOWN_SECONDS
 from simulation.scene import KEYS, TAGS, Scene
 
 GAP_SECONDS = 0.8
@@ -42,7 +41,14 @@ class Chaos:
             "nodes": [self._silence_a_node, self._forget_a_node, self._restore_a_node, self._restore_a_node],
             "crashes": [self._crash, self._crash, self._restart, self._away],
             "files": [self._restore_l3, self._restore_unnoticed],
-            "outages": [self._lose_l2, self._silence_l2, self._lose_l3, self._lose_both, self._spare_a_tier],
+            "outages": [
+                self._lose_l2,
+                self._silence_l2,
+                self._lose_l3,
+                self._silence_l3,
+                self._lose_both,
+                self._spare_a_tier,
+            ],
         }
 
     async def run(self, groups: Sequence[str]) -> None:
@@ -64,6 +70,7 @@ class Chaos:
             for feed in (server.hearing, server.relaying):
                 feed.hints, feed.fail = True, False
                 feed.release()
+            server.l3.release()
 
     async def _lose_hints(self) -> None:
         feed = self._a_feed()
@@ -174,21 +181,23 @@ class Chaos:
         await self._outage("L3")
         self._scene.l3.away = False
 
+    async def _silence_l3(self) -> None:
+        """It stands still; then it goes on with what it was sent."""
+        stopped = [way for server in self._scene.servers for way in (server.l3, server.hearing, server.relaying)]
+        for way in stopped:
+            way.hold()
+        await self._outage("L3")
+        for way in stopped:
+            way.release()
+
     async def _lose_both(self) -> None:
         self._scene.l3.away = self._scene.l2.away = True
         await self._outage("L2", "L3")
         self._scene.l3.away = self._scene.l2.away = False
 
     async def _outage(self, *tiers: str) -> None:
-        """From its beginning to its end; cancelled, it ends too."""
-        health = self._scene.health
-        health.went(*tiers)
-        try:
-            await asyncio.sleep(SHOWN_SECONDS)
-            health.check_shown(*tiers)
+        async with self._scene.health.outage(*tiers):
             await self._world.pause(OUTAGE_SECONDS)
-        finally:
-            health.came(*tiers)
 
     async def _spare_a_tier(self) -> None:
         """Somebody puts a server into a worse mode than its tiers ask for, for a while."""

@@ -27,6 +27,7 @@ from holdfast.protocols import (
 from holdfast.recovery.breaker import Circuit
 from holdfast.testing import MemoryCache, MemoryStorage
 from holdfast.testing.simulation import World
+from holdfast.testing.slow_storage import SlowStorage
 from holdfast.tiers.l2_guard import RedisGuard
 from holdfast.tiers.l2_topology import Node
 from holdfast.tiers.l2_watch import NodeWatch
@@ -38,10 +39,12 @@ Tier = TypeVar("Tier")
 REQUEST_SECONDS: Final = 0.5
 """How long a request to a node may take: so long one waits for a node that says nothing."""
 READS: Final = frozenset(
-    ("load", "scan", "count", "open_transaction", "invalidations")
-    + ("records", "open_flush", "rows_and_marks", "letters", "letter")
-    + ("list", "children", "snapshots", "bases", "due", "now", "head", "find", "outdated", "newest", "masters")
-    + ("neglected",)
+    {
+        *("load", "scan", "count", "open_transaction", "invalidations"),
+        *("records", "open_flush", "rows_and_marks", "letters", "letter"),
+        *("list", "children", "snapshots", "bases", "neglected", "due", "now"),
+        *("head", "find", "outdated", "newest", "masters"),
+    }
 )
 """Calls of L3 that write nothing."""
 
@@ -60,7 +63,7 @@ class GuardedNodes:
         self._most_seconds = most_seconds
         self._nodes = inner._topology.nodes
         self.watch = NodeWatch(self._sign_of_life, monotonic=world.monotonic, request_timeout_seconds=REQUEST_SECONDS)
-        self.guard = RedisGuard(cast(Any, self))
+        self.guard = RedisGuard(cast("Any", self))
 
     @property
     def fault(self) -> str | None:
@@ -175,27 +178,27 @@ class GuardedFences:
 
     async def watermark(self, target: FenceTarget) -> Watermark | None:
         """A node's watermark; see `FenceSink.watermark`."""
-        return await self._nodes.ask(cast(Node, target), lambda: self._inner.watermark(target))
+        return await self._nodes.ask(cast("Node", target), lambda: self._inner.watermark(target))
 
     async def advance(
         self, target: FenceTarget, before: Watermark | None, after: Watermark, versions: Mapping[Key, int]
     ) -> bool:
         """Fence keys and move the watermark; see `FenceSink.advance`."""
-        return await self._nodes.ask(
-            cast(Node, target), lambda: self._inner.advance(target, before, after, versions)
-        )
+        return await self._nodes.ask(cast("Node", target), lambda: self._inner.advance(target, before, after, versions))
 
 
 class GuardedStorage:
     """All of L3 as one server sees it: what its pools of connections are to a real one.
 
     Args:
-        inner: tells whether it answers.
+        inner: tells whether it is there.
+        way: on which this server's requests lie while L3 reads nothing.
         most_seconds: for a sign of life, and for its answer.
     """
 
-    def __init__(self, inner: MemoryStorage, world: World, *, most_seconds: float) -> None:
+    def __init__(self, inner: MemoryStorage, way: SlowStorage, world: World, *, most_seconds: float) -> None:
         self._inner = inner
+        self._way = way
         self._world = world
         self._most_seconds = most_seconds
         self._limits: dict[asyncio.Timeout, float] = {}
@@ -204,7 +207,7 @@ class GuardedStorage:
 
     def behind(self, tier: Tier) -> Tier:
         """A side of L3, whose calls are refused while it is cut off, and tell the guard what became of them."""
-        return cast(Tier, _Behind(tier, self))
+        return cast("Tier", _Behind(tier, self))
 
     def waits_since(self) -> float | None:
         """See `Waiting.waits_since`."""
@@ -220,6 +223,10 @@ class GuardedStorage:
             if not limit.expired():
                 limit.reschedule(now)
 
+    def is_connected(self) -> bool:
+        """See `Waiting.is_connected`: each call has a connection of its own."""
+        return bool(self._limits)
+
     async def call(self, act: Callable[[], Awaitable[Result]], *, writes: bool) -> Result:
         """One call, by a connection of its own."""
         self.guard.admit()
@@ -227,6 +234,7 @@ class GuardedStorage:
             async with asyncio.timeout(None) as limit:
                 self._limits[limit] = self._world.monotonic()
                 try:
+                    await self._way.is_read()
                     result = await act()
                 finally:
                     del self._limits[limit]
@@ -245,8 +253,9 @@ class GuardedStorage:
 
     async def _ask(self) -> None:
         await self._world.pause(self._most_seconds)
+        await self._way.is_read()
         if self._inner.away:
-            raise ConnectionRefusedError("L3 in memory is away")
+            raise TierUnavailable("L3 in memory is away")
         await self._world.pause(self._most_seconds)
 
 

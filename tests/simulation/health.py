@@ -7,7 +7,9 @@ server is as it was, and recovers from nothing.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -71,63 +73,73 @@ class HealthRecords:
 
     Attributes:
         faults: what was told, or not told, and is wrong.
-        modes: that any server was in.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.faults: list[str] = []
-        self.modes = {Mode.NORMAL}
         self._clock = clock
         self._outages: dict[str, list[list[float]]] = {tier: [] for tier in WITHOUT}
         self._listeners: list[Listener] = []
 
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """That any server came into."""
+        return frozenset(changed.mode for each in self._listeners for changed in each.changes)
+
     async def listen(self, name: str, flows: Flows) -> None:
         """Begin to note what a server tells."""
-        listener = Listener(name, flows)
+        listener = Listener(name, flows, self._clock.monotonic())
         self._listeners.append(listener)
         await flows.store.subscribe("state/mode/*", listener.hear).ready()
         await flows.store.subscribe("state/recovery/*", listener.hear).ready()
 
-    def went(self, *tiers: str) -> None:
-        """Tiers have gone away, for everybody."""
-        for tier in tiers:
-            self._outages[tier].append([self._clock.monotonic(), inf])
+    def died(self, name: str) -> None:
+        """A server is no more: nothing is expected of it."""
+        for each in self._listeners:
+            each.is_dead = each.is_dead or each.name == name
 
-    def came(self, *tiers: str) -> None:
-        """They are back."""
+    @asynccontextmanager
+    async def outage(self, *tiers: str) -> AsyncIterator[None]:
+        """Tiers are away for everybody; begins its block when every server must show it, and ends with it."""
+        times = [self._clock.monotonic(), inf]
         for tier in tiers:
-            self._outages[tier][-1][1] = self._clock.monotonic()
+            self._outages[tier].append(times)
+        try:
+            await asyncio.sleep(SHOWN_SECONDS)
+            self._check_shown(tiers, times[0])
+            yield
+        finally:
+            times[1] = self._clock.monotonic()
 
-    def check_shown(self, *tiers: str) -> None:
-        """By now every server must show that these tiers are away."""
+    def _check_shown(self, tiers: Sequence[str], began: float) -> None:
         wanted = WITHOUT[tiers[0]] if len(tiers) == 1 else {Mode.MEMORY_ONLY}
         self.faults += [
-            f"{each.name} is {each.flows.health.mode} though {' and '.join(tiers)} have been away for {SHOWN_SECONDS} s"
+            f"{each.name} is {each.flows.health.mode} though {' and '.join(tiers)} is away for {SHOWN_SECONDS} s"
             for each in self._listeners
-            if each.flows.health.mode not in wanted
+            if not each.is_dead and each.began <= began and each.flows.health.mode not in wanted
         ]
 
     def unsettled(self) -> list[str]:
         """What is not yet as it was, in words."""
-        return [f"{each.name}: {words}" for each in self._listeners if (words := each.unsettled())]
+        living = [each for each in self._listeners if not each.is_dead]
+        return [f"{each.name}: {words}" for each in living if (words := each.unsettled())]
 
     def unrecorded(self, lines: Iterable[LoggedLine]) -> list[str]:
         """Outages that no recovery of a server was of, and recoveries that the log does not have to their end."""
         logged = {each.line.recovery_id for each in lines if each.line.step == "completed"}
-        return [
-            f"{each.name}: {words}" for each in self._listeners for words in each.unrecorded(self._outages, logged)
-        ]
+        living = [each for each in self._listeners if not each.is_dead]
+        return [f"{each.name}: {words}" for each in living for words in each.unrecorded(self._outages, logged)]
 
     def violations(self) -> list[str]:
         """All faults found."""
-        for each in self._listeners:
-            self.modes |= {changed.mode for changed in each.changes}
-            for changed in each.changes:
-                self.faults += [f"{each.name}: {words}" for words in self._too_early(changed)]
-        return self.faults
+        changes = [(each.name, changed) for each in self._listeners for changed in each.changes]
+        return self.faults + [f"{name}: {words}" for name, changed in changes for words in self._too_early(changed)]
 
     def _too_early(self, changed: Changed) -> list[str]:
-        """A mode was left that said that a tier is away, and it is, or was until just now; a short outage may be missed."""
+        """A mode was left that said that a tier is away, and it is, or was until just now.
+
+        An outage may be too short to be noticed.
+        """
         return [
             f"{changed.was} became {changed.mode} at {changed.at}, and {tier} was away from {began} to {ended}"
             for tier, without in WITHOUT.items()
@@ -142,13 +154,17 @@ class Listener:
     """What one server tells.
 
     Attributes:
+        began: when it began to, monotonic seconds.
         changes: of its mode.
+        is_dead: nothing is expected of it.
     """
 
-    def __init__(self, name: str, flows: Flows) -> None:
+    def __init__(self, name: str, flows: Flows, began: float) -> None:
         self.name = name
+        self.began = began
         self.flows = flows
         self.changes: list[Changed] = []
+        self.is_dead = False
         self._why = ""
         self._recoveries: dict[str, Recovery] = {}
 
@@ -175,7 +191,8 @@ class Listener:
             f"no recovery was of the outage of {tier} from {began} to {ended}"
             for tier, times in outages.items()
             for began, ended in times
-            if ended - began > SHOWN_SECONDS
+            if self.began <= began
+            and ended - began > SHOWN_SECONDS
             and not any(each.is_of(tier, began, ended) for each in self._recoveries.values())
         ]
         return missing + [f"recovery {each} is not in the log" for each in self._recoveries if each not in logged]

@@ -140,7 +140,7 @@ class Server:
         self.l2 = SlowCache(scene.l2, scene.make_l2, world, late_seconds=2.5 * FENCE_SECONDS, **late)
         self.fences = SlowFences(scene.l2, world, late_seconds=2.0, **late)
         self._nodes = GuardedNodes(scene.l2, world, most_seconds=most)
-        self._guarded = GuardedStorage(scene.l3, world, most_seconds=most)
+        self._guarded = GuardedStorage(scene.l3, self.l3, world, most_seconds=most)
         behind, l3 = self._guarded.behind, scene.l3
         self._journals = behind(MemoryJournalBase(l3, world))  # nothing is written behind in these worlds
         self._runs = behind(MemoryRuns(l3, world))
@@ -153,6 +153,7 @@ class Server:
         """Connect."""
         stack.push_async_callback(self._nodes.watch.close)
         stack.push_async_callback(self._guarded.guard.close)
+        await self._guarded.guard.connect()
         self.flows = await stack.enter_async_context(
             connect_flows(
                 kinds=[NOTE],

@@ -10,13 +10,16 @@ from functools import partial
 
 import pytest
 
+from holdfast.recovery.modes import Mode
 from holdfast.testing.simulation import World, simulate
 from simulation.mutants import MUTANTS
+from simulation.scene import Scene
 from simulation.seeds import first_faulty_of
-from simulation.worlds import run_world
+from simulation.worlds import any_theme, live, run_world
 
 SHORT_SEEDS = range(500)
 MUTANT_SEEDS = range(200)
+OUTAGE_SEEDS = range(20)
 CAUGHT_IN: dict[str, str | None] = {
     "R1-no_tickets": None,
     "R1-feed_does_not_fence_l1": None,
@@ -35,6 +38,17 @@ CAUGHT_IN: dict[str, str | None] = {
     "F1-incarnation_does_not_flush": None,
     "F1-identity_is_not_renewed": "files",
     "F4-whole_kind_is_ignored": "feeds",
+    "E2-breaker_never_half_opens": "outages",
+    "E2-probe_of_l2_always_succeeds": "outages",
+    "E2-probe_of_l3_always_succeeds": "outages",
+    "E2-forced_mode_never_ends": "outages",
+    "E2-told_at_once_to_be_back": "outages",
+    "E2-watch_dies": "outages",
+    "E2-health_looks_once": "outages",
+    "E2-outage_is_not_reported": "outages",
+    "E2-outage_is_reported_once": "outages",
+    "E2-calls_wait_for_a_silent_l3": "outages",
+    "E2-log_of_an_outage_is_lost": "outages",
 }
 """Mutants that one of the first worlds finds out, and the theme of these worlds; None: any. The others need
 schedules that are rarer: `unit/test_rule_mutants.py` has a test for each."""
@@ -58,6 +72,17 @@ def test_every_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     """With one mechanism switched off, some world breaks a promise."""
     MUTANTS[name](monkeypatch)
     assert first_faulty(MUTANT_SEEDS, CAUGHT_IN[name]) is not None
+
+
+def test_outages_bring_every_mode() -> None:
+    """Worlds of outages are no quiet ones: their servers come into each mode, and out of it."""
+
+    async def modes_of(world: World) -> frozenset[Mode]:
+        scene = Scene(world, any_theme(world, "outages"))
+        await live(scene)
+        return scene.health.modes
+
+    assert frozenset[Mode]().union(*(simulate(seed, modes_of) for seed in OUTAGE_SEEDS)) == frozenset(Mode)
 
 
 def test_a_seed_repeats_itself() -> None:

@@ -77,7 +77,7 @@ async def check_quiet(scene: Scene) -> None:
         await server.drain()
     try:
         async with asyncio.timeout(RECOVERY_SECONDS):
-            while (
+            while (  # noqa: ASYNC110
                 not all([await server.flows.feed.refresh() for server in scene.servers])
                 or not all(has_recovered(scene, server) for server in scene.servers)
                 or scene.health.unsettled()
@@ -88,8 +88,8 @@ async def check_quiet(scene: Scene) -> None:
             (server.name, server.flows.feed.fault, server.flows.relay and server.flows.relay.fault)
             for server in scene.servers
         ]
-        states += scene.health.unsettled()
-        scene.records.faults.append(f"not recovered within {RECOVERY_SECONDS} s: {states}")
+        unsettled = scene.health.unsettled()
+        scene.records.faults.append(f"not recovered within {RECOVERY_SECONDS} s: {states}, {unsettled}")
     for server in scene.servers:
         check_l1(scene, server)
     await check_l2(scene)

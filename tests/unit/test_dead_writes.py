@@ -13,6 +13,7 @@ from holdfast.errors import CorruptDocument, HoldfastError, TierUnavailable
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.protocols import Isolation, Letter
+from holdfast.row_decoding import RowDecoder
 from holdfast.testing import ManualClock, MemoryJournalBase, MemoryStorage
 from holdfast.testing.door import connect_flows
 from holdfast.testing.memory_transaction import MemoryTransaction
@@ -203,7 +204,17 @@ def letters_over(l3: MemoryStorage, base: MemoryJournalBase, of: type[DeadWrites
     async def settle(_: object) -> None:
         """It has accepted nothing."""
 
-    return of(base, l3, KINDS, LIMITS, settle=settle, tell=lambda _: None, doubt=lambda _: None, actor="ada")
+    return of(
+        base,
+        l3,
+        KINDS,
+        LIMITS,
+        stored=RowDecoder(KINDS).stored,
+        settle=settle,
+        tell=lambda _: None,
+        doubt=lambda _: None,
+        actor="ada",
+    )
 
 
 async def test_a_crash_after_the_commit_leaves_the_letter(ground: Ground) -> None:

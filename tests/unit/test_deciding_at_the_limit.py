@@ -26,7 +26,8 @@ FULL = Board(pair=("t" * 20,) * 50)
 def decided(entries: Iterable[Entry], room: int) -> Decision[Any]:
     """With so many bytes of room."""
     body = encode(FULL)
-    return decide(BOARDS, Row(9, 9, 1, body), [*entries], ConflictStrategy.PARENT_WINS, Limits(len(body) + room, 64))
+    row, limits = Row(9, 9, 1, body), Limits(len(body) + room, 64)
+    return decide(BOARDS, row, [*entries], ConflictStrategy.PARENT_WINS, limits, before=FULL)
 
 
 def appending(seq: int, text: str) -> Entry:

@@ -70,7 +70,7 @@ def decided(
     row = None if task is None else Row(9, 5, 1, encode(task))
     kind = kind or task_kind()
     kinds = {"part": PART}
-    return decide(kind, row, entries, ConflictStrategy.PARENT_WINS, limits, kinds=kinds)
+    return decide(kind, row, entries, ConflictStrategy.PARENT_WINS, limits, before=task, kinds=kinds)
 
 
 def reasons(decision: Decision[Task]) -> dict[int, RefusalReason]:

@@ -15,9 +15,10 @@ from holdfast import Swarm
 from holdfast.documents import Delivery, encode
 from holdfast.errors import InvalidKey, SettingsError
 from holdfast.keys import Key
-from holdfast.metrics.counters import DeliveryCounters
+from holdfast.metrics.counters import DeliveryCounters, RecoveryCounters
 from holdfast.node import connect
 from holdfast.protocols import Write
+from holdfast.recovery.reports import FaultReports
 from holdfast.run_context import delivering
 from holdfast.run_context.deliveries import Deliveries
 from holdfast.run_context.delivering import DEAD, LEASE_MARGIN_SECONDS, DeliveryRules, DeliveryWorker
@@ -43,6 +44,7 @@ class Place:
         self.brought: list[tuple[Any, str]] = []
         self.told: list[tuple[str, Any]] = []
         self.fails: Exception | None = None
+        self.faults = FaultReports(self.clock.monotonic, RecoveryCounters())
 
     async def put(self, *names: str) -> None:
         """As runs that complete do."""
@@ -67,6 +69,7 @@ class Place:
             random_=random.Random(1),
             masked=lambda text: text,
             announce=lambda topic, data: self.told.append((topic, data)),
+            faults=self.faults,
         )
 
     async def left(self) -> list[tuple[str, int, bool, str | None]]:

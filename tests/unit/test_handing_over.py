@@ -16,6 +16,7 @@ from holdfast.errors import NotOwner, TierUnavailable
 from holdfast.flows import Flows
 from holdfast.kinds import register
 from holdfast.protocols import JournalRecord
+from holdfast.row_decoding import RowDecoder
 from holdfast.testing import JournalHub, ManualClock, MemoryJournals, MemoryStorage
 from holdfast.testing.door import connect_flows
 from holdfast.write_behind.flushing import Flushing
@@ -195,6 +196,7 @@ async def test_what_was_applied_elsewhere_is_not_given_up() -> None:
     async with two_servers() as two:
         write = await append(two.old.store, "a", owner=1)
         await two.decide()
-        flushing = Flushing(two.old._given.journals, register(KINDS), Limits())
+        kinds = register(KINDS)
+        flushing = Flushing(two.old._given.journals, kinds, Limits(), RowDecoder(kinds).stored)
         assert await flushing.refuse(two.journal, 1, [write.entry], "L3 refused it") == {}
         assert await two.old._given.journals.letters(limit=10) == []

@@ -96,10 +96,16 @@ def test_without_l2_it_is_bypassed() -> None:
         assert stage.events[0]["was"] == "normal"
         assert "L2 is away" in stage.events[0]["why"]
         await stage.store.bots.put("b1", ADA)
+        asked = stage.flows.counters.l2.round_trips
         stage.flows.caches["bot"].flush()
         assert await stage.store.bots.get("b1") == ADA
+        assert stage.flows.counters.l2.round_trips == asked  # who is away is not asked for each read
         stage.l2.away = False
-        await asyncio.sleep(RULES.settle_seconds - SOON)
+        await asyncio.sleep(SOON)
+        stage.flows.caches["bot"].flush()
+        assert await stage.store.bots.get("b1") == ADA
+        assert stage.flows.counters.l2.round_trips > asked
+        await asyncio.sleep(RULES.settle_seconds - 2 * SOON)
         assert stage.mode() is Mode.L2_BYPASSED
         await asyncio.sleep(2 * SOON)
         await stage.entered(Mode.L2_BYPASSED, Mode.NORMAL)
@@ -108,6 +114,28 @@ def test_without_l2_it_is_bypassed() -> None:
         assert counters.seconds["l2_bypassed"] == pytest.approx(RULES.settle_seconds + SOON, abs=2 * SOON)
 
     staged(scenario)
+
+
+def test_an_outage_soon_after_another_is_recovered_from_too() -> None:
+    """What is mended is left alone for a second: an outage that begins in it is reported until that is over."""
+
+    async def scenario(stage: Stage) -> None:
+        for number in (1, 2):
+            stage.l2.away = True
+            await asyncio.sleep(2.0)
+            stage.l2.away = False
+            async with asyncio.timeout(5.0):
+                while stage.flows.counters.recovery.returned < number:  # noqa: ASYNC110 - it ends that way
+                    await asyncio.sleep(0.01)
+
+    staged(scenario)
+
+
+def test_mutant_an_outage_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the second one would be in no log."""
+    monkeypatch.setattr("holdfast.recovery.health.REPORT_SECONDS", float("inf"))
+    with pytest.raises(TimeoutError):
+        test_an_outage_soon_after_another_is_recovered_from_too()
 
 
 def test_a_tier_that_comes_and_goes_does_not_settle() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -271,6 +272,24 @@ def test_an_l3_that_has_no_further_connection_is_there() -> None:
         await asyncio.sleep(1.0)
         assert server.guard.answers
         assert await server.call() < 0.1
+
+    guarded(scenario)
+
+
+def test_who_gets_over_a_lost_connection_has_heard_nothing() -> None:
+    """A rollback on a connection that was ended is no answer of L3: nobody is let through for that."""
+
+    async def scenario(server: Server) -> None:
+        async def roll_back() -> None:
+            async with server.pool.connection() as connection:
+                with contextlib.suppress(TierUnavailable):
+                    await connection.statement()
+
+        await server.call()
+        server.goes.clear()
+        await roll_back()
+        assert not server.guard.answers
+        assert await server.refused() == 0.0
 
     guarded(scenario)
 

@@ -263,6 +263,36 @@ async def test_the_feed_may_go_back_to_an_incarnation(flows: Flows, l3: MemorySt
     assert flows.applier.incarnation != former.incarnation
 
 
+@pytest.mark.parametrize("many", [False, True])
+async def test_who_was_refused_before_a_new_life_of_l3_emptied_l1_asks_it(
+    flows: Flows,
+    l3: MemoryStorage,
+    source: MemoryFeed,
+    clock: ManualClock,
+    *,
+    many: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It had been answered from L1 a moment before: it is not to be the one that L3's return costs an error."""
+    source.fail = True
+    clock.advance(PAST_THE_BOUND)
+    healthy, asked = l3.load, asyncio.Event()
+
+    async def refuse_once(*_: object) -> Loaded:
+        monkeypatch.setattr(l3, "load", healthy)
+        asked.set()
+        await settle()
+        raise TierUnavailable("L3: it is cut off")
+
+    monkeypatch.setattr(l3, "load", refuse_once)
+    bots = flows.store.bots
+    read = bots.get_many(["b1"], max_stale=60.0) if many else bots.get("b1", max_stale=60.0)
+    reading = asyncio.ensure_future(read)
+    await asked.wait()
+    flows.caches["bot"].flush()
+    assert await reading == ({"b1": ADA} if many else ADA)
+
+
 async def test_what_was_read_after_the_last_poll_is_doubted_when_l3_was_started_anew(
     flows: Flows, l3: MemoryStorage, source: MemoryFeed, clock: ManualClock
 ) -> None:

@@ -428,7 +428,7 @@ async def test_a_write_of_which_l3_does_not_say_what_became(monkeypatch: pytest.
             with pytest.raises(OutcomeUnknown):
                 await at.flows.store.bots.put("b1", Bot(name="Ada"))
         end = await at.completed()
-        assert (end["errorType"], end["subject"], end["outcome"]) == ("transaction_failed", "tier:l3", "recovered")
+        assert (end["errorType"], end["subject"], end["outcome"]) == ("transaction_failed", "bot:b1", "recovered")
 
 
 async def test_a_full_disk_of_l3_is_recorded_and_not_taken_for_mended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from fix_races import until
-from holdfast.errors import OutcomeUnknown
+from holdfast.errors import OutcomeUnknown, RowRefused, TierError
 from holdfast.metrics.counters import RecoveryCounters
-from holdfast.protocols import LineFilter, RecoveryLine
+from holdfast.protocols import Evidence, LineFilter, RecoveryLine
 from holdfast.protocols.faults import EVIDENCE_BYTES_MAX
 from holdfast.recovery.log import EVIDENCE_WAITING_MAX, LINES_WAITING_MAX, RecoveryRecorder
 from holdfast.testing import MemoryQuarantine, MemoryRecoveryLog, MemoryStorage
@@ -29,6 +29,11 @@ class LosesReplies(MemoryRecoveryLog):
         if self.lost:
             self.lost -= 1
             raise OutcomeUnknown("the reply was lost")
+
+
+def met(what: bytes, name: str) -> Evidence:
+    """Evidence that was met under a name."""
+    return msgspec.structs.replace(evidence(what), met=name)
 
 
 class Records:
@@ -118,7 +123,62 @@ async def test_what_waits_is_bounded() -> None:
     assert EVIDENCE_WAITING_MAX * EVIDENCE_BYTES_MAX <= 4 * 1024 * 1024
 
 
-async def test_closing_writes_what_is_left() -> None:
+class Refusing(MemoryRecoveryLog):
+    """Refuses a line."""
+
+    async def append(self, lines: Sequence[RecoveryLine], *, rows_max: int) -> None:
+        if any(each.id == "bad" for each in lines):
+            raise TierError("L3: DataError: value out of range")
+        await super().append(lines, rows_max=rows_max)
+
+
+async def test_what_l3_refuses_holds_up_nothing() -> None:
+    """One line, or entry, is left out and counted; all others are there, in their order."""
+    records = Records(Refusing)
+    keep = records.quarantine.keep
+
+    async def keeps_others(found: Sequence[Evidence], *, rows_max: int) -> None:
+        if any(each.evidence == b"bad" for each in found):
+            raise RowRefused("L3: a constraint")
+        await keep(found, rows_max=rows_max)
+
+    records.quarantine.keep = keeps_others  # type: ignore[method-assign]
+    for name in ("a", "b", "bad", "c", "d"):
+        records.recorder.line(line(name))
+        records.recorder.evidence(evidence(name.encode()))
+    await records.recorder.write()
+    assert await records.ids() == ["a", "b", "c", "d"]
+    assert len(await records.quarantine.list(limit=10)) == 4
+    assert (records.counters.lines_lost, records.counters.evidence_lost) == (1, 1)
+    assert records.recorder.waiting == 0
+
+
+async def test_evidence_is_counted_as_often_as_it_was_met() -> None:
+    """Also if it is met again, and pushed out, while it is written, and if L3 takes it and its reply is lost."""
+    records = Records()
+    keep = records.quarantine.keep
+    losing = [True]
+
+    async def slowly(found: Sequence[Evidence], *, rows_max: int) -> None:
+        await keep(found, rows_max=rows_max)
+        if losing.pop() if losing else False:
+            for number in range(EVIDENCE_WAITING_MAX):
+                records.recorder.evidence(evidence(b"%d" % number))
+            records.recorder.evidence(met(b"x", "m2"))
+            raise OutcomeUnknown("the reply was lost")
+
+    records.quarantine.keep = slowly  # type: ignore[method-assign]
+    for _ in range(5):
+        records.recorder.evidence(met(b"x", "m1"))
+    with pytest.raises(OutcomeUnknown):
+        await records.recorder.write()
+    await records.recorder.write()
+    counts = [each.found.count for each in await records.quarantine.list(limit=1000)]
+    assert counts[0] == 6
+    assert set(counts[1:]) == {1}
+
+
+async def test_closing_writes_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
     """With L3 away it is said how much is lost, and nobody waits; closing twice is once."""
     records = Records()
     records.recorder.start()
@@ -126,10 +186,12 @@ async def test_closing_writes_what_is_left() -> None:
     await records.recorder.stop()
     assert await records.ids() == ["a"]
     records.recorder.line(msgspec.structs.replace(line("b")))
+    records.recorder.evidence(FOUND)
     records.l3.away = True
     await records.recorder.stop()
     await records.recorder.stop()
-    assert records.recorder.waiting == 1
+    assert records.recorder.waiting == 2
+    assert "1 lines of the recovery log and 1 entries of the quarantine could not be written" in caplog.text
 
 
 async def test_a_fault_of_this_package_does_not_end_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,22 @@ def test_a_probe_that_fails_or_never_comes_back_opens_it_for_longer() -> None:
     assert pauses == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
 
 
+def test_one_that_is_known_to_answer_is_let_back_at_once() -> None:
+    """Whether it was open, or a probe under way; what comes of that opens nothing any more."""
+    breaker = Breaker(RULES)
+    broken(breaker, 0.0)
+    breaker.mend(0.1)
+    assert (breaker.circuit, breaker.changed_at) == (Circuit.CLOSED, 0.1)
+    broken(breaker, 1.0)
+    probe = breaker.permit(1.0 + RULES.pause_seconds)
+    assert probe is not None
+    breaker.mend(2.0)
+    assert breaker.permit(2.0) is not None
+    for _ in range(RULES.failures):
+        breaker.ended(probe, 2.0, well=False)
+    assert breaker.circuit is Circuit.CLOSED
+
+
 def test_a_call_from_before_says_nothing_of_a_probe() -> None:
     """It was made while the circuit was closed: neither its success nor its failure is the probe's."""
     for well in (True, False):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import msgspec
 import pytest
 
+from fix_races import until
 from fix_run_servers import HASTY, RUN, Hall, hall, values
 from holdfast import Conflict, Durability, Refused
 from holdfast.documents import RunStatus, StepStatus
-from holdfast.errors import HoldfastError, LimitExceeded, NotOwner, RunOver, TierError, Undecided
+from holdfast.errors import HoldfastError, LimitExceeded, NotOwner, RunOver, TierError, TierUnavailable, Undecided
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.opening import Opening
 
@@ -236,6 +238,49 @@ async def test_a_cancellation_during_a_write_loses_nothing(call: str) -> None:
         assert row.status == {"complete": "completed", "pause": "paused"}.get(call, "running")
         assert (row.owner is None) == (call != "complete")
         assert sum("x" in change.variables for change in row.changes) + row.sequence == 1
+
+
+@pytest.mark.parametrize("fault", [TierUnavailable("L3 is away"), RuntimeError("a fault of this package")])
+async def test_what_a_cancelled_caller_is_not_told_is_told_elsewhere(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once: the log has what may happen, the event loop's handler what may not. The context has what was to be kept."""
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with hall("a") as at:
+        run = await at.a.begin("search", run_id=RUN)
+        run.context["x"] = 1
+        begun, fails = asyncio.Event(), asyncio.Event()
+
+        async def fail(*_: Any) -> Any:
+            begun.set()
+            await fails.wait()
+            raise fault
+
+        with monkeypatch.context() as patch:
+            patch.setattr(at.servers["a"].parts.collections["run"], "accept", fail)
+            saving = asyncio.ensure_future(run.save())
+            await begun.wait()
+            saving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await saving
+            fails.set()
+
+            async def is_done() -> bool:
+                return not run._going_on._tasks
+
+            await until(is_done)
+        gc.collect()
+        await asyncio.sleep(0)
+        logged = f"run {RUN}: what its caller waited for, who was cancelled, failed: L3 is away" in caplog.text
+        messages = [each["message"] for each in told]
+        if isinstance(fault, TierUnavailable):
+            assert (logged, messages) == (True, [])
+            await run.save()
+            assert values(await at.a.get(RUN)) == {"x": 1}
+        else:
+            assert (logged, messages) == (False, [f"holdfast: work of run {RUN} failed"])
+            assert told[0]["exception"] is fault
 
 
 async def cancelled_begin(at: Hall, **options: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from fix_races import until
 from fix_run_servers import RUN, Hall, hall, values
 from holdfast import Consistency
-from holdfast.documents import ContextVariable
+from holdfast.documents import ContextVariable, Run, decode
 from holdfast.errors import LimitExceeded, NotOwner, TierUnavailable
 from holdfast.protocols import Settled
 from holdfast.run_context import child_merging
@@ -369,10 +369,10 @@ def by_arrival(patch: pytest.MonkeyPatch) -> None:
 
     async def unmerged(self: ChildMerging) -> Any:
         self._context._draft.merged = 0
-        async for name, run, birth in healthy(self):
-            if run.status == "completed" and name not in done:
+        async for name, row in healthy(self):
+            if decode(Run, row.body).status == "completed" and name not in done:
                 done.add(name)
-                yield name, run, birth
+                yield name, row
 
     patch.setattr(ChildMerging, "_unmerged", unmerged)
 

@@ -9,8 +9,8 @@ import pytest
 from fix_run_servers import RUN, hall
 from holdfast.documents import RunStatus
 from holdfast.errors import LimitExceeded, TierUnavailable
+from holdfast.fault_words import in_words
 from holdfast.run_context.active_run import ActiveRun
-from holdfast.run_context.fault_words import in_words
 
 ODD = "cannot open caf\udce9\0.txt"
 

@@ -16,9 +16,9 @@ from holdfast import ConflictStrategy, InvalidDocument, RunContext, VariableConf
 from holdfast.documents import ContextVariable, Document, Run, Sealed, encode
 from holdfast.entry import MISSING
 from holdfast.errors import KeyMissing, SealBroken
+from holdfast.fault_words import in_words
 from holdfast.run_context import secrets as secrets_of_runs
 from holdfast.run_context.differences import difference
-from holdfast.run_context.fault_words import in_words
 from holdfast.run_context.hybrid_clock import HybridTime, hybrid_time
 from holdfast.run_context.snapshots import UNLIMITED, base_of, delta_of
 from holdfast.sensitivity.known_keys import KnownKeys

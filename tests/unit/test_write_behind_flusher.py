@@ -23,6 +23,7 @@ from holdfast.keys import Key
 from holdfast.metrics.counters import RecoveryCounters, WriteBehindCounters
 from holdfast.recovery.pacing import RetryBudget
 from holdfast.recovery.reports import FaultReports
+from holdfast.row_decoding import RowDecoder
 from holdfast.testing import MemoryJournalBase, MemoryStorage
 from holdfast.testing.memory_journal_base import MemoryFlush
 from holdfast.testing.simulation import World, simulate
@@ -65,7 +66,7 @@ class Stage:
         self.decided: list[int] = []
         self.refused: list[Refused] = []
         self.flusher = Flusher(
-            Flushing(self.base, KINDS, LIMITS),
+            Flushing(self.base, KINDS, LIMITS, RowDecoder(KINDS, self.faults).stored),
             self.buffer,
             Overlay(self.buffer, {"bot": {}}),
             journal="j",

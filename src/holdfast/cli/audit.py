@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,15 +14,13 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from holdfast.adapters import connection_pool, prepare
 from holdfast.audit.chain import AuditEntry, Link
 from holdfast.audit.log import AuditLog
-from holdfast.cli.showing import line, show
+from holdfast.cli.serving import opened_pool
+from holdfast.cli.showing import Place, line, show
 from holdfast.errors import SettingsError
-from holdfast.kinds import register
-from holdfast.node import process_name, with_servers
+from holdfast.node import process_name
 from holdfast.protocols.audit import AUDIT_LISTED_MAX
-from holdfast.settings import load_settings
 from holdfast.tiers.l3_audit import PostgresAudit
 
 COLUMNS = ("number", "at", "action", "subject", "actor", "reason")
@@ -47,7 +44,7 @@ class AuditLine(msgspec.Struct, frozen=True):
 @audit.command(name="list")
 async def list_(
     *,
-    after: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    after: Place | None = None,
     limit: Annotated[int, Parameter(validator=Number(gte=1, lte=AUDIT_LISTED_MAX))] = 20,
 ) -> None:
     """Show entries in their order: by default the newest.
@@ -104,13 +101,8 @@ def parse_anchor(text: str) -> Link:
 
 @asynccontextmanager
 async def _log() -> AsyncIterator[AuditLog]:
-    settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
-    pool = connection_pool(settings, size_max=1)
-    try:
-        await prepare(pool, register([]).values(), migrate=False, progress=lambda _: None)
+    async with opened_pool() as (_, pool):
         yield AuditLog(PostgresAudit(pool), server=process_name())
-    finally:
-        await pool.close()
 
 
 def _line(entry: AuditEntry) -> AuditLine:

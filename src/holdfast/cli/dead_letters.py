@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Final
@@ -12,15 +11,16 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from holdfast.adapters import connection_pool, journal_base, prepare
+from holdfast.adapters import journal_base
 from holdfast.cli.migrate import import_kinds
-from holdfast.cli.showing import age, line, show
+from holdfast.cli.serving import opened_pool
+from holdfast.cli.showing import Place, age, line, show
 from holdfast.documents import Limits
 from holdfast.errors import HoldfastError, UnknownKind
 from holdfast.keys import Key
 from holdfast.kinds import register
-from holdfast.node import process_name, with_servers
-from holdfast.settings import load_settings
+from holdfast.node import process_name
+from holdfast.row_decoding import RowDecoder
 from holdfast.tiers.l3_postgres import PostgresStorage
 from holdfast.write_behind.dead_writes import BY_HAND, DeadWrites, GivenUpWrite
 
@@ -49,7 +49,7 @@ async def list_(*, limit: Annotated[int, Parameter(validator=Number(gte=1, lte=L
 
 @dead_letters.command
 async def replay(
-    ids: list[int], /, *, kinds: list[str] | None = None, reason: str = BY_HAND, by: str | None = None
+    ids: list[Place], /, *, kinds: list[str] | None = None, reason: str = BY_HAND, by: str | None = None
 ) -> int:
     """Apply writes to their rows as they are now; the exit status is 1 if one could not be.
 
@@ -77,7 +77,7 @@ async def replay(
 
 
 @dead_letters.command
-async def discard(ids: list[int], /, *, reason: str = BY_HAND, by: str | None = None) -> int:
+async def discard(ids: list[Place], /, *, reason: str = BY_HAND, by: str | None = None) -> int:
     """Remove writes for good; the exit status is 1 if one is not there any more.
 
     Parameters
@@ -121,16 +121,13 @@ async def _each(
 async def _letters(names: Sequence[str] = (), by: str | None = None) -> AsyncIterator[DeadWrites]:
     """The letters of L3. Nothing here has caches: the servers are told of what is written by their feeds."""
     kinds = register([kind for name in names for kind in import_kinds(name)])
-    settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
-    async with AsyncExitStack() as stack:
-        pool = connection_pool(settings, size_max=2)
-        stack.push_async_callback(pool.close)
-        await prepare(pool, kinds.values(), migrate=False, progress=lambda _: None)
+    async with opened_pool(kinds.values(), size_max=2) as (settings, pool), AsyncExitStack() as stack:
         yield DeadWrites(
             journal_base(settings, kinds, stack),
             PostgresStorage(pool, kinds),
             kinds,
             Limits(settings.document_bytes_max, settings.document_depth_max),
+            stored=RowDecoder(kinds).stored,
             settle=_nothing_accepted,
             tell=lambda _: None,
             doubt=lambda _: None,

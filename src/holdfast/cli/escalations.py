@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from holdfast.cli.serving import serving
-from holdfast.cli.showing import line, show
+from holdfast.cli.showing import Place, line, show, tell_unreadable
 from holdfast.errors import NotFound
 from holdfast.node import process_name
 from holdfast.protocols.decisions import DECISIONS_LISTED_MAX
@@ -42,7 +42,7 @@ async def list_(
     status: Literal["open", "resolved", "timed_out", "any"] = "open",
     run: str | None = None,
     limit: Annotated[int, Parameter(validator=Number(gte=1, lte=DECISIONS_LISTED_MAX))] = 100,
-    after: int | None = None,
+    after: Place | None = None,
     json: bool = False,
 ) -> None:
     """Show escalations, the oldest first; what was tried is shown by `show`.
@@ -67,6 +67,7 @@ async def list_(
         found = await state.escalations.list(status=wanted, run_id=run, after=after, limit=limit)
     lines = [_line(notice_of(each.id, each.document), each.cursor) for each in found]
     show(lines, COLUMNS, _cells, "there is no such escalation", json=json)
+    tell_unreadable(found.unreadable)
 
 
 @escalations.command(name="show")

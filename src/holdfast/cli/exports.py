@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import cyclopts
@@ -12,13 +11,11 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from holdfast.adapters import connection_pool, prepare
+from holdfast.cli.serving import opened_pool
 from holdfast.cli.showing import age, line, show
-from holdfast.kinds import BUILT_IN
-from holdfast.node import process_name, with_servers
+from holdfast.node import process_name
 from holdfast.protocols.deliveries import LISTED_MAX
 from holdfast.run_context.deliveries import Deliveries, ListedDelivery
-from holdfast.settings import load_settings
 from holdfast.tiers.l3_deliveries import PostgresDeliveries
 from holdfast.write_behind.dead_writes import BY_HAND
 
@@ -98,11 +95,7 @@ async def _each(
 @asynccontextmanager
 async def _deliveries(by: str | None = None) -> AsyncIterator[Deliveries]:
     """The deliveries of L3, for somebody; None: whoever runs this."""
-    settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
-    async with AsyncExitStack() as stack:
-        pool = connection_pool(settings, size_max=1)
-        stack.push_async_callback(pool.close)
-        await prepare(pool, BUILT_IN, migrate=False, progress=lambda _: None)
+    async with opened_pool() as (_, pool):
         yield Deliveries(PostgresDeliveries(pool), actor=by or process_name())
 
 

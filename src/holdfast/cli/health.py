@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -53,6 +54,7 @@ async def health(*, json: bool = False) -> int:
     json
         One JSON object also on a terminal.
     """
+    logging.getLogger("holdfast").addHandler(logging.NullHandler())  # what guards say is of a server that serves
     complain, output = Console(stderr=True), Console()
     settings = await with_servers(load_settings(environment=os.environ), complain.print)
     clock = SystemClock()

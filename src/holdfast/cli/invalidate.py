@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.adapters import connection_pool, prepare
+from holdfast.cli.serving import opened_pool
 from holdfast.cli.showing import line
 from holdfast.errors import HoldfastError, SettingsError
 from holdfast.keys import check_id, check_kind_name
 from holdfast.kinds import register
-from holdfast.node import process_name, with_servers
+from holdfast.node import process_name
 from holdfast.protocols import Invalidation, Target
-from holdfast.settings import load_settings
 from holdfast.tags import check_tag
 from holdfast.tiers.l3_postgres import PostgresStorage
 from holdfast.voiding import checked_text, invalidation_note
@@ -58,10 +56,7 @@ async def invalidate(
     else:
         wanted = parse_target(target)
         reason, name = checked_text("--reason", reason), checked_text("--actor", actor or process_name())
-    settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
-    pool = connection_pool(settings)
-    try:
-        await prepare(pool, register([]).values(), migrate=False, progress=lambda _: None)
+    async with opened_pool() as (_, pool):
         storage = PostgresStorage(pool, register([]))
         if history:
             _show(console, await storage.invalidations(limit))
@@ -71,8 +66,6 @@ async def invalidate(
             note = invalidation_note(wanted, reason, name)
             done = await storage.invalidate(wanted, reason=reason, actor=name, note=note)
             line(console, f"{done.scope}: void below {done.number}; recorded for {done.actor}: {done.reason}")
-    finally:
-        await pool.close()
 
 
 def parse_target(text: str | None) -> Target:

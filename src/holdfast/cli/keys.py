@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import cyclopts
 import msgspec
 from rich.console import Console
 
-from holdfast.adapters import connection_pool, prepare
 from holdfast.audit.log import AuditLog
+from holdfast.cli.serving import opened_pool
 from holdfast.cli.showing import line, show
-from holdfast.kinds import register
-from holdfast.node import process_name, with_servers
+from holdfast.node import process_name
 from holdfast.protocols import MasterKeyUse
 from holdfast.sensitivity.master_keys import MASTER_KEY_BYTES, SETTING, MasterKeys, master_key_line
 from holdfast.sensitivity.rotating import BY_HAND
 from holdfast.sensitivity.rotating import rotate as rotate_keys
-from holdfast.settings import PREFIX, Settings, load_settings
+from holdfast.settings import PREFIX
 from holdfast.tiers.l3_audit import PostgresAudit
-from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_keys import PostgresKeys
 
 COLUMNS: Final = ("master key", "data keys", "state", "in the settings")
@@ -73,7 +70,7 @@ async def list_(*, json: bool = False) -> None:
     json
         JSON on a terminal too.
     """
-    async with _pool() as (settings, pool):
+    async with opened_pool(size_max=2) as (settings, pool):
         lines = list(_lines(MasterKeys.read(settings.master_keys), await PostgresKeys(pool).masters()))
     show(lines, COLUMNS, _cells, "there is no master key; `holdfast keys new` makes one", json=json)
 
@@ -95,7 +92,7 @@ async def rotate(*, reason: str = BY_HAND, by: str | None = None) -> int:
         Who rotates, for the audit log; by default user@host:pid.
     """
     progress, console = Console(stderr=True), Console()
-    async with _pool() as (settings, pool):
+    async with opened_pool(size_max=2) as (settings, pool):
         rotated = await rotate_keys(
             PostgresKeys(pool),
             MasterKeys.read(settings.master_keys),
@@ -111,18 +108,6 @@ async def rotate(*, reason: str = BY_HAND, by: str | None = None) -> int:
     line(console, f"{rotated.rewrapped} data keys wrapped anew by {rotated.first}; retired: {retired}")
     line(console, f"{rotated.left} data keys are left under other master keys")
     return 1 if rotated.left else 0
-
-
-@asynccontextmanager
-async def _pool() -> AsyncIterator[tuple[Settings, ConnectionPool]]:
-    """The settings, and connections to L3."""
-    settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
-    pool = connection_pool(settings, size_max=2)
-    try:
-        await prepare(pool, register([]).values(), migrate=False, progress=lambda _: None)
-        yield settings, pool
-    finally:
-        await pool.close()
 
 
 def _lines(masters: MasterKeys, uses: Iterable[MasterKeyUse]) -> Iterator[KeyLine]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from rich.console import Console
 
-from holdfast.adapters import connection_pool, journal_base, journal_streams, prepare
+from holdfast.adapters import journal_base, journal_streams
+from holdfast.cli.serving import opened_pool
 from holdfast.cli.showing import age, line, show
 from holdfast.clock import SystemClock
 from holdfast.documents import Limits
 from holdfast.kinds import register
-from holdfast.node import with_servers
-from holdfast.settings import load_settings
 from holdfast.write_behind.pending_journals import PendingJournal, pending_journals
 
 COLUMNS = ("journal", "server", "state", "epoch", "pending", "bytes", "oldest", "last sign", "decided", "refused")
@@ -32,12 +30,8 @@ async def pending() -> None:
     On a terminal it is a table, otherwise one JSON object a line. The exit status is 0 whatever is pending.
     """
     complain = Console(stderr=True)
-    settings = await with_servers(load_settings(environment=os.environ), complain.print)
     kinds, clock = register([]), SystemClock()
-    async with AsyncExitStack() as stack:
-        pool = connection_pool(settings, size_max=1)
-        stack.push_async_callback(pool.close)
-        await prepare(pool, kinds.values(), migrate=False, progress=lambda _: None)
+    async with opened_pool() as (settings, _), AsyncExitStack() as stack:
         journals = await pending_journals(
             journal_base(settings, kinds, stack),
             journal_streams(settings, clock, stack),

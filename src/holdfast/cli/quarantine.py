@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,14 +15,12 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from holdfast.adapters import connection_pool, prepare
-from holdfast.cli.showing import line, show
-from holdfast.kinds import BUILT_IN
-from holdfast.node import process_name, with_servers
+from holdfast.cli.serving import opened_pool
+from holdfast.cli.showing import Place, line, show
+from holdfast.node import process_name
 from holdfast.protocols import Quarantined
 from holdfast.protocols.recovery import LINES_LISTED_MAX
 from holdfast.recovery.quarantine import Quarantine
-from holdfast.settings import load_settings
 from holdfast.tiers.l3_recovery import PostgresQuarantine
 from holdfast.write_behind.dead_writes import BY_HAND
 
@@ -53,7 +50,7 @@ class QuarantineLine(msgspec.Struct, frozen=True):
 @quarantine.command(name="list")
 async def list_(
     *,
-    after: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    after: Place = 0,
     limit: Annotated[int, Parameter(validator=Number(gte=1, lte=LINES_LISTED_MAX))] = 100,
 ) -> None:
     """Show what is in quarantine, the oldest first: where it was met, what is wrong with it, how often it was met.
@@ -73,7 +70,7 @@ async def list_(
 
 
 @quarantine.command(name="show")
-async def show_(number: int, /, *, raw: bool = False) -> int:
+async def show_(number: Place, /, *, raw: bool = False) -> int:
     """Show an entry with its bytes: the first 64 KiB. The exit status is 1 if it is not there.
 
     On a terminal they are a hex dump, otherwise base64 in one JSON object.
@@ -102,7 +99,7 @@ async def show_(number: int, /, *, raw: bool = False) -> int:
 
 
 @quarantine.command
-async def discard(numbers: list[int], /, *, reason: str = BY_HAND) -> int:
+async def discard(numbers: list[Place], /, *, reason: str = BY_HAND) -> int:
     """Remove entries for good; the exit status is 1 if one is not there any more.
 
     Parameters
@@ -132,13 +129,8 @@ def dumped(data: bytes) -> Iterator[str]:
 @asynccontextmanager
 async def _opened() -> AsyncIterator[Quarantine]:
     """The quarantine of L3."""
-    settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
-    pool = connection_pool(settings, size_max=1)
-    try:
-        await prepare(pool, BUILT_IN, migrate=False, progress=lambda _: None)
+    async with opened_pool() as (_, pool):
         yield Quarantine(PostgresQuarantine(pool), actor=process_name())
-    finally:
-        await pool.close()
 
 
 def _line(entry: Quarantined, *, with_evidence: bool = False) -> QuarantineLine:

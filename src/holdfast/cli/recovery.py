@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Final
 
@@ -15,17 +14,14 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from holdfast.adapters import connection_pool, prepare
-from holdfast.cli.showing import show
-from holdfast.kinds import BUILT_IN
-from holdfast.node import with_servers
-from holdfast.protocols import LoggedLine, RecoveryLine
+from holdfast.cli.serving import opened_pool
+from holdfast.cli.showing import Place, line
+from holdfast.errors import TierError
+from holdfast.protocols import LineFilter, LoggedLine, RecoveryLine
 from holdfast.protocols.recovery import LINES_LISTED_MAX
 from holdfast.recovery.log_reading import RecoveryLog, lines_of
-from holdfast.settings import load_settings
 from holdfast.tiers.l3_recovery import PostgresRecoveryLog
 
-COLUMNS = ("number", "at", "subject", "type", "step", "outcome", "ms", "server", "detail")
 FOLLOW_SECONDS: Final = 1.0
 recovery = cyclopts.App(name="recovery", help="What was done about faults of state, by all servers.")
 
@@ -42,14 +38,14 @@ async def log(
     recovery: str | None = None,
     subject: str | None = None,
     since: dt.datetime | None = None,
-    before: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    before: Place | None = None,
     limit: Annotated[int, Parameter(validator=Number(gte=1, lte=LINES_LISTED_MAX))] = 50,
     follow: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Show the recovery log: each step about each fault, and what came of it. The newest lines, the last one last.
 
-    On a terminal it is a table, otherwise one JSON object a line. Lines of a server that could not reach L3 come when
-    it can, with the time at which it made them.
+    On a terminal the lines of a recovery are below its name, otherwise each is a JSON object. Lines of a server that
+    could not reach L3 come when it can, with the time at which it made them.
 
     Parameters
     ----------
@@ -71,35 +67,65 @@ async def log(
         found = await held.list(
             recovery_id=which.recovery_id, subject=which.subject, since=which.since, before=before, limit=limit
         )
-        show([_line(each) for each in reversed(found)], COLUMNS, _cells, "nothing had to be recovered")
-        last = found[0].number if found else 0
-        while follow:
+        printer = _Printer()
+        printer.print(_line(each) for each in reversed(found))
+        if not found:
+            printer.nothing()
+        if follow:
+            await _follow(held, which, printer, found[0].number if found else 0)
+
+
+async def _follow(held: RecoveryLog, which: LineFilter, printer: _Printer, last: int) -> None:
+    """Print what is new behind a number, for ever; while L3 is away it is said, once, that there is nothing to see."""
+    is_away = False
+    while True:
+        try:
             new = await held.follow(last, limit=LINES_LISTED_MAX)
-            if wanted := [_line(each) for each in new if which.takes(each.line)]:
-                show(wanted, COLUMNS, _cells, "")
-            if new:
-                last = new[-1].number
-            else:
-                await asyncio.sleep(FOLLOW_SECONDS)
+        except TierError as fault:
+            if not is_away:
+                line(Console(stderr=True), f"waiting for L3: {fault}")
+            new, is_away = [], True
+        else:
+            is_away = False
+        printer.print(_line(each) for each in new if which.takes(each.line))
+        if new:
+            last = new[-1].number
+        else:
+            await asyncio.sleep(FOLLOW_SECONDS)
+
+
+class _Printer:
+    """Prints lines: on a terminal those of one recovery that follow one another are below its name."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._below: str | None = None
+
+    def print(self, lines: Iterable[LogLine]) -> None:
+        for each in lines:
+            for text in self._words(each) if self._console.is_terminal else (msgspec.json.encode(each).decode(),):
+                line(self._console, text)
+
+    def nothing(self) -> None:
+        """There are no lines."""
+        if self._console.is_terminal:
+            line(self._console, "nothing had to be recovered")
+
+    def _words(self, each: LogLine) -> Iterator[str]:
+        if each.recovery_id != self._below:
+            self._below = each.recovery_id
+            yield f"{each.subject}: {each.error_type}, {each.severity}; recovery {each.recovery_id}, {each.server}"
+        at = each.at.isoformat(" ", "milliseconds")
+        detail = f": {each.detail}" if each.detail else ""
+        yield f"  {each.number}  {at}  {each.step} {each.outcome}, {each.millis} ms{detail}"
 
 
 @asynccontextmanager
 async def _opened() -> AsyncIterator[RecoveryLog]:
     """The recovery log of L3."""
-    settings = await with_servers(load_settings(environment=os.environ), Console(stderr=True).print)
-    pool = connection_pool(settings, size_max=1)
-    try:
-        await prepare(pool, BUILT_IN, migrate=False, progress=lambda _: None)
+    async with opened_pool() as (_, pool):
         yield RecoveryLog(PostgresRecoveryLog(pool))
-    finally:
-        await pool.close()
 
 
 def _line(each: LoggedLine) -> LogLine:
     return LogLine(**msgspec.structs.asdict(each.line), number=each.number)
-
-
-def _cells(each: LogLine) -> Sequence[str]:
-    at = each.at.isoformat(" ", "milliseconds")
-    what = each.subject, each.error_type, each.step, each.outcome
-    return str(each.number), at, *what, str(each.millis), each.server, each.detail

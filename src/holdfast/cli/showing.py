@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 Record = TypeVar("Record", bound=msgspec.Struct)
+Place = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
+"""A number that L3 gives what it keeps: of a record, or a cursor."""
 
 _ACTING: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """What moves the cursor, clears, colours or turns the direction of writing."""
@@ -48,6 +52,12 @@ def show(
         for record in records:
             table.add_row(*map(cell, cells(record)))
         console.print(table)
+
+
+def tell_unreadable(identifiers: Sequence[str]) -> None:
+    """Name what a list leaves out, since it cannot be read."""
+    for each in identifiers:
+        line(Console(stderr=True), f"{each}: cannot be read; a server that meets it puts it in quarantine")
 
 
 def cell(text: str) -> Text:

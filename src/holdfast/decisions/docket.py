@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from holdfast.collection import Collection
-from holdfast.documents import Document, decode
+from holdfast.documents import Document
 from holdfast.entry import Consistency
 from holdfast.errors import NotFound
 from holdfast.keys import check_id
 from holdfast.kinds import Kind
 from holdfast.protocols import Isolation, Row
 from holdfast.protocols.decisions import DecisionIndex
+from holdfast.row_decoding import Page, Stored, page_of
 from holdfast.transactions import Transaction, Transactions
 
 D = TypeVar("D", bound=Document)
@@ -44,6 +45,7 @@ class Docket(Generic[D]):
 
     Args:
         index: L3's side of them.
+        stored: the document in a row of it.
         record: writes what goes with each decision.
         in_any_mode: they are decided also while a server's mode forbids writes.
     """
@@ -56,6 +58,7 @@ class Docket(Generic[D]):
         index: DecisionIndex,
         record: Record,
         *,
+        stored: Stored,
         in_any_mode: bool = False,
     ) -> None:
         self.index = index
@@ -63,20 +66,34 @@ class Docket(Generic[D]):
         self._collection = collection
         self._transactions = transactions
         self._record = record
+        self._stored = stored
         self._in_any_mode = in_any_mode
 
-    async def list(self, *, status: str | None, run_id: str | None, after: int | None, limit: int) -> list[Listed[D]]:
-        """Those there are, from L3, the oldest first; see `DecisionIndex.list`.
+    async def list(self, *, status: str | None, run_id: str | None, after: int | None, limit: int) -> Page[Listed[D]]:
+        """Those there are and can be read, from L3, the oldest first; see `DecisionIndex.list`.
 
         Raises:
+            InvalidKey: no run can have that id.
             TierError: L3 cannot be asked.
-            CorruptDocument, SchemaTooNew: one of them cannot be read.
         """
-        rows = await self.index.list(status=status, run_id=run_id, after=after, limit=limit)
-        return [Listed(name, self._document(name, row), row.birth, row.version) for name, row in rows]
+        if run_id is not None:
+            check_id(run_id)
+
+        async def rows(after: int | None) -> Sequence[tuple[str, Row]]:
+            return await self.index.list(status=status, run_id=run_id, after=after, limit=limit)
+
+        def listed(name: str, document: D, row: Row) -> Listed[D]:
+            return Listed(name, document, row.birth, row.version)
+
+        return await page_of(self._kind.name, after, rows, listed, self._stored)
 
     async def get(self, identifier: str) -> D | None:
-        """One as it is in L3 now; None: there is none. Raises as `list` does."""
+        """One as it is in L3 now; None: there is none.
+
+        Raises:
+            CorruptDocument, SchemaTooNew: it cannot be read.
+            TierError: L3 cannot be asked.
+        """
         return await self._collection.get(identifier, consistency=Consistency.STRONG)
 
     async def found(self, identifier: str) -> D:
@@ -131,9 +148,6 @@ class Docket(Generic[D]):
             return decided
 
         return await self._transactions.transact(operate, Isolation.READ_COMMITTED, in_any_mode=self._in_any_mode)
-
-    def _document(self, identifier: str, row: Row) -> D:
-        return decode(self._kind.document, row.body, what=f"{self._kind.name}:{identifier}")
 
     def _missing(self, identifier: str) -> NotFound:
         name = self._kind.name

@@ -1,11 +1,14 @@
-"""Looks for what nobody has decided in time, on every server: one of them does, the others find that out."""
+"""Looks for what nobody has decided in time, on every server: one of them does, the others find that out.
+
+What was decided long ago is removed, a batch at a time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from holdfast.background import Background
 from holdfast.decisions.log_once import LogOnce
@@ -27,7 +30,21 @@ PAGE: Final = 100
 AWAY: Final = (TierUnavailable, StorageNotReady, StorageFull, Overloaded)
 """Of L3 as a whole: no other one can be decided either. Every other fault may be of the one alone."""
 
+PRUNE_SWEEPS: Final = 30
+"""Between two looks for what was decided long ago, unless there was more of it than one batch."""
+
 logger = logging.getLogger("holdfast")
+
+
+class Retention(NamedTuple):
+    """How long what is decided is kept.
+
+    Attributes:
+        of_ended_runs: and in any case until the run that it is of has ended.
+    """
+
+    seconds: float
+    of_ended_runs: bool
 
 
 class Overdue(Protocol):
@@ -49,9 +66,10 @@ class OverdueSweeper:
     Args:
         what: is decided, in the singular.
         also: done after each sweep.
+        retention: of what is decided; None: it is kept for good.
 
     Attributes:
-        timed_out: those that this server decided.
+        timed_out: those that this server decided; `pruned`: those that it removed.
         fault: why the last attempt failed; None: it did not.
     """
 
@@ -61,13 +79,17 @@ class OverdueSweeper:
         sleep: Callable[[float], Awaitable[object]],
         what: str,
         also: Callable[[], Awaitable[None]] | None = None,
+        retention: Retention | None = None,
     ) -> None:
         self._overdue = overdue
         self._also = also
+        self._retention = retention
         self._what = what
         self._sleep = sleep
         self._once = LogOnce(logger)
         self.timed_out = 0
+        self.pruned = 0
+        self._until_prune = PRUNE_SWEEPS
         self.fault: Exception | None = None
         self._loop = Background(self._run, f"{what}s")
 
@@ -91,6 +113,19 @@ class OverdueSweeper:
                 await self._time_out(due.id)
             after = page[-1]
 
+    async def prune(self) -> bool:
+        """Remove a batch of what was decided long ago; whether there may be more.
+
+        Raises:
+            TierError: L3 did not do it.
+        """
+        if self._retention is None:
+            return False
+        seconds, of_ended_runs = self._retention
+        pruned = await self._overdue.index.prune(older_seconds=seconds, limit=PAGE, of_ended_runs=of_ended_runs)
+        self.pruned += pruned
+        return pruned == PAGE
+
     async def _time_out(self, identifier: str) -> None:
         try:
             if await self._overdue.time_out(identifier) is not None:
@@ -108,6 +143,9 @@ class OverdueSweeper:
                 await self.sweep()
                 if self._also is not None:
                     await self._also()
+                self._until_prune -= 1
+                if self._until_prune <= 0 and not await self.prune():
+                    self._until_prune = PRUNE_SWEEPS
                 self.fault = None
             except TierError as fault:
                 if self.fault is None:  # once, not every two seconds

@@ -21,6 +21,7 @@ import msgspec
 from holdfast.clock import Clock
 from holdfast.errors import Closed
 from holdfast.events import PRIORITIES, Event
+from holdfast.fault_words import in_words
 from holdfast.invalidation.event_queue import EventQueue, Origin, Waiting
 from holdfast.invalidation.handler_thread import HandlerThread
 from holdfast.invalidation.topics import Pattern
@@ -227,7 +228,7 @@ class Subscription:
                     {"message": "holdfast: an event could not be delivered", "exception": fault}
                 )
                 if item.origin is not None:
-                    self._failed(item, item.origin, self._in_words(fault))
+                    self._failed(item, item.origin, self._words(fault))
             self._in_hand = None
 
     async def _deliver(self, item: Waiting) -> None:
@@ -309,15 +310,10 @@ class Subscription:
         if logger.isEnabledFor(logging.DEBUG):
             trace = self._rules.masked("".join(traceback.format_exception(fault)))
             logger.debug("a handler of %s failed: %s", self.pattern.text, trace)
-        return self._in_words(fault)
+        return self._words(fault)
 
-    def _in_words(self, fault: BaseException) -> str:
-        """What an exception says, as text that can be sent: it may hold what UTF-8 cannot, or fail to say anything."""
-        try:
-            words = f"{type(fault).__name__}: {fault}"
-        except Exception:  # noqa: BLE001 - it is a handler's, and what it does when asked is not known
-            words = type(fault).__name__
-        return self._rules.masked(words)[:FAULT_CHARS_MAX].encode("utf-8", "replace").decode()
+    def _words(self, fault: BaseException) -> str:
+        return in_words(fault, self._rules.masked)[:FAULT_CHARS_MAX]
 
     async def _handle(self, event: Event) -> None:
         _handling.set(asyncio.current_task())

@@ -1,4 +1,4 @@
-"""The contract of L3's side of what is decided once, such as reviews: it is found, and what of it is overdue."""
+"""The contract of L3's side of what is decided once, such as reviews: it is found, what is overdue, what is old."""
 
 from __future__ import annotations
 
@@ -41,6 +41,16 @@ class DecisionIndex(Protocol):
 
         Args:
             after: the last one known.
+        """
+        ...
+
+    async def prune(self, *, older_seconds: float, limit: int, of_ended_runs: bool = False) -> int:
+        """Remove those that were decided longer ago than that by L3's clock, and how many; the oldest ones first.
+
+        An open one is never removed, nor one that does not say when it was decided.
+
+        Args:
+            of_ended_runs: only those whose run has ended, or is not there: merges of any other may look at them again.
         """
         ...
 

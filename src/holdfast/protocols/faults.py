@@ -12,12 +12,11 @@ EVIDENCE_BYTES_MAX: Final = 64 * 1024
 
 
 class Source(StrEnum):
-    """Where a fault was met."""
+    """Where a fault was met. What keeps the event bus from its streams is a fault of L2, which holds them."""
 
     L2 = "l2"
     L3 = "l3"
     FEED = "feed"
-    BUS = "bus"
 
 
 class FaultSink(Protocol):
@@ -36,6 +35,7 @@ class FaultSink(Protocol):
         run_id: str | None = None,
         swarm_id: str | None = None,
         evidence: bytes | None = None,
+        version: int | None = None,
     ) -> None:
         """Take a report. It never raises and never waits: whoever meets a fault has its own caller to answer.
 
@@ -43,5 +43,6 @@ class FaultSink(Protocol):
             key: of what was asked for.
             run_id, swarm_id: of what is affected, as far as is known.
             evidence: the bytes that do not verify; the first `EVIDENCE_BYTES_MAX` are kept.
+            version: of the row of L3 that they are in.
         """
         ...

@@ -16,6 +16,8 @@ APPENDED_MAX: Final = 500
 """Lines that are added at once."""
 KEPT_MAX: Final = 64
 """Entries that are put into quarantine at once."""
+MET_MAX: Final = 16
+"""Names of times that the same was met, which are remembered."""
 
 
 class RecoveryLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +85,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         fault: what is wrong with it, in words.
         evidence: its first bytes, `EVIDENCE_BYTES_MAX` at most, and `size` how many there were.
         server: that met it, `at` when, by its clock and with its zone; `count`: how often.
+        met: names these times that it was met: under one name they are counted once; empty: each time they are kept.
+            Not told with what is kept.
     """
 
     tier: str
@@ -95,6 +99,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     server: str
     at: dt.datetime
     count: int = 1
+    met: str = ""
 
 
 class Quarantined(NamedTuple):
@@ -146,7 +151,8 @@ class QuarantineRows(Protocol):
         The same bytes of one document in one tier are kept once, with the sum of their counts.
 
         Raises:
-            OutcomeUnknown: sent, and the reply was lost; to repeat it may count it twice.
+            OutcomeUnknown: sent, and the reply was lost; to repeat it, with the same `met`, does no harm, unless it
+                has been met `MET_MAX` times since.
         """
         ...
 

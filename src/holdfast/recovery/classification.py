@@ -98,7 +98,7 @@ def classify(fault: BaseException, source: Source, *, scope: Scope = Scope.OPERA
 def _type_of(fault: BaseException, source: Source) -> StateErrorType:
     if source is Source.L2:
         return StateErrorType.CACHE_FAILURE
-    if source in (Source.FEED, Source.BUS) or (isinstance(fault, TierUnavailable) and source is Source.L3):
+    if source is Source.FEED or (isinstance(fault, TierUnavailable) and source is Source.L3):
         return StateErrorType.COMMUNICATION_FAILURE
     return StateErrorType.TRANSACTION_FAILED
 

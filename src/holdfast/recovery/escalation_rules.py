@@ -13,9 +13,9 @@ import msgspec
 from holdfast.documents import Delivery
 from holdfast.documents.escalation import Escalation, EscalationStatus, TriedStep
 from holdfast.errors import EscalationSettled, SettingsError
+from holdfast.fault_words import in_words
 from holdfast.keys import check_text, joined_id
 from holdfast.recovery.strategies import Severity, StateErrorType
-from holdfast.run_context.fault_words import in_words
 
 SUBJECT_BYTES_MAX: Final = 1024
 WORD_BYTES_MAX: Final = 200

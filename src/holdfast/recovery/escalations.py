@@ -12,7 +12,7 @@ from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
 from holdfast.decisions.docket import LIST_LIMIT, Docket, Listed
 from holdfast.documents.escalation import Escalation, EscalationStatus, TriedStep
-from holdfast.errors import Conflict, CorruptDocument, SchemaTooNew
+from holdfast.errors import Conflict
 from holdfast.keys import check_id
 from holdfast.kinds import DELIVERY, ESCALATION
 from holdfast.metrics.counters import EscalationCounters
@@ -21,6 +21,7 @@ from holdfast.protocols.decisions import DecisionIndex
 from holdfast.protocols.escalations import Classified
 from holdfast.recovery import escalation_rules as rules
 from holdfast.recovery.strategies import Severity, StateErrorType
+from holdfast.row_decoding import Page, Stored
 from holdfast.transactions import Transaction, Transactions
 
 TIMEOUT_SECONDS: Final = 60.0
@@ -35,6 +36,7 @@ class Escalations:
         new_id: a unique id.
         server: who this server is, in words.
         masked: takes secrets that this process has seen out of a text.
+        stored: the escalation in a row of L3.
     """
 
     def __init__(
@@ -49,9 +51,12 @@ class Escalations:
         new_id: Callable[[], str],
         server: str,
         masked: Callable[[str], str],
+        stored: Stored,
     ) -> None:
         self.index = index
-        self._docket = Docket(ESCALATION, collection, transactions, index, self._record, in_any_mode=True)
+        self._docket = Docket(
+            ESCALATION, collection, transactions, index, self._record, stored=stored, in_any_mode=True
+        )
         self._transactions = transactions
         self._audit = audit
         self._counters = counters
@@ -156,8 +161,8 @@ class Escalations:
         run_id: str | None = None,
         after: int | None = None,
         limit: int = LIST_LIMIT,
-    ) -> list[Listed[Escalation]]:
-        """Escalations, from L3, the oldest first.
+    ) -> Page[Listed[Escalation]]:
+        """Escalations, from L3, the oldest first. One that cannot be read hides no other: `unreadable` names it.
 
         Args:
             status: an `EscalationStatus`; None: any.
@@ -166,12 +171,16 @@ class Escalations:
 
         Raises:
             TierError: L3 cannot be asked.
-            CorruptDocument, SchemaTooNew: one of them cannot be read.
         """
         return await self._docket.list(status=status, run_id=run_id, after=after, limit=limit)
 
     async def get(self, identifier: str) -> Escalation | None:
-        """An escalation as it is in L3 now; None: there is none. Raises as `list` does."""
+        """An escalation as it is in L3 now; None: there is none.
+
+        Raises:
+            CorruptDocument, SchemaTooNew: it cannot be read.
+            TierError: L3 cannot be asked.
+        """
         return await self._docket.get(identifier)
 
     async def resolve(self, identifier: str, *, decision: str, by: str, reason: str) -> Escalation:
@@ -220,15 +229,12 @@ class Escalations:
         self._on_timed_out.append(callback)
 
     async def observe_oldest(self) -> None:
-        """Note for how long the oldest one has been open; one that cannot be read changes nothing.
+        """Note for how long the oldest one has been open; one that cannot be read counts as none.
 
         Raises:
             TierError: L3 cannot be asked.
         """
-        try:
-            oldest = await self._docket.list(status=EscalationStatus.OPEN.value, run_id=None, after=None, limit=1)
-        except (CorruptDocument, SchemaTooNew):  # whoever lists escalations is told
-            return
+        oldest = await self._docket.list(status=EscalationStatus.OPEN.value, run_id=None, after=None, limit=1)
         opened_at = oldest[0].document.opened_at if oldest else None
         age = 0.0 if opened_at is None else (await self.index.now() - opened_at).total_seconds()
         self._counters.oldest_open_seconds = age

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from math import inf
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +32,8 @@ RULES: Final = ModeRules()
 LOOK_SECONDS: Final = 0.1
 LATE_SECONDS: Final = 0.25
 """How often L3 is asked, at most, because its feed is not heard."""
+REPORT_SECONDS: Final = 0.5
+"""How often an outage is reported while it lasts."""
 
 
 SILENT_SECONDS: Final = 1.0
@@ -95,7 +98,7 @@ class HealthKeeper:
         rules: ModeRules = RULES,
     ) -> None:
         self._guards: Mapping[str, TierGuard] = {"L2": l2, "L3": l3}
-        self._answered = dict.fromkeys(self._guards, True)
+        self._report_at = dict.fromkeys(self._guards, -inf)
         self._l2, self._l3 = l2, l3
         self._feed_seconds = feed_seconds
         self._bound_seconds = bound_seconds
@@ -139,7 +142,7 @@ class HealthKeeper:
             why=f"{self._why}{self._unheard(feed_seconds)}",
             l2=self._l2.health(),
             l3=self._l3.health(),
-            feed_seconds=feed_seconds if feed_seconds < float("inf") else None,
+            feed_seconds=feed_seconds if feed_seconds < inf else None,
             staleness_seconds=max(self._bound_seconds, feed_seconds),
             backlog=self._backlog(),
         )
@@ -172,17 +175,22 @@ class HealthKeeper:
         for name, guard in self._guards.items():
             self._there[name].observe(now, answers=guard.answers)
             self._counters.cut_off[name] = guard.opened
-            self._report(name, guard)
+            self._report(name, guard, now)
         there = Tiers(l2=self._there["L2"].is_there, l3=self._there["L3"].is_there, buffers=self._buffers())
         mode = self._forcing.worse(mode_of(there), now)
-        self._skip_l2(self._forcing.forced(Mode.L2_BYPASSED) is not None)
+        self._skip_l2(not self._l2.answers or self._forcing.forced(Mode.L2_BYPASSED) is not None)
         if mode is not self.mode:
             self._change(mode, now)
 
-    def _report(self, name: str, guard: TierGuard) -> None:
-        """Have an outage recovered from, and recorded, also where no caller has met it."""
-        answered, self._answered[name] = self._answered[name], guard.answers
-        if answered and not guard.answers:
+    def _report(self, name: str, guard: TierGuard, now: float) -> None:
+        """Have an outage recovered from, and recorded, also where no caller has met it.
+
+        Again and again: what follows the end of another recovery closely is not taken up at once.
+        """
+        if guard.answers:
+            self._report_at[name] = -inf
+        elif now >= self._report_at[name]:
+            self._report_at[name] = now + REPORT_SECONDS
             fault = TierUnavailable(f"{name} is away ({guard.health().fault})")
             self._faults.report(fault, Source.L2 if guard is self._l2 else Source.L3)
 

@@ -9,13 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from holdfast.background import Background
-from holdfast.errors import TierError
+from holdfast.errors import (
+    OutcomeUnknown,
+    Overloaded,
+    SerializationFailure,
+    StorageFull,
+    StorageNotReady,
+    TierError,
+    TierUnavailable,
+)
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Evidence, QuarantineRows, RecoveryLine, RecoveryLogRows
 from holdfast.protocols.recovery import APPENDED_MAX, KEPT_MAX
@@ -29,7 +38,12 @@ RETRY_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 2.0
 """How long closing waits for L3 to take what is left."""
 
+PASSES: Final = (TierUnavailable, Overloaded, OutcomeUnknown, StorageFull, StorageNotReady, SerializationFailure)
+"""After a while L3 may take the same. By any other fault it refuses it for good."""
+
 logger = logging.getLogger("holdfast")
+
+Written = TypeVar("Written", RecoveryLine, Evidence)
 
 
 class RecoveryRecorder:
@@ -58,6 +72,8 @@ class RecoveryRecorder:
         self._sleep = sleep
         self._lines: deque[RecoveryLine] = deque()
         self._evidence: OrderedDict[Any, Evidence] = OrderedDict()
+        self._taken: deque[Evidence] = deque()
+        """L3 may have it: it is written again as it was, and what is the same is met anew."""
         self._wake = asyncio.Event()
         self.fault: Exception | None = None
         self._loop = Background(self._run, "recovery log")
@@ -73,18 +89,24 @@ class RecoveryRecorder:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.write()
         except (TierError, TimeoutError) as fault:
-            logger.warning("%d lines of the recovery log could not be written: %s", len(self._lines), fault)
+            entries = self.waiting - len(self._lines)
+            logger.warning(
+                "%d lines of the recovery log and %d entries of the quarantine could not be written: %s",
+                len(self._lines),
+                entries,
+                fault,
+            )
 
     @property
     def waiting(self) -> int:
         """Lines and entries that L3 does not have yet."""
-        return len(self._lines) + len(self._evidence)
+        return len(self._lines) + len(self._evidence) + len(self._taken)
 
     def line(self, line: RecoveryLine) -> None:
         """Record a line; it never raises, nor waits."""
         if len(self._lines) >= LINES_WAITING_MAX:
             self._lines.popleft()
-            self._counters.lines_lost += 1
+            self._lose_line()
         self._lines.append(line)
         self._wake.set()
 
@@ -96,31 +118,35 @@ class RecoveryRecorder:
             found = msgspec.structs.replace(held, count=held.count + found.count, at=found.at)
         elif len(self._evidence) >= EVIDENCE_WAITING_MAX:
             self._evidence.popitem(last=False)
-            self._counters.evidence_lost += 1
+            self._lose_evidence()
         self._evidence[name] = found
         self._wake.set()
 
     async def write(self) -> None:
-        """Bring what waits now to L3.
+        """Bring what waits now to L3. What that refuses alone is dropped, and counted, and holds up nothing.
 
         Raises:
-            TierError: L3 did not take it; what it may not have is kept.
+            TierError: L3 did not take it now; what it may not have is kept.
         """
-        while self._lines:
-            batch = [self._lines[place] for place in range(min(len(self._lines), APPENDED_MAX))]
-            await self._log.append(batch, rows_max=self._lines_max)
-            written = {line.id for line in batch}  # others may have been pushed out meanwhile
-            while self._lines and self._lines[0].id in written:
-                self._lines.popleft()
-        while self._evidence:
-            taken = list(self._evidence.items())[:KEPT_MAX]
-            await self._quarantine.keep([found for _, found in taken], rows_max=self._evidence_max)
-            for name, found in taken:
-                held = self._evidence.get(name)
-                if held is found:
-                    del self._evidence[name]
-                elif held is not None:  # it was met again meanwhile
-                    self._evidence[name] = msgspec.structs.replace(held, count=held.count - found.count)
+
+        async def append(lines: Sequence[RecoveryLine]) -> None:
+            await self._log.append(lines, rows_max=self._lines_max)
+
+        async def keep(found: Sequence[Evidence]) -> None:
+            await self._quarantine.keep(found, rows_max=self._evidence_max)
+
+        await _write_all(self._lines, append, APPENDED_MAX, self._lose_line)
+        while self._taken or self._evidence:
+            if not self._taken:
+                self._taken.extend(self._evidence.values())
+                self._evidence.clear()
+            await _write_all(self._taken, keep, KEPT_MAX, self._lose_evidence)
+
+    def _lose_line(self) -> None:
+        self._counters.lines_lost += 1
+
+    def _lose_evidence(self) -> None:
+        self._counters.evidence_lost += 1
 
     async def _run(self) -> None:
         while True:
@@ -144,3 +170,37 @@ class RecoveryRecorder:
         self.fault = fault
         self._wake.set()
         await self._sleep(RETRY_SECONDS)
+
+
+async def _write_all(
+    waiting: deque[Written],
+    write: Callable[[Sequence[Written]], Awaitable[None]],
+    at_once: int,
+    lose: Callable[[], None],
+) -> None:
+    """Write what waits, the oldest first, and forget it.
+
+    Args:
+        lose: called for each that L3 refuses, which is forgotten too.
+
+    Raises:
+        TierError: one of `PASSES`; what may not be written waits.
+    """
+    size = at_once
+    while waiting:
+        batch = list(islice(waiting, size))
+        try:
+            await write(batch)
+        except PASSES:
+            raise
+        except TierError as fault:
+            if len(batch) > 1:  # one of them is to blame, and halves tell which
+                size = len(batch) // 2
+                continue
+            lose()
+            logger.warning("a record of recovery is refused by L3, and left out: %s", fault)
+        else:
+            size = min(2 * size, at_once)
+        done = set(map(id, batch))  # others may have been pushed out meanwhile
+        while waiting and id(waiting[0]) in done:
+            waiting.popleft()

@@ -41,6 +41,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         subject: in words: ``run:r1``, ``bot:b1``, ``tier:l2``.
         of_tier: it is the whole tier that does not answer; the key is only what was asked of it.
         evidence: the first bytes of what did not verify, and `size` how many there were.
+        version: of the row of L3 that they are in.
         began: monotonic seconds.
     """
 
@@ -56,6 +57,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     swarm_id: str | None = None
     evidence: bytes | None = None
     size: int = 0
+    version: int | None = None
 
     @property
     def slot(self) -> Slot:
@@ -92,6 +94,7 @@ class FaultReports:
         run_id: str | None = None,
         swarm_id: str | None = None,
         evidence: bytes | None = None,
+        version: int | None = None,
     ) -> None:
         """Take a report; see `FaultSink.report`."""
         of_tier = isinstance(fault, TierUnavailable)
@@ -111,6 +114,7 @@ class FaultReports:
             swarm_id=swarm_id or (key.id if key is not None and key.kind == SWARM.name and not of_tier else None),
             evidence=None if evidence is None else evidence[:EVIDENCE_BYTES_MAX],
             size=len(evidence or b""),
+            version=version,
         )
         self._counters.reported += 1
         if report.evidence is not None and key is not None:

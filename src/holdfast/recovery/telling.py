@@ -9,13 +9,13 @@ from enum import StrEnum
 from typing import Any
 
 from holdfast.clock import Clock
+from holdfast.fault_words import in_words
 from holdfast.invalidation.topics import RECOVERY_COMPLETED, RECOVERY_RETURNED, RECOVERY_STEP
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Evidence, RecoveryLine
 from holdfast.recovery.handlers import Case, Done, Outcome
 from holdfast.recovery.log import RecoveryRecorder
 from holdfast.recovery.reports import Report
-from holdfast.run_context.fault_words import in_words
 
 logger = logging.getLogger("holdfast")
 
@@ -93,11 +93,13 @@ class RecoveryTeller:
                 tier=report.source.value,
                 kind=report.key.kind,
                 id=report.key.id,
+                version=report.version,
                 fault=self.words(report.fault),
                 evidence=report.evidence,
                 size=report.size,
                 server=self._server,
                 at=self._now(),
+                met=self._new_id(),
             )
         )
 

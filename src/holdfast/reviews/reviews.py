@@ -30,6 +30,7 @@ from holdfast.protocols import DecisionIndex, Isolation, LateDecision
 from holdfast.reviews import outcomes, rules
 from holdfast.reviews.given_values import given_choice, given_variable
 from holdfast.reviews.rules import Decision, ReviewRules
+from holdfast.row_decoding import Page, Stored
 from holdfast.run_context.hybrid_clock import HybridClock
 from holdfast.sensitivity.levels import is_secret, strictest
 from holdfast.transactions import Transaction, Transactions
@@ -68,6 +69,7 @@ class Reviews:
         limits: of documents.
         seal: seals a value for a secret variable.
         held: tells what a run has now.
+        stored: the review in a row of L3.
 
     Attributes:
         hybrid: the clock of variables.
@@ -87,10 +89,11 @@ class Reviews:
         limits: Limits,
         seal: Seal,
         held: Held,
+        stored: Stored,
     ) -> None:
         self.index = index
         self.hybrid = hybrid
-        self._docket = Docket(REVIEW, collection, transactions, index, self._record)
+        self._docket = Docket(REVIEW, collection, transactions, index, self._record, stored=stored)
         self._transactions = transactions
         self._audit = audit
         self._bus = bus
@@ -108,8 +111,8 @@ class Reviews:
         run_id: str | None = None,
         after: int | None = None,
         limit: int = LIST_LIMIT,
-    ) -> list[ListedReview]:
-        """Reviews, from L3, the oldest first.
+    ) -> Page[ListedReview]:
+        """Reviews, from L3, the oldest first. One that cannot be read hides no other: `unreadable` names it.
 
         Args:
             status: a `ReviewStatus`; None: any.
@@ -119,13 +122,17 @@ class Reviews:
 
         Raises:
             TierError: L3 cannot be asked.
-            CorruptDocument, SchemaTooNew: one of them cannot be read.
         """
         listed = await self._docket.list(status=status, run_id=run_id, after=after, limit=limit)
-        return [ListedReview(*each) for each in listed]
+        return listed.of(ListedReview(*each) for each in listed)
 
     async def get(self, identifier: str) -> Review | None:
-        """A review as it is in L3 now; None: there is none. Raises as `list` does."""
+        """A review as it is in L3 now; None: there is none.
+
+        Raises:
+            CorruptDocument, SchemaTooNew: it cannot be read.
+            TierError: L3 cannot be asked.
+        """
         return await self._docket.get(identifier)
 
     async def resolve(

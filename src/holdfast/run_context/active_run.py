@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from holdfast.documents import ContextChange, Run, RunStatus, StepStatus
 from holdfast.entry import Durability, Receipt
 from holdfast.errors import HoldfastError, NotOwner, OutcomeUnknown, Refused, RunOver, Undecided
+from holdfast.fault_words import in_words
 from holdfast.protocols import LateDecision, Reviewer
 from holdfast.run_context.announcements import Announcements
 from holdfast.run_context.basing import BaseWriter
@@ -24,7 +24,7 @@ from holdfast.run_context.changes import ContextState
 from holdfast.run_context.child_merging import Merge
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import NOBODYS, Ending, ends
-from holdfast.run_context.fault_words import in_words
+from holdfast.run_context.going_on import GoingOn
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.in_doubt import InDoubt
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
@@ -34,8 +34,6 @@ from holdfast.run_context.taking_over import TakingOver
 from holdfast.run_context.undecided import UndecidedChanges, is_anothers
 from holdfast.run_context.under_way import UnderWay
 from holdfast.write_behind.operations import Append, Operation, Set
-
-Result = TypeVar("Result")
 
 logger = logging.getLogger("holdfast")
 
@@ -71,7 +69,7 @@ class ActiveRun:
         self._last: Receipt | None = None
         self._undecided = UndecidedChanges(context)
         self._turn = asyncio.Lock()
-        self._writes: set[asyncio.Task[Any]] = set()
+        self._going_on = GoingOn(self.id)
         self._bases = BaseWriter(ground, self.id, run)
         self._announcements = Announcements(ground)
         self._ending = Ending(ground, self.id, run.swarm_id, run.epoch)
@@ -122,14 +120,14 @@ class ActiveRun:
             ValueError: it is no `Durability`.
         """
         wanted = self._ground.runs.kind.durability if durability is None else Durability(durability)
-        return await self._going_on(self._save(wanted))
+        return await self._going_on.until_done(self._save(wanted))
 
     async def checkpoint(self) -> int:
         """Keep all of the context in snapshots, and return the number of the last; raises as `save`.
 
         It costs what changed since the last one, however large the context is.
         """
-        return await self._going_on(self._checkpoint())
+        return await self._going_on.until_done(self._checkpoint())
 
     async def merge_children(self, *, wait: bool = False, reviewer: Reviewer | None = None) -> Merge:
         """Take over what runs below this one have exported, in the order in which they were begun, and keep it.
@@ -181,7 +179,7 @@ class ActiveRun:
 
     async def release(self) -> None:
         """Keep what changed, and let other servers find the run as one that nobody runs; raises as `save`."""
-        await self._going_on(self._release())
+        await self._going_on.until_done(self._release())
 
     def _end_cancelled(self, step_id: str) -> None:
         try:
@@ -208,13 +206,6 @@ class ActiveRun:
         if self.is_over:
             raise RunOver(f"run {self.id} is {self.context.status}, or was let go of here: nothing more can be written")
 
-    async def _going_on(self, write: Coroutine[Any, Any, Result]) -> Result:
-        """Wait for a write that goes on if the caller is cancelled."""
-        task = asyncio.get_running_loop().create_task(write)
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
-        return await asyncio.shield(task)
-
     async def _save(self, durability: Durability) -> Receipt | None:
         async with self._turn:
             receipt = await self._write(durability) or await self._raised(durability)
@@ -234,7 +225,7 @@ class ActiveRun:
             self._announcements.merged(self.id, self.context.routine_id, merge)
 
     async def _end(self, status: RunStatus, error: str | None) -> None:
-        await self._going_on(self._ended(status, error))
+        await self._going_on.until_done(self._ended(status, error))
 
     async def _ended(self, status: RunStatus, error: str | None) -> None:
         async with self._turn:

@@ -11,10 +11,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
-from holdfast.documents import ContextVariable, Run, Sealed, decode
+from holdfast.documents import ContextVariable, Run, Sealed
 from holdfast.entry import MISSING
-from holdfast.errors import KeyMissing, SealBroken, TierError
-from holdfast.protocols import Reviewer, Settled
+from holdfast.errors import CorruptDocument, KeyMissing, SchemaTooNew, SealBroken, TierError
+from holdfast.keys import Key
+from holdfast.kinds import RUN
+from holdfast.protocols import Reviewer, Row, Settled
 from holdfast.protocols.runs import ENDED
 from holdfast.run_context.conflicts import Resolution
 from holdfast.run_context.context import RunContext
@@ -58,8 +60,9 @@ class Merge(NamedTuple):
         children: those that were merged, in order.
         waits_for: the child that holds back all behind it; None: all were merged.
         needs_review: it is a decision on its conflicts that is missing.
-        fault: why a secret of it cannot be opened here, so far: its key is not known, or this version too old; or why
-            L3 could not be asked about it, when others were merged before. Without either it has not ended.
+        fault: why a secret of it cannot be opened here, so far: its key is not known, or this version too old; why its
+            row cannot be read; or why L3 could not be asked about it, when others were merged before. Without any of
+            these it has not ended.
     """
 
     children: tuple[MergedChild, ...]
@@ -106,12 +109,18 @@ class ChildMerging:
     async def merge(self, keep: Callable[[Merge], Awaitable[None]]) -> Merge:
         """Merge all that can be; the context then has it, and what of it is not stored yet is for `keep`."""
         children: list[MergedChild] = []
-        async for name, run, birth in self._unmerged():
-            if run.status not in ENDED:
-                return Merge(tuple(children), name)
+        async for name, row in self._unmerged():
             try:
-                merged = await self._merged(name, run, birth, keep)
-            except (KeyMissing, SealBroken) as fault:  # that may come right, so nothing of the child is given up
+                run: Run = self._ground.stored(Key(RUN.name, name), row)
+                if run.status not in ENDED:
+                    return Merge(tuple(children), name)
+                merged = await self._merged(name, run, row.birth, keep)
+            except (
+                KeyMissing,
+                SealBroken,
+                CorruptDocument,
+                SchemaTooNew,
+            ) as fault:  # that may come right, so nothing of the child is given up
                 logger.warning("run %s waits to merge %s: %s", self._context.run_id, name, fault)
                 return Merge(tuple(children), name, fault=str(fault))
             except TierError as fault:
@@ -124,12 +133,12 @@ class ChildMerging:
             children.append(merged)
         return Merge(tuple(children))
 
-    async def _unmerged(self) -> AsyncIterator[tuple[str, Run, int]]:
-        """Children that are not merged yet, with their births, in order of these."""
+    async def _unmerged(self) -> AsyncIterator[tuple[str, Row]]:
+        """Children that are not merged yet, with their rows, in order of their births."""
         after = self._context.merged
         while rows := await self._ground.index.children(self._context.run_id, after=after, limit=PAGE):
             for name, row in rows:
-                yield name, decode(Run, row.body, what=f"run:{name}"), row.birth
+                yield name, row
             after = rows[-1][1].birth
 
     async def _merged(

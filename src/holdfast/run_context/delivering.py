@@ -16,11 +16,13 @@ from typing import Any, Final, NamedTuple
 
 from holdfast.background import Background
 from holdfast.documents import Delivery, decode
-from holdfast.errors import HoldfastError, TierError
+from holdfast.errors import CorruptDocument, HoldfastError, TierError
+from holdfast.fault_words import in_words
+from holdfast.keys import Key
+from holdfast.kinds import DELIVERY
 from holdfast.metrics.counters import DeliveryCounters
-from holdfast.protocols import DeliveryQueue, DeliveryRow
+from holdfast.protocols import DeliveryQueue, DeliveryRow, FaultSink, Source
 from holdfast.run_context.exports import Exporter
-from holdfast.run_context.fault_words import in_words
 
 logger = logging.getLogger("holdfast")
 
@@ -52,6 +54,7 @@ class DeliveryWorker:
         exporters: by name; those of other servers are left to them.
         masked: takes secrets that this process has seen out of a text.
         announce: told of a delivery that was given up; without its value.
+        faults: is told of one that cannot be read.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class DeliveryWorker:
         random_: random.Random,
         masked: Callable[[str], str],
         announce: Callable[[str, Any], None],
+        faults: FaultSink,
     ) -> None:
         self._queue = queue
         self._exporters = exporters
@@ -74,6 +78,7 @@ class DeliveryWorker:
         self._random = random_
         self._masked = masked
         self._announce = announce
+        self._faults = faults
         self._neglected: set[str] = set()
         self._unheard = False
         """L3 did not say what is due when it was asked last."""
@@ -170,7 +175,7 @@ class DeliveryWorker:
             return "no attempt has come to its end"
         limit = asyncio.timeout(self._rules.timeout_seconds)
         try:
-            delivery = decode(Delivery, row.body, what=f"delivery:{row.id}")
+            delivery = self._decoded(row)
             async with limit:
                 await self._exporters[delivery.exporter](delivery, idempotency_key(row))
         except asyncio.CancelledError:
@@ -184,6 +189,13 @@ class DeliveryWorker:
                 return f"it took longer than {self._rules.timeout_seconds:g} s"
             return in_words(fault, self._masked)
         return None
+
+    def _decoded(self, row: DeliveryRow) -> Delivery:
+        try:
+            return decode(Delivery, row.body, what=f"delivery:{row.id}")
+        except CorruptDocument as fault:
+            self._faults.report(fault, Source.L3, key=Key(DELIVERY.name, row.id), evidence=row.body)
+            raise
 
     async def _break_off(self, row: DeliveryRow) -> None:
         """Tell L3 that no exporter failed: else a delivery would be given up after some restarts of servers."""

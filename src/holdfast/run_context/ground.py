@@ -12,6 +12,7 @@ from holdfast.documents import Limits, Run, RunContextSnapshot
 from holdfast.invalidation.bus import EventBus
 from holdfast.kinds import RUN, RUN_SNAPSHOT
 from holdfast.protocols import FaultSink, JournalBase, LateReviews, Reviewer, RunIndex, Storage
+from holdfast.row_decoding import Stored
 from holdfast.run_context.conflicts import ConflictStrategy
 from holdfast.run_context.exports import Terms, Transformation
 from holdfast.run_context.hybrid_clock import HybridClock
@@ -42,6 +43,7 @@ class Ground:
         reviewer: makes what has conflicts decided that no strategy may resolve, for the owner of a run under an epoch.
         late_reviews: knows what was decided on them after a run had gone on.
         faults: is told of contexts that cannot be restored.
+        stored: the document in a row of L3.
     """
 
     collections: Mapping[str, Collection[Any]]
@@ -66,6 +68,7 @@ class Ground:
     reviewer: Callable[[int], Reviewer]
     late_reviews: LateReviews
     faults: FaultSink
+    stored: Stored
 
     @property
     def runs(self) -> Collection[Run]:

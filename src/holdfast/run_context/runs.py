@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from holdfast.audit.log import AuditLog
-from holdfast.documents import Run, RunStatus, decode
+from holdfast.documents import Run, RunStatus
 from holdfast.documents.frozen import EMPTY_DICT
 from holdfast.entry import Consistency
 from holdfast.errors import (
@@ -16,8 +16,10 @@ from holdfast.errors import (
     NotFound,
     SettingsError,
 )
-from holdfast.protocols import ListedSnapshot, RunFilter
+from holdfast.kinds import RUN
+from holdfast.protocols import ListedSnapshot, Row, RunFilter
 from holdfast.protocols.runs import LISTED_MAX, PRUNED_MAX
+from holdfast.row_decoding import Page, page_of
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.admission import Admission, Wanted, leave_below
 from holdfast.run_context.changes import ContextState
@@ -170,8 +172,10 @@ class Runs:
         orphaned: bool = False,
         after: int | None = None,
         limit: int = LIST_LIMIT,
-    ) -> Sequence[ListedRun]:
+    ) -> Page[ListedRun]:
         """Runs for which all of this holds, those begun last first.
+
+        One whose row cannot be read hides no other: `unreadable` names it.
 
         Args:
             orphaned: only those that have not ended and that no live server runs: what to resume after a crash.
@@ -187,8 +191,14 @@ class Runs:
         which = RunFilter(
             swarm_id=swarm_id, status=status, routine_id=routine_id, parent_run_id=parent_run_id, orphaned=orphaned
         )
-        rows = await self._ground.index.list(which, after=after, limit=limit)
-        return [ListedRun(name, decode(Run, row.body, what=f"run:{name}"), row.birth) for name, row in rows]
+
+        async def rows(after: int | None) -> Sequence[tuple[str, Row]]:
+            return await self._ground.index.list(which, after=after, limit=limit)
+
+        def listed(name: str, run: Run, row: Row) -> ListedRun:
+            return ListedRun(name, run, row.birth)
+
+        return await page_of(RUN.name, after, rows, listed, self._ground.stored)
 
     async def history(
         self, run_id: str, *, after: str | None = None, limit: int = LISTED_MAX

@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 
 from holdfast.clock import Clock
+from holdfast.documents import RunStatus
 from holdfast.documents.review import ReviewStatus
-from holdfast.kinds import Kind
+from holdfast.keys import Key
+from holdfast.kinds import RUN, Kind
 from holdfast.protocols import Isolation, Row
 from holdfast.protocols.decisions import DECISIONS_LISTED_MAX, Due
-from holdfast.protocols.runs import check_limit
+from holdfast.protocols.runs import ENDED, check_limit
 from holdfast.testing.memory_storage import MemoryStorage
 
 
@@ -52,10 +54,30 @@ class MemoryDecisions:
         deadlines = (Due(at, name) for name, fields in open_ones if (at := _moment(fields.get("deadline"))) is not None)
         return sorted(due for due in deadlines if due.deadline <= now and (after is None or due > after))[:limit]
 
+    async def prune(self, *, older_seconds: float, limit: int, of_ended_runs: bool = False) -> int:
+        """Remove old ones that are decided; see `DecisionIndex.prune`."""
+        check_limit(limit, DECISIONS_LISTED_MAX)
+        long_ago = await self.now() - dt.timedelta(seconds=older_seconds)
+        settled = [
+            (at, name)
+            for name, _, fields in self._rows()
+            if _status(fields) != ReviewStatus.OPEN
+            and (at := _moment(fields.get("resolvedAt"))) is not None
+            and at < long_ago
+            and not (of_ended_runs and self._goes_on(fields.get("runId")))
+        ]
+        async with await self._storage.open_transaction(Isolation.READ_COMMITTED) as transaction:
+            found = [await transaction.delete(Key(self._kind, name)) for _, name in sorted(settled)[:limit]]
+        return sum(existed for _, existed in found)
+
     async def now(self) -> dt.datetime:
         """The moment by L3's clock; see `DecisionIndex.now`."""
         async with await self._storage.open_transaction(Isolation.READ_COMMITTED):
             return dt.datetime(2000, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=self._clock.monotonic())
+
+    def _goes_on(self, run_id: object) -> bool:
+        row = self._storage.log.rows.get(Key(RUN.name, str(run_id)))
+        return row is not None and msgspec.json.decode(row.body).get("status", RunStatus.RUNNING.value) not in ENDED
 
     def _rows(self) -> Iterator[tuple[str, Row, dict[str, Any]]]:
         for key, row in self._storage.log.rows.items():
@@ -69,6 +91,7 @@ def _status(fields: dict[str, Any]) -> str:
 
 def _moment(text: object) -> dt.datetime | None:
     try:
-        return msgspec.convert(text, dt.datetime)
+        at = msgspec.convert(text, dt.datetime)
     except msgspec.ValidationError:
         return None
+    return at if at.tzinfo is not None else at.replace(tzinfo=dt.UTC)

@@ -8,7 +8,7 @@ import msgspec
 
 from holdfast.audit.chain import AuditNote
 from holdfast.protocols import Evidence, Isolation, LineFilter, LoggedLine, Quarantined, RecoveryLine
-from holdfast.protocols.recovery import APPENDED_MAX, KEPT_MAX, LINES_LISTED_MAX
+from holdfast.protocols.recovery import APPENDED_MAX, KEPT_MAX, LINES_LISTED_MAX, MET_MAX
 from holdfast.protocols.runs import check_limit
 from holdfast.testing.memory_marks import Marks
 from holdfast.testing.memory_storage import MemoryStorage
@@ -60,12 +60,13 @@ class MemoryQuarantine:
         check_limit(limit, LINES_LISTED_MAX)
         async with await self._storage.open_transaction(Isolation.READ_COMMITTED):
             held = [each for each in self._storage.log.marks.quarantine if each.number > after][:limit]
-        return [each._replace(found=msgspec.structs.replace(each.found, evidence=b"")) for each in held]
+        return [each._replace(found=msgspec.structs.replace(each.found, evidence=b"", met="")) for each in held]
 
     async def find(self, number: int) -> Quarantined | None:
         """One entry; see `QuarantineRows.find`."""
         async with await self._storage.open_transaction(Isolation.READ_COMMITTED):
-            return next((each for each in self._storage.log.marks.quarantine if each.number == number), None)
+            held = next((each for each in self._storage.log.marks.quarantine if each.number == number), None)
+        return None if held is None else held._replace(found=msgspec.structs.replace(held.found, met=""))
 
     async def discard(self, number: int, note: AuditNote) -> bool:
         """Remove an entry; see `QuarantineRows.discard`."""
@@ -91,8 +92,12 @@ def _kept(marks: Marks, found: Evidence, rows_max: int) -> Marks:
     held = list(marks.quarantine)
     for place, each in enumerate(held):
         if _same(each.found, found):
+            before = each.found.met.split()
+            if found.met in before:
+                return marks
             count, at = each.found.count + found.count, max(each.found.at, found.at)
-            held[place] = each._replace(found=msgspec.structs.replace(each.found, count=count, at=at))
+            met = " ".join([found.met, *before][:MET_MAX])
+            held[place] = each._replace(found=msgspec.structs.replace(each.found, count=count, at=at, met=met))
             return marks._replace(quarantine=tuple(held))
     drawn = marks.quarantine_drawn + 1
     held.append(Quarantined(drawn, found))

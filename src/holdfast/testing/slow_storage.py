@@ -59,6 +59,8 @@ class SlowStorage:
         self._late_seconds = late_seconds
         self._coherence = inner.coherence()
         self._calls = self._told = 0
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
         self._late: set[asyncio.Task[object]] = set()
 
     def coherence(self) -> Coherence:
@@ -99,6 +101,18 @@ class SlowStorage:
         """The newest records; see `Storage.invalidations`."""
         return await self._read(lambda: self._inner.invalidations(limit))
 
+    def hold(self) -> None:
+        """Let L3 say nothing until `release`: requests lie unread, and connections stay open."""
+        self._goes_on.clear()
+
+    def release(self) -> None:
+        """Let L3 go on with what lies there, and with what comes."""
+        self._goes_on.set()
+
+    async def is_read(self) -> None:
+        """Wait while L3 reads nothing."""
+        await self._goes_on.wait()
+
     async def drain(self) -> None:
         """Wait for what takes effect late."""
         while self._late:
@@ -109,6 +123,7 @@ class SlowStorage:
         await self._world.pause(self._most_seconds)
         self._calls += 1
         call = self._calls
+        await self.is_read()
         try:
             return await act()
         finally:

@@ -98,7 +98,7 @@ class ConnectionPool:
                 connection.terminate()  # DEALLOCATE ALL: the driver would go on naming what is not there any more
             raise
         else:
-            if guard is not None:
+            if guard is not None and not connection.is_closed():  # else its caller got over an error
                 guard.heard()
         finally:
             self._lent.pop(connection, None)

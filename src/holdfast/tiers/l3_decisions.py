@@ -9,7 +9,7 @@ from typing import Any, Final
 from holdfast.kinds import Kind
 from holdfast.protocols import Row
 from holdfast.protocols.decisions import DECISIONS_LISTED_MAX, Due
-from holdfast.protocols.runs import check_limit
+from holdfast.protocols.runs import ENDED, check_limit
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
 from holdfast.tiers.l3_statements import quote
@@ -21,7 +21,7 @@ class PostgresDecisions:
     """`DecisionIndex` over a pool of held connections.
 
     Args:
-        kind: whose table has the columns that `0011_reviews.sql` gave that of reviews.
+        kind: whose table has the columns that `0011` and `0015` gave that of reviews.
     """
 
     def __init__(self, pool: ConnectionPool, kind: Kind[Any]) -> None:
@@ -48,6 +48,14 @@ class PostgresDecisions:
                 records = await connection.fetch(overdue(self._table, behind=after is not None), limit, *(after or ()))
         return [Due(*record) for record in records]
 
+    async def prune(self, *, older_seconds: float, limit: int, of_ended_runs: bool = False) -> int:
+        """Remove old ones that are decided; see `DecisionIndex.prune`. Those that somebody has locked stay for now."""
+        check_limit(limit, DECISIONS_LISTED_MAX)
+        age, ended = dt.timedelta(seconds=older_seconds), sorted(ENDED) if of_ended_runs else None
+        with mapped(f"removing old {self._what}", writes=True):
+            async with self._pool.connection() as connection:
+                return len(await connection.fetch(pruning(self._table), age, limit, ended))
+
     async def now(self) -> dt.datetime:
         """The moment by L3's clock; see `DecisionIndex.now`."""
         with mapped("asking the time"):
@@ -62,6 +70,17 @@ def overdue(table: str, *, behind: bool) -> str:
     return f"""
         SELECT deadline, id FROM {table} WHERE deadline <= clock_timestamp(){further}
         ORDER BY deadline, id LIMIT $1"""  # noqa: S608 - the table's name alone, quoted
+
+
+def pruning(table: str) -> str:
+    """The statement that removes old ones ($1 age, $2 limit, $3 states of their runs, or NULL: of any run, or none)."""
+    # `now()`, and not the clock itself: an index is not searched for what may differ from row to row.
+    return f"""
+        DELETE FROM {table} WHERE id = ANY (ARRAY(
+            SELECT id FROM {table} AS old WHERE settled < now() - $1::interval AND ($3::text[] IS NULL OR NOT EXISTS (
+                SELECT FROM holdfast."Run" AS run
+                WHERE run.id = old.fields[1] AND coalesce(run.fields[4], '') <> ALL ($3)))
+            ORDER BY settled LIMIT $2 FOR UPDATE SKIP LOCKED)) RETURNING id"""  # noqa: S608 - as above
 
 
 def listing(

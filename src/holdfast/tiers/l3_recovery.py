@@ -9,7 +9,7 @@ import msgspec
 
 from holdfast.audit.chain import AuditNote
 from holdfast.protocols import Evidence, LineFilter, LoggedLine, Quarantined, RecoveryLine
-from holdfast.protocols.recovery import APPENDED_MAX, KEPT_MAX, LINES_LISTED_MAX
+from holdfast.protocols.recovery import APPENDED_MAX, KEPT_MAX, LINES_LISTED_MAX, MET_MAX
 from holdfast.protocols.runs import check_limit
 from holdfast.tiers.l3_audit import noted_columns, with_note
 from holdfast.tiers.l3_connections import ConnectionPool
@@ -29,11 +29,13 @@ SELECT number, {_LINE} FROM holdfast.recovery_log
 WHERE number < coalesce($1, {2**63 - 1}) AND recovery_id = coalesce($2, recovery_id) AND subject = coalesce($3, subject)
       AND at >= coalesce($4, '-infinity'::timestamptz) ORDER BY number DESC LIMIT $5"""  # noqa: S608 - as above
 
-KEEP: Final = """
-INSERT INTO holdfast.quarantine AS held (tier, kind, id, version, fault, evidence, size, server, at, count)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+KEEP: Final = f"""
+INSERT INTO holdfast.quarantine AS held (tier, kind, id, version, fault, evidence, size, server, at, count, met)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, array_remove(ARRAY[$11]::text[], ''))
 ON CONFLICT (tier, kind, id, digest) DO UPDATE
-SET count = held.count + excluded.count, at = greatest(held.at, excluded.at)"""
+SET count = held.count + excluded.count, at = greatest(held.at, excluded.at),
+    met = (excluded.met || held.met)[1:{MET_MAX}]
+WHERE NOT held.met && excluded.met"""  # noqa: S608 - only constants are put together
 CUT_QUARANTINE: Final = """
 DELETE FROM holdfast.quarantine WHERE number <= (
     SELECT number FROM holdfast.quarantine ORDER BY number DESC OFFSET $1 LIMIT 1)"""
@@ -121,4 +123,4 @@ def _quarantined(record: Any) -> Quarantined:
 
 
 def _made(made: Any, values: Sequence[Any]) -> Any:
-    return made(**dict(zip(made.__struct_fields__, values, strict=True)))
+    return made(**dict(zip(made.__struct_fields__, values, strict=False)))  # `met` is not told

@@ -21,6 +21,7 @@ from holdfast.errors import Conflict, CorruptDocument, Overloaded, Refused, Sche
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.protocols import DeadWrite, Isolation, JournalBase, Storage, StorageTransaction
+from holdfast.row_decoding import Stored
 from holdfast.write_behind.deciding import Decision, decide
 from holdfast.write_behind.entries import Entry, decode_entry
 from holdfast.write_behind.flushing import writes_of
@@ -56,6 +57,7 @@ class DeadWrites:
 
     Args:
         limits: of documents.
+        stored: the document in a row.
         settle: brings this server's undecided writes of rows to L3 before anything else is done to these.
         tell: tells this server's caches the versions of rows that were written.
         doubt: tells them that rows may have changed.
@@ -69,6 +71,7 @@ class DeadWrites:
         kinds: Mapping[str, Kind[Any]],
         limits: Limits,
         *,
+        stored: Stored,
         settle: Callable[[Iterable[Key]], Awaitable[None]],
         tell: Callable[[Mapping[Key, int]], None],
         doubt: Callable[[Iterable[Key]], None],
@@ -78,6 +81,7 @@ class DeadWrites:
         self._l3 = l3
         self._kinds = kinds
         self._limits = limits
+        self._stored = stored
         self._settle = settle
         self._tell = tell
         self._doubt = doubt
@@ -156,7 +160,10 @@ class DeadWrites:
         """Write what an entry makes of the row, which is locked; returns its version, or what a deletion drew."""
         key, kind = entry.key, self._kinds[entry.key.kind]
         row = (await transaction.load([key], lock=True)).get(key)
-        decision: Decision[Any] = decide(kind, row, [entry], kind.on_conflict, self._limits, kinds=self._kinds)
+        before = None if row is None else self._stored(key, row)
+        decision: Decision[Any] = decide(
+            kind, row, [entry], kind.on_conflict, self._limits, before=before, kinds=self._kinds
+        )
         if (refusal := decision.refused.get(entry.seq)) is not None:
             raise Refused(key, refusal.reason.value, refusal.detail)
         version = 0 if row is None else row.version

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from holdfast.documents import Document, Limits, decode, encode
+from holdfast.documents import Document, Limits, encode
 from holdfast.entry import MISSING
 from holdfast.errors import DocumentTooDeep, DocumentTooLarge
 from holdfast.intake import checked_write
@@ -47,6 +47,8 @@ class RefusalReason(enum.Enum):
     """The document would be too large or too deep."""
     POISON = "poison"
     """The document does not allow it, or could not be stored with it."""
+    UNREADABLE = "unreadable"
+    """The row holds no document that this program can read; replayed once it does, the entry may be applied."""
     NOT_OWNER = "not_owner"
     """Another server had taken over what it was written for, or decided it otherwise when it did."""
 
@@ -293,7 +295,7 @@ def decide(
     strategy: ConflictStrategy,
     limits: Limits,
     *,
-    known: D | None = None,
+    before: D | None,
     kinds: Mapping[str, Kind[Any]] = NO_KINDS,
 ) -> Decision[D]:
     """Decide the entries of one key.
@@ -301,15 +303,11 @@ def decide(
     Args:
         row: the current one, locked; None: there is none.
         entries: at least one, all of one key, in the order of their numbers.
-        known: what the row holds, if that is known.
+        before: what the row holds; None: there is none.
         kinds: those of the history that the kind spills into.
-
-    Raises:
-        CorruptDocument, SchemaTooNew: the row cannot be read; nothing is decided.
     """
     key = entries[0].key
     rules = _Rules(kind, kind.document, key, strategy, limits, kinds)
-    before = known if known is not None or row is None else decode(kind.document, row.body, what=str(key))
     begin = _Life(before, ANY_VERSION if row is None else row.birth)
     course = rules.run(begin, entries)
     try:

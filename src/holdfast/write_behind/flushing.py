@@ -14,11 +14,12 @@ from itertools import islice
 from typing import Any, Final
 
 from holdfast.documents import Limits
-from holdfast.errors import AppendOnly, Conflict, HoldfastError, Overloaded, Refused, RowRefused
+from holdfast.errors import AppendOnly, Conflict, CorruptDocument, Overloaded, Refused, RowRefused, SchemaTooNew
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.one_ahead import OneAhead
 from holdfast.protocols import FlushTransaction, JournalBase, Letter, Row, Write
+from holdfast.row_decoding import Stored
 from holdfast.seq_set import SeqSet
 from holdfast.write_behind.deciding import Decision, RefusalReason, decide
 from holdfast.write_behind.entries import Entry, encode_entry
@@ -89,12 +90,14 @@ class Flushing:
 
     Args:
         limits: of documents.
+        stored: the document in a row.
     """
 
-    def __init__(self, base: JournalBase, kinds: Mapping[str, Kind[Any]], limits: Limits) -> None:
+    def __init__(self, base: JournalBase, kinds: Mapping[str, Kind[Any]], limits: Limits, stored: Stored) -> None:
         self._base = base
         self._kinds = kinds
         self._limits = limits
+        self._stored = stored
         self._own_rows = OwnRows()
 
     async def flush(
@@ -208,12 +211,14 @@ class Flushing:
             return settled, [], []
         kind = self._kinds[key.kind]
         try:
-            known = None if row is None else self._own_rows.document(key, row)
-            decision = decide(kind, row, new, kind.on_conflict, self._limits, known=known, kinds=self._kinds)
-        except HoldfastError as fault:  # the row cannot be read: the entries may be applied when it is mended
-            reason = f"{RefusalReason.POISON.value}: {fault}"
-            settled.refused = _poisoned(new, reason)
-            return settled, [self._letter(entry, reason) for entry in new], []
+            before = None if row is None else self._document(key, row)
+        except (CorruptDocument, SchemaTooNew) as fault:
+            # Kept in L3, not here: until somebody mends the row they would take the room of writes of other rows.
+            detail = f"its row cannot be read now; once it can be, replay this write: {fault}"
+            unreadable = Refused(key, RefusalReason.UNREADABLE.value, detail)
+            settled.refused = dict.fromkeys((entry.seq for entry in new), unreadable)
+            return settled, [self._letter(entry, f"{unreadable.reason}: {detail}") for entry in new], []
+        decision = decide(kind, row, new, kind.on_conflict, self._limits, before=before, kinds=self._kinds)
         if decision.body is not None:
             self._own_rows.keep(key, decision.body, decision.document)
         settled.document, settled.tags = decision.document, decision.tags
@@ -228,6 +233,10 @@ class Flushing:
         ]
         settled.history = {write.key: 0 for write in decision.history}
         return settled, letters, writes_of(key, kind, row, decision)
+
+    def _document(self, key: Key, row: Row) -> Any:
+        own = self._own_rows.document(key, row)
+        return self._stored(key, row) if own is None else own
 
     async def _write(
         self,

@@ -13,6 +13,7 @@ from holdfast.kinds import Kind
 from holdfast.metrics.counters import WriteBehindCounters
 from holdfast.protocols import FaultSink, JournalBase, JournalStreams, Storage
 from holdfast.recovery.pacing import RetryBudget
+from holdfast.row_decoding import RowDecoder
 from holdfast.settings import Settings
 from holdfast.tiers.l1_local import Shelf
 from holdfast.write_behind.accepting import WriteBehind
@@ -88,7 +89,8 @@ class Making:
         owned = {name: kind.owned_by for name, kind in ground.kinds.items() if kind.owned_by is not None}
         handed_over = {*owned, *(name for name, kind in ground.kinds.items() if kind.handed_over)}
         self._overlay = Overlay(self._buffer, laid, owned, handed_over)
-        self._flushing = Flushing(ground.base, ground.kinds, self._limits)
+        self._stored = RowDecoder(ground.kinds, ground.faults).stored
+        self._flushing = Flushing(ground.base, ground.kinds, self._limits, self._stored)
         self._publisher = FlushPublisher(ground.writer)
         self._on_refused = announcing(ground.announce, WRITE_REFUSED)
         self._others_entries = OthersEntries(
@@ -153,6 +155,7 @@ class Making:
             ground.l3,
             ground.kinds,
             self._limits,
+            stored=self._stored,
             settle=write_behind.settle,
             tell=self._publisher.tell,
             doubt=self._publisher.doubt,

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from holdfast.documents import ContextVariable, Run
+from holdfast.documents import ContextVariable, Run, decode
 from holdfast.kinds import EXPORT
+from holdfast.protocols import Row
 from holdfast.protocols.runs import ENDED
 from holdfast.run_context import child_merging
 from holdfast.run_context.child_merging import ChildMerging
@@ -24,10 +25,10 @@ def merged_by_arrival(patch: pytest.MonkeyPatch) -> None:
     """A child that has not ended holds nobody back: it is skipped, and the last to end is the last to be merged."""
     healthy = ChildMerging._unmerged
 
-    async def unmerged(self: ChildMerging) -> AsyncIterator[tuple[str, Run, int]]:
-        async for name, run, birth in healthy(self):
-            if run.status in ENDED:
-                yield name, run, birth
+    async def unmerged(self: ChildMerging) -> AsyncIterator[tuple[str, Row]]:
+        async for name, row in healthy(self):
+            if decode(Run, row.body).status in ENDED:
+                yield name, row
 
     patch.setattr(ChildMerging, "_unmerged", unmerged)
 

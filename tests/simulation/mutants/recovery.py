@@ -20,7 +20,7 @@ from holdfast.tiers.l3_guard import PostgresGuard
 from simulation.mutants.registry import mutant
 
 
-@mutant("E")
+@mutant("E2")
 def breaker_never_half_opens(patch: pytest.MonkeyPatch) -> None:
     """What is cut off stays so: no probe is let through."""
     healthy = Breaker.permit
@@ -31,7 +31,7 @@ def breaker_never_half_opens(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Breaker, "permit", permit)
 
 
-@mutant("E")
+@mutant("E2")
 def probe_of_l2_always_succeeds(patch: pytest.MonkeyPatch) -> None:
     """A node that is asked for a sign of life counts as there, whatever it answers."""
     healthy = NodeWatch.__init__
@@ -45,7 +45,7 @@ def probe_of_l2_always_succeeds(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(NodeWatch, "__init__", init)
 
 
-@mutant("E")
+@mutant("E2")
 def probe_of_l3_always_succeeds(patch: pytest.MonkeyPatch) -> None:
     """The guard of L3 asks nobody, and counts that as an answer."""
 
@@ -55,7 +55,7 @@ def probe_of_l3_always_succeeds(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PostgresGuard, "_ask", ask)
 
 
-@mutant("E")
+@mutant("E2")
 def forced_mode_never_ends(patch: pytest.MonkeyPatch) -> None:
     """Who has put a server into a worse mode has done so for ever."""
     healthy = Forcing.force
@@ -66,14 +66,14 @@ def forced_mode_never_ends(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Forcing, "force", force)
 
 
-@mutant("E")
+@mutant("E2")
 def told_at_once_to_be_back(patch: pytest.MonkeyPatch) -> None:
     """A tier counts as back with its first answer."""
     healthy = Presence.__init__
     patch.setattr(Presence, "__init__", lambda self, _settle_seconds: healthy(self, 0.0))
 
 
-@mutant("E")
+@mutant("E2")
 def watch_dies(patch: pytest.MonkeyPatch) -> None:
     """Who looks whether a tier is back does not outlive its first look at one that is not."""
     healthy = RecoveryManager._is_back
@@ -86,9 +86,9 @@ def watch_dies(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RecoveryManager, "_is_back", is_back)
 
 
-@mutant("E")
+@mutant("E2")
 def health_looks_once(patch: pytest.MonkeyPatch) -> None:
-    """The loop that looks after the mode dies of the first thing that goes wrong."""
+    """The loop that looks after the mode dies with the first tier."""
 
     async def run(self: HealthKeeper) -> None:
         while self._l2.answers and self._l3.answers:
@@ -98,13 +98,25 @@ def health_looks_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(HealthKeeper, "_run", run)
 
 
-@mutant("E")
+@mutant("E2")
 def outage_is_not_reported(patch: pytest.MonkeyPatch) -> None:
     """An outage that no caller met begins no recovery."""
     patch.setattr(HealthKeeper, "_report", lambda *_: None)
 
 
-@mutant("E")
+@mutant("E2")
+def outage_is_reported_once(patch: pytest.MonkeyPatch) -> None:
+    """An outage is reported when it begins, whether or not that is taken up."""
+    patch.setattr(health, "REPORT_SECONDS", float("inf"))
+
+
+@mutant("E2")
+def calls_wait_for_a_silent_l3(patch: pytest.MonkeyPatch) -> None:
+    """What waits for L3 is not let go when it is cut off."""
+    patch.setattr(PostgresGuard, "_end_lent", lambda self: None)
+
+
+@mutant("E2")
 def log_of_an_outage_is_lost(patch: pytest.MonkeyPatch) -> None:
     """What L3 did not take at once is not kept for later."""
     healthy = RecoveryRecorder.write

@@ -32,6 +32,8 @@ class Chaos:
             "fail_over": self._fail_over,
             "l2_away": self._l2_away,
             "l3_away": self._l3_away,
+            "l2_gone": self._l2_gone,
+            "l3_gone": self._l3_gone,
             "l3_restart": self._l3_restart,
             "l3_crash": self._l3_crash,
         }
@@ -45,7 +47,7 @@ class Chaos:
 
     def heal(self) -> None:
         """End what lasts."""
-        self._scene.l3.away = self._scene.hub.away = False
+        self._scene.l3.away = self._scene.l2.away = self._scene.hub.away = False
         for server in self._scene.living:
             server.process.go_on()
 
@@ -93,16 +95,38 @@ class Chaos:
         self._scene.troubled_at = self._world.monotonic()
 
     async def _l2_away(self) -> None:
-        self._scene.hub.away = True
+        self._scene.hub.away = self._scene.l2.away = True
         await self._world.pause(AWAY_SECONDS)
-        self._scene.hub.away = False
+        self._l2_comes()
+
+    async def _l2_gone(self) -> None:
+        """For so long that all must see it."""
+        self._scene.hub.away = self._scene.l2.away = True
+        await self._outage("L2")
+        self._l2_comes()
+
+    def _l2_comes(self) -> None:
+        self._scene.hub.away = self._scene.l2.away = False
         self._scene.troubled_at = self._world.monotonic()
 
     async def _l3_away(self) -> None:
         self._scene.l3.away = True
         await self._world.pause(AWAY_SECONDS)
+        self._l3_comes()
+
+    async def _l3_gone(self) -> None:
+        """For so long that all must see it."""
+        self._scene.l3.away = True
+        await self._outage("L3")
+        self._l3_comes()
+
+    def _l3_comes(self) -> None:
         self._scene.l3.away = False
         self._scene.troubled_at = self._world.monotonic()
+
+    async def _outage(self, tier: str) -> None:
+        async with self._scene.health.outage(tier):
+            await self._world.pause(AWAY_SECONDS)
 
     async def _l3_restart(self) -> None:
         self._scene.l3.restart()

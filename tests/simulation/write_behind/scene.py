@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from math import inf
 from typing import Any, ClassVar, TypeVar
 
@@ -15,6 +16,7 @@ from holdfast.protocols import Change, Isolation
 from holdfast.testing import (
     JournalHub,
     MemoryAudit,
+    MemoryCache,
     MemoryDecisions,
     MemoryDeliveries,
     MemoryFeed,
@@ -35,6 +37,8 @@ from holdfast.testing.slow_link import SlowLink
 from holdfast.testing.slow_storage import SlowStorage, SlowTransaction
 from holdfast.write_behind.lives import Life
 from holdfast.write_behind.receipts import PendingWrite
+from simulation.guarded import GuardedCache, GuardedNodes, GuardedStorage
+from simulation.health import HealthRecords
 from simulation.write_behind.judge import Judge
 from simulation.write_behind.ledger import LEDGER, Ledger
 from simulation.write_behind.records import Records
@@ -63,7 +67,9 @@ class Scene:
 
     Attributes:
         judge, records: of what is committed, and what servers were told.
-        l3, hub, replication, servers: its parts; a server that died stays in the list, with the one that came after.
+        health: what servers tell of how they are.
+        l2, l3, hub, replication: its parts.
+        servers: too; one that died stays in the list, with the one that came after.
         troubled_at: when something last went wrong that concerns all, monotonic seconds.
     """
 
@@ -75,6 +81,8 @@ class Scene:
         self.theme = theme
         self.judge = Judge()
         self.records = Records(self.judge, world)
+        self.health = HealthRecords(world)
+        self.l2 = MemoryCache(world, nodes=2)
         self.l3 = MemoryStorage([*BUILT_IN, *self.kinds], seed=1, on_commit=self._committed)
         self.hub = JournalHub(replicas=theme.replicas)
         self.replication = Replication(self.hub, world)
@@ -151,6 +159,8 @@ class Server:
             unknown_share=theme.lost,
             late_seconds=1.0,
         )
+        self.nodes = GuardedNodes(scene.l2, world, most_seconds=most)
+        self.guarded = GuardedStorage(scene.l3, self.l3, world, most_seconds=most)
         base = MemoryJournalBase(scene.l3, world, idle_seconds=TAKEOVER_SECONDS / 2, lock_seconds=0.5)
         self.base = SlowJournalBase(base, self.l3_link)
         self.streams = SlowJournals(scene.hub, scene.replication, self.l2_link)
@@ -172,6 +182,7 @@ class Server:
         self.process.stop()
         self.is_dead = True
         self._scene.records.died(self.name, self._window_seconds())
+        self._scene.health.died(self.name)
         self._scene.l3.listeners.pop(self.hearing, None)
         self._cutting = begun_outside(self._cut())
         await asyncio.shield(self._cutting)  # to its end, whoever is cancelled
@@ -205,32 +216,42 @@ class Server:
         await self.l3.drain()
 
     async def _live(self) -> None:
-        async with connect_flows(
-            kinds=self._scene.kinds,
-            server=self.name,
-            l3=self.l3,
-            feed=self.feed,
-            journals=self.base,
-            streams=self.streams,
-            runs=MemoryRuns(
-                self._scene.l3,
-                self._scene.world,
-                dead_after_seconds=self._scene.settings.write_behind_takeover_seconds,
-            ),
-            reviews=MemoryDecisions(self._scene.l3, self._scene.world, REVIEW),
-            escalations=MemoryDecisions(self._scene.l3, self._scene.world, ESCALATION),
-            audit=MemoryAudit(self._scene.l3),
-            key_rows=MemoryKeys(self._scene.l3),
-            deliveries=MemoryDeliveries(self._scene.l3, self._scene.world),
-            recovery_log=MemoryRecoveryLog(self._scene.l3),
-            quarantine=MemoryQuarantine(self._scene.l3),
-            clock=self._scene.world,
-            settings=self._scene.settings,
-            seed=self._scene.world.random.getrandbits(32),
-        ) as self.flows:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.nodes.watch.close)
+            stack.push_async_callback(self.guarded.guard.close)
+            await self.guarded.guard.connect()
+            self.flows = await stack.enter_async_context(self._connect())
+            await self._scene.health.listen(self.name, self.flows)
             self._note_entries()
             self._ready.set()
             await self.closing.wait()
+            self._scene.health.died(self.name)
+
+    def _connect(self) -> AbstractAsyncContextManager[Flows]:
+        scene, world, behind = self._scene, self._scene.world, self.guarded.behind
+        seconds = scene.settings.write_behind_takeover_seconds
+        return connect_flows(
+            kinds=scene.kinds,
+            server=self.name,
+            l2=GuardedCache(scene.l2, self.nodes, world),
+            l3=behind(self.l3),
+            l2_guard=self.nodes.guard,
+            l3_guard=self.guarded.guard,
+            feed=self.feed,
+            journals=behind(self.base),
+            streams=self.streams,
+            runs=behind(MemoryRuns(scene.l3, world, dead_after_seconds=seconds)),
+            reviews=behind(MemoryDecisions(scene.l3, world, REVIEW)),
+            escalations=behind(MemoryDecisions(scene.l3, world, ESCALATION)),
+            audit=behind(MemoryAudit(scene.l3)),
+            key_rows=behind(MemoryKeys(scene.l3)),
+            deliveries=behind(MemoryDeliveries(scene.l3, world)),
+            recovery_log=behind(MemoryRecoveryLog(scene.l3)),
+            quarantine=behind(MemoryQuarantine(scene.l3)),
+            clock=world,
+            settings=scene.settings,
+            seed=world.random.getrandbits(32),
+        )
 
     def _note_entries(self) -> None:
         """Have the records told of all that its journals are given."""

@@ -34,6 +34,8 @@ ALL: Final = (
     "fail_over",
     "l2_away",
     "l3_away",
+    "l2_gone",
+    "l3_gone",
     "l3_restart",
     "l3_crash",
 )
@@ -68,11 +70,15 @@ def _lossy(random_: random.Random) -> Theme:
 
 
 def _l2(random_: random.Random) -> Theme:
-    return Theme(("fail_over", "fail_over", "l2_away", "crash"), 0.05, (0.01, 0.1), 0.1, random_.random() < 0.3)
+    return Theme(
+        ("fail_over", "fail_over", "l2_away", "l2_gone", "crash"), 0.05, (0.01, 0.1), 0.1, random_.random() < 0.3
+    )
 
 
 def _l3(random_: random.Random) -> Theme:
-    return Theme(("l3_away", "l3_restart", "l3_crash", "crash", "freeze"), lost=0.05, cutting=random_.random() < 0.3)
+    return Theme(
+        ("l3_away", "l3_gone", "l3_restart", "l3_crash", "crash", "freeze"), lost=0.05, cutting=random_.random() < 0.3
+    )
 
 
 THEMES: Final = {

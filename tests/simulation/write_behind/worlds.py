@@ -89,7 +89,7 @@ class Life:
             await self._come_to_rest()
             await self._close()
         await self._bury()
-        return scene.records.violations()
+        return [*scene.records.violations(), *scene.health.violations()]
 
     async def _until_done(self) -> None:
         """Wait for the writers on servers that live."""
@@ -117,15 +117,21 @@ class Life:
                     await asyncio.sleep(0.1)  # virtual
         except TimeoutError:
             left = {server.name: server.flows.store.backlog() for server in scene.living}
-            scene.records.faults.append(f"not at rest: {left}, {scene.l3.log.marks.journals}")
+            unsettled = scene.health.unsettled()
+            scene.records.faults.append(f"not at rest: {left}, {scene.l3.log.marks.journals}, {unsettled}")
+        scene.records.faults += scene.health.unrecorded(scene.l3.log.marks.recovery_log)
 
     def _is_at_rest(self) -> bool:
         living = self._scene.living
         own = {server.flows.write_behind.lives.journal for server in living}
         parts = [server.flows.write_behind for server in living]
-        return all(not len(part.buffer) and part.lives._changing is None for part in parts) and all(
-            record.state is JournalState.DRAINED or (record.state is JournalState.LIVE and record.journal in own)
-            for record in self._scene.l3.log.marks.journals.values()
+        return (
+            not self._scene.health.unsettled()
+            and all(not len(part.buffer) and part.lives._changing is None for part in parts)
+            and all(
+                record.state is JournalState.DRAINED or (record.state is JournalState.LIVE and record.journal in own)
+                for record in self._scene.l3.log.marks.journals.values()
+            )
         )
 
     async def _close(self) -> None:

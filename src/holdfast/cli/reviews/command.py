@@ -15,7 +15,7 @@ from rich.table import Table
 
 from holdfast.cli.reviews.outlines import COLUMNS, cells, columns_of, heading, review_line, shown_review
 from holdfast.cli.serving import serving
-from holdfast.cli.showing import cell, line, show
+from holdfast.cli.showing import Place, cell, line, show, tell_unreadable
 from holdfast.documents import FreeValue, Review
 from holdfast.documents.faults import FaultError
 from holdfast.documents.untagging import from_wire
@@ -37,7 +37,7 @@ async def list_(
     status: Literal["open", "resolved", "timed_out", "any"] = "open",
     run: str | None = None,
     limit: Annotated[int, Parameter(validator=Number(gte=1, lte=DECISIONS_LISTED_MAX))] = 100,
-    after: int | None = None,
+    after: Place | None = None,
     json: bool = False,
 ) -> None:
     """Show reviews, the oldest first; values are shown by `show`.
@@ -67,6 +67,7 @@ async def list_(
         "there is no such review",
         json=json,
     )
+    tell_unreadable(found.unreadable)
 
 
 @reviews.command(name="show")

@@ -22,7 +22,7 @@ from holdfast.cli.runs.outlines import (
 )
 from holdfast.cli.runs.printing import COLUMNS, cells, print_run, time
 from holdfast.cli.serving import serving
-from holdfast.cli.showing import line, show
+from holdfast.cli.showing import Place, line, show, tell_unreadable
 from holdfast.documents.faults import DEPTH_CEILING
 from holdfast.documents.tagging import to_wire
 from holdfast.node import process_name
@@ -31,7 +31,6 @@ from holdfast.protocols.runs import LISTED_MAX
 from holdfast.run_context.active_run import ActiveRun
 
 Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=LISTED_MAX))]
-Snapshot = Annotated[int, Parameter(validator=Number(gte=0))]
 DIFFERENCES_MAX: Final = 1000
 
 runs = cyclopts.App(name="runs", help="Runs of routines: who runs them, what they know, and how to go on with them.")
@@ -46,7 +45,7 @@ async def list_(
     parent: str | None = None,
     orphaned: bool = False,
     limit: Limit = 100,
-    after: int | None = None,
+    after: Place | None = None,
     json: bool = False,
 ) -> None:
     """Show runs for which all of this holds, those begun last first.
@@ -83,12 +82,13 @@ async def list_(
             after=after,
         )
     show([run_line(*each) for each in found], COLUMNS, cells, "there is no such run", json=json)
+    tell_unreadable(found.unreadable)
     if len(found) == limit:
         line(Console(stderr=True), f"there may be more: --after {found[-1].cursor}")
 
 
 @runs.command(name="show")
-async def show_(run: str, /, *, at: Snapshot | None = None, limit: Limit = 100, json: bool = False) -> None:
+async def show_(run: str, /, *, at: Place | None = None, limit: Limit = 100, json: bool = False) -> None:
     """Show a run: who runs it, its variables and steps, and what is lost of it, if anything.
 
     Values are cut short, and those whose sensitivity is confidential, secret or pii are not shown. Of inputs and
@@ -169,7 +169,7 @@ async def history(run: str, /, *, limit: Limit = 100, after: str | None = None, 
 
 
 @runs.command
-async def diff(run: str, earlier: Snapshot, later: Snapshot | None = None, /, *, json: bool = False) -> None:
+async def diff(run: str, earlier: Place, later: Place | None = None, /, *, json: bool = False) -> None:
     """Show what is different between two snapshots of a run; what is not shown of a run is not shown here either.
 
     Parameters
@@ -216,7 +216,7 @@ async def resume(run: str, /, *, force: bool = False) -> int:
 
 
 @runs.command
-async def fork(run: str, /, *, at: Snapshot | None = None, id: str | None = None) -> None:  # noqa: A002 - the option
+async def fork(run: str, /, *, at: Place | None = None, id: str | None = None) -> None:  # noqa: A002 - the option
     """Begin a run that goes on from where another was; that one stays as it is. Prints the new one's id.
 
     Nobody runs it yet: servers, and `holdfast runs list --orphaned`, find it as such.

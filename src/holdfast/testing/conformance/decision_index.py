@@ -1,4 +1,4 @@
-"""The contract of `DecisionIndex`: what is decided once is found, and what of it is overdue."""
+"""The contract of `DecisionIndex`: what is decided once is found, what is overdue, what is old."""
 
 from __future__ import annotations
 
@@ -94,6 +94,42 @@ class DecisionIndexSuite:
         await self.put("late", runId="r1", status="timed_out", deadline=now - HOUR)
         assert [each.id for each in await self.index.due(limit=10)] == ["later", "same"]
 
+    async def check_what_was_decided_long_ago_is_removed(self) -> None:
+        """The oldest first, so many at once; nothing that is open, or does not say when it was decided."""
+        now = await self.index.now()
+        await self.put("older", runId="r1", status="timed_out", resolvedAt=now - 4 * HOUR)
+        await self.put("old", runId="r1", status="resolved", resolvedAt=now - 3 * HOUR)
+        await self.put("new", runId="r1", status="resolved", resolvedAt=now - HOUR)
+        await self.put("open", runId="r1", deadline=now - 9 * HOUR, resolvedAt=now - 9 * HOUR)
+        await self.put("unsaid", runId="r1", status="resolved", resolvedAt="long ago")
+        await self.put("some other", runId="r1", status="from a newer version")
+        assert [await self.pruned(limit=1) for _ in range(3)] == [1, 1, 0]
+        assert await self.ids() == ["new", "open", "unsaid", "some other"]
+        assert await self.pruned(older_seconds=0.0) == 1
+        assert await self.ids() == ["open", "unsaid", "some other"]
+        for limit in (0, DECISIONS_LISTED_MAX + 1):
+            try:
+                await self.pruned(limit=limit)
+            except ValueError:
+                continue
+            raise AssertionError("a limit that is none was taken")
+
+    async def check_what_a_run_may_need_stays(self) -> None:
+        """As long as it has not ended; what lies before others keeps none of them."""
+        now = await self.index.now()
+        states = {"r1": None, "r2": "paused", "r3": "completed", "r4": "failed", "r5": "cancelled", "r6": "running"}
+        for run, status in states.items():
+            await self.run(run, **({} if status is None else {"status": status}))
+        for place, run in enumerate(("r1", "r2", "r3", "r4", "r5", "r6", "r7")):
+            await self.put(f"of {run}", runId=run, status="resolved", resolvedAt=now - (9 - place) * HOUR)
+        assert await self.pruned(limit=2, of_ended_runs=True) == 2
+        assert await self.ids() == ["of r1", "of r2", "of r5", "of r6", "of r7"]
+        assert await self.pruned(of_ended_runs=True) == 2
+        assert await self.ids() == ["of r1", "of r2", "of r6"]
+        await self.run("r2", status="completed")
+        assert await self.pruned(of_ended_runs=True) == 1
+        assert await self.pruned() == 2
+
     async def check_any_document_can_be_stored(self) -> None:
         """What is no deadline, a NUL, a text longer than any id: no row is refused for its index."""
         await self.put("a", runId="r1", deadline="tomorrow")
@@ -102,10 +138,21 @@ class DecisionIndexSuite:
         await self.storage.save([Write(Key(self.kind, "d"), 1, b"[1]")])
         assert await self.index.due(limit=10) == []
         assert await self.ids(run_id="r1") == ["a"]
+        await self.put("e", runId="r1", status="resolved", resolvedAt="2025-13-45T99:00:00Z")
+        await self.put("f", runId="\0", status="\0", resolvedAt="\0")
+        assert await self.pruned(older_seconds=0.0) == 0
 
     async def put(self, identifier: str, **fields: Any) -> None:
         """Store one."""
         await self.storage.save([Write(Key(self.kind, identifier), 1, msgspec.json.encode(fields))])
+
+    async def run(self, identifier: str, **fields: Any) -> None:
+        """Store a run."""
+        await self.storage.save([Write(Key("run", identifier), 1, msgspec.json.encode(fields))])
+
+    async def pruned(self, *, older_seconds: float = 2 * HOUR.total_seconds(), limit: int = 10, **which: bool) -> int:
+        """How many were removed."""
+        return await self.index.prune(older_seconds=older_seconds, limit=limit, **which)
 
     async def ids(self, **which: Any) -> Sequence[str]:
         """The ids of those for which this holds."""

@@ -72,6 +72,17 @@ class RecoveryRowsSuite:
         await self.other_log.append([LINE, line("l3")], rows_max=MANY)
         assert await self.ids() == ["l1", "l2", "l3"]
 
+    async def check_what_is_kept_again_under_one_name_is_counted_once(self) -> None:
+        """Who does not know whether it was kept keeps it again, also when others have met the same meanwhile."""
+        mine, others = (msgspec.structs.replace(FOUND, met=name, count=3) for name in ("m1", "m2"))
+        for found in (mine, others, mine, others, FOUND, FOUND):
+            await self.quarantine.keep([found], rows_max=MANY)
+        (kept,) = await self.other_quarantine.list(limit=10)
+        assert (kept.found.count, kept.found.met) == (8, "")
+        assert await self.quarantine.find(kept.number) == kept._replace(
+            found=msgspec.structs.replace(kept.found, evidence=FOUND.evidence)
+        )
+
     async def check_the_newest_lines_are_kept(self) -> None:
         """However many are added at once."""
         await self.log.append([line(f"a{number}") for number in range(5)], rows_max=3)

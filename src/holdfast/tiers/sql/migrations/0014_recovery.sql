@@ -31,6 +31,7 @@ CREATE TABLE holdfast.quarantine (
     server text NOT NULL,
     at timestamptz NOT NULL,
     count bigint NOT NULL DEFAULT 1,
+    met text[] COLLATE "C" NOT NULL DEFAULT '{}',  -- names what is counted: who repeats it counts nothing twice
     UNIQUE (tier, kind, id, digest)
 );
 

@@ -14,11 +14,32 @@ CREATE INDEX escalation_status ON holdfast."Escalation" ((fields[2]), birth);
 CREATE INDEX escalation_all ON holdfast."Escalation" (birth);
 CREATE INDEX escalation_due ON holdfast."Escalation" (deadline, id) WHERE deadline IS NOT NULL;
 
--- Who may use swarms may use escalations.
+-- When what is decided was, so that it can be removed once that is long ago; NULL of what is open, and of what does not
+-- say. As `review_deadline` in 0011.
+CREATE FUNCTION holdfast.settled_at(document json, fields text[]) RETURNS timestamptz
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO, YMD' AS $$
+DECLARE
+    settled CONSTANT text := CASE WHEN fields[2] <> 'open' THEN holdfast.without_nul(document) ->> 'resolvedAt' END;
+BEGIN
+    RETURN CASE WHEN settled ~ '^\d{4}-\d\d-\d\dT' THEN settled::timestamptz END;
+EXCEPTION
+    WHEN data_exception THEN RETURN NULL;
+END $$;
+
+ALTER TABLE holdfast."Escalation"
+    ADD settled timestamptz GENERATED ALWAYS AS (holdfast.settled_at(document, holdfast.review_fields(document))) STORED;
+ALTER TABLE holdfast."Review"
+    ADD settled timestamptz GENERATED ALWAYS AS (holdfast.settled_at(document, holdfast.review_fields(document))) STORED;
+CREATE INDEX escalation_settled ON holdfast."Escalation" (settled) WHERE settled IS NOT NULL;
+CREATE INDEX review_settled ON holdfast."Review" (settled) WHERE settled IS NOT NULL;
+
+-- The function is the keeper's, as in 0003, and who may use swarms may use escalations.
 DO $$
 DECLARE
     granted record;
 BEGIN
+    EXECUTE format('ALTER FUNCTION holdfast.settled_at(json, text[]) OWNER TO %s', holdfast.keeper());
     FOR granted IN
         SELECT privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS grantee
         FROM pg_class, aclexplode(relacl) AS acl

@@ -1,4 +1,4 @@
-"""Errors as a run's records tell them (pure)."""
+"""Errors in words, as records and events tell them (pure)."""
 
 from __future__ import annotations
 
