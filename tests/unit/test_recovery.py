@@ -381,7 +381,7 @@ async def test_if_l3_fails_unseen_by_its_guard_writes_are_refused_until_it_answe
 
 
 async def test_a_write_that_l3_may_not_have_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its caller is told at once; that L3 answers again is found out apart."""
+    """Its caller is told at once; what L3 has of the document is found out apart."""
     async with scene() as at:
 
         async def lost(_: Sequence[Write]) -> Mapping[Key, int]:
@@ -392,7 +392,7 @@ async def test_a_write_that_l3_may_not_have_done(monkeypatch: pytest.MonkeyPatch
             with pytest.raises(OutcomeUnknown):
                 await at.flows.store.bots.put("b1", Bot(name="Ada"))
         end = await at.completed()
-        assert (end["errorType"], end["subject"], end["outcome"]) == ("transaction_failed", "tier:l3", "recovered")
+        assert (end["errorType"], end["subject"], end["outcome"]) == ("transaction_failed", "bot:b1", "recovered")
 
 
 async def test_a_full_disk_of_l3_is_recorded_and_not_taken_for_mended(monkeypatch: pytest.MonkeyPatch) -> None:
