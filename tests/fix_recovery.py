@@ -170,7 +170,7 @@ class Modes:
     def __init__(self) -> None:
         self.told: list[tuple[str, float | None, str]] = []
 
-    def degrade(self, mode: str, seconds: float | None, why: str) -> None:
+    def degrade(self, mode: str, seconds: float | None, why: str, *, subject: str = "") -> None:
         self.told.append((mode, seconds, why))
 
 

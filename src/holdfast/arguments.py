@@ -36,6 +36,7 @@ class SettingArguments(TypedDict, total=False):
     l3_queue_max: int
     l3_connect_timeout_seconds: float
     l3_statement_timeout_seconds: float
+    l3_silence_seconds: float
     verify_share: float
     verify_checks_max: int
     document_bytes_max: int

@@ -287,7 +287,7 @@ class StaleUnavailable(TierUnavailable):
 
 
 class Overloaded(TierError):
-    """A bounded queue, or a server's memory, is full; the call had no effect. Slow down and try again."""
+    """A queue, or a server's memory, is full, or all connections are in use; nothing was done. Slow down, try again."""
 
 
 class OutcomeUnknown(TierError):

@@ -55,7 +55,7 @@ class Flows:
     def __init__(self, given: Given) -> None:
         self._given = given
         self.counters = Counters()
-        self.retries = RetryBudget()
+        self.retries = RetryBudget(on_refused=self.counters.recovery.retry_refused)
         self.faults = FaultReports(given.clock.monotonic, self.counters.recovery)
         self.audit = AuditLog(given.audit, server=given.server)
         self._make_memory()

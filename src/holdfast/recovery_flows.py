@@ -70,7 +70,14 @@ class RecoveryFlows:
             counters=affected.counters,
             sleep=given.sleep,
         )
-        prober = Prober(l2=given.l2, l3=given.l3, feed=affected.feed, resolver=affected.resolver, view=affected.view)
+        prober = Prober(
+            l2=given.l2,
+            l3=given.l3,
+            l3_guard=given.l3_guard,
+            feed=affected.feed,
+            resolver=affected.resolver,
+            view=affected.view,
+        )
         self.manager = RecoveryManager(
             affected.faults,
             self._handlers(prober),

@@ -6,13 +6,17 @@ import asyncio
 from itertools import pairwise
 
 import pytest
+from glide import RequestError
+from glide import TimeoutError as GlideTimeoutError
 
 from fix_l2 import RedisHarness, connection_to
 from fix_single import Single
 from holdfast.errors import TierUnavailable
 from holdfast.protocols import Failed
+from holdfast.protocols.guards import TierState
 from holdfast.testing import ManualClock
 from holdfast.testing.conformance.l2_harness import KEY, VIEW
+from holdfast.tiers.l2_guard import RedisGuard
 
 
 async def test_an_l2_that_says_nothing_holds_no_reader_up() -> None:
@@ -28,6 +32,8 @@ async def test_an_l2_that_says_nothing_holds_no_reader_up() -> None:
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     connection = connection_to(f"redis://127.0.0.1:{port}", request_timeout=0.2, connect_timeout=30.0)
+    guard = RedisGuard(connection)
+    assert guard.health().state is TierState.THERE  # nobody has asked it
     loop, l2 = asyncio.get_running_loop(), RedisHarness(connection, b"vrooli:").open()
     ticks: list[float] = []
     ticking = asyncio.ensure_future(_tick(ticks))
@@ -40,6 +46,9 @@ async def test_an_l2_that_says_nothing_holds_no_reader_up() -> None:
         assert isinstance(answer, Failed)
         assert isinstance(answer.error, TierUnavailable)
     assert 0.15 < waited < 5.0
+    health = guard.health()
+    assert (guard.answers, health.state) == (False, TierState.AWAY)
+    assert "no answer yet" in str(health.fault)
     assert loop.time() - began - waited < 0.15, "the second look waited too"
     assert max(later - earlier for earlier, later in pairwise(ticks)) < 2.0, "the loop stood still"
     assert accepted == 1
@@ -72,6 +81,21 @@ async def test_an_l2_that_comes_late_is_found(single: Single) -> None:
     clock.advance(1.1)
     await refused("still away")  # but it connects meanwhile
     assert len(await sink.targets()) == 1
+    await connection.close()
+
+
+async def test_a_slot_that_moves_is_no_outage(single: Single) -> None:
+    """Whatever a node was cut off for once: the map of nodes is read anew, and L2 is there meanwhile."""
+    connection = connection_to(*single.urls)
+    guard = RedisGuard(connection)
+    node = (await connection.topology()).nodes[0]
+    fault = GlideTimeoutError("long ago")
+    assert connection._watch.failed(node, connection._awake.monotonic() - 60.0, fault)
+    assert guard.health().state is TierState.AWAY
+    error = connection._unavailable(node, RequestError("MOVED 1 127.0.0.1:1"))
+    assert isinstance(error.__cause__, RequestError)
+    assert connection.map_is_stale
+    assert (guard.answers, guard.health().state, guard.health().fault) == (True, TierState.THERE, None)
     await connection.close()
 
 

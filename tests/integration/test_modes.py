@@ -20,7 +20,18 @@ from fix_feed import connected
 from fix_races import until_l2_is_trusted
 from fix_single import Single
 from fix_tiers import Behind, flows_of
-from holdfast import Bot, Consistency, Durability, Event, Increment, Settings, Swarm, TierError, TierUnavailable
+from holdfast import (
+    Bot,
+    Consistency,
+    Durability,
+    Event,
+    Increment,
+    Overloaded,
+    Settings,
+    Swarm,
+    TierError,
+    TierUnavailable,
+)
 from holdfast.node import OpenStore
 from holdfast.protocols.guards import TierState
 from holdfast.recovery.modes import Mode
@@ -262,6 +273,34 @@ async def test_a_wait_for_a_lock_cuts_nobody_off(
         if not mutant:
             assert watcher.faults == []
             assert state.health().mode is Mode.NORMAL
+
+
+async def test_a_pool_that_is_lent_is_no_outage(settings: Settings) -> None:
+    """Transactions that await something else keep each connection: calls are told that there is no room."""
+    own = msgspec.structs.replace(settings, l3_connections_max=2, l3_connect_timeout_seconds=0.5)
+    async with holdfast.connect(own) as state:
+        watcher, done = Watcher(state), asyncio.Event()
+        await state.subscribe("state/mode/changed", watcher.hear).ready()
+
+        async def keep(name: str, kept: asyncio.Event) -> None:
+            async with state.transaction() as transaction:
+                await transaction.bots.put(name, ADA)
+                kept.set()
+                await done.wait()
+
+        kept = [asyncio.Event(), asyncio.Event()]
+        keepers = [asyncio.create_task(keep(f"kept{number}", each)) for number, each in enumerate(kept)]
+        await asyncio.gather(*(each.wait() for each in kept))
+        for name in ("one", "two"):
+            with pytest.raises(Overloaded, match="no connection within"):
+                await state.bots.get(name)
+        done.set()
+        await asyncio.gather(*keepers)
+        recovery = flows_of(state).counters.recovery
+        ended = ("recovered", "degraded", "escalated", "failed")
+        await watcher.until(lambda: sum(getattr(recovery, each) for each in ended) >= min(1, recovery.reported))
+        await state.bots.put("b1", ADA)
+        assert (watcher.mode(), watcher.modes) == (Mode.NORMAL, [])
 
 
 async def test_the_feed_alone_does_not_cut_l3_off(behind_proxy: Behind, settings: Settings) -> None:

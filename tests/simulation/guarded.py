@@ -71,6 +71,11 @@ class GuardedNodes:
         return self.watch.fault
 
     @property
+    def opened(self) -> int:
+        """How often a node was cut off."""
+        return self.watch.opened
+
+    @property
     def in_doubt(self) -> bool:
         """Whether `check` would find anything out."""
         return self.watch.guards.any_suspect or bool(self.watch.unheard(self._nodes))
@@ -90,7 +95,7 @@ class GuardedNodes:
     def note(self, node: Node, began: float, fault: TierUnavailable | None) -> None:
         """A node was asked; None: it has answered."""
         if fault is None:
-            self.watch.guards.answered(node.name, began, self._world.monotonic())
+            self.watch.answered(node, began)
         else:
             self.watch.failed(node, began, GlideTimeoutError(str(fault)))
 

@@ -77,7 +77,7 @@ async def test_waiting_ends_with_the_timeout() -> None:
     server = Server()
     pool = pool_of(server, size_max=1, timeout_seconds=0.01)
     (first,), granted = await callers(pool, 1)
-    with pytest.raises(TierUnavailable, match=r"L3: no connection within 0.01 s \(1 of 1 open\)"):
+    with pytest.raises(Overloaded, match=r"L3: no connection within 0.01 s \(1 of 1 open\)"):
         async with pool.connection():
             raise AssertionError("the only connection was lent")
     await first.release()
@@ -96,6 +96,18 @@ async def test_an_opening_that_hangs_ends_with_the_timeout() -> None:
     server.by_hand = False
     async with pool.connection() as connection:
         assert connection is server.opened[0]
+
+
+async def test_who_waits_behind_openings_that_hang_is_not_told_of_a_crowd() -> None:
+    """Nobody has a connection: it is the server that gives none."""
+    pool = pool_of(Server(by_hand=True), size_max=1, timeout_seconds=0.01)
+
+    async def call() -> None:
+        async with pool.connection():
+            raise AssertionError("nothing was opened")
+
+    faults = await asyncio.gather(call(), call(), return_exceptions=True)
+    assert [type(fault) for fault in faults] == [TierUnavailable, TierUnavailable]
 
 
 async def test_the_timeout_is_for_the_wait_alone() -> None:

@@ -38,6 +38,20 @@ def test_the_last_word_counts() -> None:
     assert forcing.worse(Mode.NORMAL, 12.0) is Mode.NORMAL
 
 
+def test_who_lets_a_mode_go_takes_it_from_nobody_else() -> None:
+    """The feed is heard again, and L3 must be spared still."""
+    forcing = Forcing(SETTLE)
+    forcing.force(Mode.READ_ONLY, 5.0, "tier:l3 does not answer", 10.0, subject="tier:l3")
+    forcing.force(Mode.READ_ONLY, 5.0, "tier:feed does not answer", 10.5, subject="tier:feed")
+    forcing.force(Mode.READ_ONLY, 0.0, "tier:feed answers", 11.0, subject="tier:feed")
+    assert forcing.worse(Mode.NORMAL, 11.0) is Mode.READ_ONLY
+    forced = forcing.forced(Mode.READ_ONLY)
+    assert forced is not None
+    assert forced.why == "tier:l3 does not answer"
+    forcing.force(Mode.READ_ONLY, 0.0, "tier:l3 answers", 12.0, subject="tier:l3")
+    assert forcing.worse(Mode.NORMAL, 12.0) is Mode.NORMAL
+
+
 @pytest.mark.parametrize("mode", [Mode.NORMAL, Mode.WRITE_BUFFERING, Mode.MEMORY_ONLY])
 def test_nobody_forces_what_says_that_a_tier_is_away(mode: Mode) -> None:
     """The others can be forced."""

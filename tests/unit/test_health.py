@@ -10,7 +10,7 @@ import pytest
 
 from fix_bots import ADA
 from holdfast import Bot, Durability, Event, Increment, Settings, Swarm, TierUnavailable
-from holdfast.errors import Overloaded
+from holdfast.errors import Overloaded, Undecided
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.protocols import Loaded
@@ -59,7 +59,7 @@ def staged(scenario: Callable[[Stage], Awaitable[None]], **settings: Any) -> Non
     async def run(world: World) -> None:
         l2, l3 = MemoryCache(world), MemoryStorage()
         async with connect_flows(
-            l2=l2, l3=l3, clock=world, settings=Settings(verify_share=0.0, journal_replicas=0, **settings)
+            l2=l2, l3=l3, clock=world, settings=Settings(**{"verify_share": 0.0, "journal_replicas": 0, **settings})
         ) as flows:
             stage = Stage(flows, l2, l3)
             await stage.store.subscribe("state/mode/*", stage.hear).ready()
@@ -227,6 +227,69 @@ def test_a_full_buffer_makes_it_read_only(monkeypatch: pytest.MonkeyPatch) -> No
     staged(scenario, write_behind_writes_max=2)
 
 
+async def begun(stage: Stage) -> None:
+    """A journal that has taken a write."""
+    await stage.store.swarms.put("s1", Swarm())
+    await stage.store.swarms.patch("s1", ONE, durability=JOURNALED)
+    await stage.store.flush()
+
+
+async def not_begun(stage: Stage) -> None:
+    """The first write would have to enter its journal in L3."""
+    await stage.store.swarms.put("s1", Swarm())
+
+
+async def crowded(stage: Stage) -> None:
+    """It has waited for so long that each write waits for its commit."""
+    await begun(stage)
+    stage.l3.away = True
+    await stage.store.swarms.patch("s1", ONE, durability=JOURNALED)
+    await asyncio.sleep(5.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "settings", "mode"),
+    [
+        (begun, {}, Mode.WRITE_BUFFERING),
+        (not_begun, {}, Mode.READ_ONLY),
+        (crowded, {"write_behind_crowded_seconds": 2.0}, Mode.READ_ONLY),
+        (begun, {"journal_replicas": 2}, Mode.READ_ONLY),  # nothing in memory has as many
+    ],
+)
+def test_it_says_that_writes_are_kept_only_if_they_are(
+    before: Callable[[Stage], Awaitable[None]], settings: dict[str, Any], mode: Mode
+) -> None:
+    """A patch as swarms have it by default returns then, and else not."""
+
+    async def scenario(stage: Stage) -> None:
+        await before(stage)
+        stage.l3.away = True
+        await asyncio.sleep(1.0)
+        assert stage.mode() is mode
+        patch = stage.store.swarms.patch("s1", ONE)
+        if mode is Mode.WRITE_BUFFERING:
+            await patch
+        else:
+            with pytest.raises((TierUnavailable, Undecided)):
+                await patch
+        stage.l3.away = False
+
+    staged(scenario, write_behind_commit_seconds=3.0, **settings)
+
+
+def test_a_feed_that_is_not_heard_is_named() -> None:
+    """It alone is silent: no mode follows, but reads take longer, and this is why."""
+
+    async def scenario(stage: Stage) -> None:
+        await stage.flows.feed.stop()
+        await asyncio.sleep(5.0)
+        health = stage.store.health()
+        assert health.mode is Mode.NORMAL
+        assert "the change feed was not heard for 5 s" in health.why
+
+    staged(scenario)
+
+
 def test_without_both_it_answers_from_memory() -> None:
     """And says why."""
 
@@ -341,6 +404,7 @@ class Nodes(MemoryGuard):
         self.checks = 0
 
     in_doubt = True
+    opened = 2
 
     def health(self) -> TierHealth:
         return TierHealth.of({"a": Circuit.CLOSED, "b": Circuit.OPEN}, "no answer")
@@ -361,6 +425,7 @@ def test_a_tier_in_doubt_is_asked_again_and_again() -> None:
             await asyncio.sleep(2.0)
             health = flows.store.health()
             assert (health.mode, health.l2.state) == (Mode.NORMAL, TierState.DEGRADED)
+            assert flows.counters.modes.cut_off == {"L2": 2, "L3": 0}
             await flows.health.stop()
             await flows.health.stop()
 

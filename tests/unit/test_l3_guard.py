@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from asyncpg import InterfaceError, TooManyConnectionsError
+from asyncpg import InterfaceError, TooManyConnectionsError, UniqueViolationError
 
-from holdfast.errors import TierUnavailable
+from holdfast.errors import RowRefused, TierUnavailable
 from holdfast.protocols.guards import TierState
 from holdfast.testing.simulation import World, simulate
 from holdfast.tiers.l3_connections import ConnectionPool
@@ -309,6 +309,23 @@ def test_who_is_heard_is_let_through_at_once() -> None:
     guarded(scenario)
 
 
+def test_a_refusal_is_a_sign_of_life() -> None:
+    """Whoever says that a row breaks a constraint is there."""
+
+    async def scenario(server: Server) -> None:
+        async def refused() -> None:
+            async with server.pool.connection():
+                await cut_off(server)
+                server.goes.set()
+                raise RowRefused("L3: writing") from UniqueViolationError("duplicate key")
+
+        with pytest.raises(RowRefused):
+            await refused()
+        assert answers(server)
+
+    guarded(scenario)
+
+
 def test_it_comes_back_by_itself() -> None:
     """Within two seconds after L3 answers again, whoever calls or not."""
 
@@ -363,7 +380,7 @@ def test_a_process_that_stood_still_knows_nothing_of_l3(monkeypatch: pytest.Monk
 def test_a_forgotten_connection_of_the_guard_costs_no_transaction(
     monkeypatch: pytest.MonkeyPatch, *, mutant: bool
 ) -> None:
-    """It is used seldom, and a firewall may forget it: L3 is asked by a new one. Mutant: the held one alone is asked."""
+    """It is used seldom, and a firewall may forget it: L3 is asked by a new one. Mutant: only the held one is asked."""
     if mutant:
         monkeypatch.setattr(PostgresGuard, "_ask", lambda guard: guard._ask_within(None))
 
@@ -372,7 +389,7 @@ def test_a_forgotten_connection_of_the_guard_costs_no_transaction(
         async with server.pool.connection() as connection:
             await connection.statement()
             await asyncio.sleep(5.0)  # a model is asked
-            assert server.guard._breaker.opened == mutant
+            assert server.guard.opened == mutant
             assert connection.is_closed() is mutant
 
     guarded(scenario)

@@ -324,6 +324,28 @@ async def test_what_of_l2_is_cut_off_is_all_that_is_bypassed(guard: type[MemoryG
         assert {told[1] for told in at.modes.told} == {0.0}
 
 
+class TwoNodes(MemoryGuard):
+    """Of an L2 of two nodes, which both answer, one of them that it refuses."""
+
+    answers = True
+
+    def health(self) -> TierHealth:
+        return TierHealth.of({"one": Circuit.CLOSED, "other": Circuit.CLOSED}, None)
+
+
+async def test_a_node_that_refuses_costs_its_own_keys() -> None:
+    """What the others hold is read there: no mode is entered."""
+    async with scene() as at:
+        watch_by(at, l2=TwoNodes(at.l2))
+        at.l2.away = True
+        at.flows.recovery.report(TierUnavailable("LOADING"), Source.L2, key=B1)
+        end = await at.completed()
+        assert (end["outcome"], end["tried"][-1]) == ("degraded", {"step": "direct_l3_access", "outcome": "done"})
+        at.l2.away = False
+        await at.so(lambda: at.counters.returned == 1)
+        assert {told[1] for told in at.modes.told} == {0.0}
+
+
 async def test_an_outage_that_no_caller_met_is_recovered_from() -> None:
     """Who looks after the server's health has found it out; once, as long as it lasts."""
     async with scene() as at:
@@ -380,7 +402,21 @@ async def test_if_l3_fails_unseen_by_its_guard_writes_are_refused_until_it_answe
         assert at.modes.told[-1][:2] == ("read_only", 0.0)
 
 
-async def test_a_write_that_l3_may_not_have_done(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_that_get_no_connection_are_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether L3 answers its guard is asked, not who has no room: writes are not refused."""
+    async with scene() as at:
+
+        async def starved(*_: Any) -> Any:
+            raise TierUnavailable("L3: no connection within 30 s")
+
+        monkeypatch.setattr(at.l3, "load", starved)
+        at.flows.recovery.report(TierUnavailable("L3: no connection within 30 s"), Source.L3)
+        end = await at.completed()
+        assert (end["errorType"], end["outcome"]) == ("communication_failure", "recovered")
+        assert at.modes.told == []
+
+
+async def test_a_write_of_which_l3_does_not_say_what_became(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its caller is told at once; what L3 has of the document is found out apart."""
     async with scene() as at:
 

@@ -361,13 +361,13 @@ async def test_a_server_that_has_repeated_too_much_asks_no_more(monkeypatch: pyt
     """Its budget of retries is spent: the fault goes to the caller, and L3 is not asked again."""
     async with hall("a") as at:
         flows = at.servers["a"]
-        flows.transactions.retries = RetryBudget(reserve=0.0)
+        flows.transactions.retries = RetryBudget(reserve=0.0, on_refused=flows.counters.recovery.retry_refused)
         run = await child_with_exports(at, swarm_id=None)
         with monkeypatch.context() as patch:
             lose_commits(patch, times=1, in_effect=True)
             with pytest.raises(OutcomeUnknown):
                 await run.complete()
-        assert flows.transactions.retries.refused == 1
+        assert flows.counters.recovery.retries_refused == 1
 
 
 async def test_mutant_the_answer_is_believed_lost(monkeypatch: pytest.MonkeyPatch) -> None:

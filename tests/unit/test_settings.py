@@ -31,6 +31,7 @@ AS_TEXT: dict[str, tuple[str, Any]] = {
     "migrate_on_connect": ("false", False),
     "l2_compress_above_bytes": ("0", 0),
     "l2_lease_seconds": ("1.5", 1.5),
+    "l3_silence_seconds": ("1.5", 1.5),
     "verify_share": ("0.5", 0.5),
     "document_bytes_max": ("20000000", 20_000_000),
     "document_depth_max": ("32", 32),

@@ -111,9 +111,11 @@ class ModeCounters:
     Attributes:
         changes: of the mode.
         seconds: spent in each, by its name.
+        cut_off: how often a tier, or a node of it, was cut off, by the tier.
     """
 
     changes: int = 0
+    cut_off: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def spent(self, mode: str, seconds: float) -> None:
@@ -134,6 +136,7 @@ class RecoveryCounters:
         steps: what was done, by action or fallback and outcome.
         lines_lost: lines of the recovery log, and `evidence_lost`: entries of the quarantine, that L3 refused, or that
             made room for newer ones before L3 took them.
+        retries_refused: what was not tried again, since a share of all attempts was spent.
     """
 
     reported: int = 0
@@ -147,6 +150,11 @@ class RecoveryCounters:
     steps: dict[tuple[str, str], int] = field(default_factory=dict)
     lines_lost: int = 0
     evidence_lost: int = 0
+    retries_refused: int = 0
+
+    def retry_refused(self) -> None:
+        """Note one retry that was not made."""
+        self.retries_refused += 1
 
     def stepped(self, step: str, outcome: str) -> None:
         """Note one step."""

@@ -52,6 +52,11 @@ class TierGuard(Protocol):
         ...
 
     @property
+    def opened(self) -> int:
+        """How often it, or a node of it, was cut off."""
+        ...
+
+    @property
     def in_doubt(self) -> bool:
         """Whether `check` may find out something new."""
         ...
@@ -76,12 +81,13 @@ class StorageGuard(TierGuard, Protocol):
 class Degrading(Protocol):
     """Puts a server into a worse mode than its tiers would ask for: who found out that it must be spared."""
 
-    def degrade(self, mode: str, seconds: float | None, why: str) -> None:
+    def degrade(self, mode: str, seconds: float | None, why: str, *, subject: str = "") -> None:
         """Have it work in a mode for a while.
 
         Args:
             mode: a word of `Mode`: `l2_bypassed` or `read_only`; of both the latter is worse.
             seconds: None: until every tier answers and has answered for a while; 0: no longer.
             why: in words, for whoever reads of it.
+            subject: on account of what; a mode that is asked for on account of several is left when all let it go.
         """
         ...

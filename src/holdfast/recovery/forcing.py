@@ -27,7 +27,9 @@ class Forced(NamedTuple):
 
 
 class Forcing:
-    """What is forced; of each mode the last word counts.
+    """What is forced; of each mode, for each subject, the last word counts.
+
+    A subject is a tier, as a rule; what was forced for one goes with its time.
 
     Args:
         settle_seconds: for so long at least, where no time was given.
@@ -35,9 +37,9 @@ class Forcing:
 
     def __init__(self, settle_seconds: float) -> None:
         self._settle = settle_seconds
-        self._forced: dict[Mode, Forced] = {}
+        self._forced: dict[tuple[Mode, str], Forced] = {}
 
-    def force(self, mode: Mode, seconds: float | None, why: str, now: float) -> None:
+    def force(self, mode: Mode, seconds: float | None, why: str, now: float, *, subject: str = "") -> None:
         """Force a mode; see `Degrading.degrade`.
 
         Raises:
@@ -45,15 +47,15 @@ class Forcing:
         """
         if mode not in FORCEABLE:
             raise SettingsError(f"only {' or '.join(FORCEABLE)} can be forced, not {mode}")
-        self._forced[mode] = Forced(now + (self._settle if seconds is None else seconds), seconds is None, why)
+        self._forced[mode, subject] = Forced(now + (self._settle if seconds is None else seconds), seconds is None, why)
 
     def forced(self, mode: Mode) -> Forced | None:
-        """How a mode is forced, as `worse` knew last; None: it is not."""
-        return self._forced.get(mode)
+        """How a mode is forced, as `worse` knew last, for the subject of which it was first; None: it is not."""
+        return next((each for (forced, _), each in self._forced.items() if forced is mode), None)
 
     def worse(self, natural: Mode, now: float) -> Mode:
         """The worst of what the tiers ask for and what is forced still."""
-        for mode, each in list(self._forced.items()):
+        for slot, each in list(self._forced.items()):
             if now >= each.until and not (each.lasts and natural is not Mode.NORMAL):
-                del self._forced[mode]
-        return max((natural, *self._forced), key=_ORDER.index)
+                del self._forced[slot]
+        return max((natural, *(mode for mode, _ in self._forced)), key=_ORDER.index)

@@ -215,16 +215,22 @@ class Handlers:
         return self._pass_by(case)
 
     def _pass_by(self, case: Case) -> Done:
-        """What its guard has cut off is passed by anyway, and just that, for just as long as it does not answer."""
-        if self._means.l2.health().state is not TierState.THERE:
+        """What its guard has cut off is passed by anyway, and just that, for just as long as it does not answer.
+
+        Likewise a node that answers, but refuses: its other nodes serve their keys, and nobody waits for a refusal.
+        """
+        health = self._means.l2.health()
+        if health.state is not TierState.THERE:
             return Done(Outcome.DONE, "what of L2 does not answer is cut off, until it does")
+        if len(health.circuits) > 1:
+            return Done(Outcome.DONE, "a node of L2 refuses; reads of its keys go to L3")
         return self._degrade(Mode.L2_BYPASSED, case)
 
     async def _read_only(self, case: Case, _option: FallbackOption) -> Done:
         """Have writes refused, if L3 is what does not answer."""
         if not case.report.of_tier:
             return Done(Outcome.SKIPPED, NO_TIER)
-        if self._means.l3.answers and await self._means.prober.l3_answers():
+        if await self._means.prober.l3_answers():
             return Done(Outcome.SKIPPED, "L3 answers: no write need be refused")
         return self._refuse_writes(case)
 
@@ -244,10 +250,12 @@ class Handlers:
     def leave(self, case: Case, option: FallbackOption) -> None:
         """The tier answers: nothing asks any more for the mode of a fallback that took effect."""
         if (mode := _MODES.get(option.strategy)) is not None:
-            self._means.degrading.degrade(mode.value, 0.0, f"{case.report.subject} answers")
+            subject = case.report.subject
+            self._means.degrading.degrade(mode.value, 0.0, f"{subject} answers", subject=subject)
 
     def _degrade(self, mode: Mode, case: Case) -> Done:
-        self._means.degrading.degrade(mode.value, DEGRADED_SECONDS, f"{case.report.subject} does not answer")
+        subject = case.report.subject
+        self._means.degrading.degrade(mode.value, DEGRADED_SECONDS, f"{subject} does not answer", subject=subject)
         return Done(Outcome.DONE, f"mode {mode.value}")
 
     async def _last_snapshot(self, case: Case, _option: FallbackOption) -> Done:

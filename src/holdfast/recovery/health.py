@@ -36,6 +36,10 @@ REPORT_SECONDS: Final = 0.5
 """How often an outage is reported while it lasts."""
 
 
+SILENT_SECONDS: Final = 1.0
+"""For so long at least nothing is said of a feed that is not heard."""
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """How a server is.
 
@@ -64,7 +68,7 @@ class HealthKeeper:
     Args:
         feed_seconds: how long ago that was of which the change feed has told everything; infinite: never yet.
         bound_seconds: the shortest staleness bound of any kind.
-        buffers: whether writes can be accepted while L3 is away.
+        buffers: whether writes can be accepted while L3 is away, and be as durable as they are meant to be.
         backlog: what was accepted and is not committed yet.
         skip_l2: told, again and again, whether reads are to pass L2 by.
         announce: gives an event to this server's own subscribers; must neither wait nor raise.
@@ -110,7 +114,7 @@ class HealthKeeper:
         self._there = {name: Presence(rules.settle_seconds) for name in self._guards}
         self._forcing = Forcing(rules.settle_seconds)
         self._checks: dict[str, asyncio.Task[None]] = {}
-        self._late_at = self._counted_at = self._since = clock.monotonic()
+        self._began = self._late_at = self._counted_at = self._since = clock.monotonic()
         self._loop = Background(self._run, "health")
         self.mode = Mode.NORMAL
         self._why = "every tier answers"
@@ -135,7 +139,7 @@ class HealthKeeper:
         return Health(
             mode=self.mode,
             seconds=self._clock.monotonic() - self._since,
-            why=self._why,
+            why=f"{self._why}{self._unheard(feed_seconds)}",
             l2=self._l2.health(),
             l3=self._l3.health(),
             feed_seconds=feed_seconds if feed_seconds < inf else None,
@@ -143,9 +147,9 @@ class HealthKeeper:
             backlog=self._backlog(),
         )
 
-    def degrade(self, mode: str, seconds: float | None, why: str) -> None:
+    def degrade(self, mode: str, seconds: float | None, why: str, *, subject: str = "") -> None:
         """Have the server work in a worse mode; see `Degrading.degrade`."""
-        self._forcing.force(Mode(mode), seconds, why, self._clock.monotonic())
+        self._forcing.force(Mode(mode), seconds, why, self._clock.monotonic(), subject=subject)
         self.observe()
 
     def check_writes(self) -> None:
@@ -170,6 +174,7 @@ class HealthKeeper:
         self._counted_at = now
         for name, guard in self._guards.items():
             self._there[name].observe(now, answers=guard.answers)
+            self._counters.cut_off[name] = guard.opened
             self._report(name, guard, now)
         there = Tiers(l2=self._there["L2"].is_there, l3=self._there["L3"].is_there, buffers=self._buffers())
         mode = self._forcing.worse(mode_of(there), now)
@@ -205,6 +210,13 @@ class HealthKeeper:
         forced = map(self._forcing.forced, (Mode.L2_BYPASSED, Mode.READ_ONLY))
         reasons += [each.why for each in forced if each is not None]
         return "; ".join(reasons) or "every tier answers"
+
+    def _unheard(self, feed_seconds: float) -> str:
+        """That the feed alone is silent makes no mode of its own, but every read a call of L3."""
+        seconds = min(feed_seconds, self._clock.monotonic() - self._began)
+        if not self._l3.answers or seconds <= max(self._bound_seconds, SILENT_SECONDS):
+            return ""
+        return f"; the change feed was not heard for {seconds:.0f} s, so L3 is read instead of the caches"
 
     def _look(self) -> None:
         self.observe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 GAIN: Final = 1 / 8
@@ -48,14 +49,17 @@ class RetryBudget:
     Args:
         share: of first attempts.
         reserve: retries that there are at first, and at most.
+        on_refused: called with each that there is not.
     """
 
-    __slots__ = ("_left", "_reserve", "_share", "refused")
+    __slots__ = ("_left", "_on_refused", "_reserve", "_share")
 
-    def __init__(self, *, share: float = 0.1, reserve: float = 100.0) -> None:
+    def __init__(
+        self, *, share: float = 0.1, reserve: float = 100.0, on_refused: Callable[[], None] = lambda: None
+    ) -> None:
         self._share, self._reserve = share, reserve
         self._left = reserve
-        self.refused = 0
+        self._on_refused = on_refused
 
     def note_attempt(self) -> None:
         """A first attempt was made."""
@@ -64,7 +68,7 @@ class RetryBudget:
     def take(self) -> bool:
         """Whether one more call may be made again; if so, it is spent."""
         if self._left < 1:
-            self.refused += 1
+            self._on_refused()
             return False
         self._left -= 1
         return True

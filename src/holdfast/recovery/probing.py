@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from holdfast.errors import HoldfastError, Overloaded, StorageFull, TierUnavailable
+from holdfast.errors import StorageFull, TierUnavailable
 from holdfast.invalidation.change_feed import ChangeFeed
 from holdfast.keys import Key
 from holdfast.kinds import SWARM
 from holdfast.protocols import Failed, SharedCache, Source, Storage, View
+from holdfast.protocols.guards import TierGuard
 from holdfast.recovery.reports import Report
 from holdfast.resolution import Resolver
 
@@ -19,11 +20,26 @@ ANY_KEY: Final = Key(SWARM.name, "@recovery")
 
 
 class Prober:
-    """Asks the tiers of one server."""
+    """Asks the tiers of one server.
 
-    def __init__(self, *, l2: SharedCache, l3: Storage, feed: ChangeFeed, resolver: Resolver, view: View) -> None:
+    Args:
+        l3_guard: asks whether L3 answers, where that is the question: what calls go through may be full, which says
+            nothing of L3.
+    """
+
+    def __init__(
+        self,
+        *,
+        l2: SharedCache,
+        l3: Storage,
+        l3_guard: TierGuard,
+        feed: ChangeFeed,
+        resolver: Resolver,
+        view: View,
+    ) -> None:
         self._l2 = l2
         self._l3 = l3
+        self._l3_guard = l3_guard
         self._feed = feed
         self._resolver = resolver
         self._view = view
@@ -41,15 +57,10 @@ class Prober:
             raise TierUnavailable(f"{report.subject}: no answer within {PATIENCE_SECONDS:g} s") from fault
 
     async def l3_answers(self) -> bool:
-        """Whether L3 answers within a second; that there is no room to ask it says nothing of it."""
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await self._l3.load([])
-        except Overloaded:
-            return True
-        except (TimeoutError, HoldfastError):
-            return False
-        return True
+        """Whether L3 answers; asked now, unless it is cut off."""
+        if self._l3_guard.answers:
+            await self._l3_guard.check()
+        return self._l3_guard.answers
 
     async def _check(self, report: Report) -> None:
         if report.source is Source.FEED:
@@ -65,7 +76,10 @@ class Prober:
         """Ask L3: for the document, if it is one that is affected, which also fills the caches. Raises as `check`."""
         if isinstance(report.fault, StorageFull):
             raise report.fault  # that it reads does not mean that it writes
-        if report.key is not None and not report.of_tier:
+        if report.of_tier:
+            if not await self.l3_answers():
+                raise TierUnavailable(f"L3 does not answer ({self._l3_guard.health().fault})")
+        elif report.key is not None:
             await self._resolver.load_strong(report.key)
         else:
             await self._l3.load([])

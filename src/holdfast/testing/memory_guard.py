@@ -22,6 +22,8 @@ class MemoryGuard:
         return not getattr(self._tier, "away", False)
 
     in_doubt = False
+    opened = 0
+    """Nothing is found out about it, so nothing is cut off."""
 
     def health(self) -> TierHealth:
         """See `TierGuard.health`."""

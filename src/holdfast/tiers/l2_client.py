@@ -30,6 +30,7 @@ from glide import TimeoutError as GlideTimeoutError
 
 from holdfast.errors import TierUnavailable
 from holdfast.recovery.breaker import Circuit
+from holdfast.tiers.awake import AwakeClock
 from holdfast.tiers.l2_connect import Client, RedisConnector
 from holdfast.tiers.l2_topology import Node, Topology
 from holdfast.tiers.l2_watch import NodeWatch, is_lost
@@ -78,8 +79,11 @@ class RedisConnection:
         self._retry_at = -math.inf
         self._last_failure: Exception | None = None
         self._closed = False
+        self._awake = AwakeClock(monotonic)
         self._watch = NodeWatch(
-            self._sign_of_life, monotonic=monotonic, request_timeout_seconds=connector.request_timeout_seconds
+            self._sign_of_life,
+            monotonic=self._awake.monotonic,
+            request_timeout_seconds=connector.request_timeout_seconds,
         )
         self._guards = self._watch.guards
         self._options = ClusterBatchOptions()
@@ -148,7 +152,7 @@ class RedisConnection:
             calls = {node: call for node, call in calls.items() if node not in refused}
         client = self._client
         if isinstance(client, GlideClusterClient) and len(calls) > 1:
-            began = self._monotonic()
+            began = self._awake.monotonic()
             try:
                 replies = await _run_together(client, script, calls.values(), self._options_together())
             except GlideError as fault:  # a silent node kept all the others waiting; asked apart, it shows itself
@@ -158,7 +162,7 @@ class RedisConnection:
                 answers = dict(zip(calls, replies, strict=True))
                 faults = {node: reply for node, reply in answers.items() if isinstance(reply, GlideError)}
                 heard = [node.name for node in calls if node not in faults or not is_lost(faults[node], node)]
-                self._guards.answered_together(heard, began, self._monotonic())
+                self._guards.answered_together(heard, began, self._awake.monotonic())
                 if faults:
                     answers |= await self._settled(script, calls, faults)
                 return answers | refused
@@ -186,8 +190,18 @@ class RedisConnection:
 
     @property
     def fault(self) -> str | None:
-        """Why L2 could not be reached, or what a node was cut off for last, in words; None: neither happened."""
-        return self._fault() if self._last_failure is not None else self._watch.fault
+        """Why L2 cannot be reached, or what a node was cut off for last, in words; None: neither happened.
+
+        Without a map of nodes only the former counts: what a node was cut off for once says nothing of now.
+        """
+        if self._last_failure is not None:
+            return self._fault()
+        return None if self._topology is None else self._watch.fault
+
+    @property
+    def opened(self) -> int:
+        """How often a node was cut off."""
+        return self._watch.opened
 
     def _options_together(self) -> ClusterBatchOptions:
         """Of a request to several nodes; made anew only when its timeout has changed by a millisecond."""
@@ -209,16 +223,16 @@ class RedisConnection:
         return dict(zip(calls, answers, strict=True))
 
     async def _run_alone(self, script: Script, node: Node, call: Call) -> Any:
-        began = self._monotonic()
+        began = self._awake.monotonic()
         try:
             answer = await self._run_known(script, call)
         except GlideError as fault:
             if not is_lost(fault, node):
-                self._guards.answered(node.name, began, self._monotonic())
+                self._watch.answered(node, began)
             elif self._watch.failed(node, began, fault):
                 self.doubt_map()  # another one may serve its slots by now
             return self._unavailable(node, fault)
-        self._guards.answered(node.name, began, self._monotonic())
+        self._watch.answered(node, began)
         return answer
 
     async def _run_known(self, script: Script, call: Call) -> Any:
@@ -249,6 +263,7 @@ class RedisConnection:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
+        self._awake.stop()
         await self._watch.close()
         client, self._client, self._topology = self._client, None, None
         if client is not None:
@@ -262,7 +277,9 @@ class RedisConnection:
     def _unavailable(self, node: Node, fault: Exception) -> TierUnavailable:
         if any(sign in str(fault) for sign in _STALE_TOPOLOGY):
             self._topology = None
-        return TierUnavailable(f"L2 node {node.name}: {type(fault).__name__}: {fault}")
+        error = TierUnavailable(f"L2 node {node.name}: {type(fault).__name__}: {fault}")
+        error.__cause__ = fault
+        return error
 
     def _is_older(self, seconds: float) -> bool:
         return self._monotonic() - self._read_at > seconds
@@ -296,7 +313,9 @@ class RedisConnection:
         left = self._began_at + self._request_timeout_seconds - self._monotonic()
         await asyncio.wait([attempt], timeout=max(0.0, left))
         if not attempt.done():
-            raise TierUnavailable(f"L2 at {self._connector.addresses}: no answer yet; connecting goes on")
+            fault = TierUnavailable(f"L2 at {self._connector.addresses}: no answer yet; connecting goes on")
+            self._failed(fault)  # it may go on for long, and is as good as away meanwhile
+            raise fault
         if not attempt.cancelled():
             attempt.result()  # raises what nobody foresaw
 
@@ -305,9 +324,7 @@ class RedisConnection:
             topology = await self._reach()
         except (GlideError, TierUnavailable) as fault:
             self._retry_at = self._monotonic() + RECONNECT_SECONDS
-            former, self._last_failure = self._last_failure, fault
-            if former is None:
-                logger.warning("L2 at %s is away, reads go to L3: %s", self._connector.addresses, self._fault())
+            self._failed(fault)
         else:
             if self._last_failure is not None:
                 logger.warning("L2 at %s is back", self._connector.addresses)
@@ -316,11 +333,17 @@ class RedisConnection:
         finally:
             self._connecting = None
 
+    def _failed(self, fault: Exception) -> None:
+        former, self._last_failure = self._last_failure, fault
+        if former is None:
+            logger.warning("L2 at %s is away, reads go to L3: %s", self._connector.addresses, self._fault())
+
     async def _reach(self) -> Topology:
         """Read the map of nodes; a new client is kept if that succeeds, for only then it is connected."""
         if self._client is not None:
             return await self._connector.read_topology(self._client)
         client = await self._connector.open()
+        self._awake.start()
         try:
             topology = await self._connector.read_topology(client)
         except BaseException:

@@ -23,6 +23,11 @@ class RedisGuard:
         return any(each is Circuit.CLOSED for each in circuits.values()) if circuits else not self._connection.fault
 
     @property
+    def opened(self) -> int:
+        """See `TierGuard.opened`."""
+        return self._connection.opened
+
+    @property
     def in_doubt(self) -> bool:
         """See `TierGuard.in_doubt`."""
         return self._connection.in_doubt

@@ -36,6 +36,7 @@ class NodeWatch:
     Attributes:
         guards: the rules.
         fault: what a node was cut off for last, in words; None: none ever was.
+        opened: how often one was cut off.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class NodeWatch:
     ) -> None:
         self.guards = NodeGuards(RULES, request_timeout_seconds=request_timeout_seconds)
         self.fault: str | None = None
+        self.opened = 0
+        self._cause: GlideError | None = None
         self._ask = ask
         self._monotonic = monotonic
         self._probes: set[asyncio.Task[None]] = set()
@@ -54,13 +57,16 @@ class NodeWatch:
 
     def refused(self, nodes: Iterable[Node]) -> dict[Node, Any]:
         """Those of some nodes that must not be asked, each with the error that says so; their probes begin if due."""
-        refused: dict[Node, Any] = {
-            node: TierUnavailable(f"L2 node {node.name}: it is cut off, for it did not answer ({self.fault})")
-            for node in nodes
-            if self.guards.is_cut_off(node.name)
-        }
+        refused: dict[Node, Any] = {node: self._refusal(node) for node in nodes if self.guards.is_cut_off(node.name)}
         self.begin_probes(refused)
         return refused
+
+    def answered(self, node: Node, began: float) -> None:
+        """A node that was asked alone has answered, perhaps that it refuses; too late, that counts as a failure."""
+        now, was_cut_off = self._monotonic(), self.guards.is_cut_off(node.name)
+        self.guards.answered(node.name, began, now)
+        if not was_cut_off and self.guards.is_cut_off(node.name):
+            self._cut_off(node, f"answers took too long, the last one {now - began:.2g} s", None)
 
     def failed(self, node: Node, began: float, fault: GlideError) -> bool:
         """A node did not answer; says whether it is cut off for that, and was not before."""
@@ -68,8 +74,7 @@ class NodeWatch:
         self.guards.failed(node.name, began, self._monotonic())
         if was_cut_off or not self.guards.is_cut_off(node.name):
             return False
-        self.fault = f"{type(fault).__name__}: {fault}"
-        logger.warning("L2 node %s is cut off, reads of its keys go to L3: %s", node.name, self.fault)
+        self._cut_off(node, f"{type(fault).__name__}: {fault}", fault)
         return True
 
     def unheard(self, nodes: Iterable[Node]) -> list[Node]:
@@ -121,7 +126,17 @@ class NodeWatch:
         if fault is not None and is_lost(fault, node):
             self.failed(node, began, fault)
         else:
-            self.guards.answered(node.name, began, self._monotonic())
+            self.answered(node, began)
+
+    def _cut_off(self, node: Node, words: str, cause: GlideError | None) -> None:
+        self.fault, self._cause = words, cause
+        self.opened += 1
+        logger.warning("L2 node %s is cut off, reads of its keys go to L3: %s", node.name, words)
+
+    def _refusal(self, node: Node) -> TierUnavailable:
+        error = TierUnavailable(f"L2 node {node.name}: it is cut off, for it did not answer ({self.fault})")
+        error.__cause__ = self._cause
+        return error
 
 
 def is_lost(reply: Any, node: Node) -> bool:

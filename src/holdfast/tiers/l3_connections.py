@@ -75,15 +75,14 @@ class ConnectionPool:
         """Lend a connection.
 
         Raises:
-            Overloaded: too many are waiting.
-            TierUnavailable: none came within the timeout, or the server cannot be reached.
+            Overloaded: too many are waiting, or all were lent for as long as the timeout.
+            TierUnavailable: none could be opened within the timeout, or the server cannot be reached.
         """
         guard = self._guard
         if guard is not None:
             guard.admit()
         connection = self._take_idle() or await self._wait_for_one()
-        if guard is not None:
-            self._lent[connection] = guard.monotonic()
+        self._lent[connection] = 0.0 if guard is None else guard.monotonic()
         try:
             yield connection
         except (asyncio.CancelledError, TimeoutError, TierUnavailable, OutcomeUnknown):
@@ -93,6 +92,8 @@ class ConnectionPool:
             connection.terminate()
             raise
         except Exception as fault:
+            if guard is not None and _is_of_server(fault):
+                guard.heard()
             if asyncpg.InvalidSQLStatementNameError in (type(fault), type(fault.__cause__)):
                 connection.terminate()  # DEALLOCATE ALL: the driver would go on naming what is not there any more
             raise
@@ -147,30 +148,31 @@ class ConnectionPool:
         return None
 
     async def _wait_for_one(self) -> asyncpg.Connection[Any]:
+        opens = False
         try:
             async with asyncio.timeout(self._timeout_seconds) as limit:
                 if self._guard is not None:
                     self._limits[limit] = self._guard.monotonic()
                 try:
-                    return await self._acquire()
+                    if self._size >= self._size_max and (connection := await self._wait_in_line()) is not None:
+                        return connection
+                    opens = True
+                    return await self._open()
                 finally:
                     self._limits.pop(limit, None)
         except TimeoutError as fault:
             if self._guard is not None:
                 self._guard.admit()  # it was cut off meanwhile
-            raise TierUnavailable(
+            # Those who have the others may keep them for long: that says nothing of L3.
+            error = Overloaded if self._lent and not opens else TierUnavailable
+            raise error(
                 f"L3: no connection within {self._timeout_seconds:g} s ({self._size} of {self._size_max} open)"
             ) from fault
 
-    async def _acquire(self) -> asyncpg.Connection[Any]:
-        if self._size < self._size_max:
-            return await self._open()
-        if len(self._waiting) >= self._queue_max:
-            raise Overloaded(f"L3: {self._queue_max} calls wait for {self._size_max} connections already")
-        return await self._wait_in_line() or await self._open()
-
     async def _wait_in_line(self) -> asyncpg.Connection[Any] | None:
         """A returned connection, or None with the right to open one."""
+        if len(self._waiting) >= self._queue_max:
+            raise Overloaded(f"L3: {self._queue_max} calls wait for {self._size_max} connections already")
         waiter: asyncio.Future[asyncpg.Connection[Any] | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
@@ -223,6 +225,11 @@ class ConnectionPool:
             self._size -= 1
         else:
             self._idle.append(connection)
+
+
+def _is_of_server(fault: Exception) -> bool:
+    """Whether it is what the server says: a refusal is a sign of life."""
+    return isinstance(fault, asyncpg.PostgresError) or isinstance(fault.__cause__, asyncpg.PostgresError)
 
 
 async def close_connection(connection: asyncpg.Connection[Any]) -> None:

@@ -61,6 +61,9 @@ class PostgresGuard:
     Args:
         opener: opens the connection by which L3 is asked, within its own time.
         silence_seconds: how long L3 may say nothing after it was asked; what follows from it is said below.
+
+    Attributes:
+        opened: see `TierGuard.opened`.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class PostgresGuard:
                 pause_seconds=0.25, pause_max_seconds=1.0, probes=1, probe_seconds=self._probe_seconds + LATE_SECONDS
             )
         )
+        self.opened = 0
         self._pools: list[Waiting] = []
         self._connection: asyncpg.Connection[Any] | None = None
         self._checking = asyncio.Lock()
@@ -187,7 +191,8 @@ class PostgresGuard:
         """By the held connection; or, if there is none, or it is lost or half open, by a new one."""
         if self._connection is not None and not self._connection.is_closed():
             with contextlib.suppress(TierUnavailable):
-                return await self._ask_within(self._timeout.seconds)
+                await self._ask_within(self._timeout.seconds)
+                return
         await self._ask_within(None)
 
     async def _ask_within(self, seconds: float | None) -> None:
@@ -212,6 +217,7 @@ class PostgresGuard:
         elif self._heard_at < began and isinstance(fault, TierUnavailable) and not self._is_just_full(fault):
             self._fault = fault
             self._breaker.trip(now)
+            self.opened += 1
             logger.warning("L3 is cut off, for it does not answer: %s", fault)
             for pool in self._pools:
                 pool.refuse_waiting()

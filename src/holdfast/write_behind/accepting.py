@@ -219,9 +219,16 @@ class WriteBehind:
         return unwritten
 
     def has_room(self) -> bool:
-        """Whether there is a kind that is written behind, and room for its writes."""
-        behind = any(kind.durability is not Durability.COMMITTED for kind in self._kinds.values())
-        return behind and not self.buffer.is_full(0)
+        """Whether writes are accepted, and return without L3: of some kind that is written behind.
+
+        For that a journal must have been begun, have room, and not be crowded; and it must take them as safely as it
+        should, where the kind wants that.
+        """
+        life = self.lives.current
+        if life is None or self.buffer.is_full(0) or self.buffer.is_crowded(self._clock.monotonic()):
+            return False
+        reached = Durability.JOURNALED if life.journal.secures else Durability.ACCEPTED
+        return any(reached.covers(kind.durability) for kind in self._kinds.values())
 
     def backlog(self) -> Backlog:
         """What this server has accepted and not yet decided."""

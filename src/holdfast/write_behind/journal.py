@@ -73,7 +73,13 @@ class JournalWriter:
         self._wake = asyncio.Event()
         self._loop = Background(self._run, "journal")
         self._away = False
+        self._is_short = False  # of replicas: what was appended last, fewer had than should
         self._is_checked = False
+
+    @property
+    def secures(self) -> bool:
+        """Whether what is added becomes JOURNALED, as far as is known."""
+        return not self.is_away and not self._is_short
 
     @property
     def number(self) -> int:
@@ -197,7 +203,8 @@ class JournalWriter:
         write.appended = True
         if not write.is_decided:
             self._kept[write.entry.seq] = write
-        if replicas >= self._replicas_min:
+        self._is_short = replicas < self._replicas_min
+        if not self._is_short:
             write.journaled(replicas)
         else:
             write.replicas = replicas
