@@ -26,8 +26,9 @@ from holdfast.tiers.l1_local import LocalCache
 
 Outcome = TypeVar("Outcome")
 
-REPORTED_MAX: Final = 16
-"""Documents of one write that recovery is told of: what holds of them holds of the others."""
+REPORTED_MAX: Final = 4
+"""Documents of one write that recovery is told of: writes whose outcome is unknown are as many as connections, and so
+what an outage leaves has room where recoveries wait."""
 
 
 class Filled(NamedTuple):

@@ -427,7 +427,7 @@ async def test_calls_that_get_no_connection_are_no_outage(monkeypatch: pytest.Mo
 
 
 async def test_a_write_of_which_l3_does_not_say_what_became(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its caller is told at once; that L3 answers again is found out apart."""
+    """Its caller is told at once; what L3 has of the document is found out apart."""
     async with scene() as at:
 
         async def lost(_: Sequence[Write]) -> Mapping[Key, int]:
