@@ -119,6 +119,7 @@ def guarded(scenario: Callable[[Server], Awaitable[None]]) -> None:
         finally:
             looking.cancel()
             await asyncio.wait([looking])
+            assert looking.cancelled(), "a check raised"
             await server.guard.close()
             await server.guard.close()
             await server.pool.close()
