@@ -15,7 +15,7 @@ from fix_races import until
 from fix_voids import until_trusted
 from holdfast.adapters import connection_pool
 from holdfast.documents.escalation import EscalationStatus
-from holdfast.errors import TierUnavailable
+from holdfast.errors import RowRefused
 from holdfast.events import Event
 from holdfast.flows import Flows
 from holdfast.invalidation.topics import RECOVERY_COMPLETED
@@ -155,7 +155,7 @@ class Nobody(Person):
     """`FaultEscalator` that cannot ask."""
 
     async def escalate(self, request: EscalationRequest) -> Asked:
-        raise TierUnavailable("it cannot be kept that somebody is asked")
+        raise RowRefused("it cannot be kept that somebody is asked")
 
 
 class Modes:

@@ -67,6 +67,7 @@ class RecoveryFlows:
         self.recorder = RecoveryRecorder(
             given.recovery_log,
             given.quarantine,
+            affected.escalator,
             lines_max=settings.recovery_log_rows_max,
             evidence_max=settings.quarantine_rows_max,
             counters=affected.counters,
@@ -105,6 +106,7 @@ class RecoveryFlows:
                 leaders=affected.leaders,
                 masked=affected.masked,
                 escalator=affected.escalator,
+                ask_later=self.recorder.ask,
                 degrading=affected.degrading,
                 l2=given.l2_guard,
                 l3=given.l3_guard,

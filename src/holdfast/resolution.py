@@ -337,7 +337,7 @@ class Resolver:
                 value = self._value(flight, row)
             except HoldfastError as fault:
                 self._settle(flight, fault)
-                return None
+                return _lease(flight)  # or each reader would wait for its end
             tags = kind.cached_tags_of(flight.key, value)
         version = row.version if row is not None else 0
         self._counters.l3.hits += row is not None
@@ -390,7 +390,11 @@ class Resolver:
 
 def _leases(flights: list[Flight]) -> list[Fill]:
     """What gives back the leases of loads that failed, so that nobody waits for them."""
-    return [Fill(flight.key, None, 0.0, flight.absent) for flight in flights if flight.absent is not None]
+    return [lease for flight in flights if (lease := _lease(flight)) is not None]
+
+
+def _lease(flight: Flight) -> Fill | None:
+    return None if flight.absent is None else Fill(flight.key, None, 0.0, flight.absent)
 
 
 def _wanted(flight: Flight) -> bool:

@@ -55,7 +55,7 @@ class RowDecoder:
         except HoldfastError:
             raise
         except Exception as fault:
-            raise CorruptDocument(f"{key}: its class could not make it: {type(fault).__name__}: {fault}") from fault
+            raise CorruptDocument(f"{key}: its class could not make it: {type(fault).__name__}") from fault
 
     def stored(self, key: Key, row: Row) -> Any:
         """The document in a row as L3 holds it; one that does not decode is reported. Raises as `decode`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import asyncpg
+import msgspec
 import pytest
 
 import holdfast
@@ -21,7 +23,9 @@ from holdfast.flows import Flows
 from holdfast.keys import redis_key
 from holdfast.node import OpenStore
 from holdfast.settings import Settings
+from holdfast.testing.conformance.recovery_rows import line
 from holdfast.tiers.l2_redis import RedisCache
+from holdfast.tiers.l3_recovery import APPEND, IN_ORDER
 
 DAMAGES: dict[str, Any] = {
     "a flipped bit of the version": lambda held: held[:32] + bytes([held[32] ^ 0x40]) + held[33:],
@@ -31,6 +35,9 @@ DAMAGES: dict[str, Any] = {
     "no entry": lambda _: b"GET / HTTP/1.1\r\n" + b"\xff" * 100,
     "a pickle": lambda _: pickle.dumps({"name": "Eve"}),
 }
+
+WAITS = """
+SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid)) AND datname = current_database()"""
 
 
 class Served(NamedTuple):
@@ -172,3 +179,24 @@ async def test_the_log_of_an_outage_of_l3_is_merged(settings: Settings) -> None:
                 "SELECT count(*) FROM holdfast.recovery_log WHERE subject = 'tier:l3' AND at < $1", back_at
             )
             assert early >= 3
+
+
+async def test_who_follows_the_log_misses_no_line_that_commits_late(settings: Settings) -> None:
+    """Numbers become visible in their order: a server in the middle of its lines has the others wait."""
+    async with holdfast.connect(settings) as state, connected(settings.postgres_url) as slow:
+        log = flows_of(state)._given.recovery_log
+        transaction = slow.transaction()
+        await transaction.start()
+        await slow.execute(IN_ORDER)
+        await slow.execute(APPEND, *[[value] for value in msgspec.structs.astuple(line("slow"))])
+        other = asyncio.ensure_future(log.append([line("other")], rows_max=1000))
+
+        async def waits() -> bool:
+            return other.done() or bool(await slow.fetchval(WAITS, slow.get_server_pid()))
+
+        await until(waits)
+        seen = list(await state.recovery_log.follow(0))
+        await transaction.commit()
+        await other
+        seen += await state.recovery_log.follow(seen[-1].number if seen else 0)
+        assert [each.line.id for each in seen] == ["slow", "other"]

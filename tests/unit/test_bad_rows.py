@@ -5,14 +5,16 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from fix_races import until
 from fix_recovery import Scene, scene
 from holdfast import Bot, Durability, Refused, Set
-from holdfast.errors import CorruptDocument
+from holdfast.errors import CorruptDocument, SchemaTooNew
 from holdfast.keys import Key
-from holdfast.protocols import Evidence
+from holdfast.protocols import Absent, Evidence
 
 B1 = Key("bot", "b1")
 BAD = b'{"name": 7}'
+NEWER = b'{"__version":99,"name":"Ada"}'
 
 
 def spoil(at: Scene, key: Key, body: bytes = BAD) -> bytes:
@@ -115,3 +117,22 @@ async def test_a_bad_row_of_a_run_hides_no_other_and_is_told() -> None:
         assert "run:r1" in merge.fault
         spoil(at, key, before)
         assert [each.id for each in (await parent.merge_children()).children] == ["r1", "r2"]
+
+
+async def test_whoever_read_a_row_of_a_newer_server_lets_others_ask_l3_at_once() -> None:
+    """The lease of its load is given back, though nothing is filled. Of such a row no recovery makes caches void."""
+    async with scene() as at:
+        await at.flows.store.bots.put("b1", Bot(name="Ada"))
+        # A fence that came later would end any lease.
+        await at.so(lambda: any(B1 in each.held for each in at.l2.dump().values()))
+        spoil(at, B1, NEWER)
+        at.flows.caches["bot"].flush()
+        with pytest.raises(SchemaTooNew):
+            await at.flows.store.bots.get("b1")
+
+        async def given_back() -> bool:
+            answer = (await at.l2.read([B1], at.flows.view, lease=False))[B1]
+            assert isinstance(answer, Absent)
+            return answer.leased_seconds == 0
+
+        await until(given_back)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 import uuid
 from typing import Any
 
@@ -283,3 +284,34 @@ async def test_a_kind_is_made_void_once_however_many_ask_at_once() -> None:
         assert await voided(at, 3, fails=True) == [TierUnavailable, Outcome.SKIPPED, Outcome.SKIPPED]
         at.flows.faults._left_alone.clear()
         assert await voided(at, 8) == [Outcome.DONE] + [Outcome.SKIPPED] * 7
+
+
+@pytest.mark.parametrize("mutant", [False, True])
+async def test_a_blink_of_l3_keeps_nobody_from_being_asked(monkeypatch: pytest.MonkeyPatch, *, mutant: bool) -> None:
+    """The recovery goes on without; the mutant forgets what could not be opened at once."""
+    async with hall() as shared:
+        await still(shared)
+        flows = next(iter(shared.servers.values()))
+        escalations = flows.run_flows.escalations
+        now, blinks = escalations.index.now, [True, True]
+
+        async def blinking() -> dt.datetime:
+            if blinks:
+                blinks.pop()
+                raise TierUnavailable("L3 is away")
+            return await now()
+
+        monkeypatch.setattr(escalations.index, "now", blinking)
+        handlers = flows.recovery._handlers
+        if mutant:
+            handlers._means = dataclasses.replace(handlers._means, ask_later=lambda _: None)
+        await flows.store.bots.put("b1", Bot(name="Ada"))
+        spoil(shared)
+        await met(shared, flows)
+
+        async def written() -> bool:
+            return not flows.recovery_log.waiting and len(blinks) == mutant
+
+        await until(written)
+        asked = [each.document.subject for each in await flows.store.escalations.list(status=None)]
+        assert asked == ([] if mutant else ["bot:b1"])

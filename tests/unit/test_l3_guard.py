@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from asyncpg import ConnectionDoesNotExistError, InterfaceError, TooManyConnecti
 from holdfast.errors import RowRefused, TierUnavailable
 from holdfast.protocols.guards import TierState
 from holdfast.testing.simulation import World, simulate
+from holdfast.tiers import l3_connections
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_guard import PostgresGuard
 
@@ -470,5 +472,28 @@ def test_two_who_check_at_once_share_the_connection() -> None:
         held = server.guard._connection
         await asyncio.gather(server.guard.check(), server.guard.check())
         assert server.guard._connection is held
+
+    guarded(scenario)
+
+
+@pytest.mark.parametrize("mutant", [False, True])
+def test_a_connection_that_was_idle_for_long_is_not_lent_again(
+    monkeypatch: pytest.MonkeyPatch, *, mutant: bool
+) -> None:
+    """A firewall may have forgotten it: who gets it waits for an answer. The mutant lends whatever is open."""
+    if mutant:
+        monkeypatch.setattr(l3_connections, "IDLE_SECONDS", inf)
+
+    async def scenario(server: Server) -> None:
+        await asyncio.gather(server.call(), server.call())
+        seldom, often = server.pool._idle
+        for _ in range(3):  # one call at a time: there is always one that was used just now
+            await asyncio.sleep(25.0)
+            async with server.pool.connection() as connection:
+                assert connection is often
+        async with server.pool.connection() as first, server.pool.connection() as second:
+            assert first is often
+            assert (second is seldom) is mutant
+            assert seldom.is_closed() is not mutant
 
     guarded(scenario)

@@ -26,14 +26,15 @@ from holdfast.errors import (
 )
 from holdfast.events import Event
 from holdfast.keys import Key
+from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Coherence, Source, Withdrawal, Write
 from holdfast.protocols.guards import TierHealth
 from holdfast.recovery.breaker import Circuit
-from holdfast.recovery.handlers import Case, Done, Outcome
+from holdfast.recovery.handlers import DEGRADED_SECONDS, Case, Done, Outcome
 from holdfast.recovery.health import HealthKeeper
 from holdfast.recovery.leaders import ALERT, LeaderNotice
 from holdfast.recovery.manager import RecoveryManager
-from holdfast.recovery.reports import FaultReports
+from holdfast.recovery.reports import FaultReports, Report
 from holdfast.recovery.strategies import (
     Fallback,
     FallbackOption,
@@ -410,6 +411,29 @@ async def test_if_l3_fails_unseen_by_its_guard_writes_are_refused_until_it_answe
         at.l3.away = False
         await at.so(lambda: at.counters.returned >= 1)
         assert at.modes.told[-1][:2] == ("read_only", 0.0)
+
+
+async def test_the_mode_of_a_fallback_is_kept_up_only_as_long_as_it_would_take_effect() -> None:
+    """The feed and L3 were away, and L3 alone is back: no write is refused for the feed."""
+    async with scene() as at:
+        watch_by(at, l3=MemoryGuard(None))
+        handlers, option = at.flows.recovery._handlers, FallbackOption(strategy=Fallback.READ_ONLY_MODE)
+        case = Case("r1", of_feed(), (option,), [])
+        at.l3.away = True
+        await handlers.keep_up(case, option)
+        assert at.modes.told[-1][:2] == ("read_only", DEGRADED_SECONDS)
+        at.l3.away = False
+        await handlers.keep_up(case, option)
+        assert at.modes.told[-1][:2] == ("read_only", 0.0)
+
+
+def of_feed() -> Report:
+    """What is reported of a feed that is away."""
+    reports = FaultReports(lambda: 0.0, RecoveryCounters())
+    reports.report(TierUnavailable("away"), Source.FEED)
+    report = reports.take()
+    assert report is not None
+    return report
 
 
 async def test_calls_that_get_no_connection_are_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:

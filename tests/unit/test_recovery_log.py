@@ -10,11 +10,13 @@ import msgspec
 import pytest
 
 from fix_races import until
-from holdfast.errors import OutcomeUnknown, RowRefused, TierError
+from fix_recovery import Person
+from holdfast.errors import CorruptDocument, HoldfastError, OutcomeUnknown, RowRefused, TierError, TierUnavailable
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Evidence, LineFilter, RecoveryLine
+from holdfast.protocols.escalations import Asked, EscalationRequest
 from holdfast.protocols.faults import EVIDENCE_BYTES_MAX
-from holdfast.recovery.log import EVIDENCE_WAITING_MAX, LINES_WAITING_MAX, RecoveryRecorder
+from holdfast.recovery.log import EVIDENCE_WAITING_MAX, LINES_WAITING_MAX, REQUESTS_WAITING_MAX, RecoveryRecorder
 from holdfast.testing import MemoryQuarantine, MemoryRecoveryLog, MemoryStorage
 from holdfast.testing.conformance.recovery_rows import FOUND, evidence, line
 
@@ -39,13 +41,20 @@ def met(what: bytes, name: str) -> Evidence:
 class Records:
     """A recorder over an L3 in memory."""
 
-    def __init__(self, log: type[MemoryRecoveryLog] = MemoryRecoveryLog) -> None:
+    def __init__(self, log: type[MemoryRecoveryLog] = MemoryRecoveryLog, person: Person | None = None) -> None:
         self.l3 = MemoryStorage()
         self.counters = RecoveryCounters()
         self.log, self.quarantine = log(self.l3), MemoryQuarantine(self.l3)
         self.pauses: list[float] = []
+        self.person = person or Person()
         self.recorder = RecoveryRecorder(
-            self.log, self.quarantine, lines_max=100_000, evidence_max=1000, counters=self.counters, sleep=self._sleep
+            self.log,
+            self.quarantine,
+            self.person,
+            lines_max=100_000,
+            evidence_max=1000,
+            counters=self.counters,
+            sleep=self._sleep,
         )
 
     async def _sleep(self, seconds: float) -> None:
@@ -191,7 +200,7 @@ async def test_closing_writes_what_is_left(caplog: pytest.LogCaptureFixture) -> 
     await records.recorder.stop()
     await records.recorder.stop()
     assert records.recorder.waiting == 2
-    assert "1 lines of the recovery log and 1 entries of the quarantine could not be written" in caplog.text
+    assert "1 lines of the recovery log, 1 entries of the quarantine, 0 escalations could not be written" in caplog.text
 
 
 async def test_a_fault_of_this_package_does_not_end_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,3 +222,62 @@ async def test_a_fault_of_this_package_does_not_end_the_loop(monkeypatch: pytest
         assert shown == ["holdfast: recording what recovery did failed"]
     finally:
         await records.recorder.stop()
+
+
+class Away(Person):
+    """L3 does not take that somebody is asked, as long as there are `faults`.
+
+    Attributes:
+        tried: how often it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: list[HoldfastError] = []
+        self.tried = 0
+
+    async def escalate(self, request: EscalationRequest) -> Asked:
+        self.tried += 1
+        if self.faults:
+            raise self.faults.pop()
+        return await super().escalate(request)
+
+
+def request(recovery_id: str, subject: str = "bot:b1") -> EscalationRequest:
+    """About the same fault, where the subject is the same."""
+    return EscalationRequest(
+        recovery_id=recovery_id, error_type="state_corruption", severity="CRITICAL", subject=subject, failed="it is bad"
+    )
+
+
+async def test_a_person_is_asked_once_l3_takes_that() -> None:
+    """For the recovery that asked first; lines do not wait for it."""
+    person = Away()
+    person.faults = [TierUnavailable("L3 is away"), OutcomeUnknown("the reply was lost")]
+    records = Records(person=person)
+    records.recorder.ask(request("r1"))
+    records.recorder.ask(request("r2"))
+    records.recorder.line(line("a"))
+    with pytest.raises(OutcomeUnknown):
+        await records.recorder.write()
+    assert await records.ids() == ["a"]
+    assert (records.recorder.waiting, person.asked) == (1, {})
+    records.recorder.start()
+    try:
+        await records.until_written()
+        assert (list(person.asked), person.tried) == (["r1"], 3)
+    finally:
+        await records.recorder.stop()
+
+
+async def test_what_cannot_be_asked_holds_up_nobody_else() -> None:
+    """It is not tried again, and counted as those are that make room for newer ones."""
+    person = Away()
+    records = Records(person=person)
+    for number in range(REQUESTS_WAITING_MAX + 2):
+        records.recorder.ask(request(f"r{number}", f"bot:b{number}"))
+    assert (records.recorder.waiting, records.counters.requests_lost) == (REQUESTS_WAITING_MAX, 2)
+    person.faults = [CorruptDocument("it is there, and cannot be read")]
+    await records.recorder.write()
+    assert list(person.asked) == [f"r{number}" for number in range(3, REQUESTS_WAITING_MAX + 2)]
+    assert records.counters.requests_lost == 3

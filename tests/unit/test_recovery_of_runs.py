@@ -139,7 +139,8 @@ async def test_mutant_recovery_is_refused_as_all_others(monkeypatch: pytest.Monk
     monkeypatch.setattr(Transactions, "open", as_all)
     async with listening() as (at, told):
         assert await ended_in_read_only(at, told) == ("terminate_routine", "failed")
-        assert (await told.steps())[2] == ("escalate_to_human", "failed")
+        assert (await told.steps())[2] == ("escalate_to_human", "escalated")
+        assert await at.servers["b"].store.escalations.list() == []  # it waits for the end of the mode
 
 
 async def test_a_context_that_verifies_after_all_is_left() -> None:

@@ -88,7 +88,13 @@ async def test_what_is_not_taken_is_a_failure(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [b"SSH-2.0-t0ken\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"t0ken" * 100_000, b"\x00" * 70_000]
+    "answer",
+    [
+        b"SSH-2.0-t0ken\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"t0ken" * 100_000,
+        b"\x00" * 70_000,
+        b"HTTP/1.1 103 t0ken\r\n\r\n" * 1000 + b"HTTP/1.1 200 OK\r\n\r\n",
+    ],
 )
 async def test_what_is_no_http_is_a_failure(answer: bytes) -> None:
     """It is read up to a limit, and told without a word of it."""

@@ -13,12 +13,13 @@ from holdfast.documents.faults import DEPTH_CEILING, FaultError
 from holdfast.documents.frozen import FreeValue, FrozenDict, FrozenList
 from holdfast.documents.plans import VERSION
 from holdfast.documents.structs import Nested, load_struct, locate, plan_of
-from holdfast.errors import CorruptDocument, HoldfastError, SchemaTooNew
+from holdfast.errors import CorruptDocument, DocumentTooDeep, HoldfastError, SchemaTooNew
 
 D = TypeVar("D", bound=Document)
 
 _SCHEMA_ONE = ("1", "1.0")  # what the system before Holdfast wrote
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_VALUE = re.compile(r"\A(Invalid (?:enum )?value) .*?(?= - at `(?:key` in `)?\$[^`]*`\Z|\Z)", re.DOTALL)
 _TAG_LEVELS_MAX = 3  # levels of JSON that one container can take: {"$dict": [[key, value]]}
 
 
@@ -78,9 +79,19 @@ def _load(document_type: type[D], stored: dict[str, Any], what: str, *, tagged: 
         load_struct(plan_of(document_type), stored, tagged=tagged)
         return msgspec.convert(stored, document_type, str_keys=True, dec_hook=_frozen)
     except msgspec.ValidationError as error:
-        raise _corrupt(what, locate(Nested((document_type,)), stored, error)) from error
+        raise _corrupt(what, locate(Nested((document_type,)), stored, _without_values(error))) from error
     except FaultError as fault:
         raise _corrupt(what, fault) from fault
+
+
+def _without_values(error: msgspec.ValidationError) -> msgspec.ValidationError:
+    """The same without what the document holds, since logs and events tell it: of its class's own errors the type."""
+    text, cause = str(error), error.__cause__
+    if isinstance(cause, DocumentTooDeep):
+        return error
+    if cause is not None:
+        return msgspec.ValidationError(f"{type(cause).__name__}{text.removeprefix(str(cause))}")
+    return msgspec.ValidationError(_VALUE.sub(r"\1", text))
 
 
 def _corrupt(what: str, fault: FaultError) -> CorruptDocument:
@@ -126,7 +137,7 @@ def _upgraded(document_type: type[Document], stored: dict[str, Any], what: str) 
             raise
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             raise CorruptDocument(
-                f"{what} cannot be upgraded from schema {step} to {step + 1}: {type(error).__name__}: {error}"
+                f"{what} cannot be upgraded from schema {step} to {step + 1}: {type(error).__name__}"
             ) from error
     return stored
 
@@ -136,4 +147,4 @@ def _schema(found: object, what: str) -> int:
         return 1
     if type(found) is int and found >= 1:
         return found
-    raise CorruptDocument(f"{what} has {found!r} as its {VERSION}, which is no schema number")
+    raise CorruptDocument(f"{what} has as its {VERSION} a {type(found).__name__} which is no schema number")

@@ -71,7 +71,7 @@ def _read_tag(name: str, payload: FreeValue, room: int) -> FreeValue:
     try:
         return reader(payload, room)
     except (ValueError, TypeError, InvalidOperation, binascii.Error, OverflowError) as fault:
-        raise FaultError(f"not the content of a {name} tag: {fault}") from fault
+        raise FaultError(f"not the content of a {name} tag: {type(fault).__name__}") from fault
 
 
 def _text(payload: FreeValue) -> str:

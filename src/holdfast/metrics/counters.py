@@ -150,6 +150,7 @@ class RecoveryCounters:
     steps: dict[tuple[str, str], int] = field(default_factory=dict)
     lines_lost: int = 0
     evidence_lost: int = 0
+    requests_lost: int = 0
     retries_refused: int = 0
 
     def retry_refused(self) -> None:

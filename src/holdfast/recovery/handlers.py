@@ -20,6 +20,7 @@ from holdfast.protocols.escalations import EscalationRequest, FaultEscalator
 from holdfast.protocols.guards import Degrading, TierGuard, TierState
 from holdfast.recovery.escalation_rules import LEAVE
 from holdfast.recovery.leaders import ALERT, LeaderNotice, Leaders
+from holdfast.recovery.log import PASSES
 from holdfast.recovery.modes import Mode
 from holdfast.recovery.pacing import RetryBudget
 from holdfast.recovery.probing import PATIENCE_SECONDS, Prober
@@ -92,6 +93,7 @@ class Means:
     Attributes:
         void: makes a target void, for a reason, in somebody's name.
         masked: takes secrets out of a text.
+        ask_later: has a person asked once L3 takes that.
         l2, l3: know whether these tiers answer.
         random_: for jitter.
         retries: how many calls may be made again.
@@ -103,6 +105,7 @@ class Means:
     leaders: Leaders
     masked: Callable[[str], str]
     escalator: FaultEscalator
+    ask_later: Callable[[EscalationRequest], None]
     degrading: Degrading
     l2: TierGuard
     l3: TierGuard
@@ -211,7 +214,14 @@ class Handlers:
 
     async def _escalate(self, case: Case, step: RecoveryStep) -> Done:
         """Ask a person; nobody waits here for the answer. The fallbacks of an outage wait for none either."""
-        asked = await self._means.escalator.escalate(self._request(case, step))
+        request = self._request(case, step)
+        try:
+            asked = await self._means.escalator.escalate(request)
+        except PASSES as fault:
+            if case.report.of_tier:
+                raise  # nobody need be asked of an outage that is over
+            self._means.ask_later(request)
+            return Done(Outcome.ESCALATED, f"a person is asked once L3 takes that ({type(fault).__name__})")
         if not asked.alone:
             return Done(Outcome.DONE, f"counted in escalation {asked.id}, which stands for many")
         if case.report.of_tier:
@@ -271,12 +281,12 @@ class Handlers:
             return Done(Outcome.DONE, "L3 is cut off, and writes are refused, until it answers")
         return self._degrade(Mode.READ_ONLY, case)
 
-    def keep_up(self, case: Case, option: FallbackOption) -> None:
-        """Have the mode of a fallback that took effect last on."""
-        if option.strategy is Fallback.DIRECT_L3_ACCESS:
-            self._pass_by(case)
-        elif option.strategy is Fallback.READ_ONLY_MODE:
-            self._refuse_writes(case)
+    async def keep_up(self, case: Case, option: FallbackOption) -> None:
+        """Have the mode of a fallback that took effect last on, if it would take effect now; else it is let go."""
+        if option.strategy not in _MODES:
+            return
+        if (await self.fallbacks[option.strategy](case, option)).outcome is Outcome.SKIPPED:
+            self.leave(case, option)
 
     def leave(self, case: Case, option: FallbackOption) -> None:
         """The tier answers: nothing asks any more for the mode of a fallback that took effect."""

@@ -1,4 +1,4 @@
-"""Brings what recovery records to L3: lines of the recovery log, and evidence for the quarantine.
+"""Brings what recovery records to L3: lines of the recovery log, evidence for the quarantine, and whom to ask.
 
 Records are kept here until L3 has them, with the time at which they were made: so the log of an outage of L3 is merged
 when that is over. What is kept is bounded; then the oldest makes room, and is counted.
@@ -17,6 +17,8 @@ import msgspec
 
 from holdfast.background import Background
 from holdfast.errors import (
+    Closed,
+    HoldfastError,
     OutcomeUnknown,
     Overloaded,
     SerializationFailure,
@@ -27,29 +29,40 @@ from holdfast.errors import (
 )
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Evidence, QuarantineRows, RecoveryLine, RecoveryLogRows
+from holdfast.protocols.escalations import EscalationRequest, FaultEscalator
 from holdfast.protocols.recovery import APPENDED_MAX, KEPT_MAX
 
 LINES_WAITING_MAX: Final = 5000
 EVIDENCE_WAITING_MAX: Final = 64
 """4 MiB at most."""
+REQUESTS_WAITING_MAX: Final = 256
 GATHER_SECONDS: Final = 0.05
 """What is recorded meanwhile comes with it."""
 RETRY_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 2.0
 """How long closing waits for L3 to take what is left."""
 
-PASSES: Final = (TierUnavailable, Overloaded, OutcomeUnknown, StorageFull, StorageNotReady, SerializationFailure)
-"""After a while L3 may take the same. By any other fault it refuses it for good."""
+PASSES: Final = (
+    TierUnavailable,
+    Overloaded,
+    OutcomeUnknown,
+    StorageFull,
+    StorageNotReady,
+    SerializationFailure,
+    Closed,
+)
+"""After a while L3 may take the same, but for a store that is closed. By any other fault it refuses it for good."""
 
 logger = logging.getLogger("holdfast")
 
-Written = TypeVar("Written", RecoveryLine, Evidence)
+Written = TypeVar("Written", RecoveryLine, Evidence, EscalationRequest)
 
 
 class RecoveryRecorder:
     """Writes behind, in the background while it is started.
 
     Args:
+        escalator: asks people.
         lines_max, evidence_max: how much L3 keeps.
 
     Attributes:
@@ -60,18 +73,20 @@ class RecoveryRecorder:
         self,
         log: RecoveryLogRows,
         quarantine: QuarantineRows,
+        escalator: FaultEscalator,
         *,
         lines_max: int,
         evidence_max: int,
         counters: RecoveryCounters,
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
-        self._log, self._quarantine = log, quarantine
+        self._log, self._quarantine, self._escalator = log, quarantine, escalator
         self._lines_max, self._evidence_max = lines_max, evidence_max
         self._counters = counters
         self._sleep = sleep
         self._lines: deque[RecoveryLine] = deque()
         self._evidence: OrderedDict[Any, Evidence] = OrderedDict()
+        self._requests: deque[EscalationRequest] = deque()
         self._taken: deque[Evidence] = deque()
         """L3 may have it: it is written again as it was, and what is the same is met anew."""
         self._wake = asyncio.Event()
@@ -88,19 +103,19 @@ class RecoveryRecorder:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.write()
-        except (TierError, TimeoutError) as fault:
-            entries = self.waiting - len(self._lines)
+        except (*PASSES, TimeoutError) as fault:
             logger.warning(
-                "%d lines of the recovery log and %d entries of the quarantine could not be written: %s",
+                "%d lines of the recovery log, %d entries of the quarantine, %d escalations could not be written: %s",
                 len(self._lines),
-                entries,
+                len(self._evidence) + len(self._taken),
+                len(self._requests),
                 fault,
             )
 
     @property
     def waiting(self) -> int:
-        """Lines and entries that L3 does not have yet."""
-        return len(self._lines) + len(self._evidence) + len(self._taken)
+        """Lines, entries and escalations that L3 does not have yet."""
+        return len(self._lines) + len(self._evidence) + len(self._taken) + len(self._requests)
 
     def line(self, line: RecoveryLine) -> None:
         """Record a line; it never raises, nor waits."""
@@ -122,6 +137,16 @@ class RecoveryRecorder:
         self._evidence[name] = found
         self._wake.set()
 
+    def ask(self, request: EscalationRequest) -> None:
+        """Have a person asked once L3 takes that; about the same fault once. As `line`."""
+        if any(_fault_of(each) == _fault_of(request) for each in self._requests):
+            return
+        if len(self._requests) >= REQUESTS_WAITING_MAX:
+            self._requests.popleft()
+            self._lose_request()
+        self._requests.append(request)
+        self._wake.set()
+
     async def write(self) -> None:
         """Bring what waits now to L3. What that refuses alone is dropped, and counted, and holds up nothing.
 
@@ -135,15 +160,23 @@ class RecoveryRecorder:
         async def keep(found: Sequence[Evidence]) -> None:
             await self._quarantine.keep(found, rows_max=self._evidence_max)
 
+        async def ask(requests: Sequence[EscalationRequest]) -> None:
+            for request in requests:
+                await self._escalator.escalate(request)
+
         await _write_all(self._lines, append, APPENDED_MAX, self._lose_line)
         while self._taken or self._evidence:
             if not self._taken:
                 self._taken.extend(self._evidence.values())
                 self._evidence.clear()
             await _write_all(self._taken, keep, KEPT_MAX, self._lose_evidence)
+        await _write_all(self._requests, ask, 1, self._lose_request)
 
     def _lose_line(self) -> None:
         self._counters.lines_lost += 1
+
+    def _lose_request(self) -> None:
+        self._counters.requests_lost += 1
 
     def _lose_evidence(self) -> None:
         self._counters.evidence_lost += 1
@@ -193,7 +226,7 @@ async def _write_all(
             await write(batch)
         except PASSES:
             raise
-        except TierError as fault:
+        except HoldfastError as fault:
             if len(batch) > 1:  # one of them is to blame, and halves tell which
                 size = len(batch) // 2
                 continue
@@ -204,3 +237,7 @@ async def _write_all(
         done = set(map(id, batch))  # others may have been pushed out meanwhile
         while waiting and id(waiting[0]) in done:
             waiting.popleft()
+
+
+def _fault_of(request: EscalationRequest) -> tuple[str, str, str]:
+    return request.error_type, request.subject, request.evidence

@@ -17,6 +17,7 @@ from holdfast.recovery.escalation_rules import EscalationNotice
 from holdfast.recovery.webhook_address import WebhookAddress
 
 READ_BYTES: Final = 16 * 1024
+"""Of an answer, until its status is known."""
 SHUTDOWN_SECONDS: Final = 1.0
 """For the other side to take leave of TLS."""
 
@@ -96,10 +97,15 @@ def signature(secret: bytes, sent: str, key: str, body: bytes) -> str:
 
 
 async def _status(talk: h11.Connection, reader: asyncio.StreamReader) -> int:
-    """The status of the answer; headers that are too long are no HTTP for `h11`."""
+    """The status of the answer, read up to a limit: interim answers could go on for ever, and keep the event loop."""
+    left = READ_BYTES
     while not isinstance(event := talk.next_event(), h11.Response):
         if event is h11.NEED_DATA:
-            talk.receive_data(await reader.read(READ_BYTES))
+            if not left:
+                raise h11.RemoteProtocolError(f"no status in {READ_BYTES} bytes")
+            data = await reader.read(left)
+            left -= len(data)
+            talk.receive_data(data)
     return event.status_code
 
 

@@ -2,8 +2,8 @@
 
 A pool that resets each connection on release costs half of L3's throughput, and this package never changes a
 session's state, so a connection is returned as it is; a transaction whose connection a user had puts its session back
-itself. One that died, was left inside a transaction, or lost what the driver had prepared, is thrown away. While L3
-does not answer its guard refuses each call at once, and lets those go that wait.
+itself. One that died, was left inside a transaction, lost what the driver had prepared, or was idle for long, is
+thrown away. While L3 does not answer its guard refuses each call at once, and lets those go that wait.
 
 Who owns what: `_idle` and `_waiting` change only between awaits, so no lock is needed. A connection is always
 in exactly one place: idle, handed to a caller, or being opened in a caller's stead (counted in `_size`).
@@ -27,6 +27,9 @@ from holdfast.tiers.l3_guard import PostgresGuard
 Opener = Callable[[], Awaitable["asyncpg.Connection[Any]"]]
 Greeting = Callable[["asyncpg.Connection[Any]"], Awaitable[None]]
 CLOSE_SECONDS = 5.0
+IDLE_SECONDS = 60.0
+"""A connection that nobody has used for longer is not lent again: what is between us and the server may have forgotten
+it without a word, as firewalls do after some minutes, and a call on it would wait for all of its timeout."""
 
 
 class ConnectionPool:
@@ -41,7 +44,7 @@ class ConnectionPool:
         size_max: connections at once.
         queue_max: callers that may wait; one more is refused with `Overloaded`.
         timeout_seconds: for the wait for a connection, opening included.
-        guard: cuts L3 off when it does not answer; None: calls wait for as long as they may.
+        guard: cuts L3 off when it does not answer; None: calls wait for as long as they may, and on any connection.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class ConnectionPool:
         self._size_max = size_max
         self._queue_max = queue_max
         self._timeout_seconds = timeout_seconds
-        self._idle: list[asyncpg.Connection[Any]] = []
+        self._idle: dict[asyncpg.Connection[Any], float] = {}  # since when (the guard's clock); the last used is last
         self._waiting: deque[asyncio.Future[asyncpg.Connection[Any] | None]] = deque()
         self._size = 0
         self._closed = False
@@ -82,7 +85,7 @@ class ConnectionPool:
         if guard is not None:
             guard.admit()
         connection = self._take_idle() or await self._wait_for_one()
-        self._lent[connection] = 0.0 if guard is None else guard.monotonic()
+        self._lent[connection] = self._now()
         try:
             yield connection
         except (asyncio.CancelledError, TimeoutError, TierUnavailable, OutcomeUnknown):
@@ -132,16 +135,17 @@ class ConnectionPool:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_exception(Closed("L3: the pool is closed"))
-        idle, self._idle = self._idle, []
+        idle, self._idle = self._idle, {}
         self._size -= len(idle)
         await asyncio.gather(*(close_connection(connection) for connection in idle))
 
     def _take_idle(self) -> asyncpg.Connection[Any] | None:
         if self._closed:
             raise Closed("L3: the pool is closed")
+        long_ago = self._now() - IDLE_SECONDS
         while self._idle:
-            connection = self._idle.pop()
-            if not connection.is_closed() and not connection.is_in_transaction():
+            connection, since = self._idle.popitem()
+            if since >= long_ago and not connection.is_closed() and not connection.is_in_transaction():
                 return connection
             connection.terminate()
             self._size -= 1
@@ -224,7 +228,10 @@ class ConnectionPool:
         if connection is None:
             self._size -= 1
         else:
-            self._idle.append(connection)
+            self._idle[connection] = self._now()
+
+    def _now(self) -> float:
+        return 0.0 if self._guard is None else self._guard.monotonic()
 
 
 def _is_of_server(fault: Exception) -> bool:

@@ -16,6 +16,8 @@ from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
 
 _LINE: Final = "id, recovery_id, at, server, error_type, severity, subject, step, outcome, detail, millis"
+# Who follows the log asks for what is behind the last number known: numbers must become visible in their order.
+IN_ORDER: Final = "SELECT pg_advisory_xact_lock(hashtextextended('holdfast.recovery_log', 0))"
 APPEND: Final = f"""
 INSERT INTO holdfast.recovery_log ({_LINE})
 SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[],
@@ -59,6 +61,7 @@ class PostgresRecoveryLog:
         columns = [list(column) for column in zip(*map(msgspec.structs.astuple, lines), strict=True)]
         with mapped("writing the recovery log", writes=True):
             async with self._pool.connection() as connection, connection.transaction():
+                await connection.execute(IN_ORDER)
                 await connection.execute(APPEND, *columns)
                 await connection.execute(CUT_LOG, rows_max)
 
