@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from fix_races import until
@@ -84,6 +85,13 @@ class Flooded(MemoryQuarantine):
         await super().keep(found, rows_max=rows_max)
         marks = self._storage.log.marks
         self._storage.log.marks = marks._replace(quarantine=(*held.quarantine, *marks.quarantine))
+
+
+class Forgetful(MemoryQuarantine):
+    """Mutant: what is kept again is counted again."""
+
+    async def keep(self, found: Sequence[Evidence], *, rows_max: int) -> None:
+        await super().keep([msgspec.structs.replace(each, met="") for each in found], rows_max=rows_max)
 
 
 class Unrecorded(MemoryQuarantine):

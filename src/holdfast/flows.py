@@ -110,6 +110,7 @@ class Flows:
             history=self._history,
             sampler=self._sampler,
             faults=self.faults,
+            retries=self.retries,
         )
         self.reader = Reader(
             shelves=self._shelves,
@@ -312,6 +313,7 @@ class Flows:
                 void=self._writes.void_by(given.l3),
                 degrading=self.health,
                 escalator=self.run_flows.escalations,
+                retries=self.retries,
             ),
         )
         self.recovery, self.recovery_log = flows.manager, flows.recorder

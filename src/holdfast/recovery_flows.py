@@ -17,6 +17,7 @@ from holdfast.recovery.handlers import Handlers, Means
 from holdfast.recovery.leaders import Leaders
 from holdfast.recovery.log import RecoveryRecorder
 from holdfast.recovery.manager import RecoveryManager
+from holdfast.recovery.pacing import RetryBudget
 from holdfast.recovery.probing import Prober
 from holdfast.recovery.reports import FaultReports
 from holdfast.recovery.strategies import answered_within, strategies_with
@@ -34,7 +35,7 @@ class Affected:
         leaders: tells those of swarms; `announce`: this server's own subscribers.
         masked: takes secrets out of a text.
         void: makes a target void.
-        escalator, degrading: see `Means`.
+        escalator, degrading, retries: see `Means`.
     """
 
     faults: FaultReports
@@ -49,6 +50,7 @@ class Affected:
     void: Callable[[Target, str, str | None], Awaitable[object]]
     degrading: Degrading
     escalator: FaultEscalator
+    retries: RetryBudget
 
 
 class RecoveryFlows:
@@ -112,6 +114,7 @@ class RecoveryFlows:
                 sleep=given.sleep,
                 # Of its own: how often tiers fail must not change what is drawn for anything else.
                 random_=random.Random(given.server),  # noqa: S311 - jitter, nothing secret
+                retries=affected.retries,
             )
         )
 

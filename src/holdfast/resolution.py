@@ -46,6 +46,7 @@ from holdfast.protocols import (
     Storage,
     Withdrawal,
 )
+from holdfast.recovery.pacing import RetryBudget
 from holdfast.row_decoding import RowDecoder
 from holdfast.tiers.batching import Batcher
 from holdfast.tiers.l1_local import LocalCache
@@ -93,11 +94,13 @@ class Resolver:
         history: KeyHistory,
         sampler: AnswerSampler,
         faults: FaultSink,
+        retries: RetryBudget,
     ) -> None:
         self._kinds = kinds
         rows = RowDecoder(kinds, faults)
         self.decode, self.stored = rows.decode, rows.stored
         self._faults = faults
+        self._retries = retries
         self._caches = caches
         self._l2 = l2
         self._l3 = l3
@@ -307,6 +310,7 @@ class Resolver:
                 flight.known = None
             loaded = await self._l3.load(keys)
         now = self._clock.monotonic()
+        self._retries.note_answered()
         self._counters.l3.observe(now - started, len(flights))
         self._applier.adopt(loaded.coherence, started)
         fills = (self._judge_l3(flight, loaded.rows.get(flight.key), started, now) for flight in flights)

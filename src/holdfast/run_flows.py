@@ -98,8 +98,12 @@ class RunFlows:
 
     def _hear(self, before: Cursor | None, poll: Poll) -> None:
         self.review_changes.hear(before, poll)
-        if poll.reset is not None:  # L3 may have lost a key
+        for change in poll.changes:
+            if change.key.kind == RUN.name:
+                self.runs.changed(change.key.id)
+        if poll.reset is not None:  # L3 may have lost a key, and changes are not told
             self.key_keeper.look()
+            self.runs.changed("")
 
     def _make_background(self) -> None:
         given, counters = self._given, self._beneath.counters

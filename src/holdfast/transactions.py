@@ -258,7 +258,6 @@ class Transactions:
         self._resolver.check_open()
         if not in_any_mode:
             self._writer.check_writes()
-        self.retries.note_attempt()
         await self._settle(settled)
         storage = await self._l3.open_transaction(Isolation(isolation))
         incarnation = self._l3.coherence().incarnation
@@ -328,6 +327,7 @@ class Transactions:
                 transaction.unsure = None
             await self._roll_back(transaction, incarnation)
             raise
+        self.retries.note_answered()
         transaction.affected_tables = frozenset(
             self._kinds[kind].table for kind in affected.kinds if kind in self._kinds
         )

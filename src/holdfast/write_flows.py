@@ -112,6 +112,7 @@ class WriteFlows:
             sleep=given.sleep,
             history=read.history,
             faults=read.faults,
+            retries=read.retries,
         )
 
     def _ground(self) -> Ground:

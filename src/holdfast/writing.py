@@ -20,13 +20,15 @@ from holdfast.invalidation.key_history import KeyHistory
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.protocols import ANY_VERSION, FaultSink, Source, Storage, Write
+from holdfast.recovery.pacing import RetryBudget
 from holdfast.resolution import Resolver
 from holdfast.tiers.l1_local import LocalCache
 
 Outcome = TypeVar("Outcome")
 
-REPORTED_MAX: Final = 16
-"""Documents of one write that recovery is told of: what holds of them holds of the others."""
+REPORTED_MAX: Final = 4
+"""Documents of one write that recovery is told of: writes whose outcome is unknown are as many as connections, and so
+what an outage leaves has room where recoveries wait."""
 
 
 class Filled(NamedTuple):
@@ -94,6 +96,7 @@ class Writer:
         sleep: Callable[[float], Awaitable[object]],
         history: KeyHistory,
         faults: FaultSink,
+        retries: RetryBudget,
     ) -> None:
         self.limits = limits
         self.backoff = backoff
@@ -107,6 +110,7 @@ class Writer:
         self._kinds = kinds
         self._history = history
         self._faults = faults
+        self._retries = retries
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def save(self, kind: Kind[Any], writes: Sequence[tuple[Write, Document]]) -> Mapping[Key, int]:
@@ -193,7 +197,7 @@ class Writer:
     async def _written(self, keys: Iterable[Key], write: Awaitable[Outcome]) -> Outcome:
         """Await a write of L3; if it fails, no cache may go on as if it were known not to be in effect."""
         try:
-            return await write
+            written = await write
         except Conflict as conflict:
             # The expectation came from somewhere: a cache that holds the past must not answer the same again.
             self._applier.tell(conflict.key, conflict.actual or ANY_VERSION)
@@ -205,6 +209,8 @@ class Writer:
                 # the feed will bring it.
                 self.tell(dict.fromkeys(keys, ANY_VERSION))
             raise
+        self._retries.note_answered()
+        return written
 
     def report(self, fault: Exception, keys: Iterable[Key]) -> None:
         """Tell of a write that L3 did not do for reasons of its own, or may have done; of any other fault nothing."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fix_recovery import Endless, Flooded, MemoryRecords, PostgresRecords, Repeating, Unrecorded
+from fix_recovery import Endless, Flooded, Forgetful, MemoryRecords, PostgresRecords, Repeating, Unrecorded
 from holdfast.testing.conformance import RecoveryRowsSuite, checks
 
 ALL = pytest.mark.parametrize("check", checks(RecoveryRowsSuite), ids=lambda check: check.__name__)
@@ -25,6 +25,7 @@ async def test_in_memory(check: Callable[[Any], Any]) -> None:
         ({"log": Repeating}, RecoveryRowsSuite.check_a_line_is_added_once),
         ({"log": Endless}, RecoveryRowsSuite.check_the_newest_lines_are_kept),
         ({"quarantine": Flooded}, RecoveryRowsSuite.check_the_same_bytes_are_kept_once),
+        ({"quarantine": Forgetful}, RecoveryRowsSuite.check_what_is_kept_again_under_one_name_is_counted_once),
         ({"quarantine": Unrecorded}, RecoveryRowsSuite.check_an_entry_is_discarded_with_a_record),
     ],
     ids=lambda each: each.__name__ if callable(each) else "",

@@ -268,6 +268,11 @@ async def test_of_a_bad_row_that_all_servers_meet_a_person_is_asked_once(setting
         assert asked.opened_at is not None
         assert (asked.deadline - asked.opened_at).total_seconds() == 7200.0
         assert [each.document.evidence for each in await one.escalations.list()] == [asked.evidence]
+
+        async def is_kept() -> bool:  # evidence is written behind
+            return bool(await one.quarantine.list())
+
+        await until(is_kept)
         (kept,) = await one.quarantine.list()
         held = await one.quarantine.get(kept.number)
         assert held is not None

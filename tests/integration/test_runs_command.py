@@ -254,7 +254,7 @@ async def _damage(settings: Settings, snapshot: str) -> None:
         await connection.close()
 
 
-@pytest.mark.parametrize("command", ["list", "show", "tree", "history", "diff", "resume", "fork"])
+@pytest.mark.parametrize("command", ["list", "show", "tree", "history", "diff", "resume", "fork", "rebuild"])
 async def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`holdfast runs --help` names it, and its own help says what each of its words means; no server is asked."""
     await run_command("runs", "--help")
@@ -286,3 +286,26 @@ async def test_a_secret_is_revealed_to_whoever_says_why(
     assert "qzvxwj" not in repr(notes)
     with pytest.raises(NotFound, match="no variable card"):
         await run_command("runs", "reveal", "r1", "card", "--reason", "an audit")
+
+
+async def test_what_is_left_of_a_run_is_begun_anew(
+    state: OpenStore, settings: Settings, runs: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said first what there would be; with --yes it is begun, and the old run stays as it is."""
+    run = await state.runs.begin("research", {"topic": "ants"}, run_id="r1")
+    run.context["n"] = 1
+    await run.checkpoint()
+    await _damage(settings, base_id("r1", 0))
+    await run.pause()
+    status, printed = await runs("rebuild", "r1")
+    assert (status, printed) == (1, [])
+    assert [each.id for each in await state.runs.list()] == ["r1"]
+    capsys.readouterr()
+    assert await run_command("runs", "rebuild", "r1", "--yes", "--id", "r2") == 0
+    shown = capsys.readouterr()
+    assert shown.out == "r2\n"
+    assert "1 damaged snapshots" in shown.err
+    resumed = await state.runs.resume("r2")
+    assert resumed.context["n"] == 1
+    with pytest.raises(ContextCorrupt):
+        await state.runs.get("r1")

@@ -60,10 +60,10 @@ first_faulty = partial(first_faulty_of, run_world)
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("part", range(4))
 def test_no_world_breaks_a_promise(part: int) -> None:
     """Three servers over one L3 and one L2, everything failing at random: divergences 0."""
-    assert first_faulty(SHORT_SEEDS[part::2]) is None
+    assert first_faulty(SHORT_SEEDS[part::4]) is None
 
 
 @pytest.mark.timeout(300)

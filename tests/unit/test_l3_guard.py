@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 import pytest
-from asyncpg import InterfaceError, TooManyConnectionsError, UniqueViolationError
+from asyncpg import ConnectionDoesNotExistError, InterfaceError, TooManyConnectionsError, UniqueViolationError
 
 from holdfast.errors import RowRefused, TierUnavailable
 from holdfast.protocols.guards import TierState
@@ -121,6 +121,7 @@ def guarded(scenario: Callable[[Server], Awaitable[None]]) -> None:
         finally:
             looking.cancel()
             await asyncio.wait([looking])
+            assert looking.cancelled(), "a check raised"
             await server.guard.close()
             await server.guard.close()
             await server.pool.close()
@@ -324,6 +325,23 @@ def test_a_refusal_is_a_sign_of_life() -> None:
         with pytest.raises(RowRefused):
             await refused()
         assert answers(server)
+
+    guarded(scenario)
+
+
+def test_what_the_driver_says_of_a_lost_connection_is_none() -> None:
+    """It has the class of what servers say; others wait for this one."""
+
+    async def scenario(server: Server) -> None:
+        async def ended() -> None:
+            async with server.pool.connection() as connection:
+                await cut_off(server)
+                connection.terminate()
+                raise ConnectionDoesNotExistError("connection was closed in the middle of operation")
+
+        with pytest.raises(ConnectionDoesNotExistError):
+            await ended()
+        assert not answers(server)
 
     guarded(scenario)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,14 +13,16 @@ from fix_races import until
 from fix_recovery import Nobody, Person, hurry
 from fix_run_servers import RUN, Hall, hall
 from holdfast import Bot, Durability, Escalation, Swarm
-from holdfast.errors import ContextCorrupt, NotOwner, RunOver, TierUnavailable
+from holdfast.documents import Run
+from holdfast.errors import ContextCorrupt, RunOver, TierUnavailable
 from holdfast.events import Event
 from holdfast.invalidation.topics import RECOVERY_COMPLETED
 from holdfast.protocols import Source
 from holdfast.recovery.leaders import ALERT
 from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.modes import Mode
-from holdfast.run_context.rescuing import TERMINATE, Remains, Rescuing, Termination
+from holdfast.run_context.rescuing import TERMINATE, Rescuing, Termination
+from holdfast.run_context.restoring import Loss
 from holdfast.testing import MemoryRecoveryLog
 from holdfast.transactions import Transactions
 
@@ -141,16 +143,6 @@ async def test_mutant_recovery_is_refused_as_all_others(monkeypatch: pytest.Monk
         assert await at.servers["b"].store.escalations.list() == []  # it waits for the end of the mode
 
 
-async def test_who_runs_it_is_told_and_keeps_it() -> None:
-    """It has the context in memory: nothing of its row is changed."""
-    async with listening(Person()) as (at, told):
-        before = at.row()
-        await read_corrupt(at)
-        assert (await told.data(TERMINATE))["runId"] == RUN
-        assert (await told.steps())[0] == ("terminate_routine", "done")
-        assert at.row() == before
-
-
 async def test_a_context_that_verifies_after_all_is_left() -> None:
     """What was reported is asked again before anything is done."""
     async with listening(Person()) as (at, told):
@@ -166,14 +158,13 @@ async def terminated(at: Hall) -> tuple[Termination, str]:
     """What became of ending a run that another server takes over meanwhile, and its status."""
     await at.kill("a")
     rescue: Rescuing = at.b.rescue
-    restorable = rescue._is_restorable
+    restored = rescue._restored
 
-    async def taken_over_meanwhile(run_id: str, run: Any) -> bool:
+    async def taken_over_meanwhile(run_id: str, run: Any) -> None:
         await at.b.resume(run_id)
-        rescue._is_restorable = restorable  # type: ignore[method-assign]
-        return False
+        rescue._restored = restored  # type: ignore[method-assign]
 
-    rescue._is_restorable = taken_over_meanwhile  # type: ignore[method-assign]
+    rescue._restored = taken_over_meanwhile  # type: ignore[method-assign]
     rescue._under_way = type(rescue._under_way)()  # the judge is not the one who took it
     became = await rescue.terminate(RUN)
     return became, at.row().status
@@ -187,12 +178,12 @@ async def test_it_is_ended_under_the_epoch_it_was_judged_by() -> None:
 
 async def test_mutant_whatever_epoch_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without that, a run that goes on elsewhere would be ended."""
-    fail = Rescuing._fail
+    change = Rescuing._change
 
-    async def any_epoch(self: Rescuing, run_id: str, _: int) -> bool:
-        return await fail(self, run_id, (await self._row(run_id)).epoch)
+    async def any_epoch(self: Rescuing, run_id: str, _: int, changed: Callable[[Run], Run]) -> bool:
+        return await change(self, run_id, (await self._row(run_id)).epoch, changed)
 
-    monkeypatch.setattr(Rescuing, "_fail", any_epoch)
+    monkeypatch.setattr(Rescuing, "_change", any_epoch)
     async with listening(Person()) as (at, _):
         assert await terminated(at) == (Termination.FAILED, "failed")
 
@@ -205,11 +196,35 @@ async def test_with_nobody_to_ask_it_is_told_what_is_left() -> None:
         assert (await told.steps())[2:] == [
             ("escalate_to_human", "failed"),
             ("restore_last_snapshot", "failed"),
-            ("emergency_state_rebuild", "done"),
+            ("emergency_state_rebuild", "available"),
         ]
-        assert await at.b.rescue.remains(RUN) == Remains(intact=2, snapshots=2, steps=2, variables=3, changes=1)
         at.damage("00000001")
-        assert await at.b.rescue.remains(RUN) == Remains(intact=1, snapshots=2, steps=1, variables=2, changes=1)
+        left = await at.b.rescue.remains(RUN)
+        assert (left.base, left.intact, len(left.state.steps), set(left.state.variables)) == (
+            None,
+            1,
+            1,
+            {"n2", "tail"},
+        )
+        # The base, of which nobody tells, and a snapshot, of which the next does.
+        assert left.lost == Loss(steps=1, variables=("n1",), snapshots=2, unknown=1)
+
+
+async def test_with_a_part_of_it_a_person_can_go_on_from_there() -> None:
+    """The base verifies and a snapshot behind it does not: the run is left, and it is told what a resume would lose."""
+    async with listening(Nobody()) as (at, told):
+        await at.kill("a")
+        at.damage("00000002")
+        assert (await at.b.get(RUN)).lost
+        assert await told.steps() == [
+            ("terminate_routine", "done"),
+            ("notify_swarm_leader", "done"),
+            ("escalate_to_human", "failed"),
+            ("restore_last_snapshot", "available"),
+        ]
+        assert at.row().status == "running"
+        resumed = await at.b.resume(RUN)
+        assert resumed.lost.snapshots == 1
 
 
 async def unanswered(at: Hall, told: Told) -> list[tuple[str, str]]:
@@ -242,7 +257,11 @@ async def unanswered(at: Hall, told: Told) -> list[tuple[str, str]]:
 async def test_when_nobody_answers_the_fallbacks_come() -> None:
     """In their order, until one takes effect; all in one recovery, which has one escalation."""
     async with listening() as (at, told):
-        assert await unanswered(at, told) == [("restore_last_snapshot", "failed"), ("emergency_state_rebuild", "done")]
+        assert await unanswered(at, told) == [
+            ("restore_last_snapshot", "failed"),
+            ("emergency_state_rebuild", "available"),
+            ("completed", "degraded"),
+        ]
 
 
 async def test_mutant_nobody_hears_that_nobody_answered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,11 +327,21 @@ async def test_what_others_ask_is_left_to_them(words: dict[str, str]) -> None:
         assert manager._falling_back
 
 
-async def test_what_owns_it_is_not_robbed_by_a_report() -> None:
-    """A report about a live run of another server ends nothing, however often it comes."""
+async def test_who_runs_it_ends_it() -> None:
+    """However often it is reported: under the same epoch, with all that it knew; others are told by an event."""
     async with listening(Person()) as (at, told):
-        for _ in range(5):
-            await read_corrupt(at)
-        await told.data(RECOVERY_COMPLETED)
-        with pytest.raises(NotOwner):
-            await at.b.resume(RUN)
+        before = at.row()
+        await read_corrupt(at)
+        assert (await told.data(TERMINATE))["runId"] == RUN
+        assert (await told.steps())[0] == ("terminate_routine", "done")
+
+        async def is_over() -> bool:
+            at.clock.advance(0.1)
+            return at.row().status == "failed"
+
+        await until(is_over)
+        assert at.row().epoch == before.epoch
+        forked = await at.b.fork(RUN)
+        assert (dict(forked.context.inputs), forked.context["n2"]) == ({"topic": "ants"}, 2)
+        assert forked.context["tail"] is True
+        assert not forked.lost

@@ -347,7 +347,7 @@ def test_an_outage_multiplies_no_load(calls: list[bool]) -> None:
     refused: list[None] = []
     budget, again = RetryBudget(share=0.1, reserve=10, on_refused=lambda: refused.append(None)), 0
     for fails in calls:
-        budget.note_attempt()
+        budget.note_answered()
         again += fails and budget.take()
     assert again <= 10 + 0.1 * len(calls)
     assert again + len(refused) == sum(calls)

@@ -405,7 +405,7 @@ async def test_mutant_the_epoch_is_not_checked(monkeypatch: pytest.MonkeyPatch) 
 
     async def complete(self: Ending, transaction: Any, *words: Any) -> Any:
         held = await transaction.collection(at.a._ground.runs.kind).get(RUN)
-        self._epoch = held.epoch
+        self.epoch = held.epoch
         return await healthy(self, transaction, *words)
 
     async with hall() as at:

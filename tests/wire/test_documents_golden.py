@@ -279,6 +279,7 @@ RUN = Run(
     started_at=NOON,
     ended_at=NOON,
     error="no route",
+    terminate="no base verifies",
     on_conflict="child_wins",
     exported={"budget": ContextVariable(key="budget", value=5, ancestor="0196.0000.n1")},
     refused_exports=[
@@ -440,7 +441,8 @@ GOLDEN: dict[str, tuple[Document, str]] = {
             '"strategies":{"budget":"keep_latest"},"merged":7},'
             '{"variables":{"page":{"key":"page","source":"step","clock":"","sensitivity":"internal",'
             '"mutable":false}}}],"startedAt":"2025-06-05T12:00:00Z","endedAt":"2025-06-05T12:00:00Z",'
-            '"error":"no route","onConflict":"child_wins","exported":{"budget":{"key":"budget","value":5,'
+            '"error":"no route","terminate":"no base verifies",'
+            '"onConflict":"child_wins","exported":{"budget":{"key":"budget","value":5,'
             '"source":"step","clock":"","sensitivity":"internal","ancestor":"0196.0000.n1"}},'
             '"refusedExports":[{"key":"token","destination":"external_system","reason":"secret",'
             '"exporter":"crm","masked":true}]}'

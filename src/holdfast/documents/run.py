@@ -72,6 +72,7 @@ class Run(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=Tru
         base_bytes, delta_bytes: of the newest base, and of the deltas since.
         changes: since the newest snapshot, in order.
         error: why it failed, in words.
+        terminate: why its owner is to end it, which keeps all that it knows then; None: it is not to.
         on_conflict: a `ConflictStrategy` for variables that declare none; None: that of the kind.
         exported: of a completed run: what its parent may merge, by key.
         refused_exports: what it had declared and did not export, or masked.
@@ -97,6 +98,7 @@ class Run(Document, frozen=True, kw_only=True, rename="camel", omit_defaults=Tru
     started_at: dt.datetime | None = None
     ended_at: dt.datetime | None = None
     error: str | None = None
+    terminate: str | None = None
     on_conflict: str | None = None
     exported: Mapping[str, ContextVariable] = EMPTY_DICT
     refused_exports: Sequence[RefusedExport] = EMPTY_LIST

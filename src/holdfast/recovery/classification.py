@@ -73,6 +73,8 @@ def classify(fault: BaseException, source: Source, *, scope: Scope = Scope.OPERA
     if isinstance(fault, ContextCorrupt):
         return _of(StateErrorType.CONTEXT_CORRUPTION, scope, retryable=False)
     if isinstance(fault, _CORRUPT):
+        if scope is Scope.RUN and source is Source.L3:  # one of its snapshots
+            return _of(StateErrorType.CONTEXT_CORRUPTION, scope, retryable=False)
         kind = StateErrorType.CACHE_FAILURE if source is Source.L2 else StateErrorType.STATE_CORRUPTION
         return _of(kind, scope, retryable=source is Source.L2)
     for error, retryable in _RETRYABLE:

@@ -22,13 +22,18 @@ from holdfast.recovery.escalation_rules import LEAVE
 from holdfast.recovery.leaders import ALERT, LeaderNotice, Leaders
 from holdfast.recovery.log import PASSES
 from holdfast.recovery.modes import Mode
-from holdfast.recovery.probing import Prober
+from holdfast.recovery.pacing import RetryBudget
+from holdfast.recovery.probing import PATIENCE_SECONDS, Prober
 from holdfast.recovery.reports import Report
 from holdfast.recovery.strategies import Fallback, FallbackOption, RecoveryAction, RecoveryStep, StateErrorType
 from holdfast.run_context.rescuing import Rescuing, Termination
+from holdfast.run_context.restoring import Loss
 
 PAUSE_SECONDS: Final = 0.05
-"""Before the first retry at most; doubled with each."""
+"""Before the first retry at most; doubled with each, up to `PAUSE_SECONDS_MAX`."""
+PAUSE_SECONDS_MAX: Final = 0.5
+ATTEMPT_SECONDS: Final = PAUSE_SECONDS_MAX + PATIENCE_SECONDS
+"""That one retry takes at most."""
 KIND_SECONDS: Final = 60.0
 """A kind is made void once in so long, however many of its documents are affected."""
 DEGRADED_SECONDS: Final = 5.0
@@ -48,6 +53,8 @@ class Outcome(StrEnum):
     """It took effect; whether that is enough, the next steps tell."""
     ESCALATED = "escalated"
     """A person was asked; if nobody answers in time the fallbacks come."""
+    AVAILABLE = "available"
+    """A person can do it, in the way that `detail` names; nothing was done."""
     SKIPPED = "skipped"
     """It does not apply here."""
     FAILED = "failed"
@@ -89,6 +96,7 @@ class Means:
         ask_later: has a person asked once L3 takes that.
         l2, l3: know whether these tiers answer.
         random_: for jitter.
+        retries: how many calls may be made again.
     """
 
     prober: Prober
@@ -104,6 +112,7 @@ class Means:
     clock: Clock
     sleep: Callable[[float], Awaitable[object]]
     random_: random.Random
+    retries: RetryBudget
 
 
 class Handlers:
@@ -131,12 +140,17 @@ class Handlers:
         }
 
     async def _retry(self, case: Case, step: RecoveryStep) -> Done:
-        """Ask the same again, after pauses with jitter: many servers may meet the same fault at once."""
+        """Ask the same again, after pauses with jitter: many servers may meet the same fault at once.
+
+        All that this process repeats comes out of one budget: in an outage that is soon empty.
+        """
         means = self._means
         if not case.report.classification.retryable:
             return Done(Outcome.SKIPPED, "made again it would come out the same, or be done twice")
         for attempt in range(step.max_attempts):
-            await means.sleep(means.random_.uniform(0, PAUSE_SECONDS * 2**attempt))
+            if not means.retries.take():
+                return Done(Outcome.FAILED, f"after {attempt} attempts this process may repeat no more calls")
+            await means.sleep(means.random_.uniform(0, min(PAUSE_SECONDS * 2**attempt, PAUSE_SECONDS_MAX)))
             try:
                 await means.prober.check(case.report)
             except HoldfastError:
@@ -293,32 +307,41 @@ class Handlers:
             restored = await self._means.rescue.last_good(case.report.run_id)
         except ContextCorrupt as fault:
             return Done(Outcome.FAILED, str(fault))
-        lost = restored.lost
         return Done(
-            Outcome.DONE,
-            f"base {restored.base} verifies; lost would be {lost.snapshots} snapshots with {lost.steps} steps and"
-            f" changes of {len(lost.variables) + lost.more} variables, {lost.seconds:g} s of work",
+            Outcome.AVAILABLE,
+            f"`holdfast runs resume {case.report.run_id}` goes on from base {restored.base}, or `runs fork` if it has"
+            f" ended; {_in_words(restored.lost)}, {restored.lost.seconds:g} s of work",
         )
 
     async def _rebuild(self, case: Case, _option: FallbackOption) -> Done:
-        """Say what could be put together from the history, without a base."""
+        """Say what could be put together past what is damaged, and by what command. That is for a person to do."""
         if case.report.run_id is None:
             return Done(Outcome.SKIPPED, NO_RUN)
         left = await self._means.rescue.remains(case.report.run_id)
-        if not left.intact and not left.changes:
-            return Done(Outcome.FAILED, f"of {left.snapshots} snapshots none verifies, and the row holds no change")
+        if left.is_empty:
+            return Done(Outcome.FAILED, "none of its snapshots verifies, and the row holds no change")
+        inputs = "no inputs" if left.base is None else f"all of base {left.base}"
+        looked = " of what was looked at, which is not all" if left.partial else ""
         return Done(
-            Outcome.DONE,
-            f"{left.intact} of {left.snapshots} snapshots and {left.changes} changes of the row verify; from them"
-            f" {left.steps} steps and {left.variables} variables could be rebuilt, without inputs",
+            Outcome.AVAILABLE,
+            f"`holdfast runs rebuild {case.report.run_id} --yes` begins a new run{looked} with {inputs},"
+            f" {len(left.state.steps)} steps and {len(left.state.variables)} variables; {_in_words(left.lost)}",
         )
+
+
+def _in_words(lost: Loss) -> str:
+    return (
+        f"lost would be {lost.snapshots} snapshots with {lost.steps} steps and changes of"
+        f" {len(lost.variables) + lost.more} variables, and {lost.unknown} of which nobody tells what they held"
+    )
 
 
 _MODES: Final = {Fallback.DIRECT_L3_ACCESS: Mode.L2_BYPASSED, Fallback.READ_ONLY_MODE: Mode.READ_ONLY}
 _TERMINATIONS: Final[Mapping[Termination, str]] = {
     Termination.RESTORABLE: "its context verifies after all; it was left as it is",
+    Termination.PARTLY: "a part of its context verifies, from which a resume goes on; it was left as it is",
     Termination.FAILED: "nobody live runs it: it has failed",
-    Termination.TOLD: "a live server runs it, and was told",
+    Termination.TOLD: "a live server runs it: that ends it, at its next step end at the latest, with all it knows",
     Termination.OVER: "it was over already",
 }
 

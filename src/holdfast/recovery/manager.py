@@ -18,7 +18,7 @@ from holdfast.documents.escalation import EscalationStatus, TriedStep
 from holdfast.errors import HoldfastError
 from holdfast.protocols import Source
 from holdfast.recovery.classification import Classification, Scope, severity_of
-from holdfast.recovery.handlers import Case, Done, Handlers, Outcome
+from holdfast.recovery.handlers import ATTEMPT_SECONDS, Case, Done, Handlers, Outcome
 from holdfast.recovery.probing import Prober
 from holdfast.recovery.reports import FaultReports, Report
 from holdfast.recovery.strategies import (
@@ -37,11 +37,11 @@ URGENT_MAX: Final = 8
 FALLING_BACK_MAX: Final = 256
 """Recoveries whose escalations were decided for a fallback, or by nobody."""
 STEP_SECONDS: Final = 10.0
-"""Of a step that does not say how long it may take."""
+"""Of a step that does not say how long it may take; all attempts of one fit in."""
 LOOK_SECONDS: Final = 1.0
 """Between two looks whether a tier is back."""
 
-_EFFECTIVE: Final = frozenset({Outcome.DONE, Outcome.MENDED})
+_EFFECTIVE: Final = frozenset({Outcome.DONE, Outcome.MENDED, Outcome.AVAILABLE})
 
 
 class RecoveryManager:
@@ -90,35 +90,48 @@ class RecoveryManager:
         self._loop.start()
 
     async def stop(self) -> None:
-        """End what is under way; may be called twice."""
+        """End what is under way; may be called twice.
+
+        Fallbacks that nobody's answer left have a while: their escalations are decided, and nobody comes back to them.
+        """
         await self._loop.stop()
-        tasks = self._walking | self._watching | self._falling_back
+        tasks = self._walking | self._watching
         for task in tasks:
             task.cancel()
-        if tasks:
+        if self._falling_back:
+            await asyncio.wait(self._falling_back, timeout=STEP_SECONDS)
+        for task in self._falling_back:
+            task.cancel()
+        if tasks := tasks | self._falling_back:
             await asyncio.wait(tasks)
 
     def decided(self, escalation: Escalation) -> None:
         """Do the fallback that was decided for, by a person or since none has answered, apart from the caller.
 
-        Of escalations that no recovery opened nothing is done, nor with too many under way.
+        Of escalations that no recovery opened nothing is done; with too many under way it is recorded that it is not.
 
         Neither raises nor waits.
         """
         if not escalation.recovery_id or escalation.error_type not in list(StateErrorType):
             return  # somebody else asked, who knows what a fallback of his own means
-        if escalation.decision not in list(Fallback) or len(self._falling_back) >= FALLING_BACK_MAX:
+        if escalation.decision not in list(Fallback):
             return
-        work = self.fall_back(
+        fallback = Fallback(escalation.decision)
+        case = self._left(
             escalation.recovery_id,
             StateErrorType(escalation.error_type),
             escalation.subject,
-            Fallback(escalation.decision),
+            fallback,
             by_person=escalation.status == EscalationStatus.RESOLVED,
             run_id=escalation.run_id,
             swarm_id=escalation.swarm_id,
         )
-        task = asyncio.get_running_loop().create_task(work, name="holdfast recovery fallback")
+        if len(self._falling_back) >= FALLING_BACK_MAX:
+            done = Done(Outcome.FAILED, f"{FALLING_BACK_MAX} others are under way: it is left to people")
+            self._teller.stepped(case, fallback.value, done, case.report.began)
+            self._teller.completed(case, End.FAILED)
+            return
+        task = asyncio.get_running_loop().create_task(self._fall_back(case), name="holdfast recovery fallback")
         self._falling_back.add(task)
         task.add_done_callback(self._falling_back.discard)
 
@@ -135,8 +148,30 @@ class RecoveryManager:
     ) -> None:
         """Do a fallback that was decided for: or, if it was by nobody, the first that takes effect from it on.
 
-        The recovery log tells the outcome. Never raises.
+        The recovery log tells the outcome, and so does its end. Never raises.
         """
+        await self._fall_back(
+            self._left(
+                recovery_id, error_type, subject, fallback, by_person=by_person, run_id=run_id, swarm_id=swarm_id
+            )
+        )
+
+    async def _fall_back(self, case: Case) -> None:
+        option = await self._first_of(case.fallbacks, case)
+        self._teller.completed(case, End.FAILED if option is None else End.DEGRADED)
+
+    def _left(
+        self,
+        recovery_id: str,
+        error_type: StateErrorType,
+        subject: str,
+        fallback: Fallback,
+        *,
+        by_person: bool = False,
+        run_id: str | None,
+        swarm_id: str | None,
+    ) -> Case:
+        """The recovery that asked, as far as its escalation tells."""
         severity = severity_of(error_type, Scope.OPERATION)
         report = Report(
             fault=HoldfastError("it was decided for"),
@@ -153,9 +188,7 @@ class RecoveryManager:
         options = self._row("" if run_id is not None else subject.partition(":")[0], error_type).fallback_options
         place = next((place for place, each in enumerate(options) if each.strategy is fallback), None)
         left = (FallbackOption(strategy=fallback),) if place is None else options[place:]
-        if by_person:
-            left = left[:1]
-        await self._first_of(left, Case(recovery_id, report, left, []))
+        return Case(recovery_id, report, left[:1] if by_person else left, [])
 
     async def _run(self) -> None:
         while True:
@@ -206,13 +239,16 @@ class RecoveryManager:
         for step in self._strategy(case.report).recovery_steps:
             # The time that an escalation names is the person's.
             is_call = step.action is not RecoveryAction.ESCALATE_TO_HUMAN
-            seconds = step.timeout_seconds if is_call and step.timeout_seconds is not None else STEP_SECONDS
+            most = max(STEP_SECONDS, step.max_attempts * ATTEMPT_SECONDS)
+            seconds = step.timeout_seconds if is_call and step.timeout_seconds is not None else most
             done = await self._do(case, step.action.value, self._handlers.steps[step.action](case, step), seconds)
             if done.outcome is Outcome.MENDED:
                 return End.RECOVERED, None
             escalated = escalated or done.outcome is Outcome.ESCALATED
         if escalated:  # the fallbacks come when nobody has answered
             return End.ESCALATED, None
+        if case.report.source is Source.FEED and case.report.of_tier:
+            return End.DEGRADED, None  # caches have given way, and L3 answers: no fallback could add to that
         option = await self._first_of(case.fallbacks, case)
         return (End.FAILED if option is None else End.DEGRADED), option
 
@@ -235,10 +271,11 @@ class RecoveryManager:
         """Do a step, and tell of it; whatever it raises is its outcome, and no fault to be recovered from."""
         began = self._clock.monotonic()
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as limit:
                 done = await work
-        except TimeoutError:
-            done = Done(Outcome.FAILED, f"it took longer than {seconds:g} s")
+        except TimeoutError as fault:
+            late = f"it took longer than {seconds:g} s"  # or it raised one of its own
+            done = Done(Outcome.FAILED, late if limit.expired() else self._teller.words(fault))
         except Exception as fault:  # noqa: BLE001 - a handler may meet anything
             done = Done(Outcome.FAILED, self._teller.words(fault))
         case.tried.append(TriedStep(step=name, outcome=done.outcome.value, detail=done.detail))

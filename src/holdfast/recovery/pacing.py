@@ -44,10 +44,10 @@ class AdaptiveTimeout:
 
 
 class RetryBudget:
-    """How many calls of a process may be made again: a share of those made at all, so an outage multiplies no load.
+    """How many calls of L3 a process may make again: a share of those answered, so an outage multiplies no load.
 
     Args:
-        share: of first attempts.
+        share: of calls that L3 has answered.
         reserve: retries that there are at first, and at most.
         on_refused: called with each that there is not.
     """
@@ -61,8 +61,8 @@ class RetryBudget:
         self._left = reserve
         self._on_refused = on_refused
 
-    def note_attempt(self) -> None:
-        """A first attempt was made."""
+    def note_answered(self) -> None:
+        """L3 has answered a call: a batch of reads, a write, or a transaction that committed."""
         self._left = min(self._left + self._share, self._reserve)
 
     def take(self) -> bool:

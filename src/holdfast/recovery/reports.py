@@ -1,8 +1,9 @@
 """Takes reports of faults: says what each is, and which of them begins a recovery (pure).
 
 Of one type of error and one subject at most one recovery is under way. What it could not mend begins none again for a
-while, which doubles each time: a document that stays corrupt is read often, and nobody is asked twice a minute. So a
-recovery never begins by what it met itself, and no chain of them can form.
+while, which doubles each time: a document that stays corrupt is read often, and nobody is asked twice a minute. What a
+step meets is reported as by anybody else, and may be a fault of another subject: of a document's L3, say. Chains of
+that sort end soon, for beside documents and runs there are few subjects.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class End(StrEnum):
     ESCALATED = "escalated"
     """A person is asked."""
     DEGRADED = "degraded"
-    """A fallback took effect."""
+    """A fallback took effect, or a person can have it take effect; or all is served without."""
     FAILED = "failed"
 
 

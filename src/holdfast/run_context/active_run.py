@@ -29,8 +29,9 @@ from holdfast.run_context.ground import Ground
 from holdfast.run_context.in_doubt import InDoubt
 from holdfast.run_context.restoring import NOTHING_LOST, Loss
 from holdfast.run_context.snapshots import snapshot_id
-from holdfast.run_context.step import Step
+from holdfast.run_context.step import Step, end_cancelled
 from holdfast.run_context.taking_over import TakingOver
+from holdfast.run_context.termination_watch import TerminationWatch
 from holdfast.run_context.undecided import UndecidedChanges, is_anothers
 from holdfast.run_context.under_way import UnderWay
 from holdfast.write_behind.operations import Append, Operation, Set
@@ -74,7 +75,10 @@ class ActiveRun:
         self._announcements = Announcements(ground)
         self._ending = Ending(ground, self.id, run.swarm_id, run.epoch)
         self._taking_over = TakingOver(ground, context, run.epoch, run.on_conflict, self._be_taken_over)
-        under_way.note(self.id, self.epoch)
+        self._watch = TerminationWatch(
+            ground, context, self._ending, turn=self._turn, be_over=self._be_over, be_taken_over=self._be_taken_over
+        )
+        under_way.note(self.id, self.epoch, self._watch.look)
 
     def note_restored(self, run: Run) -> None:
         """The context is what the snapshots hold: a base that is due, which nobody had time for before, is written."""
@@ -101,7 +105,7 @@ class ActiveRun:
         try:
             yield step
         except asyncio.CancelledError:
-            self._end_cancelled(step_id)
+            end_cancelled(self.context, step_id)
             raise
         except Exception as fault:
             await self._keep_failure(step_id, fault)
@@ -155,7 +159,7 @@ class ActiveRun:
 
     async def pause(self) -> None:
         """Keep all, and let go of the run: whoever wants to goes on with `Runs.resume`; raises as `save`."""
-        await self._end(RunStatus.PAUSED, None)
+        await self._going_on.until_done(self._ended(RunStatus.PAUSED, None))
 
     async def complete(self) -> None:
         """End it well, in all tiers when this returns; raises as `save`.
@@ -164,28 +168,22 @@ class ActiveRun:
         tells. If it is `Undecided`, or `OutcomeUnknown`, the run is over here all the same: its end may be in effect.
         After `OutcomeUnknown` anybody may resume it, if it is not.
         """
-        await self._end(RunStatus.COMPLETED, None)
+        await self._going_on.until_done(self._ended(RunStatus.COMPLETED, None))
 
     async def fail(self, error: str | BaseException) -> None:
         """End it for a fault, given in words or as it was raised; raises as `save`.
 
         In the words that are kept, secrets that this process has seen are masked.
         """
-        await self._end(RunStatus.FAILED, in_words(error, self.context.masked))
+        await self._going_on.until_done(self._ended(RunStatus.FAILED, in_words(error, self.context.masked)))
 
     async def cancel(self) -> None:
         """End it because it is no longer wanted; raises as `save`."""
-        await self._end(RunStatus.CANCELLED, None)
+        await self._going_on.until_done(self._ended(RunStatus.CANCELLED, None))
 
     async def release(self) -> None:
         """Keep what changed, and let other servers find the run as one that nobody runs; raises as `save`."""
         await self._going_on.until_done(self._release())
-
-    def _end_cancelled(self, step_id: str) -> None:
-        try:
-            self.context.end_step(step_id, StepStatus.CANCELLED)
-        except HoldfastError as fault:  # the cancellation is what the caller must see
-            logger.warning("run %s: that step %s was cancelled could not be kept: %s", self.id, step_id, fault)
 
     async def _keep_failure(self, step_id: str, fault: Exception) -> None:
         try:
@@ -210,12 +208,14 @@ class ActiveRun:
         async with self._turn:
             receipt = await self._write(durability) or await self._raised(durability)
             await self._check_decided()
+            await self._watch.check()
             self._bases.look()
             return receipt
 
     async def _checkpoint(self) -> int:
         async with self._turn:
             run = await self._snapshot()
+            await self._watch.check()
         self._announcements.checkpoint(self.id, run, snapshot_id(self.id, run.sequence))
         return run.sequence
 
@@ -224,12 +224,10 @@ class ActiveRun:
         if merge.children:
             self._announcements.merged(self.id, self.context.routine_id, merge)
 
-    async def _end(self, status: RunStatus, error: str | None) -> None:
-        await self._going_on.until_done(self._ended(status, error))
-
     async def _ended(self, status: RunStatus, error: str | None) -> None:
         async with self._turn:
             self._check_under_way()
+            await self._watch.check()
             before, self.context.status = self.context.status, status.value
             try:
                 if status is RunStatus.COMPLETED and self.context.exports:
@@ -244,6 +242,7 @@ class ActiveRun:
 
     async def _release(self) -> None:
         async with self._turn:
+            await self._watch.check()
             await self._write_last(NOBODYS)
 
     async def _complete_exporting(self) -> None:
@@ -276,6 +275,7 @@ class ActiveRun:
 
     async def _be_over(self) -> None:
         self.is_over = True
+        self._watch.stop()
         self._under_way.forget(self.id, self.epoch)
         await self._bases.stop()
 

@@ -33,7 +33,7 @@ class BaseWriter:
         self._ground = ground
         self._run_id = run_id
         self._run = run
-        self._loader = SnapshotLoader(ground.l3, ground.index)
+        self._loader = SnapshotLoader(ground.l3, ground.index, ground.faults)
         self._tried = 0
         self._task: asyncio.Task[None] | None = None
 

@@ -84,7 +84,9 @@ class Contexts:
                 # A row of a moment ago may name snapshots that were pruned since.
                 tried, run = run, await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
                 if run is not None and (not left or names_same(tried, run)):
-                    self._ground.faults.report(fault, Source.L3, run_id=run_id, swarm_id=run.swarm_id)
+                    self._ground.faults.report(
+                        fault, Source.L3, key=self._ground.runs.key(run_id), run_id=run_id, swarm_id=run.swarm_id
+                    )
                     raise
         self._held.pop(run_id, None)
         return None

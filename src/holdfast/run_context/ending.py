@@ -26,14 +26,15 @@ from holdfast.errors import (
     Undecided,
 )
 from holdfast.keys import Key, joined_id
-from holdfast.kinds import DELIVERY, EXPORT, RUN, SWARM
+from holdfast.kinds import DELIVERY, EXPORT, RUN, RUN_SNAPSHOT, SWARM
 from holdfast.protocols import Isolation
 from holdfast.protocols.runs import ENDED
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.exports import Leaving, Origin, leaving
 from holdfast.run_context.ground import Ground
+from holdfast.run_context.snapshots import base_of, id_of, rebased
 from holdfast.run_context.spilling import spill_run
-from holdfast.transactions import Transaction
+from holdfast.transactions import Transaction, TransactionCollection
 from holdfast.write_behind.operations import Operation, Set
 
 logger = logging.getLogger("holdfast")
@@ -63,7 +64,7 @@ class Ending:
         self._ground = ground
         self._run_id = run_id
         self._swarm_id = swarm_id
-        self._epoch = epoch
+        self.epoch = epoch
 
     async def settle_before(self) -> None:
         """Have decided what was written until now: nothing refused is ended over, and who goes on sees the swarm."""
@@ -74,6 +75,41 @@ class Ending:
             await self._ground.runs.write_behind.settle(keys)
         except TierUnavailable as fault:  # then the end waits in the journal too, behind them, and is `Undecided`
             logger.warning("run %s ends while writes before are undecided: %s", self._run_id, fault)
+
+    async def terminate(self, context: RunContext, reason: str) -> None:
+        """Have the run fail, with all that its context holds as a base that needs no snapshot before it.
+
+        What cannot be restored from L3 is in the context still: so nothing is lost that was kept.
+
+        Raises:
+            NotOwner: another server has taken the run over; nothing took effect.
+            OutcomeUnknown: it may be done; to repeat it does no harm.
+            TierError, RunOver: nothing took effect.
+        """
+        await self.settle_before()
+        change = context.take_changes()
+        state = msgspec.structs.replace(context.state, status=RunStatus.FAILED.value)
+
+        async def fail(transaction: Transaction) -> None:
+            runs = transaction.collection(RUN)
+            held = await self._held(runs)
+            if held.status in ENDED:  # by an attempt before
+                return
+            base = base_of(self._run_id, held, state, sequence=held.sequence + 1, previous=held.newest)
+            await transaction.collection(RUN_SNAPSHOT).put(id_of(base), base)
+            at = self._ground.hybrid.now().as_datetime()
+            failed = msgspec.structs.replace(
+                rebased(held, base), status=state.status, ended_at=at, error=reason, terminate=None
+            )
+            await runs.put(self._run_id, failed)
+
+        try:
+            await self._ground.transactions.transact(fail, Isolation.READ_COMMITTED, in_any_mode=True)
+        except HoldfastError:
+            if change is not None:
+                context.put_back(change)
+            raise
+        context.status = state.status
 
     async def complete_exporting(self, context: RunContext) -> Run:
         """Complete the run with what its context has marked for export; its row as it is then. Raises as `complete`.
@@ -143,7 +179,7 @@ class Ending:
         """
         runs = self._ground.runs
         try:
-            await runs.accept(runs.key(self._run_id), LET_GO, None, Durability.JOURNALED, self._epoch)
+            await runs.accept(runs.key(self._run_id), LET_GO, None, Durability.JOURNALED, self.epoch)
         except Undecided:  # it is accepted
             pass
         except HoldfastError as fault:
@@ -158,11 +194,7 @@ class Ending:
         self, transaction: Transaction, change: ContextChange, leaving: Leaving, at: dt.datetime
     ) -> Run:
         runs = transaction.collection(RUN)
-        held = await runs.get(self._run_id, lock=True)
-        if held is None:
-            raise RunOver(f"run {self._run_id} was deleted")
-        if held.epoch != self._epoch:
-            raise NotOwner(f"it is under epoch {held.epoch}, not {self._epoch}")
+        held = await self._held(runs)
         if held.status == RunStatus.COMPLETED:  # by an attempt before
             return held
         if held.status in ENDED:
@@ -187,6 +219,15 @@ class Ending:
         await transaction.collection(DELIVERY).put_many(leaving.deliveries)
         await runs.put(self._run_id, run)
         return run
+
+    async def _held(self, runs: TransactionCollection[Run]) -> Run:
+        """The run's row, locked, if it is this server's still."""
+        held = await runs.get(self._run_id, lock=True)
+        if held is None:
+            raise RunOver(f"run {self._run_id} was deleted")
+        if held.epoch != self.epoch:
+            raise NotOwner(f"it is under epoch {held.epoch}, not {self.epoch}")
+        return held
 
     async def _post(self, transaction: Transaction, items: Sequence[BlackboardItem]) -> Iterable[RefusedExport]:
         """Put items on the swarm's blackboard; returns those that have no place there."""

@@ -1,37 +1,35 @@
 """What can be done about a run whose context cannot be restored: it is ended, and what is left of it is looked for.
 
-Nothing is ever put in the context's place: what is found is told, and a person decides.
+Nothing is ever put in the context's place: what is found is told, and a person decides, who may begin a new run of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
 import msgspec
 
-from holdfast.documents import Run, RunContextSnapshot, RunStatus
+from holdfast.documents import Run, RunStatus
 from holdfast.entry import Consistency
 from holdfast.errors import ContextCorrupt, NotFound
 from holdfast.events import Delivery, Priority
-from holdfast.keys import Key
-from holdfast.kinds import RUN, RUN_SNAPSHOT
+from holdfast.kinds import RUN
 from holdfast.protocols import Isolation
 from holdfast.protocols.runs import ENDED
-from holdfast.run_context.changes import Draft, has_ended
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.liveness import is_live
-from holdfast.run_context.loading import SnapshotLoader
+from holdfast.run_context.loading import SnapshotLoader, names_same
+from holdfast.run_context.rebuilding import Rebuilt
 from holdfast.run_context.restoring import Restored
-from holdfast.run_context.snapshots import snapshot_id, snapshot_in
 from holdfast.run_context.under_way import UnderWay
 from holdfast.transactions import Transaction
 
 TERMINATE: Final = "run/recovery/terminate"
-PAGE: Final = 100
-LOOKED_AT_MAX: Final = 10_000
-"""Snapshots of one run that are looked at; the newest."""
+REMAINS_BYTES: Final = 64 * 1024 * 1024
+REMAINS_SECONDS: Final = 5.0
+"""Recovery looks at so much of what is left of a run, and for so long."""
 WHY: Final = "its context cannot be restored"
 
 
@@ -39,29 +37,15 @@ class Termination(StrEnum):
     """What became of ending a run."""
 
     RESTORABLE = "restorable"
-    """Its context verifies after all: it was left as it is."""
+    """Its context verifies, maybe from an older base: it was left as it is."""
+    PARTLY = "partly"
+    """A part of its context verifies, from which a resume goes on: it was left as it is."""
     FAILED = "failed"
     """Nobody live ran it: its row says that it has failed."""
     TOLD = "told"
-    """A live server runs it, which has its context in memory: that was told, as `run/recovery/terminate`."""
+    """A live server runs it, which has its context in memory: its row says that it is to end it, with all it knows."""
     OVER = "over"
     """It had ended before, or there is no such run."""
-
-
-class Remains(msgspec.Struct, frozen=True):
-    """What is left of a context without a base that verifies.
-
-    Attributes:
-        intact: of `snapshots` that were looked for, those that verify.
-        steps: ends of steps, and `variables`: variables, that they and the row hold together.
-        changes: in the row.
-    """
-
-    intact: int
-    snapshots: int
-    steps: int
-    variables: int
-    changes: int
 
 
 class Rescuing:
@@ -87,14 +71,16 @@ class Rescuing:
             return Termination.OVER
         if run.status in ENDED:
             return Termination.OVER
-        if await self._is_restorable(run_id, run):
-            return Termination.RESTORABLE
+        if (restored := await self._restored(run_id, run)) is not None:
+            return Termination.PARTLY if restored.lost else Termination.RESTORABLE
         if await is_live(self._ground, self._under_way, run_id, run):
-            await self._tell(run_id, run)
-            return Termination.TOLD
+            told = await self._mark(run_id, run.epoch)
+            if told:
+                await self._tell(run_id, run)
+            return Termination.TOLD if told else Termination.OVER
         if run.owner is not None:
             await self._ground.handing_over.decide_for(self._ground.runs.key(run_id), run.owner)
-        failed = await self._fail(run_id, run.epoch)
+        failed = await self._change(run_id, run.epoch, self._failed)
         return Termination.FAILED if failed else Termination.OVER
 
     async def last_good(self, run_id: str) -> Restored:
@@ -107,25 +93,30 @@ class Rescuing:
         """
         return await self._loader.restored(run_id, await self._row(run_id))
 
-    async def remains(self, run_id: str) -> Remains:
-        """What of the context could be put together from its history, without any base. Raises as `last_good`."""
-        run = await self._row(run_id)
-        draft, intact = Draft(), 0
-        first = max(1, run.sequence - LOOKED_AT_MAX + 1)
-        for begin in range(first, run.sequence + 1, PAGE):
-            for delta in await self._intact(run_id, range(begin, min(begin + PAGE, run.sequence + 1))):
-                draft.apply_delta(delta)
-                intact += 1
-        for change in run.changes:
-            draft.apply(change)
-        steps = sum(map(has_ended, draft.steps.values()))
-        return Remains(intact, run.sequence - first + 1, steps, len(draft.variables), len(run.changes))
+    async def remains(self, run_id: str) -> Rebuilt:
+        """What `rebuilt` would give, as far as can be looked at in a few seconds. Raises NotFound and TierError."""
+        monotonic = self._ground.clock.monotonic
+        until = monotonic() + REMAINS_SECONDS
+        return await self._loader.rebuilt(
+            run_id, await self._row(run_id), lambda size: size > REMAINS_BYTES or monotonic() > until
+        )
 
-    async def _intact(self, run_id: str, numbers: Iterable[int]) -> list[RunContextSnapshot]:
-        keys = [Key(RUN_SNAPSHOT.name, snapshot_id(run_id, number)) for number in numbers]
-        rows = (await self._ground.l3.load(keys)).rows
-        found = (snapshot_in(rows[key].body) for key in keys if key in rows)
-        return [each for each in found if each is not None and not each.is_base]
+    async def rebuilt(self, run_id: str) -> tuple[Run, Rebuilt]:
+        """The row and all that is left of a context, with what its owner has written, which is decided first.
+
+        Raises:
+            ContextCorrupt: nothing is left.
+            NotFound: there is no such run.
+            TierError: L2 or L3 cannot tell.
+        """
+        run = await self._row(run_id)
+        if run.owner is not None:
+            await self._ground.handing_over.decide_for(self._ground.runs.key(run_id), run.owner)
+            run = await self._row(run_id)
+        rebuilt = await self._loader.rebuilt(run_id, run)
+        if rebuilt.is_empty:
+            raise ContextCorrupt(run_id, ())
+        return run, rebuilt
 
     async def _row(self, run_id: str) -> Run:
         run = await self._ground.runs.get(run_id, consistency=Consistency.STRONG)
@@ -133,12 +124,14 @@ class Rescuing:
             raise NotFound(f"there is no run {run_id}")
         return run
 
-    async def _is_restorable(self, run_id: str, run: Run) -> bool:
-        try:
-            await self._loader.restored(run_id, run)
-        except ContextCorrupt:
-            return False
-        return True
+    async def _restored(self, run_id: str, run: Run) -> Restored | None:
+        while True:
+            try:
+                return await self._loader.restored(run_id, run)
+            except ContextCorrupt:
+                read, run = run, await self._row(run_id)
+                if names_same(read, run):  # else what the row named a moment ago may have been pruned since
+                    return None
 
     async def _tell(self, run_id: str, run: Run) -> None:
         data = {
@@ -150,19 +143,32 @@ class Rescuing:
         }
         await self._ground.bus.publish(TERMINATE, data, delivery=Delivery.RELIABLE, priority=Priority.HIGH, key=run_id)
 
-    async def _fail(self, run_id: str, epoch: int) -> bool:
-        """Say that the run has failed, under the epoch it was judged by; False: it has changed hands, or is over."""
+    async def _mark(self, run_id: str, epoch: int) -> bool:
+        """Say in the row that its owner is to end it: what counts, whoever hears of it by an event."""
+        return await self._change(run_id, epoch, lambda held: msgspec.structs.replace(held, terminate=WHY))
 
-        async def fail(transaction: Transaction) -> bool:
+    def _failed(self, held: Run) -> Run:
+        at = self._ground.hybrid.now().as_datetime()
+        return msgspec.structs.replace(
+            held,
+            status=RunStatus.FAILED.value,
+            ended_at=at,
+            error=WHY,
+            terminate=None,
+            owner=None,
+            journal=None,
+            epoch=held.epoch + 1,
+        )
+
+    async def _change(self, run_id: str, epoch: int, change: Callable[[Run], Run]) -> bool:
+        """Change the row, under the epoch the run was judged by; False: it has changed hands, or is over."""
+
+        async def changed(transaction: Transaction) -> bool:
             runs = transaction.collection(RUN)
             held = await runs.get(run_id, lock=True)
             if held is None or held.epoch != epoch or held.status in ENDED:
                 return False
-            at = self._ground.hybrid.now().as_datetime()
-            failed = msgspec.structs.replace(
-                held, status=RunStatus.FAILED.value, ended_at=at, error=WHY, owner=None, journal=None, epoch=epoch + 1
-            )
-            await runs.put(run_id, failed)
+            await runs.put(run_id, change(held))
             return True
 
-        return await self._ground.transactions.transact(fail, Isolation.READ_COMMITTED, in_any_mode=True)
+        return await self._ground.transactions.transact(changed, Isolation.READ_COMMITTED, in_any_mode=True)

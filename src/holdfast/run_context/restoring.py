@@ -6,7 +6,7 @@ comes behind the first that does not is lost: changes may build on one another, 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Final, TypeAlias
 
 import msgspec
@@ -87,7 +87,13 @@ At times it yields none: to look into many takes milliseconds, and others may ha
 """
 
 
-def restoring(run_id: str, run: Run, bases: Iterable[int], *, at: int | None = None) -> Restoring:
+Spoilt: TypeAlias = Callable[[str, bytes], None]
+"""Told id and stored bytes of each snapshot that is there and does not verify; it must neither raise nor wait."""
+
+
+def restoring(
+    run_id: str, run: Run, bases: Iterable[int], *, spoilt: Spoilt = lambda *_: None, at: int | None = None
+) -> Restoring:
     """Restore a run's context.
 
     Args:
@@ -100,7 +106,7 @@ def restoring(run_id: str, run: Run, bases: Iterable[int], *, at: int | None = N
         SchemaTooNew: an intact snapshot is by a newer version of this program.
     """
     end = run.sequence if at is None else min(at, run.sequence)
-    walk = _Walk(run_id, run, end, with_tail=at is None)
+    walk = Walk(run_id, run, end, with_tail=at is None, spoilt=spoilt)
     for number in sorted({number for number in bases if 0 <= number <= end}, reverse=True):
         # The deltas are asked for together with the base: as a rule it is good, and the row knows how large they are.
         if number == run.base:
@@ -114,7 +120,9 @@ def restoring(run_id: str, run: Run, bases: Iterable[int], *, at: int | None = N
     raise ContextCorrupt(run_id, tuple(walk.damaged))
 
 
-def following(run_id: str, run: Run, state: ContextState, newest: SnapshotSummary) -> Restoring:
+def following(
+    run_id: str, run: Run, state: ContextState, newest: SnapshotSummary, *, spoilt: Spoilt = lambda *_: None
+) -> Restoring:
     """Go on from a state without the row's changes that was restored before, to what the run is now.
 
     What the deltas behind it have lost may be in a base behind them: then `restoring` is to find out.
@@ -122,20 +130,21 @@ def following(run_id: str, run: Run, state: ContextState, newest: SnapshotSummar
     Args:
         newest: of the last snapshot in the state, not above the run's.
     """
-    walk = _Walk(run_id, run, run.sequence, with_tail=True)
+    walk = Walk(run_id, run, run.sequence, with_tail=True, spoilt=spoilt)
     return (yield from walk.onward(Draft(state), newest, run.base, newest.sequence))
 
 
-class _Walk:
+class Walk:
     """One restoring: what was found last, how many may be asked for at once, and what was bad."""
 
-    __slots__ = ("at_once", "damaged", "end", "found", "looked_at", "run", "run_id", "with_tail")
+    __slots__ = ("at_once", "damaged", "end", "found", "looked_at", "run", "run_id", "spoilt", "with_tail")
 
-    def __init__(self, run_id: str, run: Run, end: int, *, with_tail: bool) -> None:
+    def __init__(self, run_id: str, run: Run, end: int, *, with_tail: bool, spoilt: Spoilt) -> None:
         self.run_id = run_id
         self.run = run
         self.end = end
         self.with_tail = with_tail
+        self.spoilt = spoilt
         self.found: Mapping[str, bytes] = {}
         self.at_once = min(FIRST_IDS_MAX, IDS_MAX)
         self.damaged: dict[str, None] = {}
@@ -172,6 +181,8 @@ class _Walk:
         body = self.found.get(identifier, b"")
         self.looked_at += len(body)
         snapshot = snapshot_in(body)
+        if snapshot is None and body:
+            self.spoilt(identifier, body)
         if snapshot is not None:
             place = (snapshot.run_id, snapshot.sequence, snapshot.is_base)
             if place == (self.run_id, number, is_base) and self._is_newest(snapshot):

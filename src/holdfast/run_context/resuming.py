@@ -130,7 +130,9 @@ class Resuming:
             return await self._loader.restored(run_id, run)
         except ContextCorrupt as fault:
             if names_same(run, (await self._row(run_id)).value):
-                self._ground.faults.report(fault, Source.L3, run_id=run_id, swarm_id=run.swarm_id)
+                self._ground.faults.report(
+                    fault, Source.L3, key=self._ground.runs.key(run_id), run_id=run_id, swarm_id=run.swarm_id
+                )
                 raise
             return None
 
@@ -159,6 +161,7 @@ class Resuming:
             journal=journal,
             epoch=run.epoch + 1,
             handed_over=handed_over,
+            terminate=None,
         )
 
     async def _restored_now(self, run_id: str, run: Run, taken: Run, restored: Restored) -> Restored:

@@ -64,13 +64,17 @@ class Runs:
     def __init__(self, ground: Ground, audit: AuditLog, leaving: Leaving) -> None:
         self._ground = ground
         self._leaving = leaving
-        self._loader = SnapshotLoader(ground.l3, ground.index)
+        self._loader = SnapshotLoader(ground.l3, ground.index, ground.faults)
         self._contexts = Contexts(ground, self._loader)
-        under_way = UnderWay()
+        self._under_way = under_way = UnderWay()
         self._resuming = Resuming(ground, self._loader, under_way)
         self._admission = Admission(ground, under_way)
-        self.rescue = Rescuing(ground, self._loader, under_way)
+        self.rescue = Rescuing(ground, SnapshotLoader(ground.l3, ground.index), under_way)
         self.reveal = Revealing(ground, self._contexts, audit).reveal
+
+    def changed(self, run_id: str) -> None:
+        """The feed tells that the row of a run was changed; empty: that any may be. Neither awaits nor raises."""
+        self._under_way.changed(run_id)
 
     def begin(
         self,
@@ -249,6 +253,24 @@ class Runs:
             else:
                 run, state = await self._at(run_id, at)
             return await self._admission.fork(run_id, run, state, new_run_id=new_run_id, lost=lost)
+
+        return Opening(open_, self._leaving)
+
+    def rebuild(self, run_id: str, *, new_run_id: str | None = None) -> Opening:
+        """Begin a run with all that verifies of the context of another one, past what does not; that one stays.
+
+        It is for a run whose context cannot be restored; of others it is what `fork` gives. What its owner has written
+        is decided first. `lost` of what it gives says what is missing: it may be a state that the run never had, and
+        without a base that verifies it has no inputs.
+
+        Raises:
+            ContextCorrupt: nothing of it verifies.
+            NotFound, TierError: as `resume`; and as `begin`.
+        """
+
+        async def open_() -> ActiveRun:
+            run, rebuilt = await self.rescue.rebuilt(run_id)
+            return await self._admission.fork(run_id, run, rebuilt.state, new_run_id=new_run_id, lost=rebuilt.lost)
 
         return Opening(open_, self._leaving)
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from holdfast.documents import FreeValue
+import logging
+
+from holdfast.documents import FreeValue, StepStatus
+from holdfast.errors import HoldfastError
+from holdfast.run_context.context import RunContext
+
+logger = logging.getLogger("holdfast")
 
 
 class Step:
@@ -15,3 +21,11 @@ class Step:
     def __init__(self, step_id: str) -> None:
         self.step_id = step_id
         self.result: FreeValue = None
+
+
+def end_cancelled(context: RunContext, step_id: str) -> None:
+    """Have a step end whose caller was cancelled."""
+    try:
+        context.end_step(step_id, StepStatus.CANCELLED)
+    except HoldfastError as fault:  # the cancellation is what the caller must see
+        logger.warning("run %s: that step %s was cancelled could not be kept: %s", context.run_id, step_id, fault)

@@ -95,7 +95,7 @@ class ConnectionPool:
             connection.terminate()
             raise
         except Exception as fault:
-            if guard is not None and _is_of_server(fault):
+            if guard is not None and _is_of_server(fault) and not connection.is_closed():
                 guard.heard()
             if asyncpg.InvalidSQLStatementNameError in (type(fault), type(fault.__cause__)):
                 connection.terminate()  # DEALLOCATE ALL: the driver would go on naming what is not there any more
@@ -235,7 +235,7 @@ class ConnectionPool:
 
 
 def _is_of_server(fault: Exception) -> bool:
-    """Whether it is what the server says: a refusal is a sign of life."""
+    """Whether it is what the server says, who is there then; or what the driver says of a connection that was lost."""
     return isinstance(fault, asyncpg.PostgresError) or isinstance(fault.__cause__, asyncpg.PostgresError)
 
 

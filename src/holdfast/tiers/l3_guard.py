@@ -165,7 +165,10 @@ class PostgresGuard:
         try:
             async with asyncio.timeout(timeout) as limit:
                 self._probing = None if self.answers else limit
-                await self._ask()
+                try:
+                    await self._ask()
+                finally:
+                    self._probing = None  # before the limit ends, which must not be moved any more then
         except TierError as fault:
             self._unanswered(permit, began, fault)
         except TimeoutError:
@@ -179,8 +182,6 @@ class PostgresGuard:
             raise
         else:
             self.heard()
-        finally:
-            self._probing = None
 
     async def close(self) -> None:
         """Disconnect; may be called twice."""

@@ -135,7 +135,7 @@ class Flusher:
                 await self._fail(fault)
             else:
                 self._pause_seconds, self.fault = 0.0, None
-                self._retries.note_attempt()
+                self._retries.note_answered()
                 self._pace.faster()
 
     async def _until_due(self) -> None:

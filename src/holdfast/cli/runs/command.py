@@ -1,4 +1,4 @@
-"""`holdfast runs`: list, show, tree, history, diff, resume, fork and reveal."""
+"""`holdfast runs`: list, show, tree, history, diff, resume, fork, rebuild and reveal."""
 
 from __future__ import annotations
 
@@ -235,6 +235,37 @@ async def fork(run: str, /, *, at: Place | None = None, id: str | None = None) -
         await forked.release()
     line(Console(stderr=True), f"a fork of {run}: {_holding(forked)}; a server has to resume it")
     line(Console(), forked.id)
+
+
+@runs.command
+async def rebuild(run: str, /, *, yes: bool = False, id: str | None = None) -> int:  # noqa: A002 - the option
+    """Begin a run with all that verifies of another whose context cannot be restored; that one stays as it is.
+
+    What is damaged is left out, also where later changes build on it: it may be a state that the run never had.
+    Without `--yes` it is said what there would be, nothing is done, and the exit status is 1. Prints the new one's id.
+
+    Parameters
+    ----------
+    run
+        Id of the run.
+    yes
+        Do it.
+    id
+        Of the new run; without it, one is made.
+    """
+    console = Console(stderr=True)
+    async with serving() as state:
+        if not yes:
+            left = await state.runs.rescue.remains(run)
+            some = " of what could be looked at in a few seconds" if left.partial else ""
+            there = f"{len(left.state.steps)} steps, {len(left.state.variables)} variables"
+            line(console, f"from {run}{some}: {there}; {lost_in_words(left.lost)}; with --yes it is begun")
+            return 1
+        rebuilt = await state.runs.rebuild(run, new_run_id=id)
+        await rebuilt.release()
+    line(console, f"rebuilt from {run}: {_holding(rebuilt)}; {lost_in_words(rebuilt.lost)}; a server has to resume it")
+    line(Console(), rebuilt.id)
+    return 0
 
 
 @runs.command
