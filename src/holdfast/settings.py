@@ -84,8 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         write_behind_age_seconds: and that long after the first at the latest; 5 s.
         write_behind_writes_max, write_behind_bytes_max: accepted writes that may wait for L3; the next is refused with
             `Overloaded`. From half of it on each call waits until its own is committed; 50,000 and 64 MiB.
-        write_behind_crowded_seconds: each call waits so too when the oldest accepted write is that old, and is refused if
-            L3 is away; 30 s.
+        write_behind_crowded_seconds: each call waits so too when the oldest accepted write is that old, and is refused
+            if L3 is away; 30 s.
         write_behind_commit_seconds: how long a call waits for a durability before `Undecided` is raised; 30 s.
         write_behind_close_seconds: how long closing waits for L3 to take what was accepted; 25 s.
         write_behind_takeover_seconds: after which the journal of a server that gives no sign is taken over; 10 s.
