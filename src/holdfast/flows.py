@@ -306,6 +306,7 @@ class Flows:
                 feed=self.feed,
                 view=self.view,
                 rescue=self.run_flows.runs.rescue,
+                rebuild=self.run_flows.rebuild,
                 leaders=self.run_flows.leaders,
                 announce=self.bus.announce,
                 masked=self.keys.known.masked,

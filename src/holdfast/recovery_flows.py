@@ -35,7 +35,7 @@ class Affected:
         leaders: tells those of swarms; `announce`: this server's own subscribers.
         masked: takes secrets out of a text.
         void: makes a target void.
-        escalator, degrading, retries: see `Means`.
+        rebuild, escalator, degrading, retries: see `Means`.
     """
 
     faults: FaultReports
@@ -43,6 +43,7 @@ class Affected:
     feed: ChangeFeed
     view: View
     rescue: Rescuing
+    rebuild: Callable[[str], Awaitable[str]]
     leaders: Leaders
     announce: Callable[[str, Any], None]
     masked: Callable[[str], str]
@@ -103,6 +104,7 @@ class RecoveryFlows:
                 prober=prober,
                 void=affected.void,
                 rescue=affected.rescue,
+                rebuild=affected.rebuild,
                 leaders=affected.leaders,
                 masked=affected.masked,
                 escalator=affected.escalator,

@@ -96,6 +96,16 @@ class RunFlows:
             for each in (*self._background, self._leaving):
                 ends.push_async_callback(each.stop)
 
+    async def rebuild(self, run_id: str) -> str:
+        """Begin a run with all that verifies of another one, for any server to resume; returns its id.
+
+        Raises:
+            ContextCorrupt, NotFound, TierError: as `Runs.rebuild`.
+        """
+        rebuilt = await self.runs.rebuild(run_id)
+        await rebuilt.release()
+        return rebuilt.id
+
     def _hear(self, before: Cursor | None, poll: Poll) -> None:
         self.review_changes.hear(before, poll)
         for change in poll.changes:

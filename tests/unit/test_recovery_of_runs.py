@@ -273,7 +273,7 @@ async def test_mutant_nobody_hears_that_nobody_answered(monkeypatch: pytest.Monk
         assert await decided(at, told, "emergency_state_rebuild") == []
 
 
-async def decided(at: Hall, told: Told, decision: str) -> list[str]:
+async def decided(at: Hall, told: Told, decision: str) -> list[tuple[str, str]]:
     """What server "b" does about a corrupt run after a person has decided, in order."""
     b = at.servers["b"]
     await at.kill("a")
@@ -290,17 +290,24 @@ async def decided(at: Hall, told: Told, decision: str) -> list[str]:
     await until(is_recorded)
     lines = [each.line for each in await MemoryRecoveryLog(at.l3).list(limit=100)]
     assert {each.recovery_id for each in lines} == {asked.document.recovery_id}
-    steps = [each.step for each in lines]
-    return steps[steps.index("completed") + 1 :]
+    steps = [(each.step, each.outcome) for each in lines]
+    return steps[steps.index(("completed", "escalated")) + 1 :]
 
 
 async def test_what_a_person_decides_is_done() -> None:
     """In the recovery that asked, and just that: no other fallback comes before or after it."""
     async with listening() as (at, told):
-        assert "emergency_state_rebuild" in await decided(at, told, "emergency_state_rebuild")
+        done = await decided(at, told, "emergency_state_rebuild")
+        assert done == [("emergency_state_rebuild", "done"), ("completed", "degraded")]
+        (begun,) = [run for run in await at.servers["b"].store.runs.list() if run.id != RUN]
+        assert begun.run.owner is None
+        async with at.servers["b"].store.runs.resume(begun.id) as resumed:
+            assert (resumed.context["n2"], resumed.context["tail"]) == (2, True)
+        assert at.row().status == "failed"
     async with listening() as (at, told):
         done = await decided(at, told, "restore_last_snapshot")
-        assert ("restore_last_snapshot" in done, "emergency_state_rebuild" in done) == (True, False)
+        assert done == [("restore_last_snapshot", "failed"), ("completed", "failed")]
+        assert [run.id for run in await at.servers["b"].store.runs.list()] == [RUN]
 
 
 async def test_what_a_person_leaves_is_left() -> None:

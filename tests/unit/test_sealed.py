@@ -75,8 +75,10 @@ def test_its_size_is_bounded_before_it_is_decoded() -> None:
     assert decode(Swarm, encode_all(most)).metadata["v"] == most
     with pytest.raises(ValueError, match="1048576"):
         Sealed(most.content + b"c")
-    with pytest.raises(CorruptDocument, match="at most 1048576"):
+    with pytest.raises(CorruptDocument, match=r"content of a \$sealed tag") as refused:
         decode(Swarm, stored('"' + "A" * (SEALED_BYTES_MAX * 4 // 3 + 8) + '"'))
+    assert refused.value.__cause__ is not None
+    assert "at most 1048576" in str(refused.value.__cause__.__cause__)
 
 
 def encode_all(sealed: Sealed) -> bytes:

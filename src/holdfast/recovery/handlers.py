@@ -74,12 +74,14 @@ class Case(msgspec.Struct, frozen=True, eq=False):
         id: of the recovery.
         fallbacks: what is left if no step mends it, in order.
         tried: each step so far, and what came of it.
+        by_person: a person has decided for the fallback.
     """
 
     id: str
     report: Report
     fallbacks: tuple[FallbackOption, ...]
     tried: list[TriedStep]
+    by_person: bool = False
 
 
 StepHandler: TypeAlias = Callable[[Case, RecoveryStep], Awaitable[Done]]
@@ -92,6 +94,7 @@ class Means:
 
     Attributes:
         void: makes a target void, for a reason, in somebody's name.
+        rebuild: begins a run with what is left of another one, and returns its id.
         masked: takes secrets out of a text.
         ask_later: has a person asked once L3 takes that.
         l2, l3: know whether these tiers answer.
@@ -102,6 +105,7 @@ class Means:
     prober: Prober
     void: Callable[[Target, str, str | None], Awaitable[object]]
     rescue: Rescuing
+    rebuild: Callable[[str], Awaitable[str]]
     leaders: Leaders
     masked: Callable[[str], str]
     escalator: FaultEscalator
@@ -310,11 +314,11 @@ class Handlers:
         return Done(
             Outcome.AVAILABLE,
             f"`holdfast runs resume {case.report.run_id}` goes on from base {restored.base}, or `runs fork` if it has"
-            f" ended; {_in_words(restored.lost)}, {restored.lost.seconds:g} s of work",
+            f" ended; lost would be {_in_words(restored.lost)}, {restored.lost.seconds:g} s of work",
         )
 
     async def _rebuild(self, case: Case, _option: FallbackOption) -> Done:
-        """Say what could be put together past what is damaged, and by what command. That is for a person to do."""
+        """Begin a run with what is left past what is damaged, if a person wants that; else say what there would be."""
         if case.report.run_id is None:
             return Done(Outcome.SKIPPED, NO_RUN)
         left = await self._means.rescue.remains(case.report.run_id)
@@ -322,16 +326,17 @@ class Handlers:
             return Done(Outcome.FAILED, "none of its snapshots verifies, and the row holds no change")
         inputs = "no inputs" if left.base is None else f"all of base {left.base}"
         looked = " of what was looked at, which is not all" if left.partial else ""
-        return Done(
-            Outcome.AVAILABLE,
-            f"`holdfast runs rebuild {case.report.run_id} --yes` begins a new run{looked} with {inputs},"
-            f" {len(left.state.steps)} steps and {len(left.state.variables)} variables; {_in_words(left.lost)}",
-        )
+        there = f"{inputs}, {len(left.state.steps)} steps and {len(left.state.variables)} variables"
+        if case.by_person:
+            begun = await self._means.rebuild(case.report.run_id)
+            return Done(Outcome.DONE, f"run {begun} was begun, for a server to resume, with {there}")
+        command = f"`holdfast runs rebuild {case.report.run_id} --yes` begins a new run{looked} with {there}"
+        return Done(Outcome.AVAILABLE, f"{command}; lost would be {_in_words(left.lost)}")
 
 
 def _in_words(lost: Loss) -> str:
     return (
-        f"lost would be {lost.snapshots} snapshots with {lost.steps} steps and changes of"
+        f"{lost.snapshots} snapshots with {lost.steps} steps and changes of"
         f" {len(lost.variables) + lost.more} variables, and {lost.unknown} of which nobody tells what they held"
     )
 

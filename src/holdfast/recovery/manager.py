@@ -188,7 +188,7 @@ class RecoveryManager:
         options = self._row("" if run_id is not None else subject.partition(":")[0], error_type).fallback_options
         place = next((place for place, each in enumerate(options) if each.strategy is fallback), None)
         left = (FallbackOption(strategy=fallback),) if place is None else options[place:]
-        return Case(recovery_id, report, left[:1] if by_person else left, [])
+        return Case(recovery_id, report, left[:1] if by_person else left, [], by_person)
 
     async def _run(self) -> None:
         while True:
