@@ -94,7 +94,7 @@ class Means:
 
     Attributes:
         void: makes a target void, for a reason, in somebody's name.
-        rebuild: begins a run with what is left of another one, and returns its id.
+        rebuild: begins a run with what is left of another one, and returns its id and what it lacks.
         masked: takes secrets out of a text.
         ask_later: has a person asked once L3 takes that.
         l2, l3: know whether these tiers answer.
@@ -105,7 +105,7 @@ class Means:
     prober: Prober
     void: Callable[[Target, str, str | None], Awaitable[object]]
     rescue: Rescuing
-    rebuild: Callable[[str], Awaitable[str]]
+    rebuild: Callable[[str], Awaitable[tuple[str, Loss]]]
     leaders: Leaders
     masked: Callable[[str], str]
     escalator: FaultEscalator
@@ -321,15 +321,15 @@ class Handlers:
         """Begin a run with what is left past what is damaged, if a person wants that; else say what there would be."""
         if case.report.run_id is None:
             return Done(Outcome.SKIPPED, NO_RUN)
+        if case.by_person:
+            begun, lost = await self._means.rebuild(case.report.run_id)
+            return Done(Outcome.DONE, f"run {begun} was begun, for a server to resume; lost are {_in_words(lost)}")
         left = await self._means.rescue.remains(case.report.run_id)
         if left.is_empty:
             return Done(Outcome.FAILED, "none of its snapshots verifies, and the row holds no change")
         inputs = "no inputs" if left.base is None else f"all of base {left.base}"
         looked = " of what was looked at, which is not all" if left.partial else ""
         there = f"{inputs}, {len(left.state.steps)} steps and {len(left.state.variables)} variables"
-        if case.by_person:
-            begun = await self._means.rebuild(case.report.run_id)
-            return Done(Outcome.DONE, f"run {begun} was begun, for a server to resume, with {there}")
         command = f"`holdfast runs rebuild {case.report.run_id} --yes` begins a new run{looked} with {there}"
         return Done(Outcome.AVAILABLE, f"{command}; lost would be {_in_words(left.lost)}")
 
