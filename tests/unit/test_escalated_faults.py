@@ -22,6 +22,7 @@ from holdfast.keys import Key
 from holdfast.protocols import Source
 from holdfast.protocols.escalations import EscalationRequest
 from holdfast.recovery import escalation_rules as rules
+from holdfast.recovery.escalations import Escalations
 from holdfast.recovery.handlers import Case, Handlers, Outcome
 from holdfast.recovery.reports import Report
 from holdfast.recovery.strategies import (
@@ -174,6 +175,62 @@ async def test_of_many_alike_one_stands_for_those_beyond_twenty() -> None:
         a = shared.servers["a"].store.escalations
         counted = await a.escalate(msgspec.structs.replace(REQUEST, subject="bot:b99"))
         assert not counted.alone
+
+
+async def faults_after_a_burst(shared: Hall, *, by_person: bool) -> list[tuple[str, int]]:
+    """Subjects, and reports counted, of what is open when another row is bad behind a burst that was decided."""
+    await still(shared)
+    flows = shared.servers["a"]
+    escalations = flows.store.escalations
+    for number in range(22):
+        await escalations.escalate(msgspec.structs.replace(REQUEST, subject=f"bot:b{number}"))
+    if by_person:
+        for each in await escalations.list():
+            await escalations.resolve(each.id, decision="mended", by="ann", reason="the migration was undone")
+    shared.clock.advance(61.0)
+    await flows.run_flows.escalation_sweeper.sweep()
+    await escalations.escalate(msgspec.structs.replace(REQUEST, subject="bot:new"))
+    return [(each.document.subject, each.document.further) for each in await escalations.list()]
+
+
+async def test_behind_a_burst_a_person_is_asked_again() -> None:
+    """Once it was decided. If nobody answers, the one that stands for many stays open, and counts."""
+    async with hall("a") as shared:
+        assert await faults_after_a_burst(shared, by_person=True) == [("bot:new", 0)]
+    async with hall("a") as shared:
+        assert await faults_after_a_burst(shared, by_person=False) == [("bot:*", 2)]
+
+
+async def test_what_was_decided_of_many_counts_while_twenty_are_open() -> None:
+    """Those ask already; the hour has no other one."""
+    async with hall() as shared:
+        stands = (await many(shared))[20]
+        escalations = shared.servers["a"].store.escalations
+        (name,) = [each.id for each in await escalations.list() if each.document == stands]
+        await escalations.resolve(name, decision="tonight", by="ann", reason="we know")
+        assert not (await escalations.escalate(msgspec.structs.replace(REQUEST, subject="bot:b99"))).alone
+        found = await escalations.get(name)
+        assert found is not None
+        assert (found.status, found.further) == ("resolved", 5)
+
+
+async def test_mutant_the_hours_one_counts_whatever_was_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nobody is asked of anything new for the rest of the hour."""
+    counted = Escalations._count_on
+
+    async def count_on(self: Escalations, identifier: str, **_: bool) -> bool:
+        return await counted(self, identifier, also_decided=True)
+
+    monkeypatch.setattr(Escalations, "_count_on", count_on)
+    async with hall("a") as shared:
+        assert await faults_after_a_burst(shared, by_person=True) == []
+
+
+async def test_mutant_the_hours_one_is_left_as_soon_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a mass of faults asks 20 times a minute."""
+    monkeypatch.setattr(rules, "MANY_SECONDS", 0.0)
+    async with hall("a") as shared:
+        assert await faults_after_a_burst(shared, by_person=False) == [("bot:new", 0)]
 
 
 async def test_mutant_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

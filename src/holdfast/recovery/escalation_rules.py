@@ -39,6 +39,8 @@ FAILED: Final[Mapping[StateErrorType, str]] = {
 """What has failed; the fault's own words say more."""
 OPEN_MAX: Final = 20
 """Open ones of one type of error and one kind; for further faults one stands that counts them, for an hour."""
+MANY_SECONDS: Final = 3600.0
+"""How long that one is open at least, unless a person decides it: so a mass of faults asks about 20 times an hour."""
 LEAVE: Final = "leave"
 """The decision that no fallback is to be done."""
 _ANY: Final = "*"

@@ -145,8 +145,10 @@ class Escalations:
         if not await self._count_on(identifier):
             if await self._open_alike(request) < rules.OPEN_MAX:
                 return None
-            if not await self._open(identifier, self._asked(many), at, None):
-                await self._count_on(identifier)  # another server was faster
+            # By its setting it might be decided by nobody long before the hour is over, and each burst be asked anew.
+            seconds = max(self._timeout_seconds, rules.MANY_SECONDS)
+            if not await self._open(identifier, self._asked(many), at, seconds):
+                await self._count_on(identifier, also_decided=True)  # another server was faster, or a person was
         return Asked(identifier, EscalationStatus.OPEN, alone=False)
 
     async def _open_alike(self, request: EscalationRequest) -> int:
@@ -158,13 +160,13 @@ class Escalations:
         found = (each.document for each in listed)
         return sum(each.error_type == request.error_type and rules.kind_in(each.subject) == kind for each in found)
 
-    async def _count_on(self, identifier: str) -> bool:
-        """Count one more report in an escalation that stands for many; False: there is none."""
+    async def _count_on(self, identifier: str, *, also_decided: bool = False) -> bool:
+        """Count one more report in an escalation that stands for many; False: none is open."""
 
         async def operate(transaction: Transaction) -> bool:
             escalations = transaction.collection(ESCALATION)
             found = await escalations.get(identifier, lock=True)
-            if found is None:
+            if found is None or (found.status != EscalationStatus.OPEN and not also_decided):
                 return False
             await escalations.put(identifier, msgspec.structs.replace(found, further=found.further + 1))
             return True
