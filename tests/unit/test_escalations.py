@@ -26,6 +26,7 @@ from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.node import connect
 from holdfast.protocols.storage import Isolation
+from holdfast.recovery import escalation_rules as rules
 from holdfast.recovery.escalation_hooks import exporters_of
 from holdfast.recovery.escalation_rules import EscalationNotice
 from holdfast.recovery.escalations import Escalations
@@ -224,6 +225,58 @@ async def test_a_decision_is_recorded_with_it_or_not_made(monkeypatch: pytest.Mo
                 await shared.servers["a"].store.escalations.resolve("rec1", decision="wait", by="ada", reason="why")
         assert (stored(shared).status, entries(shared)) == ("open", [])
         assert to_be_told(shared) == ["rec1/escalation:leader/open"]
+
+
+async def decided_in_doubt(
+    monkeypatch: pytest.MonkeyPatch, *, lost: int, in_effect: bool, by_nobody: bool
+) -> tuple[list[Escalation | None], list[str], int]:
+    """What was called for, the records, and what is told, of a decision to whose commits so many replies are lost."""
+    async with hall("a") as shared:
+        await still(shared)
+        flows = shared.servers["a"]
+        called: list[Escalation | None] = []
+        flows.store.escalations.on_decided = called.append
+        await opened(flows)
+        shared.clock.advance(MINUTE)
+        committed, replies = MemoryTransaction.commit, [True] * lost
+
+        async def commit(self: MemoryTransaction) -> None:
+            is_lost = bool(replies) and Key("escalation", "rec1") in self._rows  # others' commits have their replies
+            if in_effect or not is_lost:
+                await committed(self)
+            if is_lost:
+                replies.pop()
+                raise OutcomeUnknown("the reply was lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryTransaction, "commit", commit)
+            if by_nobody:
+                done = await flows.store.escalations.time_out("rec1")
+            else:
+                done = await flows.store.escalations.resolve("rec1", decision="wait", by="ada", reason="why")
+        assert called == [done]
+        assert stored(shared) == done
+        return called, [note.action for note in entries(shared)], len(to_be_told(shared))
+
+
+@pytest.mark.parametrize("in_effect", [True, False])
+@pytest.mark.parametrize("by_nobody", [True, False])
+async def test_a_decision_whose_reply_is_lost_is_carried_out(
+    monkeypatch: pytest.MonkeyPatch, *, in_effect: bool, by_nobody: bool
+) -> None:
+    """Once, with one record: L3 is asked what it did. If it does not tell then either, nobody knows."""
+    called, actions, told = await decided_in_doubt(monkeypatch, lost=1, in_effect=in_effect, by_nobody=by_nobody)
+    assert (len(called), actions, told) == (1, ["resolved"], 2)
+    if not in_effect:
+        with pytest.raises(OutcomeUnknown):
+            await decided_in_doubt(monkeypatch, lost=2, in_effect=in_effect, by_nobody=by_nobody)
+
+
+async def test_mutant_one_is_taken_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then who decided is told that somebody was faster, and nothing is done."""
+    monkeypatch.setattr(rules, "is_same_decision", lambda *_: False)
+    with pytest.raises(EscalationSettled, match="ada"):
+        await decided_in_doubt(monkeypatch, lost=1, in_effect=True, by_nobody=False)
 
 
 @pytest.mark.parametrize("words", [{"decision": ""}, {"by": ""}, {"reason": "x" * 4001}])

@@ -169,6 +169,15 @@ def decided(
     return _settled(escalation, EscalationStatus.RESOLVED, decision, by=by, reason=reason, at=at)
 
 
+def is_same_decision(escalation: Escalation, made: Escalation | None) -> bool:
+    """Whether it was decided by just that decision, and by none that says the same."""
+
+    def words(each: Escalation) -> tuple[object, ...]:
+        return each.status, each.decision, each.resolved_by, each.resolved_at, each.reason
+
+    return made is not None and words(escalation) == words(made)
+
+
 def is_due(escalation: Escalation, at: dt.datetime) -> bool:
     """Whether its deadline has passed."""
     return escalation.deadline is not None and escalation.deadline <= at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -12,7 +13,7 @@ from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
 from holdfast.decisions.docket import LIST_LIMIT, Docket, Listed
 from holdfast.documents.escalation import Escalation, EscalationStatus, TriedStep
-from holdfast.errors import Conflict
+from holdfast.errors import Conflict, OutcomeUnknown, TierError
 from holdfast.keys import check_id
 from holdfast.kinds import DELIVERY, ESCALATION
 from holdfast.metrics.counters import EscalationCounters
@@ -23,6 +24,8 @@ from holdfast.recovery import escalation_rules as rules
 from holdfast.recovery.strategies import Severity, StateErrorType
 from holdfast.row_decoding import Page, Stored
 from holdfast.transactions import Transaction, Transactions
+
+Decided = TypeVar("Decided", bound=Escalation | None)
 
 
 class Escalations:
@@ -38,8 +41,9 @@ class Escalations:
 
     Attributes:
         on_decided: called with each escalation that was decided here, by a person or its fallback, once that is
-            committed; must neither wait nor raise. A server that dies in between calls nobody: what must be done in any
-            case belongs into a hook, which is told until it has taken the notice.
+            committed; must neither wait nor raise. A server that dies in between calls nobody, nor does one that L3
+            does not tell: what must be done in any case belongs into a hook, which is told until it has taken the
+            notice.
     """
 
     def __init__(
@@ -246,12 +250,12 @@ class Escalations:
             EscalationSettled: it was decided before; the error says by whom.
             SettingsError: it is none of the options.
             InvalidKey: decision, `by` or `reason` is empty, too long, or nothing that L3 can store.
-            OutcomeUnknown: it may be decided: look at it before you repeat.
+            OutcomeUnknown: L3, asked twice, did not tell whether it is decided. If it is, nothing is begun.
             TierError: L3 did not do it.
         """
-        done = await self._docket.decide(
+        done = await self._decide(
             identifier,
-            lambda escalation, at, _: rules.decided(identifier, escalation, decision, by=by, reason=reason, at=at),
+            lambda escalation, at: rules.decided(identifier, escalation, decision, by=by, reason=reason, at=at),
         )
         self._counters.resolved += 1
         self.on_decided(done)
@@ -262,15 +266,35 @@ class Escalations:
 
         Raises as `resolve` does.
         """
-
-        def fallen_back(escalation: Escalation, at: dt.datetime, _: str | None) -> Escalation | None:
-            return rules.timed_out(identifier, escalation, at, self._server)
-
-        done = await self._docket.decide(identifier, fallen_back)
+        done = await self._decide(
+            identifier, lambda escalation, at: rules.timed_out(identifier, escalation, at, self._server)
+        )
         if done is not None:
             self._counters.timed_out += 1
             self.on_decided(done)
         return done
+
+    async def _decide(self, identifier: str, decision: Callable[[Escalation, dt.datetime], Decided]) -> Decided:
+        """Let a decision be made, and return what it made.
+
+        If the reply is lost it is made again: that waits for the lock of the row, so L3 tells then what became of it.
+        """
+        made: list[Decided] = []
+
+        def once(escalation: Escalation, at: dt.datetime, _: str | None) -> Decided | None:
+            if made and rules.is_same_decision(escalation, made[-1]):
+                return None
+            made.append(decision(escalation, at))
+            return made[-1]
+
+        try:
+            await self._docket.decide(identifier, once)
+        except OutcomeUnknown as unknown:
+            try:
+                await self._docket.decide(identifier, once)
+            except TierError:
+                raise unknown from None
+        return made[-1]
 
     async def observe_oldest(self) -> None:
         """Note for how long the oldest one has been open; one that cannot be read counts as none.
