@@ -15,6 +15,7 @@ import pytest
 
 import holdfast
 from fix_commands import name_servers, run_command
+from fix_feed import connected
 from fix_http import Endpoint, endpoint
 from fix_races import until
 from fix_tiers import flows_of
@@ -70,6 +71,22 @@ async def test_a_command_decides_nothing_that_is_overdue(
     monkeypatch.setattr(OverdueSweeper, "start", started.append)
     status, (listed,) = await escalations("list")
     assert (status, listed["id"], started) == (0, ID, [])
+
+
+async def test_a_command_recovers_from_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be gone before that is done, and of its escalation no server's hook would hear; it keeps what is bad."""
+    name_servers(settings, monkeypatch)
+    async with holdfast.connect(settings) as state:
+        await (await state.runs.begin("search", run_id="r1")).release()
+    async with connected(settings.postgres_url) as database:
+        await database.execute(
+            """UPDATE holdfast."Run" SET document = document || '{"routineId": 7}' WHERE id = 'r1'"""
+        )
+        with pytest.raises(holdfast.CorruptDocument, match="run:r1"):
+            await run_command("runs", "show", "r1")
+        assert [row["id"] for row in await database.fetch("SELECT id FROM holdfast.quarantine")] == ["r1"]
+        assert await database.fetch('SELECT id FROM holdfast."Escalation"') == []
+        assert await database.fetch("SELECT step FROM holdfast.recovery_log") == []
 
 
 async def test_escalations_are_listed_shown_and_decided(state: OpenStore, escalations: Command) -> None:

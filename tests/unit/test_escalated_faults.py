@@ -152,6 +152,42 @@ async def test_what_leaves_no_evidence_is_asked_once_an_hour() -> None:
         assert (await b.escalate(passing)).id != asked[0].id
 
 
+async def told_of(shared: Hall, *names: str) -> list[str]:
+    """What hooks are told of a fault that these servers meet, one after the other."""
+    await still(shared)
+    for name in names:
+        await shared.servers[name].store.escalations.escalate(REQUEST)
+    return sorted(key.id.partition("/")[2] for key in shared.l3.log.rows if key.kind == "delivery")
+
+
+async def pager(_notice: rules.EscalationNotice, _key: str) -> None:
+    """A hook."""
+
+
+async def test_each_server_that_meets_a_fault_has_its_hooks_told() -> None:
+    """Once, whoever was first: one with another hook, or none. Of what was decided they are told as all others."""
+    async with hall("a") as shared, shared.server("b", escalation_hooks={"pager": pager}):
+        told = ["escalation:leader/open", "escalation:pager/open"]
+        assert await told_of(shared, "a") == told[:1]
+        assert await told_of(shared, "b", "a", "b") == told
+        (asked,) = await shared.servers["a"].store.escalations.list()
+        assert (asked.document.hooks, asked.document.further) == (["leader", "pager"], 0)
+        await shared.servers["a"].store.escalations.resolve(asked.id, decision="mended", by="ann", reason="at last")
+        decided = [name.replace("open", "resolved") for name in told]
+        assert await told_of(shared, "b") == sorted(told + decided)
+
+
+async def test_mutant_the_first_server_says_who_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the hooks of all others never hear of it."""
+
+    async def join(*_: object, **__: object) -> bool:
+        return False
+
+    monkeypatch.setattr(Escalations, "_join", join)
+    async with hall("a") as shared, shared.server("b", escalation_hooks={"pager": pager}):
+        assert await told_of(shared, "a", "b") == ["escalation:leader/open"]
+
+
 async def many(shared: Hall) -> list[Escalation]:
     """What is open after 25 rows of a kind were found to be bad, one of them often, and one of another kind."""
     await still(shared)
@@ -216,12 +252,12 @@ async def test_what_was_decided_of_many_counts_while_twenty_are_open() -> None:
 
 async def test_mutant_the_hours_one_counts_whatever_was_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then nobody is asked of anything new for the rest of the hour."""
-    counted = Escalations._count_on
+    joined = Escalations._join
 
-    async def count_on(self: Escalations, identifier: str, **_: bool) -> bool:
-        return await counted(self, identifier, also_decided=True)
+    async def join(self: Escalations, identifier: str, *, further: int = 0, **_: bool) -> bool:
+        return await joined(self, identifier, further=further, also_decided=True)
 
-    monkeypatch.setattr(Escalations, "_count_on", count_on)
+    monkeypatch.setattr(Escalations, "_join", join)
     async with hall("a") as shared:
         assert await faults_after_a_burst(shared, by_person=True) == []
 

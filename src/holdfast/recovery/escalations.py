@@ -133,10 +133,13 @@ class Escalations:
         identifier = rules.fault_id(request.error_type, request.subject, request.evidence, at)
         known = await self.get(identifier)
         if known is not None:
+            if known.status == EscalationStatus.OPEN and not set(self._hooks) <= set(known.hooks):
+                await self._join(identifier)
             return Asked(identifier, known.status)
         if (counted := await self._counted(request, at)) is not None:
             return counted
-        await self._open(identifier, self._asked(request), at, request.timeout_seconds)
+        if not await self._open(identifier, self._asked(request), at, request.timeout_seconds):
+            await self._join(identifier)
         return Asked(identifier, EscalationStatus.OPEN)
 
     async def _counted(self, request: EscalationRequest, at: dt.datetime) -> Asked | None:
@@ -146,13 +149,13 @@ class Escalations:
         """
         many = rules.for_many(request)
         identifier = rules.fault_id(many.error_type, many.subject, many.evidence, at)
-        if not await self._count_on(identifier):
+        if not await self._join(identifier, further=1):
             if await self._open_alike(request) < rules.OPEN_MAX:
                 return None
             # By its setting it might be decided by nobody long before the hour is over, and each burst be asked anew.
             seconds = max(self._timeout_seconds, rules.MANY_SECONDS)
             if not await self._open(identifier, self._asked(many), at, seconds):
-                await self._count_on(identifier, also_decided=True)  # another server was faster, or a person was
+                await self._join(identifier, further=1, also_decided=True)  # another server was faster, or a person was
         return Asked(identifier, EscalationStatus.OPEN, alone=False)
 
     async def _open_alike(self, request: EscalationRequest) -> int:
@@ -164,15 +167,28 @@ class Escalations:
         found = (each.document for each in listed)
         return sum(each.error_type == request.error_type and rules.kind_in(each.subject) == kind for each in found)
 
-    async def _count_on(self, identifier: str, *, also_decided: bool = False) -> bool:
-        """Count one more report in an escalation that stands for many; False: none is open."""
+    async def _join(self, identifier: str, *, further: int = 0, also_decided: bool = False) -> bool:
+        """Have this server's hooks told of an open escalation, too, and count further reports in it; False: none is.
+
+        Whoever meets a fault first knows other hooks, maybe none. Of one that was decided nobody is told any more.
+
+        Args:
+            also_decided: count, too, in one that is not open.
+        """
 
         async def operate(transaction: Transaction) -> bool:
             escalations = transaction.collection(ESCALATION)
             found = await escalations.get(identifier, lock=True)
-            if found is None or (found.status != EscalationStatus.OPEN and not also_decided):
+            if found is None:
                 return False
-            await escalations.put(identifier, msgspec.structs.replace(found, further=found.further + 1))
+            is_open = found.status == EscalationStatus.OPEN
+            if not (is_open or also_decided):
+                return False
+            more = [hook for hook in self._hooks if is_open and hook not in found.hooks]
+            joined = msgspec.structs.replace(found, further=found.further + further, hooks=[*found.hooks, *more])
+            await escalations.put(identifier, joined)
+            if more:
+                await self._to_be_told(transaction, identifier, msgspec.structs.replace(joined, hooks=more))
             return True
 
         return await self._transactions.transact(operate, Isolation.READ_COMMITTED, in_any_mode=True)
