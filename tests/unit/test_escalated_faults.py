@@ -20,8 +20,11 @@ from holdfast.errors import ContextCorrupt, CorruptDocument, HoldfastError, Seri
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.protocols import Source
-from holdfast.protocols.escalations import EscalationRequest
+from holdfast.protocols.escalations import Asked, EscalationRequest
+from holdfast.protocols.faults import EVIDENCE_BYTES_MAX
 from holdfast.recovery import escalation_rules as rules
+from holdfast.recovery import handlers as handling
+from holdfast.recovery import manager as managing
 from holdfast.recovery.escalations import Escalations
 from holdfast.recovery.handlers import Case, Handlers, Outcome
 from holdfast.recovery.reports import Report
@@ -138,6 +141,51 @@ async def test_what_was_decided_is_not_asked_again_but_of_another_version() -> N
         await met(shared, b)
         (other,) = await a.store.escalations.list()
         assert other.id != asked.id
+
+
+async def test_rows_that_begin_alike_are_two_faults() -> None:
+    """Of a long one its beginning alone is kept."""
+    async with hall("a") as shared:
+        await still(shared)
+        flows = shared.servers["a"]
+        await flows.store.bots.put("b1", Bot(name="Ada"))
+        for number in (1, 2):
+            spoil(shared, msgspec.json.encode({"role": "x" * EVIDENCE_BYTES_MAX, "name": number}))
+            await met(shared, flows)
+            await flows.store.bots.put("b1", Bot(name="Ada"))
+        names = [each.id for each in await flows.store.escalations.list()]
+        assert len(names) == 2
+
+
+@pytest.mark.parametrize("mutant", [False, True])
+async def test_asking_that_hangs_is_done_later(monkeypatch: pytest.MonkeyPatch, *, mutant: bool) -> None:
+    """L3 holds a lock, say. The mutant has the step cut it off, and forgets it."""
+    async with hall("a") as shared:
+        await still(shared)
+        flows = shared.servers["a"]
+        escalate, hangs = Escalations.escalate, [True]
+
+        async def hanging(self: Escalations, request: EscalationRequest) -> Asked:
+            if hangs:
+                hangs.pop()
+                await asyncio.Event().wait()
+            return await escalate(self, request)
+
+        monkeypatch.setattr(Escalations, "escalate", hanging)
+        monkeypatch.setattr(handling, "ASK_SECONDS", 60.0 if mutant else 0.01)
+        monkeypatch.setattr(managing, "STEP_SECONDS", 0.5 if mutant else 60.0)
+        monkeypatch.setattr(managing, "ATTEMPT_SECONDS", 0.0)
+        await flows.store.bots.put("b1", Bot(name="Ada"))
+        spoil(shared)
+        with pytest.raises(CorruptDocument):
+            await flows.store.bots.get("b1")
+
+        async def over() -> bool:
+            counters = flows.counters.recovery
+            return counters.failed + counters.escalated == 1 and not flows.recovery_log.waiting
+
+        await until(over)
+        assert len(await flows.store.escalations.list()) == (0 if mutant else 1)
 
 
 async def test_what_leaves_no_evidence_is_asked_once_an_hour() -> None:

@@ -343,6 +343,29 @@ async def test_a_server_knows_how_old_the_oldest_is() -> None:
         assert flows.counters.escalations.oldest_open_seconds == 0.0
 
 
+async def test_what_cannot_be_read_is_no_work_for_each_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are L3 is asked once, and they are not reported each time."""
+    async with hall("a") as shared:
+        await still(shared)
+        flows = shared.servers["a"]
+        await shared.l3.raw_put(Key("escalation", "broken1"), b'{"subject": 5}')
+        await shared.l3.raw_put(Key("escalation", "broken2"), b'{"subject": 5}')
+        await opened(flows)
+        shared.clock.advance(10.0)
+        index, asked = flows.store.escalations.index, list[int]()
+        listed = index.list
+
+        async def counted(**how: Any) -> Any:
+            rows = await listed(**how)
+            asked.append(len(rows))
+            return rows
+
+        monkeypatch.setattr(index, "list", counted)
+        await flows.store.escalations.observe_oldest()
+        assert flows.counters.escalations.oldest_open_seconds == 10.0
+        assert (asked, flows.counters.recovery.reported) == ([3], 0)
+
+
 async def test_a_server_sweeps_by_itself() -> None:
     """From its start on, and notes the age of the oldest with each sweep."""
     naps = asyncio.Semaphore(0)

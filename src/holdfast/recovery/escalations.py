@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -12,18 +12,22 @@ from holdfast.audit.chain import AuditAction
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
 from holdfast.decisions.docket import LIST_LIMIT, Docket, Listed
+from holdfast.documents import decode
 from holdfast.documents.escalation import Escalation, EscalationStatus, TriedStep
-from holdfast.errors import Conflict, OutcomeUnknown, TierError
+from holdfast.errors import Conflict, CorruptDocument, OutcomeUnknown, SchemaTooNew, TierError
 from holdfast.keys import check_id
 from holdfast.kinds import DELIVERY, ESCALATION
 from holdfast.metrics.counters import EscalationCounters
-from holdfast.protocols import Isolation
+from holdfast.protocols import Isolation, Row
 from holdfast.protocols.decisions import DECISIONS_LISTED_MAX, DecisionIndex
 from holdfast.protocols.escalations import Asked, EscalationRequest
 from holdfast.recovery import escalation_rules as rules
 from holdfast.recovery.strategies import Severity, StateErrorType
 from holdfast.row_decoding import Page, Stored
 from holdfast.transactions import Transaction, Transactions
+
+LOOKED_AT: Final = 10
+"""Rows, for the oldest escalation that can be read."""
 
 Decided = TypeVar("Decided", bound=Escalation | None)
 
@@ -313,13 +317,14 @@ class Escalations:
         return made[-1]
 
     async def observe_oldest(self) -> None:
-        """Note for how long the oldest one has been open; one that cannot be read counts as none.
+        """Note for how long the oldest one has been open, of the ten oldest; one that cannot be read counts as none.
 
         Raises:
             TierError: L3 cannot be asked.
         """
-        oldest = await self._docket.list(status=EscalationStatus.OPEN.value, run_id=None, after=None, limit=1)
-        opened_at = oldest[0].document.opened_at if oldest else None
+        # Not by `list`, which looks on until it can read one, and reports each that it cannot: this is done often.
+        rows = await self.index.list(status=EscalationStatus.OPEN.value, limit=LOOKED_AT)
+        opened_at = next((at for each in rows if (at := _opened_at(*each)) is not None), None)
         age = 0.0 if opened_at is None else (await self.index.now() - opened_at).total_seconds()
         self._counters.oldest_open_seconds = age
 
@@ -358,3 +363,10 @@ class Escalations:
             },
             transaction=transaction.opened(),
         )
+
+
+def _opened_at(identifier: str, row: Row) -> dt.datetime | None:
+    try:
+        return decode(Escalation, row.body, what=identifier).opened_at
+    except (CorruptDocument, SchemaTooNew):
+        return None
