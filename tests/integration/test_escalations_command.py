@@ -79,9 +79,7 @@ async def test_a_command_recovers_from_nothing(settings: Settings, monkeypatch: 
     async with holdfast.connect(settings) as state:
         await (await state.runs.begin("search", run_id="r1")).release()
     async with connected(settings.postgres_url) as database:
-        await database.execute(
-            """UPDATE holdfast."Run" SET document = document || '{"routineId": 7}' WHERE id = 'r1'"""
-        )
+        await database.execute("""UPDATE holdfast."Run" SET document = '{"routineId": 7}' WHERE id = 'r1'""")
         with pytest.raises(holdfast.CorruptDocument, match="run:r1"):
             await run_command("runs", "show", "r1")
         assert [row["id"] for row in await database.fetch("SELECT id FROM holdfast.quarantine")] == ["r1"]
