@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from holdfast.cli.serving import serving
-from holdfast.cli.showing import Place, line, show, tell_unreadable
+from holdfast.cli.showing import Place, line, show, tell_left_out
 from holdfast.errors import NotFound
 from holdfast.node import process_name
 from holdfast.protocols.decisions import DECISIONS_LISTED_MAX
@@ -67,7 +67,7 @@ async def list_(
         found = await state.escalations.list(status=wanted, run_id=run, after=after, limit=limit)
     lines = [_line(notice_of(each.id, each.document), each.cursor) for each in found]
     show(lines, COLUMNS, _cells, "there is no such escalation", json=json)
-    tell_unreadable(found.unreadable)
+    tell_left_out([each.cursor for each in found], found.unreadable, limit)
 
 
 @escalations.command(name="show")

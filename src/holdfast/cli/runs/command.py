@@ -22,7 +22,7 @@ from holdfast.cli.runs.outlines import (
 )
 from holdfast.cli.runs.printing import COLUMNS, cells, print_run, time
 from holdfast.cli.serving import serving
-from holdfast.cli.showing import Place, line, show, tell_unreadable
+from holdfast.cli.showing import Place, line, show, tell_left_out
 from holdfast.documents.faults import DEPTH_CEILING
 from holdfast.documents.tagging import to_wire
 from holdfast.node import process_name
@@ -82,9 +82,7 @@ async def list_(
             after=after,
         )
     show([run_line(*each) for each in found], COLUMNS, cells, "there is no such run", json=json)
-    tell_unreadable(found.unreadable)
-    if len(found) == limit:
-        line(Console(stderr=True), f"there may be more: --after {found[-1].cursor}")
+    tell_left_out([each.cursor for each in found], found.unreadable, limit)
 
 
 @runs.command(name="show")
