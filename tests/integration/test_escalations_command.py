@@ -117,6 +117,23 @@ async def test_a_decision_is_one_of_the_options(state: OpenStore, escalations: C
     await escalations("resolve", identifier, "--decision", "b2", "--reason", "why")
 
 
+async def test_who_decides_for_a_fallback_is_told_where_to_look(
+    state: OpenStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command is over before anybody can say what came of it; its own log is not lost."""
+    await opened(state, error_type="context_corruption", options=["emergency_state_rebuild", "leave"])
+    capsys.readouterr()
+    words = "--decision", "emergency_state_rebuild", "--reason", "why"
+    assert await run_command("escalations", "resolve", ID, *words) == 0
+    assert f"what came of it is in `holdfast recovery log --recovery {ID}`" in capsys.readouterr().err
+    await run_command("recovery", "log", "--recovery", ID)
+    lines = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
+    assert [(each["step"], each["outcome"]) for each in lines] == [
+        ("emergency_state_rebuild", "failed"),  # there is no such run
+        ("completed", "failed"),
+    ]
+
+
 async def test_a_terminal_gets_words(
     state: OpenStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -255,6 +255,9 @@ async def rebuild(run: str, /, *, yes: bool = False, id: str | None = None) -> i
     async with serving() as state:
         if not yes:
             left = await state.runs.rescue.remains(run)
+            if left.is_empty:
+                line(console, f"nothing of {run} verifies: no run can be begun of it")
+                return 1
             some = " of what could be looked at in a few seconds" if left.partial else ""
             there = f"{len(left.state.steps)} steps, {len(left.state.variables)} variables"
             line(console, f"from {run}{some}: {there}; {lost_in_words(left.lost)}; with --yes it is begun")
