@@ -24,6 +24,7 @@ from holdfast.tiers.l2_guard import RedisGuard
 
 COLUMNS = ("tier", "state", "cut off", "fault")
 CHECKS_MAX: Final = 5
+"""So often at most L3 is asked by a process that keeps standing still."""
 
 
 class Asked(msgspec.Struct, frozen=True):
