@@ -142,7 +142,7 @@ class PostgresGuard:
         """
         self._heard_at = self.monotonic()
         if self._breaker.circuit is not Circuit.CLOSED:
-            self._breaker.mend(self._heard_at)
+            self._breaker.mend()
             self._let_lent_be()
             if self._probing is not None and not self._probing.expired():
                 self._probing.reschedule(asyncio.get_running_loop().time())  # whoever asks next must not wait for it
@@ -213,11 +213,11 @@ class PostgresGuard:
 
     def _unanswered(self, permit: int, began: float, fault: TierError) -> None:
         now = self.monotonic()
-        if self._is_just_full(fault):
-            self.heard()
+        if not isinstance(fault, TierUnavailable) or self._is_just_full(fault):
+            self.heard()  # it has answered
         elif not self.answers:
             self._breaker.ended(permit, now, well=False)
-        elif self._heard_at < began and isinstance(fault, TierUnavailable):
+        elif self._heard_at < began:
             self._fault = fault
             self._breaker.trip(now)
             self.opened += 1
