@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -9,7 +11,7 @@ from fix_races import until
 from fix_run_servers import RUN, Hall, hall, values
 from holdfast import Durability
 from holdfast.documents import Run
-from holdfast.errors import NotOwner, RunOver, TierUnavailable
+from holdfast.errors import NotOwner, OutcomeUnknown, RunOver, TierUnavailable
 from holdfast.run_context import rescuing
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.context import RunContext
@@ -136,6 +138,49 @@ async def test_while_l3_does_not_take_it_the_run_goes_on(monkeypatch: pytest.Mon
             await stepped(at, run, 5)
         assert refused == [WHY]
         assert values(await at.b.get(RUN)).items() >= KNOWN.items()
+
+
+async def ended_with_a_lost_reply(at: Hall, monkeypatch: pytest.MonkeyPatch) -> ActiveRun:
+    """A run of a server that hears no feed, whose end took effect, which it was not told."""
+    run = await begun(at)
+    await at.servers["a"].feed.stop()
+    assert await at.b.rescue.terminate(RUN) is Termination.TOLD
+    at.servers["a"].caches["run"].flush()
+    await at.a.row(RUN)
+    transactions = at.a._ground.transactions
+    transact = transactions.transact
+
+    async def lost(*arguments: Any, **how: Any) -> None:
+        monkeypatch.undo()
+        await transact(*arguments, **how)
+        raise OutcomeUnknown("the reply to COMMIT was lost")
+
+    monkeypatch.setattr(transactions, "transact", lost)
+    await run.save()
+    assert (at.row().status, at.row().terminate, run.is_over) == ("failed", None, False)
+    return run
+
+
+@pytest.mark.parametrize("end", ["save", "checkpoint", "complete", "release"])
+async def test_a_lost_reply_to_the_end_does_not_let_it_go_on(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for again, also where the row says no more that it is to be; what changed meanwhile is kept."""
+    async with hall() as at:
+        run = await ended_with_a_lost_reply(at, monkeypatch)
+        run.context["late"] = 5
+        with pytest.raises(RunOver, match="ended by recovery"):
+            await getattr(run, end)()
+        assert run.is_over
+        assert (at.row().status, at.row().error) == ("failed", WHY)
+        assert values(await at.b.get(RUN)) == {**KNOWN, "late": 5}
+
+
+async def test_mutant_the_row_alone_says_what_is_to_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a run that has failed completes."""
+    async with hall() as at:
+        run = await ended_with_a_lost_reply(at, monkeypatch)
+        run._watch._reason = None
+        await run.complete()
+        assert (at.row().status, at.row().error) == ("completed", WHY)
 
 
 async def test_who_was_replaced_meanwhile_ends_nothing() -> None:
