@@ -16,7 +16,14 @@ from fix_recovery import Scene, hurry, scene
 from fix_run_servers import Hall, hall
 from holdfast import Bot
 from holdfast.documents import Escalation
-from holdfast.errors import ContextCorrupt, CorruptDocument, HoldfastError, SerializationFailure, TierUnavailable
+from holdfast.errors import (
+    ContextCorrupt,
+    CorruptDocument,
+    HoldfastError,
+    SerializationFailure,
+    TierError,
+    TierUnavailable,
+)
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.protocols import Source
@@ -286,8 +293,11 @@ async def test_a_kind_is_made_void_once_however_many_ask_at_once() -> None:
         assert await voided(at, 8) == [Outcome.DONE] + [Outcome.SKIPPED] * 7
 
 
+@pytest.mark.parametrize("fault", [TierUnavailable, TierError], ids=["away", "read-only"])
 @pytest.mark.parametrize("mutant", [False, True])
-async def test_a_blink_of_l3_keeps_nobody_from_being_asked(monkeypatch: pytest.MonkeyPatch, *, mutant: bool) -> None:
+async def test_a_blink_of_l3_keeps_nobody_from_being_asked(
+    monkeypatch: pytest.MonkeyPatch, fault: type[TierError], *, mutant: bool
+) -> None:
     """The recovery goes on without; the mutant forgets what could not be opened at once."""
     async with hall() as shared:
         await still(shared)
@@ -298,7 +308,7 @@ async def test_a_blink_of_l3_keeps_nobody_from_being_asked(monkeypatch: pytest.M
         async def blinking() -> dt.datetime:
             if blinks:
                 blinks.pop()
-                raise TierUnavailable("L3 is away")
+                raise fault("L3 is away")
             return await now()
 
         monkeypatch.setattr(escalations.index, "now", blinking)
