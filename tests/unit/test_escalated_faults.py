@@ -325,3 +325,14 @@ async def test_a_blink_of_l3_keeps_nobody_from_being_asked(
         await until(written)
         asked = [each.document.subject for each in await flows.store.escalations.list(status=None)]
         assert asked == ([] if mutant else ["bot:b1"])
+
+
+async def test_at_the_end_of_a_server_what_waits_is_asked_first() -> None:
+    """Though a server that ends takes no transaction any more."""
+    async with hall() as shared:
+        a, b = shared.servers.values()
+        await a.recovery_log._loop.stop()  # it pauses, after a blink of L3
+        a.recovery_log.ask(REQUEST)
+        await a.stop()
+        assert a.recovery_log.waiting == 0
+        assert [each.document.subject for each in await b.store.escalations.list()] == [REQUEST.subject]
