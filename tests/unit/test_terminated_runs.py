@@ -140,6 +140,56 @@ async def test_while_l3_does_not_take_it_the_run_goes_on(monkeypatch: pytest.Mon
         assert values(await at.b.get(RUN)).items() >= KNOWN.items()
 
 
+async def in_a_block(at: Hall, *, taken_over: bool) -> None:
+    """A block that writes to a context whose run was ended, or taken over, meanwhile; it hears of that by itself."""
+    async with at.a.begin("search", {"topic": "ants"}, run_id=RUN) as run:
+        await run.checkpoint()
+        at.damage("00000000.base")
+        if taken_over:
+            await at.servers["a"].feed.stop()
+        assert await at.b.rescue.terminate(RUN) is Termination.TOLD
+        if taken_over:
+            run._watch._note(at.row())
+            await at.b._ground.runs.update(RUN, lambda held: msgspec.structs.replace(held, epoch=held.epoch + 1))
+            run._watch.look()
+
+        async def is_over() -> bool:
+            at.clock.advance(0.1)
+            return run.is_over
+
+        await until(is_over)
+        run.context["late"] = 1
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+async def test_a_block_does_not_end_as_if_all_were_well(*, taken_over: bool) -> None:
+    """What it wrote since is nowhere."""
+    async with hall() as at:
+        with pytest.raises(NotOwner if taken_over else RunOver):
+            await in_a_block(at, taken_over=taken_over)
+
+
+async def raising(at: Hall) -> None:
+    """A block that fails when its run was ended."""
+    async with at.a.begin("search", run_id=RUN) as run:
+        await run._be_ended()
+        raise ZeroDivisionError
+
+
+async def test_a_block_that_raises_is_told_nothing_else() -> None:
+    """What it raised is what its caller sees."""
+    async with hall() as at:
+        with pytest.raises(ZeroDivisionError):
+            await raising(at)
+
+
+@pytest.mark.parametrize("end", ["complete", "pause", "cancel", "release"])
+async def test_a_block_that_ended_its_run_is_told_nothing(end: str) -> None:
+    """It knows."""
+    async with hall() as at, at.a.begin("search", run_id=RUN) as run:
+        await getattr(run, end)()
+
+
 async def ended_with_a_lost_reply(at: Hall, monkeypatch: pytest.MonkeyPatch) -> ActiveRun:
     """A run of a server that hears no feed, whose end took effect, which it was not told."""
     run = await begun(at)
