@@ -155,7 +155,7 @@ async def in_a_block(at: Hall, *, taken_over: bool) -> None:
 
         async def is_over() -> bool:
             at.clock.advance(0.1)
-            return run.is_over
+            return bool(run.is_over)
 
         await until(is_over)
         run.context["late"] = 1
