@@ -271,17 +271,39 @@ async def judged_while_pruned(at: Hall) -> Termination:
 
 
 async def test_what_was_pruned_meanwhile_is_not_corrupt() -> None:
-    """The row is read again before a run is ended."""
+    """The run is ended only with the base with which it was judged."""
     async with hall(run_deltas_per_base=1) as at:
         assert await judged_while_pruned(at) is Termination.RESTORABLE
         assert at.row().terminate is None
 
 
-async def test_mutant_the_row_of_a_moment_ago_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then a healthy run would be ended."""
-    monkeypatch.setattr(rescuing, "names_same", lambda *_: True)
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_a_base_that_is_written_while_a_run_is_judged_saves_it(
+    monkeypatch: pytest.MonkeyPatch, *, is_written: bool
+) -> None:
+    """Under the row's lock it is seen, and the run judged again; without one the run is ended."""
     async with hall(run_deltas_per_base=1) as at:
-        assert await judged_while_pruned(at) is Termination.TOLD
+        run = await begun(at)
+        if (task := run._bases._task) is not None:
+            await task
+        for base in [key.id.partition("/")[2] for key in at.l3.log.rows if key.id.endswith(".base")]:
+            at.damage(base)
+        is_live = rescuing.is_live
+
+        async def meanwhile(*arguments: Any) -> bool:
+            monkeypatch.setattr(rescuing, "is_live", is_live)
+            before = at.row().base
+            while is_written and at.row().base == before:
+                run.context["n"] = "n" * 1000
+                await run.checkpoint()
+                if (task := run._bases._task) is not None:
+                    await task
+            return await is_live(*arguments)
+
+        monkeypatch.setattr(rescuing, "is_live", meanwhile)
+        became = await at.b.rescue.terminate(RUN)
+        assert became is (Termination.RESTORABLE if is_written else Termination.TOLD)
+        assert (at.row().terminate is None) is is_written
 
 
 async def test_a_run_that_was_let_go_of_is_not_ended_by_who_had_it() -> None:
