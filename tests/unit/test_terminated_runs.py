@@ -16,6 +16,7 @@ from holdfast.run_context import rescuing
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import Ending
+from holdfast.run_context.liveness import is_live
 from holdfast.run_context.rescuing import WHY, Termination
 from holdfast.run_context.termination_watch import TerminationWatch
 
@@ -288,7 +289,6 @@ async def test_a_base_that_is_written_while_a_run_is_judged_saves_it(
             await task
         for base in [key.id.partition("/")[2] for key in at.l3.log.rows if key.id.endswith(".base")]:
             at.damage(base)
-        is_live = rescuing.is_live
 
         async def meanwhile(*arguments: Any) -> bool:
             monkeypatch.setattr(rescuing, "is_live", is_live)
