@@ -364,10 +364,10 @@ class Flows:
             ends.push_async_callback(self._past.close)
             if self.relay is not None:
                 ends.push_async_callback(self.relay.stop)
-            ends.push_async_callback(self.recovery_log.stop)
             ends.push_async_callback(self._drain)
             ends.push_async_callback(self.write_behind.lives.stop)
             ends.push_async_callback(self.takeover.stop)
+            ends.push_async_callback(self.recovery_log.stop)  # a question is a transaction: before those are closed
             ends.push_async_callback(self.recovery.stop)
             ends.push_async_callback(self.run_flows.stop)  # escalations that are overdue go on to recovery
             ends.callback(self.watching.close)

@@ -16,14 +16,15 @@ import holdfast
 from fix_bots import ADA
 from fix_feed import connected
 from fix_races import KEY, until, until_l2_is_trusted
+from fix_recovery import PostgresRecords
 from fix_tiers import Behind, behind, flows_of, proxy_of
 from holdfast import Tier, TierUnavailable
-from holdfast.errors import CorruptDocument
+from holdfast.errors import CorruptDocument, RowRefused, TierError
 from holdfast.flows import Flows
 from holdfast.keys import redis_key
 from holdfast.node import OpenStore
 from holdfast.settings import Settings
-from holdfast.testing.conformance.recovery_rows import line
+from holdfast.testing.conformance.recovery_rows import FOUND, line
 from holdfast.tiers.l2_redis import RedisCache
 from holdfast.tiers.l3_recovery import APPEND, IN_ORDER
 
@@ -200,3 +201,29 @@ async def test_who_follows_the_log_misses_no_line_that_commits_late(settings: Se
         await other
         seen += await state.recovery_log.follow(seen[-1].number if seen else 0)
         assert [each.line.id for each in seen] == ["slow", "other"]
+
+
+REFUSING = """
+ALTER TABLE holdfast.recovery_log ADD CHECK (id <> 'poison');
+ALTER TABLE holdfast.quarantine ADD CHECK (kind <> 'poison')"""
+READ_ONLY = """DO $$BEGIN
+    EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database());
+END$$"""
+
+
+@pytest.mark.parametrize("rule", [REFUSING, READ_ONLY], ids=["a row", "read-only"])
+async def test_what_l3_says_of_a_record_is_told_from_what_it_says_of_itself(
+    rule: str, settings: Settings, postgres_records: PostgresRecords
+) -> None:
+    """A record that it refuses is left out; while nothing may be written, records wait."""
+    async with connected(settings.postgres_url) as database:
+        await database.execute(rule)
+    records, faults = postgres_records, list[type[TierError]]()
+    for work in (
+        records.log().append([line("poison")], rows_max=1000),
+        records.quarantine().keep([msgspec.structs.replace(FOUND, kind="poison")], rows_max=1000),
+    ):
+        with pytest.raises(TierError) as met:
+            await work
+        faults.append(met.type)
+    assert faults == [RowRefused if rule is REFUSING else TierError] * 2

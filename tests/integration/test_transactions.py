@@ -16,7 +16,7 @@ from fix_races import stored, until, until_l2_is_trusted, until_l2_was_told
 from fix_tiers import flows_of
 from fix_transactions import AFTER, BEFORE, NEW, NOTE, NOTES, OLD, RENAME, Note, change_all, held, prepare
 from holdfast import Bot, Conflict, Kind, Swarm
-from holdfast.errors import AppendOnly, NotFound, SerializationFailure, SettingsError, StorageNotReady
+from holdfast.errors import AppendOnly, NotFound, RowRefused, SerializationFailure, SettingsError, StorageNotReady
 from holdfast.node import OpenStore
 from holdfast.protocols import Isolation
 from holdfast.settings import Settings
@@ -257,3 +257,23 @@ async def test_transact_gives_up_after_its_attempts(state: OpenStore) -> None:
     with pytest.raises(ZeroDivisionError):
         await state.transact(wrong)
     assert runs == 4
+
+
+CHECK = """ALTER TABLE holdfast."User" ADD CHECK (id <> 'poison')"""
+DEFERRED = """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+    $$BEGIN IF NEW.id = 'poison' THEN RAISE 'no'; END IF; RETURN NEW; END$$;
+    CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON holdfast."User" DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION refuse()"""
+
+
+@pytest.mark.parametrize("rule", [CHECK, DEFERRED], ids=["check", "deferred"])
+async def test_the_error_says_that_a_row_is_refused(state: OpenStore, settings: Settings, rule: str) -> None:
+    """Not only that L3 failed, at the latest at COMMIT: later it would refuse it again."""
+    async with connected(settings.postgres_url) as database:
+        await database.execute(rule)
+
+    async def poison(transaction: Transaction) -> None:
+        await transaction.bots.put("poison", Bot(name="Eve"))
+
+    with pytest.raises(RowRefused):
+        await state.transact(poison)

@@ -16,7 +16,14 @@ from fix_recovery import Scene, hurry, scene
 from fix_run_servers import Hall, hall
 from holdfast import Bot
 from holdfast.documents import Escalation
-from holdfast.errors import ContextCorrupt, CorruptDocument, HoldfastError, SerializationFailure, TierUnavailable
+from holdfast.errors import (
+    ContextCorrupt,
+    CorruptDocument,
+    HoldfastError,
+    SerializationFailure,
+    TierError,
+    TierUnavailable,
+)
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.protocols import Source
@@ -427,8 +434,11 @@ async def test_a_kind_is_made_void_once_however_many_ask_at_once() -> None:
         assert await voided(at, 8) == [Outcome.DONE] + [Outcome.SKIPPED] * 7
 
 
+@pytest.mark.parametrize("fault", [TierUnavailable, TierError], ids=["away", "read-only"])
 @pytest.mark.parametrize("mutant", [False, True])
-async def test_a_blink_of_l3_keeps_nobody_from_being_asked(monkeypatch: pytest.MonkeyPatch, *, mutant: bool) -> None:
+async def test_a_blink_of_l3_keeps_nobody_from_being_asked(
+    monkeypatch: pytest.MonkeyPatch, fault: type[TierError], *, mutant: bool
+) -> None:
     """The recovery goes on without; the mutant forgets what could not be opened at once."""
     async with hall() as shared:
         await still(shared)
@@ -439,7 +449,7 @@ async def test_a_blink_of_l3_keeps_nobody_from_being_asked(monkeypatch: pytest.M
         async def blinking() -> dt.datetime:
             if blinks:
                 blinks.pop()
-                raise TierUnavailable("L3 is away")
+                raise fault("L3 is away")
             return await now()
 
         monkeypatch.setattr(escalations.index, "now", blinking)
@@ -456,3 +466,14 @@ async def test_a_blink_of_l3_keeps_nobody_from_being_asked(monkeypatch: pytest.M
         await until(written)
         asked = [each.document.subject for each in await flows.store.escalations.list(status=None)]
         assert asked == ([] if mutant else ["bot:b1"])
+
+
+async def test_at_the_end_of_a_server_what_waits_is_asked_first() -> None:
+    """Though a server that ends takes no transaction any more."""
+    async with hall() as shared:
+        a, b = shared.servers.values()
+        await a.recovery_log._loop.stop()  # it pauses, after a blink of L3
+        a.recovery_log.ask(REQUEST)
+        await a.stop()
+        assert a.recovery_log.waiting == 0
+        assert [each.document.subject for each in await b.store.escalations.list()] == [REQUEST.subject]

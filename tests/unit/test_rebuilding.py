@@ -79,6 +79,18 @@ async def test_from_a_base_that_verifies_inputs_are_kept() -> None:
         assert run.lost == Loss(steps=1, variables=("n2",), snapshots=1)
 
 
+async def test_what_only_a_damaged_base_that_began_anew_held_is_lost() -> None:
+    """As that in which recovery ends a run: no delta has its number, and no summary names what it held."""
+    async with hall() as at:
+        run = await begun(at)
+        run.context["late"] = 7
+        await run._ending.terminate(run.context, "why")
+        at.damage("00000005.base")
+        again = await at.b.rebuild(RUN)
+        assert "late" not in again.context
+        assert again.lost == Loss(snapshots=1, unknown=1)
+
+
 async def test_of_an_intact_run_it_is_all_of_it() -> None:
     """As a fork would be."""
     async with hall() as at:

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 from collections.abc import Sequence
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -19,6 +20,7 @@ from holdfast.protocols.faults import EVIDENCE_BYTES_MAX
 from holdfast.recovery.log import EVIDENCE_WAITING_MAX, LINES_WAITING_MAX, REQUESTS_WAITING_MAX, RecoveryRecorder
 from holdfast.testing import MemoryQuarantine, MemoryRecoveryLog, MemoryStorage
 from holdfast.testing.conformance.recovery_rows import FOUND, evidence, line
+from holdfast.tiers.l3_errors import meaning
 
 
 class LosesReplies(MemoryRecoveryLog):
@@ -137,7 +139,7 @@ class Refusing(MemoryRecoveryLog):
 
     async def append(self, lines: Sequence[RecoveryLine], *, rows_max: int) -> None:
         if any(each.id == "bad" for each in lines):
-            raise TierError("L3: DataError: value out of range")
+            raise RowRefused("L3: DataError: value out of range")
         await super().append(lines, rows_max=rows_max)
 
 
@@ -160,6 +162,41 @@ async def test_what_l3_refuses_holds_up_nothing() -> None:
     assert len(await records.quarantine.list(limit=10)) == 4
     assert (records.counters.lines_lost, records.counters.evidence_lost) == (1, 1)
     assert records.recorder.waiting == 0
+
+
+class Standby(MemoryRecoveryLog):
+    """Refuses all, as a server of PostgreSQL does for a while, while there is a `fault`."""
+
+    fault: Exception | None = None
+
+    async def append(self, lines: Sequence[RecoveryLine], *, rows_max: int) -> None:
+        if self.fault is not None:
+            raise meaning(self.fault, "writing the recovery log", writes=True, rows=True)
+        await super().append(lines, rows_max=rows_max)
+
+
+OF_THE_SERVER = (
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.InternalServerError,
+    asyncpg.PostgresIOError,
+)
+
+
+@pytest.mark.parametrize("fault", OF_THE_SERVER)
+async def test_what_says_nothing_of_a_line_loses_none(fault: type[asyncpg.PostgresError]) -> None:
+    """A failover to a standby, say, or a right that is missing for a while."""
+    records = Records(Standby)
+    records.log.fault = fault("it is not to be written now")  # type: ignore[attr-defined]
+    names = [str(number) for number in range(100)]
+    for name in names:
+        records.recorder.line(line(name))
+    with pytest.raises(TierError):
+        await records.recorder.write()
+    records.log.fault = None  # type: ignore[attr-defined]
+    await records.recorder.write()
+    assert (await records.ids(), records.counters.lines_lost) == (names, 0)
 
 
 async def test_evidence_is_counted_as_often_as_it_was_met() -> None:

@@ -182,8 +182,10 @@ async def test_mutant_whatever_epoch_it_has(monkeypatch: pytest.MonkeyPatch) -> 
     """Without that, a run that goes on elsewhere would be ended."""
     change = Rescuing._change
 
-    async def any_epoch(self: Rescuing, run_id: str, _: int, changed: Callable[[Run], Run]) -> bool:
-        return await change(self, run_id, (await self._row(run_id)).epoch, changed)
+    async def any_epoch(
+        self: Rescuing, run_id: str, _: Run, changed: Callable[[Run], Run], done: Termination
+    ) -> Termination | None:
+        return await change(self, run_id, await self._row(run_id), changed, done)
 
     monkeypatch.setattr(Rescuing, "_change", any_epoch)
     async with listening(Person()) as (at, _):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -9,11 +11,12 @@ from fix_races import until
 from fix_run_servers import RUN, Hall, hall, values
 from holdfast import Durability
 from holdfast.documents import Run
-from holdfast.errors import NotOwner, RunOver, TierUnavailable
+from holdfast.errors import NotOwner, OutcomeUnknown, RunOver, TierUnavailable
 from holdfast.run_context import rescuing
 from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import Ending
+from holdfast.run_context.liveness import is_live
 from holdfast.run_context.rescuing import WHY, Termination
 from holdfast.run_context.termination_watch import TerminationWatch
 
@@ -138,6 +141,99 @@ async def test_while_l3_does_not_take_it_the_run_goes_on(monkeypatch: pytest.Mon
         assert values(await at.b.get(RUN)).items() >= KNOWN.items()
 
 
+async def in_a_block(at: Hall, *, taken_over: bool) -> None:
+    """A block that writes to a context whose run was ended, or taken over, meanwhile; it hears of that by itself."""
+    async with at.a.begin("search", {"topic": "ants"}, run_id=RUN) as run:
+        await run.checkpoint()
+        at.damage("00000000.base")
+        if taken_over:
+            await at.servers["a"].feed.stop()
+        assert await at.b.rescue.terminate(RUN) is Termination.TOLD
+        if taken_over:
+            run._watch._note(at.row())
+            await at.b._ground.runs.update(RUN, lambda held: msgspec.structs.replace(held, epoch=held.epoch + 1))
+            run._watch.look()
+
+        async def is_over() -> bool:
+            at.clock.advance(0.1)
+            return bool(run.is_over)
+
+        await until(is_over)
+        run.context["late"] = 1
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+async def test_a_block_does_not_end_as_if_all_were_well(*, taken_over: bool) -> None:
+    """What it wrote since is nowhere."""
+    async with hall() as at:
+        with pytest.raises(NotOwner if taken_over else RunOver):
+            await in_a_block(at, taken_over=taken_over)
+
+
+async def raising(at: Hall) -> None:
+    """A block that fails when its run was ended."""
+    async with at.a.begin("search", run_id=RUN) as run:
+        await run._be_ended()
+        raise ZeroDivisionError
+
+
+async def test_a_block_that_raises_is_told_nothing_else() -> None:
+    """What it raised is what its caller sees."""
+    async with hall() as at:
+        with pytest.raises(ZeroDivisionError):
+            await raising(at)
+
+
+@pytest.mark.parametrize("end", ["complete", "pause", "cancel", "release"])
+async def test_a_block_that_ended_its_run_is_told_nothing(end: str) -> None:
+    """It knows."""
+    async with hall() as at, at.a.begin("search", run_id=RUN) as run:
+        await getattr(run, end)()
+
+
+async def ended_with_a_lost_reply(at: Hall, monkeypatch: pytest.MonkeyPatch) -> ActiveRun:
+    """A run of a server that hears no feed, whose end took effect, which it was not told."""
+    run = await begun(at)
+    await at.servers["a"].feed.stop()
+    assert await at.b.rescue.terminate(RUN) is Termination.TOLD
+    at.servers["a"].caches["run"].flush()
+    await at.a.row(RUN)
+    transactions = at.a._ground.transactions
+    transact = transactions.transact
+
+    async def lost(*arguments: Any, **how: Any) -> None:
+        monkeypatch.undo()
+        await transact(*arguments, **how)
+        raise OutcomeUnknown("the reply to COMMIT was lost")
+
+    monkeypatch.setattr(transactions, "transact", lost)
+    await run.save()
+    assert (at.row().status, at.row().terminate, run.is_over) == ("failed", None, False)
+    return run
+
+
+@pytest.mark.parametrize("end", ["save", "checkpoint", "complete", "release"])
+async def test_a_lost_reply_to_the_end_does_not_let_it_go_on(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for again, also where the row says no more that it is to be; what changed meanwhile is kept."""
+    async with hall() as at:
+        run = await ended_with_a_lost_reply(at, monkeypatch)
+        run.context["late"] = 5
+        with pytest.raises(RunOver, match="ended by recovery"):
+            await getattr(run, end)()
+        assert run.is_over
+        assert (at.row().status, at.row().error) == ("failed", WHY)
+        assert values(await at.b.get(RUN)) == {**KNOWN, "late": 5}
+
+
+async def test_mutant_the_row_alone_says_what_is_to_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a run that has failed completes."""
+    async with hall() as at:
+        run = await ended_with_a_lost_reply(at, monkeypatch)
+        run._watch._reason = None
+        await run.complete()
+        assert (at.row().status, at.row().error) == ("completed", WHY)
+
+
 async def test_who_was_replaced_meanwhile_ends_nothing() -> None:
     """The run is another's by then, under another epoch."""
     async with hall() as at:
@@ -176,17 +272,38 @@ async def judged_while_pruned(at: Hall) -> Termination:
 
 
 async def test_what_was_pruned_meanwhile_is_not_corrupt() -> None:
-    """The row is read again before a run is ended."""
+    """The run is ended only with the base with which it was judged."""
     async with hall(run_deltas_per_base=1) as at:
         assert await judged_while_pruned(at) is Termination.RESTORABLE
         assert at.row().terminate is None
 
 
-async def test_mutant_the_row_of_a_moment_ago_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then a healthy run would be ended."""
-    monkeypatch.setattr(rescuing, "names_same", lambda *_: True)
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_a_base_that_is_written_while_a_run_is_judged_saves_it(
+    monkeypatch: pytest.MonkeyPatch, *, is_written: bool
+) -> None:
+    """Under the row's lock it is seen, and the run judged again; without one the run is ended."""
     async with hall(run_deltas_per_base=1) as at:
-        assert await judged_while_pruned(at) is Termination.TOLD
+        run = await begun(at)
+        if (task := run._bases._task) is not None:
+            await task
+        for base in [key.id.partition("/")[2] for key in at.l3.log.rows if key.id.endswith(".base")]:
+            at.damage(base)
+
+        async def meanwhile(*arguments: Any) -> bool:
+            monkeypatch.setattr(rescuing, "is_live", is_live)
+            before = at.row().base
+            while is_written and at.row().base == before:
+                run.context["n"] = "n" * 1000
+                await run.checkpoint()
+                if (task := run._bases._task) is not None:
+                    await task
+            return await is_live(*arguments)
+
+        monkeypatch.setattr(rescuing, "is_live", meanwhile)
+        became = await at.b.rescue.terminate(RUN)
+        assert became is (Termination.RESTORABLE if is_written else Termination.TOLD)
+        assert (at.row().terminate is None) is is_written
 
 
 async def test_a_run_that_was_let_go_of_is_not_ended_by_who_had_it() -> None:

@@ -21,7 +21,7 @@ from holdfast.protocols.escalations import Asked, EscalationRequest, FaultEscala
 from holdfast.protocols.guards import Degrading, TierGuard, TierState
 from holdfast.recovery.escalation_rules import LEAVE
 from holdfast.recovery.leaders import ALERT, LeaderNotice, Leaders
-from holdfast.recovery.log import PASSES
+from holdfast.recovery.log import may_pass
 from holdfast.recovery.modes import Mode
 from holdfast.recovery.pacing import RetryBudget
 from holdfast.recovery.probing import PATIENCE_SECONDS, Prober
@@ -224,8 +224,8 @@ class Handlers:
         request = self._request(case, step)
         try:
             asked = await self._ask(request)
-        except PASSES as fault:
-            if case.report.of_tier:
+        except HoldfastError as fault:
+            if case.report.of_tier or not may_pass(fault):
                 raise  # nobody need be asked of an outage that is over
             self._means.ask_later(request)
             return Done(Outcome.ESCALATED, f"a person is asked once L3 takes that ({type(fault).__name__})")

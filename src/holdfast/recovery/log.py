@@ -16,17 +16,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from holdfast.background import Background
-from holdfast.errors import (
-    Closed,
-    HoldfastError,
-    OutcomeUnknown,
-    Overloaded,
-    SerializationFailure,
-    StorageFull,
-    StorageNotReady,
-    TierError,
-    TierUnavailable,
-)
+from holdfast.errors import Closed, HoldfastError, RowRefused, TierError
 from holdfast.metrics.counters import RecoveryCounters
 from holdfast.protocols import Evidence, QuarantineRows, RecoveryLine, RecoveryLogRows
 from holdfast.protocols.escalations import EscalationRequest, FaultEscalator
@@ -42,20 +32,14 @@ RETRY_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 2.0
 """How long closing waits for L3 to take what is left."""
 
-PASSES: Final = (
-    TierUnavailable,
-    Overloaded,
-    OutcomeUnknown,
-    StorageFull,
-    StorageNotReady,
-    SerializationFailure,
-    Closed,
-)
-"""After a while L3 may take the same, but for a store that is closed. By any other fault it refuses it for good."""
-
 logger = logging.getLogger("holdfast")
 
 Written = TypeVar("Written", RecoveryLine, Evidence, EscalationRequest)
+
+
+def may_pass(fault: HoldfastError) -> bool:
+    """Whether L3 may take the same later: the fault is its own, or unknown, or the store is closed; it is of no row."""
+    return isinstance(fault, (TierError, Closed)) and not isinstance(fault, RowRefused)
 
 
 class RecoveryRecorder:
@@ -103,7 +87,7 @@ class RecoveryRecorder:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.write()
-        except (*PASSES, TimeoutError) as fault:
+        except (TierError, Closed, TimeoutError) as fault:
             logger.warning(
                 "%d lines of the recovery log, %d entries of the quarantine, %d escalations could not be written: %s",
                 len(self._lines),
@@ -151,7 +135,7 @@ class RecoveryRecorder:
         """Bring what waits now to L3. What that refuses alone is dropped, and counted, and holds up nothing.
 
         Raises:
-            TierError: L3 did not take it now; what it may not have is kept.
+            TierError, Closed: L3 did not take it now; what it may not have is kept.
         """
 
         async def append(lines: Sequence[RecoveryLine]) -> None:
@@ -217,16 +201,16 @@ async def _write_all(
         lose: called for each that L3 refuses, which is forgotten too.
 
     Raises:
-        TierError: one of `PASSES`; what may not be written waits.
+        TierError, Closed: `may_pass`; what may not be written waits.
     """
     size = at_once
     while waiting:
         batch = list(islice(waiting, size))
         try:
             await write(batch)
-        except PASSES:
-            raise
         except HoldfastError as fault:
+            if may_pass(fault):
+                raise
             if len(batch) > 1:  # one of them is to blame, and halves tell which
                 size = len(batch) // 2
                 continue

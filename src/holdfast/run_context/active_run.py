@@ -64,6 +64,7 @@ class ActiveRun:
         self.is_over = False
         self.in_doubt = InDoubt()
         self._is_taken_over = False
+        self._is_ended = False
         self._ground = ground
         self._under_way = under_way
         self._journal = run.journal
@@ -76,7 +77,7 @@ class ActiveRun:
         self._ending = Ending(ground, self.id, run.swarm_id, run.epoch)
         self._taking_over = TakingOver(ground, context, run.epoch, run.on_conflict, self._be_taken_over)
         self._watch = TerminationWatch(
-            ground, context, self._ending, turn=self._turn, be_over=self._be_over, be_taken_over=self._be_taken_over
+            ground, context, self._ending, turn=self._turn, be_over=self._be_ended, be_taken_over=self._be_taken_over
         )
         under_way.note(self.id, self.epoch, self._watch.look)
 
@@ -185,6 +186,11 @@ class ActiveRun:
         """Keep what changed, and let other servers find the run as one that nobody runs; raises as `save`."""
         await self._going_on.until_done(self._release())
 
+    def check_not_cut_off(self) -> None:
+        """Raise `RunOver` if recovery has ended it, or `NotOwner` if another server has taken it over."""
+        if self._is_ended or self._is_taken_over:
+            self._check_under_way()
+
     async def _keep_failure(self, step_id: str, fault: Exception) -> None:
         try:
             self.context.end_step(step_id, StepStatus.FAILED, error=in_words(fault, self.context.masked))
@@ -278,6 +284,10 @@ class ActiveRun:
         self._watch.stop()
         self._under_way.forget(self.id, self.epoch)
         await self._bases.stop()
+
+    async def _be_ended(self) -> None:
+        self._is_ended = True
+        await self._be_over()
 
     async def _be_taken_over(self) -> None:
         self._is_taken_over = True

@@ -93,8 +93,8 @@ class Ending:
         async def fail(transaction: Transaction) -> None:
             runs = transaction.collection(RUN)
             held = await self._held(runs)
-            if held.status in ENDED:  # by an attempt before
-                return
+            if held.status in ENDED and (change is None or held.status != state.status):
+                return  # by an attempt before; what has changed since one that failed it is kept, too
             base = base_of(self._run_id, held, state, sequence=held.sequence + 1, previous=held.newest)
             await transaction.collection(RUN_SNAPSHOT).put(id_of(base), base)
             at = self._ground.hybrid.now().as_datetime()

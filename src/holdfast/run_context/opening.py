@@ -50,7 +50,8 @@ class Opening:
 
     At the end of the block the run is completed; after an exception it is failed, or let go of if that cannot be kept;
     after a cancellation it is let go of, so that another server can resume it. A run that the block has ended or paused
-    stays as it is.
+    stays as it is. If recovery has ended it meanwhile the block raises `RunOver`, unless it has raised anything else,
+    and `NotOwner` if another server was found to have taken it over: what the context had since is not kept.
 
     Args:
         leave: what becomes of a run whose caller was cancelled before it had it.
@@ -75,9 +76,12 @@ class Opening:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         run = self._run
-        if run is None or run.is_over:
+        if run is None:
             return
-        if fault is None:
+        if run.is_over:
+            if fault is None:
+                run.check_not_cut_off()
+        elif fault is None:
             await run.complete()
         elif isinstance(fault, Exception):
             await self._fail(run, fault)

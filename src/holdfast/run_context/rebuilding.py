@@ -77,8 +77,10 @@ def rebuilding(
             delta = walk.good(identifier, number)
             if delta is not None:
                 rest.add(delta)
-            elif identifier in walk.found or number not in bases:  # else a base that began anew has this number
+            else:
                 rest.missing.append(number)
+                if identifier not in walk.found and number in bases:  # it began anew, and does not verify
+                    rest.nameless.add(number)
             if walk.is_long():
                 yield ()
         following += len(asked)
@@ -96,6 +98,8 @@ class _Rest:
         self._set_at: dict[str, int] = {}
         self._intact = 0
         self.missing: list[int] = []
+        self.nameless: set[int] = set()
+        """Of those: bases, of which no summary tells the names that they held."""
         if base is not None:
             self._tell(base)
 
@@ -125,7 +129,8 @@ class _Rest:
         return Rebuilt(self._draft.state(), base, self._intact, changes, self._lost(), partial)
 
     def _lost(self) -> Loss:
-        told = {number: self._told[number] for number in self.missing if number in self._told}
+        named = (number for number in self.missing if number in self._told and number not in self.nameless)
+        told = {number: self._told[number] for number in named}
         names = (name for number, each in told.items() for name in each.variables if self._set_at.get(name, 0) < number)
         no_base = int(self._base is None)
         return Loss(

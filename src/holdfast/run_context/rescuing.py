@@ -20,7 +20,7 @@ from holdfast.protocols import Isolation
 from holdfast.protocols.runs import ENDED
 from holdfast.run_context.ground import Ground
 from holdfast.run_context.liveness import is_live
-from holdfast.run_context.loading import SnapshotLoader, names_same
+from holdfast.run_context.loading import SnapshotLoader
 from holdfast.run_context.rebuilding import Rebuilt
 from holdfast.run_context.restoring import Restored
 from holdfast.run_context.under_way import UnderWay
@@ -65,6 +65,12 @@ class Rescuing:
             TierError: L3 cannot tell, or did not do it.
             OutcomeUnknown: it may be done; to repeat it does no harm.
         """
+        while (became := await self._judged(run_id)) is None:
+            pass
+        return became
+
+    async def _judged(self, run_id: str) -> Termination | None:
+        """What became of it; None: its owner has written a base since, from which it may be restored."""
         try:
             run = await self._row(run_id)
         except NotFound:
@@ -74,14 +80,13 @@ class Rescuing:
         if (restored := await self._restored(run_id, run)) is not None:
             return Termination.PARTLY if restored.lost else Termination.RESTORABLE
         if await is_live(self._ground, self._under_way, run_id, run):
-            told = await self._mark(run_id, run.epoch)
-            if told:
+            became = await self._change(run_id, run, _marked, Termination.TOLD)
+            if became is Termination.TOLD:
                 await self._tell(run_id, run)
-            return Termination.TOLD if told else Termination.OVER
+            return became
         if run.owner is not None:
             await self._ground.handing_over.decide_for(self._ground.runs.key(run_id), run.owner)
-        failed = await self._change(run_id, run.epoch, self._failed)
-        return Termination.FAILED if failed else Termination.OVER
+        return await self._change(run_id, run, self._failed, Termination.FAILED)
 
     async def last_good(self, run_id: str) -> Restored:
         """The context as far as it can be restored now.
@@ -125,13 +130,10 @@ class Rescuing:
         return run
 
     async def _restored(self, run_id: str, run: Run) -> Restored | None:
-        while True:
-            try:
-                return await self._loader.restored(run_id, run)
-            except ContextCorrupt:
-                read, run = run, await self._row(run_id)
-                if names_same(read, run):  # else what the row named a moment ago may have been pruned since
-                    return None
+        try:
+            return await self._loader.restored(run_id, run)
+        except ContextCorrupt:  # or what the row named is pruned by now: then it has another base
+            return None
 
     async def _tell(self, run_id: str, run: Run) -> None:
         data = {
@@ -142,10 +144,6 @@ class Rescuing:
             "reason": WHY,
         }
         await self._ground.bus.publish(TERMINATE, data, delivery=Delivery.RELIABLE, priority=Priority.HIGH, key=run_id)
-
-    async def _mark(self, run_id: str, epoch: int) -> bool:
-        """Say in the row that its owner is to end it: what counts, whoever hears of it by an event."""
-        return await self._change(run_id, epoch, lambda held: msgspec.structs.replace(held, terminate=WHY))
 
     def _failed(self, held: Run) -> Run:
         at = self._ground.hybrid.now().as_datetime()
@@ -160,15 +158,24 @@ class Rescuing:
             epoch=held.epoch + 1,
         )
 
-    async def _change(self, run_id: str, epoch: int, change: Callable[[Run], Run]) -> bool:
-        """Change the row, under the epoch the run was judged by; False: it has changed hands, or is over."""
+    async def _change(
+        self, run_id: str, judged: Run, change: Callable[[Run], Run], done: Termination
+    ) -> Termination | None:
+        """Change the row as it was judged; `OVER`: it has changed hands, or is over; None: it has another base."""
 
-        async def changed(transaction: Transaction) -> bool:
+        async def changed(transaction: Transaction) -> Termination | None:
             runs = transaction.collection(RUN)
             held = await runs.get(run_id, lock=True)
-            if held is None or held.epoch != epoch or held.status in ENDED:
-                return False
+            if held is None or held.epoch != judged.epoch or held.status in ENDED:
+                return Termination.OVER
+            if held.base != judged.base:
+                return None
             await runs.put(run_id, change(held))
-            return True
+            return done
 
         return await self._ground.transactions.transact(changed, Isolation.READ_COMMITTED, in_any_mode=True)
+
+
+def _marked(held: Run) -> Run:
+    """Its owner is to end it: that the row says so is what counts, whoever hears of it by an event."""
+    return msgspec.structs.replace(held, terminate=WHY)

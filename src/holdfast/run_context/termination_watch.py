@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from holdfast.documents import Run
 from holdfast.errors import HoldfastError, NotOwner, RunOver
 from holdfast.run_context.context import RunContext
 from holdfast.run_context.ending import Ending
@@ -44,6 +45,8 @@ class TerminationWatch:
         self._turn = turn
         self._be_over = be_over
         self._be_taken_over = be_taken_over
+        self._reason: str | None = None
+        """Why it is to be ended. What ends it takes that out of its row, also where L3's reply to that is lost."""
         self._next = 0.0
         self._is_stopped = False
         self._timer: asyncio.TimerHandle | None = None
@@ -52,17 +55,18 @@ class TerminationWatch:
     async def check(self) -> None:
         """End the run if its row says so, as far as L1 knows; where that does not know the row, it is looked at.
 
-        While L3 does not take that the run goes on, until it does.
+        While L3 does not take that, or does not say whether it did, the run goes on, until it does.
 
         Raises:
             RunOver: it was ended, with all that is known here.
             NotOwner: another server has taken it over.
         """
         run = self._runs.peek(self._context.run_id)
-        if run is None:
+        self._note(run)
+        if self._reason is not None:
+            await self._terminate(self._reason)
+        elif run is None:
             self.look()
-        elif run.terminate is not None and run.epoch == self._ending.epoch:
-            await self._terminate(run.terminate)
 
     def look(self) -> None:
         """Have the row read, apart from the caller, and the run ended if it says so."""
@@ -86,11 +90,15 @@ class TerminationWatch:
 
     async def _look(self) -> None:
         with suppress(HoldfastError):  # the next change of the row, or end of a step, looks again
-            run = await self._runs.get(self._context.run_id)
-            if run is not None and run.terminate is not None and run.epoch == self._ending.epoch:
+            self._note(await self._runs.get(self._context.run_id))
+            if self._reason is not None:
                 async with self._turn:
                     if not self._is_stopped:
-                        await self._terminate(run.terminate)
+                        await self._terminate(self._reason)
+
+    def _note(self, run: Run | None) -> None:
+        if run is not None and run.terminate is not None and run.epoch == self._ending.epoch:
+            self._reason = run.terminate
 
     async def _terminate(self, reason: str) -> None:
         run_id = self._context.run_id
@@ -102,7 +110,7 @@ class TerminationWatch:
         except RunOver:
             raise
         except HoldfastError as fault:
-            logger.warning("run %s is to be ended, which L3 did not take; it goes on: %s", run_id, fault)
+            logger.warning("run %s is to be ended, which is tried again; until then it goes on: %s", run_id, fault)
             return
         await self._be_over()
         raise RunOver(f"run {run_id} was ended by recovery: {reason}; fork it to go on with all that it knew")

@@ -59,7 +59,7 @@ class PostgresRecoveryLog:
         """Add lines; see `RecoveryLogRows.append`."""
         check_limit(len(lines), APPENDED_MAX)
         columns = [list(column) for column in zip(*map(msgspec.structs.astuple, lines), strict=True)]
-        with mapped("writing the recovery log", writes=True):
+        with mapped("writing the recovery log", writes=True, rows=True):
             async with self._pool.connection() as connection, connection.transaction():
                 await connection.execute(IN_ORDER)
                 await connection.execute(APPEND, *columns)
@@ -92,7 +92,7 @@ class PostgresQuarantine:
         check_limit(len(found), KEPT_MAX)
         # In one order, whoever else keeps the same: rows are locked by it.
         ordered = sorted(found, key=lambda each: (each.tier, each.kind, each.id, each.evidence))
-        with mapped("putting evidence into quarantine", writes=True):
+        with mapped("putting evidence into quarantine", writes=True, rows=True):
             async with self._pool.connection() as connection, connection.transaction():
                 for each in ordered:
                     await connection.execute(KEEP, *msgspec.structs.astuple(each))

@@ -89,7 +89,7 @@ class PostgresTransaction:
     async def save(self, writes: Sequence[Write]) -> Mapping[Key, int]:
         """Write all or none; see `StorageTransaction.save`."""
         batches = self._rows.batches(writes)
-        with mapped(f"writing {len(writes)} documents"):
+        with mapped(f"writing {len(writes)} documents", rows=True):
             try:
                 # A savepoint: what a refused write began is taken back, and the transaction goes on.
                 async with self._connection.transaction():
@@ -121,7 +121,7 @@ class PostgresTransaction:
     async def commit(self) -> None:
         """Let it take effect; see `StorageTransaction.commit`."""
         transaction, self._transaction = self._transaction, None
-        with mapped("committing", writes=True):
+        with mapped("committing", writes=True, rows=True):  # constraints may be deferred
             await transaction.commit()
         async with self._lent:
             await self._put_back()
