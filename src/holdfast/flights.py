@@ -17,7 +17,7 @@ import msgspec
 
 from holdfast.entry import Missing, Tier
 from holdfast.keys import Key
-from holdfast.protocols import ANY_VERSION, Absent, Coherence, Row, Withdrawal
+from holdfast.protocols import ANY_VERSION, Absent, Coherence, Fill, Row, Withdrawal
 
 
 class Resolved:
@@ -105,6 +105,10 @@ class Flight:
             self.future.set_exception(result)
             self.future.exception()  # its callers may all have been cancelled: nobody is left to see it then
 
+    def lease(self) -> Fill | None:
+        """What gives back the lease of a load that failed, so that nobody waits for it; None: it has none."""
+        return None if self.absent is None else Fill(self.key, None, 0.0, self.absent)
+
 
 class Flights:
     """The flights that a caller may join, by key."""
@@ -140,6 +144,11 @@ class Flights:
         if self._joinable.get(flight.key) is flight:
             del self._joinable[flight.key]
         flight.settle(result)
+
+
+def leases_of(flights: Iterable[Flight]) -> list[Fill]:
+    """What gives back the leases of loads that failed."""
+    return [lease for each in flights if (lease := each.lease()) is not None]
 
 
 def known_versions(flights: Iterable[Flight], incarnation: UUID) -> dict[Key, int]:

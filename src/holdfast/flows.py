@@ -341,7 +341,8 @@ class Flows:
         """
         await self.keys.renew()
         self.recovery_log.start()
-        self.recovery.start()
+        if self._given.sweeps:  # else it would be gone before a recovery is over, and has no hooks to tell
+            self.recovery.start()
         await self.feed.start()
         self.health.start()
         if self.relay is not None:

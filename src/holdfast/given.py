@@ -64,7 +64,7 @@ class Given:
         l2_guard, l3_guard: know whether these tiers answer, and cut them off if they do not.
         reviews: L3's side of reviews, `escalations`: of escalations; `audit`: the audit log there.
         recovery_log, quarantine: recovery's records there.
-        sweeps: it decides reviews and escalations that are overdue.
+        sweeps: it decides reviews and escalations that are overdue, and recovers from faults that it meets.
     """
 
     settings: Settings

@@ -43,7 +43,7 @@ class Node:
     """One server's life.
 
     Args:
-        sweeps: it decides what is overdue; see `Given`.
+        sweeps: it decides what is overdue, and recovers from faults; see `Given`.
 
     Attributes:
         flows: there once `start` has returned.

@@ -24,6 +24,7 @@ from holdfast.recovery.strategies import answered_within, strategies_with
 from holdfast.recovery.telling import RecoveryTeller
 from holdfast.resolution import Resolver
 from holdfast.run_context.rescuing import Rescuing
+from holdfast.run_context.restoring import Loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class Affected:
     feed: ChangeFeed
     view: View
     rescue: Rescuing
-    rebuild: Callable[[str], Awaitable[str]]
+    rebuild: Callable[[str], Awaitable[tuple[str, Loss]]]
     leaders: Leaders
     announce: Callable[[str, Any], None]
     masked: Callable[[str], str]

@@ -7,12 +7,11 @@ The callers of one moment share a round trip per L2 node and one L3 query. What 
 * A flight's ticket and L2's miss are taken before it reads; fills show them, and are refused when overtaken (R1, C2).
 * L2 is asked only while the feed lease holds, and believed only by what the fence map knows when the answer comes (C3).
 * L3 tells its identity with every batch. A new incarnation empties L1 before anything read under it is handed out.
-* Of several servers that miss a key in L2 at once, one takes the lease to load it; the others look again for a
-  while, once, and then load it themselves (R4): a key that is written all the time keeps nobody waiting.
+* Of several servers that miss a key in L2 at once, one takes the lease to load it; the others look again for a while,
+  once, and then load it themselves (R4): a key that is written all the time keeps nobody waiting.
 * What of L2 does not verify is withdrawn by compare before it is filled anew, under L3's version (C5).
 
-An error of L2 is counted as an error and the read goes on to L3; it is never a miss. An error of L3 reaches
-every caller.
+An error of L2 is counted as one, never as a miss, and the read goes on to L3. An error of L3 reaches every caller.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any, Final
 from holdfast.clock import Clock
 from holdfast.entry import MISSING, Tier
 from holdfast.errors import Closed, CorruptDocument, HoldfastError, Overloaded, SchemaTooNew, WrongEventLoop
-from holdfast.flights import Flight, Flights, Resolved, known_versions
+from holdfast.flights import Flight, Flights, Resolved, known_versions, leases_of
 from holdfast.invalidation.applying import ChangeApplier
 from holdfast.invalidation.fence_map import FenceMap
 from holdfast.invalidation.key_history import KeyHistory
@@ -269,7 +268,7 @@ class Resolver:
             batcher.add(flight)
         except Overloaded as fault:  # this flight's own fault: the others of its batch have been answered, or will be
             self._settle(flight, fault)
-            self._offer(_leases([flight]))
+            self._offer(leases_of([flight]))
 
     async def _ask_l3(self, flights: list[Flight]) -> None:
         try:
@@ -279,7 +278,7 @@ class Resolver:
             if not isinstance(fault, Overloaded):  # that slows callers down, and there is nothing to recover from
                 self._faults.report(fault, Source.L3)
             self._settle_all(flights, fault)
-            self._offer(_leases(flights))
+            self._offer(leases_of(flights))
         else:
             self._offer(fills, [flight.bad for flight in flights if flight.bad is not None])
 
@@ -337,7 +336,7 @@ class Resolver:
                 value = self._value(flight, row)
             except HoldfastError as fault:
                 self._settle(flight, fault)
-                return _lease(flight)  # or each reader would wait for its end
+                return flight.lease()  # or each reader would wait for its end
             tags = kind.cached_tags_of(flight.key, value)
         version = row.version if row is not None else 0
         self._counters.l3.hits += row is not None
@@ -386,15 +385,6 @@ class Resolver:
 
     def _settle(self, flight: Flight, result: Resolved | Exception) -> None:
         self._flights.settle(flight, result)
-
-
-def _leases(flights: list[Flight]) -> list[Fill]:
-    """What gives back the leases of loads that failed, so that nobody waits for them."""
-    return [lease for flight in flights if (lease := _lease(flight)) is not None]
-
-
-def _lease(flight: Flight) -> Fill | None:
-    return None if flight.absent is None else Fill(flight.key, None, 0.0, flight.absent)
 
 
 def _wanted(flight: Flight) -> bool:

@@ -33,6 +33,7 @@ from holdfast.run_context.delivering import DeliveryRules, DeliveryWorker
 from holdfast.run_context.hybrid_clock import HybridClock
 from holdfast.run_context.opening import Leaving
 from holdfast.run_context.partitions import Partitions
+from holdfast.run_context.restoring import Loss
 from holdfast.run_context.runs import Runs
 from holdfast.run_context.secrets import protected
 from holdfast.sensitivity.key_keeper import KeyKeeper
@@ -96,15 +97,15 @@ class RunFlows:
             for each in (*self._background, self._leaving):
                 ends.push_async_callback(each.stop)
 
-    async def rebuild(self, run_id: str) -> str:
-        """Begin a run with all that verifies of another one, for any server to resume; returns its id.
+    async def rebuild(self, run_id: str) -> tuple[str, Loss]:
+        """Begin a run with all that verifies of another one, for any server to resume; its id, and what it lacks.
 
         Raises:
             ContextCorrupt, NotFound, TierError: as `Runs.rebuild`.
         """
         rebuilt = await self.runs.rebuild(run_id)
         await rebuilt.release()
-        return rebuilt.id
+        return rebuilt.id, rebuilt.lost
 
     def _hear(self, before: Cursor | None, poll: Poll) -> None:
         self.review_changes.hear(before, poll)

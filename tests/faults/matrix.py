@@ -48,7 +48,8 @@ OF_L3_AWAY: Final = frozenset({"TierUnavailable", "StaleUnavailable", "OutcomeUn
 NO_L2: Final = frozenset({Mode.L2_BYPASSED.value})
 NO_L3: Final = frozenset({Mode.READ_ONLY.value, Mode.WRITE_BUFFERING.value})
 NEITHER: Final = frozenset({Mode.MEMORY_ONLY.value})
-MODE_SECONDS = 2.0
+SHOWN_SECONDS = 20.0
+"""So long a fault goes on at most, until its mode shows on a busy machine."""
 """From a fault's begin until every server shows its mode, at most."""
 COMMIT_SECONDS = 3.0
 """So long a call waits for its durability, by the settings."""
@@ -178,6 +179,13 @@ class Course:
         known = [at for at in first if at is not None]
         return max(known) if known and len(known) == len(first) else None
 
+    async def until_shown(self, servers: Iterable[str], modes: frozenset[str]) -> None:
+        """Wait until every server has shown one of some modes, for a while: it is judged later who has not."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SHOWN_SECONDS):
+                while modes and self.shown_at(servers, modes) is None:  # noqa: ASYNC110 - looks are what is judged
+                    await asyncio.sleep(LOOK_SECONDS)
+
 
 Harm = Callable[[Ground], AbstractAsyncContextManager[None]]
 """The fault is on inside the block, and its end is asked for at the end of it."""
@@ -194,7 +202,8 @@ class Cell:
         errors: types that callers may see while it lasts.
         longest_seconds: no call may take longer; `patient_seconds`: nor one that waits for a durability.
         normal_seconds: all must be normal again so soon after its end.
-        modes: one of them must show soon at every server; none need be. Beside them those of `passing` may.
+        modes: one of them must show at every server within `mode_seconds`; none need be. Beside them those of `passing`
+            may.
         ground: made ready around the servers' life, before they connect.
         subjects: of each recovery that it gives rise to, how its subject may begin.
         short: it is in `make test` too.
@@ -209,6 +218,7 @@ class Cell:
     patient_seconds: float = 2.0
     normal_seconds: float = 20.0
     modes: frozenset[str] = frozenset()
+    mode_seconds: float = 2.0
     passing: frozenset[str] = frozenset()
     ground: Harm | None = None
     subjects: tuple[tuple[str, ...], ...] = ()
@@ -308,6 +318,7 @@ async def broken(cell: Cell, ground: Ground, seconds: float, course: Course) -> 
     ground.workload.phase = "during"
     async with cell.harm(ground):
         await asyncio.sleep(seconds)
+        await course.until_shown(ground.servers, cell.modes)
         began = time.time() - (time.monotonic() - ground.began)
     course.episodes += [Episode(cell.name, each, began, time.time()) for each in cell.subjects]
     course.normal_after = await until_normal(ground, cell.normal_seconds)
@@ -373,7 +384,7 @@ def check(cell: Cell, figures: Figures) -> None:
     if cell.modes:
         assert set(figures.modes) <= cell.modes | cell.passing
         assert figures.mode_after_seconds is not None, "not every server has shown its mode"
-        assert figures.mode_after_seconds <= MODE_SECONDS + figures.late_seconds
+        assert figures.mode_after_seconds <= cell.mode_seconds + figures.late_seconds
 
 
 def longest(cell: Cell, figures: Figures, what: str) -> float:

@@ -13,7 +13,7 @@ import pytest
 
 from faults.cells import CELLS, process_killed
 from faults.figures import FOLDER_VARIABLE, Figures, Skipped, keep, kept
-from faults.matrix import Cell, check, proxied, run_cell
+from faults.matrix import SHOWN_SECONDS, Cell, check, proxied, run_cell
 from faults.small_disk import Disk
 from holdfast import Durability
 from holdfast.testing.server_controls import ServerControls
@@ -47,7 +47,7 @@ async def run_and_keep(cell: Cell, controls: ServerControls, prefix: str, folder
 @pytest.mark.parametrize("cell", [pytest.param(each, id=each.name) for each in CELLS if each.short])
 async def test_a_fault_comes_and_goes(cell: Cell, controls: ServerControls, prefix: str, tmp_path: Path) -> None:
     """The short form of the cells that are most unlike each other; how long calls last is for the long one."""
-    cell = replace(cell, longest_seconds=HANGING_SECONDS, patient_seconds=HANGING_SECONDS)
+    cell = replace(cell, longest_seconds=HANGING_SECONDS, patient_seconds=HANGING_SECONDS, mode_seconds=SHOWN_SECONDS)
     check(cell, await figures_of(cell, controls, prefix, tmp_path, SHORT_SECONDS))
 
 

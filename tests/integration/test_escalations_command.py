@@ -15,6 +15,7 @@ import pytest
 
 import holdfast
 from fix_commands import name_servers, run_command
+from fix_feed import connected
 from fix_http import Endpoint, endpoint
 from fix_races import until
 from fix_tiers import flows_of
@@ -72,6 +73,20 @@ async def test_a_command_decides_nothing_that_is_overdue(
     assert (status, listed["id"], started) == (0, ID, [])
 
 
+async def test_a_command_recovers_from_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be gone before that is done, and of its escalation no server's hook would hear; it keeps what is bad."""
+    name_servers(settings, monkeypatch)
+    async with holdfast.connect(settings) as state:
+        await (await state.runs.begin("search", run_id="r1")).release()
+    async with connected(settings.postgres_url) as database:
+        await database.execute("""UPDATE holdfast."Run" SET document = '{"routineId": 7}' WHERE id = 'r1'""")
+        with pytest.raises(holdfast.CorruptDocument, match="run:r1"):
+            await run_command("runs", "show", "r1")
+        assert [row["id"] for row in await database.fetch("SELECT id FROM holdfast.quarantine")] == ["r1"]
+        assert await database.fetch('SELECT id FROM holdfast."Escalation"') == []
+        assert await database.fetch("SELECT step FROM holdfast.recovery_log") == []
+
+
 async def test_escalations_are_listed_shown_and_decided(state: OpenStore, escalations: Command) -> None:
     """By another process than the one that has opened them; once, and with a record."""
     await opened(state)
@@ -100,6 +115,23 @@ async def test_a_decision_is_one_of_the_options(state: OpenStore, escalations: C
     with pytest.raises(SettingsError, match="one of: b1, b2"):
         await escalations("resolve", identifier, "--decision", "b3", "--reason", "why")
     await escalations("resolve", identifier, "--decision", "b2", "--reason", "why")
+
+
+async def test_who_decides_for_a_fallback_is_told_where_to_look(
+    state: OpenStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command is over before anybody can say what came of it; its own log is not lost."""
+    await opened(state, error_type="context_corruption", options=["emergency_state_rebuild", "leave"])
+    capsys.readouterr()
+    words = "--decision", "emergency_state_rebuild", "--reason", "why"
+    assert await run_command("escalations", "resolve", ID, *words) == 0
+    assert f"what came of it is in `holdfast recovery log --recovery {ID}`" in capsys.readouterr().err
+    await run_command("recovery", "log", "--recovery", ID)
+    lines = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
+    assert [(each["step"], each["outcome"]) for each in lines] == [
+        ("emergency_state_rebuild", "failed"),  # there is no such run
+        ("completed", "failed"),
+    ]
 
 
 async def test_a_terminal_gets_words(

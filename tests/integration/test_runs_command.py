@@ -309,3 +309,14 @@ async def test_what_is_left_of_a_run_is_begun_anew(
     assert resumed.context["n"] == 1
     with pytest.raises(ContextCorrupt):
         await state.runs.get("r1")
+
+
+async def test_of_a_run_of_which_nothing_is_left_none_is_promised(
+    state: OpenStore, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said that none can be begun, not that `--yes` does it."""
+    await state.runs.begin("research", run_id="r1")
+    await _damage(settings, base_id("r1", 0))
+    capsys.readouterr()
+    assert await run_command("runs", "rebuild", "r1") == 1
+    assert "nothing of r1 verifies: no run can be begun of it" in capsys.readouterr().err

@@ -75,14 +75,16 @@ def test_every_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_outages_bring_every_mode() -> None:
-    """Worlds of outages are no quiet ones: their servers come into each mode, and out of it."""
+    """Worlds of outages are no quiet ones: their servers, which write nothing behind, come into each other mode."""
 
     async def modes_of(world: World) -> frozenset[Mode]:
         scene = Scene(world, any_theme(world, "outages"))
         await live(scene)
         return scene.health.modes
 
-    assert frozenset[Mode]().union(*(simulate(seed, modes_of) for seed in OUTAGE_SEEDS)) == frozenset(Mode)
+    assert frozenset[Mode]().union(*(simulate(seed, modes_of) for seed in OUTAGE_SEEDS)) == frozenset(Mode) - {
+        Mode.WRITE_BUFFERING
+    }
 
 
 def test_a_seed_repeats_itself() -> None:

@@ -9,10 +9,13 @@ from functools import partial
 
 import pytest
 
-from holdfast.testing.simulation import simulate
+from holdfast.recovery.modes import Mode
+from holdfast.testing.simulation import World, simulate
 from simulation.mutants import MUTANTS
 from simulation.seeds import first_faulty_of
-from simulation.write_behind.worlds import run_world
+from simulation.write_behind.scene import Scene
+from simulation.write_behind.themes import THEMES
+from simulation.write_behind.worlds import Life, run_world
 
 SHORT_SEEDS = range(150)
 MUTANT_SEEDS = range(400)
@@ -67,6 +70,17 @@ def test_every_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_promise_once_broken_is_kept(theme: str | None, seed: int) -> None:
     """Each of these worlds has found a fault."""
     assert simulate(seed, partial(run_world, theme=theme)) == []
+
+
+def test_outages_of_l3_are_buffered() -> None:
+    """Worlds come into the mode of servers that write behind, and out of it."""
+
+    async def modes_of(world: World) -> frozenset[Mode]:
+        scene = Scene(world, THEMES["l3"](world.random))
+        await Life(scene).run()
+        return scene.health.modes
+
+    assert Mode.WRITE_BUFFERING in frozenset[Mode]().union(*(simulate(seed, modes_of) for seed in range(10)))
 
 
 def test_a_seed_repeats_itself() -> None:

@@ -27,8 +27,12 @@ from holdfast.errors import (
 from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.protocols import Source
-from holdfast.protocols.escalations import EscalationRequest
+from holdfast.protocols.escalations import Asked, EscalationRequest
+from holdfast.protocols.faults import EVIDENCE_BYTES_MAX
 from holdfast.recovery import escalation_rules as rules
+from holdfast.recovery import handlers as handling
+from holdfast.recovery import manager as managing
+from holdfast.recovery.escalations import Escalations
 from holdfast.recovery.handlers import Case, Handlers, Outcome
 from holdfast.recovery.reports import Report
 from holdfast.recovery.strategies import (
@@ -146,6 +150,51 @@ async def test_what_was_decided_is_not_asked_again_but_of_another_version() -> N
         assert other.id != asked.id
 
 
+async def test_rows_that_begin_alike_are_two_faults() -> None:
+    """Of a long one its beginning alone is kept."""
+    async with hall("a") as shared:
+        await still(shared)
+        flows = shared.servers["a"]
+        await flows.store.bots.put("b1", Bot(name="Ada"))
+        for number in (1, 2):
+            spoil(shared, msgspec.json.encode({"role": "x" * EVIDENCE_BYTES_MAX, "name": number}))
+            await met(shared, flows)
+            await flows.store.bots.put("b1", Bot(name="Ada"))
+        names = [each.id for each in await flows.store.escalations.list()]
+        assert len(names) == 2
+
+
+@pytest.mark.parametrize("mutant", [False, True])
+async def test_asking_that_hangs_is_done_later(monkeypatch: pytest.MonkeyPatch, *, mutant: bool) -> None:
+    """L3 holds a lock, say. The mutant has the step cut it off, and forgets it."""
+    async with hall("a") as shared:
+        await still(shared)
+        flows = shared.servers["a"]
+        escalate, hangs = Escalations.escalate, [True]
+
+        async def hanging(self: Escalations, request: EscalationRequest) -> Asked:
+            if hangs:
+                hangs.pop()
+                await asyncio.Event().wait()
+            return await escalate(self, request)
+
+        monkeypatch.setattr(Escalations, "escalate", hanging)
+        monkeypatch.setattr(handling, "ASK_SECONDS", 60.0 if mutant else 0.01)
+        monkeypatch.setattr(managing, "STEP_SECONDS", 0.5 if mutant else 60.0)
+        monkeypatch.setattr(managing, "ATTEMPT_SECONDS", 0.0)
+        await flows.store.bots.put("b1", Bot(name="Ada"))
+        spoil(shared)
+        with pytest.raises(CorruptDocument):
+            await flows.store.bots.get("b1")
+
+        async def over() -> bool:
+            counters = flows.counters.recovery
+            return counters.failed + counters.escalated == 1 and not flows.recovery_log.waiting
+
+        await until(over)
+        assert len(await flows.store.escalations.list()) == (0 if mutant else 1)
+
+
 async def test_what_leaves_no_evidence_is_asked_once_an_hour() -> None:
     """On whichever server: what passes may come again."""
     passing = msgspec.structs.replace(REQUEST, error_type="transaction_failed", evidence="")
@@ -156,6 +205,42 @@ async def test_what_leaves_no_evidence_is_asked_once_an_hour() -> None:
         assert asked[0] == asked[1]
         shared.clock.advance(HOUR)
         assert (await b.escalate(passing)).id != asked[0].id
+
+
+async def told_of(shared: Hall, *names: str) -> list[str]:
+    """What hooks are told of a fault that these servers meet, one after the other."""
+    await still(shared)
+    for name in names:
+        await shared.servers[name].store.escalations.escalate(REQUEST)
+    return sorted(key.id.partition("/")[2] for key in shared.l3.log.rows if key.kind == "delivery")
+
+
+async def pager(_notice: rules.EscalationNotice, _key: str) -> None:
+    """A hook."""
+
+
+async def test_each_server_that_meets_a_fault_has_its_hooks_told() -> None:
+    """Once, whoever was first: one with another hook, or none. Of what was decided they are told as all others."""
+    async with hall("a") as shared, shared.server("b", escalation_hooks={"pager": pager}):
+        told = ["escalation:leader/open", "escalation:pager/open"]
+        assert await told_of(shared, "a") == told[:1]
+        assert await told_of(shared, "b", "a", "b") == told
+        (asked,) = await shared.servers["a"].store.escalations.list()
+        assert (asked.document.hooks, asked.document.further) == (["leader", "pager"], 0)
+        await shared.servers["a"].store.escalations.resolve(asked.id, decision="mended", by="ann", reason="at last")
+        decided = [name.replace("open", "resolved") for name in told]
+        assert await told_of(shared, "b") == sorted(told + decided)
+
+
+async def test_mutant_the_first_server_says_who_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the hooks of all others never hear of it."""
+
+    async def join(*_: object, **__: object) -> bool:
+        return False
+
+    monkeypatch.setattr(Escalations, "_join", join)
+    async with hall("a") as shared, shared.server("b", escalation_hooks={"pager": pager}):
+        assert await told_of(shared, "a", "b") == ["escalation:leader/open"]
 
 
 async def many(shared: Hall) -> list[Escalation]:
@@ -181,6 +266,62 @@ async def test_of_many_alike_one_stands_for_those_beyond_twenty() -> None:
         a = shared.servers["a"].store.escalations
         counted = await a.escalate(msgspec.structs.replace(REQUEST, subject="bot:b99"))
         assert not counted.alone
+
+
+async def faults_after_a_burst(shared: Hall, *, by_person: bool) -> list[tuple[str, int]]:
+    """Subjects, and reports counted, of what is open when another row is bad behind a burst that was decided."""
+    await still(shared)
+    flows = shared.servers["a"]
+    escalations = flows.store.escalations
+    for number in range(22):
+        await escalations.escalate(msgspec.structs.replace(REQUEST, subject=f"bot:b{number}"))
+    if by_person:
+        for each in await escalations.list():
+            await escalations.resolve(each.id, decision="mended", by="ann", reason="the migration was undone")
+    shared.clock.advance(61.0)
+    await flows.run_flows.escalation_sweeper.sweep()
+    await escalations.escalate(msgspec.structs.replace(REQUEST, subject="bot:new"))
+    return [(each.document.subject, each.document.further) for each in await escalations.list()]
+
+
+async def test_behind_a_burst_a_person_is_asked_again() -> None:
+    """Once it was decided. If nobody answers, the one that stands for many stays open, and counts."""
+    async with hall("a") as shared:
+        assert await faults_after_a_burst(shared, by_person=True) == [("bot:new", 0)]
+    async with hall("a") as shared:
+        assert await faults_after_a_burst(shared, by_person=False) == [("bot:*", 2)]
+
+
+async def test_what_was_decided_of_many_counts_while_twenty_are_open() -> None:
+    """Those ask already; the hour has no other one."""
+    async with hall() as shared:
+        stands = (await many(shared))[20]
+        escalations = shared.servers["a"].store.escalations
+        (name,) = [each.id for each in await escalations.list() if each.document == stands]
+        await escalations.resolve(name, decision="tonight", by="ann", reason="we know")
+        assert not (await escalations.escalate(msgspec.structs.replace(REQUEST, subject="bot:b99"))).alone
+        found = await escalations.get(name)
+        assert found is not None
+        assert (found.status, found.further) == ("resolved", 5)
+
+
+async def test_mutant_the_hours_one_counts_whatever_was_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nobody is asked of anything new for the rest of the hour."""
+    joined = Escalations._join
+
+    async def join(self: Escalations, identifier: str, *, further: int = 0, **_: bool) -> bool:
+        return await joined(self, identifier, further=further, also_decided=True)
+
+    monkeypatch.setattr(Escalations, "_join", join)
+    async with hall("a") as shared:
+        assert await faults_after_a_burst(shared, by_person=True) == []
+
+
+async def test_mutant_the_hours_one_is_left_as_soon_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a mass of faults asks 20 times a minute."""
+    monkeypatch.setattr(rules, "MANY_SECONDS", 0.0)
+    async with hall("a") as shared:
+        assert await faults_after_a_burst(shared, by_person=False) == [("bot:new", 0)]
 
 
 async def test_mutant_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from holdfast.flows import Flows
 from holdfast.keys import Key
 from holdfast.node import connect
 from holdfast.protocols.storage import Isolation
+from holdfast.recovery import escalation_rules as rules
 from holdfast.recovery.escalation_hooks import exporters_of
 from holdfast.recovery.escalation_rules import EscalationNotice
 from holdfast.recovery.escalations import Escalations
@@ -226,6 +227,58 @@ async def test_a_decision_is_recorded_with_it_or_not_made(monkeypatch: pytest.Mo
         assert to_be_told(shared) == ["rec1/escalation:leader/open"]
 
 
+async def decided_in_doubt(
+    monkeypatch: pytest.MonkeyPatch, *, lost: int, in_effect: bool, by_nobody: bool
+) -> tuple[list[Escalation | None], list[str], int]:
+    """What was called for, the records, and what is told, of a decision to whose commits so many replies are lost."""
+    async with hall("a") as shared:
+        await still(shared)
+        flows = shared.servers["a"]
+        called: list[Escalation | None] = []
+        flows.store.escalations.on_decided = called.append
+        await opened(flows)
+        shared.clock.advance(MINUTE)
+        committed, replies = MemoryTransaction.commit, [True] * lost
+
+        async def commit(self: MemoryTransaction) -> None:
+            is_lost = bool(replies) and Key("escalation", "rec1") in self._rows  # others' commits have their replies
+            if in_effect or not is_lost:
+                await committed(self)
+            if is_lost:
+                replies.pop()
+                raise OutcomeUnknown("the reply was lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryTransaction, "commit", commit)
+            if by_nobody:
+                done = await flows.store.escalations.time_out("rec1")
+            else:
+                done = await flows.store.escalations.resolve("rec1", decision="wait", by="ada", reason="why")
+        assert called == [done]
+        assert stored(shared) == done
+        return called, [note.action for note in entries(shared)], len(to_be_told(shared))
+
+
+@pytest.mark.parametrize("in_effect", [True, False])
+@pytest.mark.parametrize("by_nobody", [True, False])
+async def test_a_decision_whose_reply_is_lost_is_carried_out(
+    monkeypatch: pytest.MonkeyPatch, *, in_effect: bool, by_nobody: bool
+) -> None:
+    """Once, with one record: L3 is asked what it did. If it does not tell then either, nobody knows."""
+    called, actions, told = await decided_in_doubt(monkeypatch, lost=1, in_effect=in_effect, by_nobody=by_nobody)
+    assert (len(called), actions, told) == (1, ["resolved"], 2)
+    if not in_effect:
+        with pytest.raises(OutcomeUnknown):
+            await decided_in_doubt(monkeypatch, lost=2, in_effect=in_effect, by_nobody=by_nobody)
+
+
+async def test_mutant_one_is_taken_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then who decided is told that somebody was faster, and nothing is done."""
+    monkeypatch.setattr(rules, "is_same_decision", lambda *_: False)
+    with pytest.raises(EscalationSettled, match="ada"):
+        await decided_in_doubt(monkeypatch, lost=1, in_effect=True, by_nobody=False)
+
+
 @pytest.mark.parametrize("words", [{"decision": ""}, {"by": ""}, {"reason": "x" * 4001}])
 async def test_what_cannot_be_a_decision_is_refused(words: dict[str, str]) -> None:
     """And the escalation stays as it is."""
@@ -288,6 +341,29 @@ async def test_a_server_knows_how_old_the_oldest_is() -> None:
         await shared.l3.raw_put(Key("escalation", "broken"), b'{"subject": 5}')
         await flows.store.escalations.observe_oldest()
         assert flows.counters.escalations.oldest_open_seconds == 0.0
+
+
+async def test_what_cannot_be_read_is_no_work_for_each_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are L3 is asked once, and they are not reported each time."""
+    async with hall("a") as shared:
+        await still(shared)
+        flows = shared.servers["a"]
+        await shared.l3.raw_put(Key("escalation", "broken1"), b'{"subject": 5}')
+        await shared.l3.raw_put(Key("escalation", "broken2"), b'{"subject": 5}')
+        await opened(flows)
+        shared.clock.advance(10.0)
+        index, asked = flows.store.escalations.index, list[int]()
+        listed = index.list
+
+        async def counted(**how: Any) -> Any:
+            rows = await listed(**how)
+            asked.append(len(rows))
+            return rows
+
+        monkeypatch.setattr(index, "list", counted)
+        await flows.store.escalations.observe_oldest()
+        assert flows.counters.escalations.oldest_open_seconds == 10.0
+        assert (asked, flows.counters.recovery.reported) == ([3], 0)
 
 
 async def test_a_server_sweeps_by_itself() -> None:

@@ -264,6 +264,22 @@ def test_an_l3_that_has_no_connection_left_is_gone() -> None:
     guarded(scenario)
 
 
+def test_an_l3_that_is_back_and_full_is_there_for_who_has_a_connection() -> None:
+    """That it has none for the guard is an answer: those that calls have are used again."""
+
+    async def scenario(server: Server) -> None:
+        await asyncio.gather(server.call(), server.call())
+        server.goes.clear()
+        await server.refused()
+        server.refuses = full()
+        server.goes.set()
+        await asyncio.sleep(6.0)
+        assert server.guard.answers
+        assert await server.call() < 0.1
+
+    guarded(scenario)
+
+
 def test_an_l3_that_has_no_further_connection_is_there() -> None:
     """The connections that its calls have are used, though the guard gets none."""
 

@@ -103,24 +103,31 @@ async def test_an_end_waits_for_fallbacks_under_way(monkeypatch: pytest.MonkeyPa
 
 
 async def test_mutant_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the escalation is decided, and nothing tells what came of it."""
+    """Then what was decided for is given up, and that alone is on record."""
     async with scene() as at:
-        assert await stopped_meanwhile(at, monkeypatch, 0.0) == []
+        given_up = [("read_only_mode", "failed"), ("completed", "failed")]
+        assert await stopped_meanwhile(at, monkeypatch, 0.0) == given_up
 
 
 async def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that hangs is given up."""
+    """One that hangs is given up, and the log does not say that nothing was done."""
+    began = asyncio.Event()
 
     async def hanging(_case: Case, _option: FallbackOption) -> Done:
+        began.set()
         await asyncio.Event().wait()
         raise AssertionError
 
     async with scene() as at:
         fall_back_by(at, hanging)
         at.flows.recovery.decided(ASKED)
+        await began.wait()
         monkeypatch.setattr(managing, "STEP_SECONDS", 0.01)
         await at.flows.recovery.stop()
         assert not at.flows.recovery._falling_back
+        assert await at.lines() == [("read_only_mode", "failed"), ("completed", "failed")]
+        (step, _) = await at.log.list(limit=10)
+        assert step.line.detail == "the server stopped before it was done; it may have taken effect"
 
 
 async def test_a_handlers_own_timeout_is_told_as_its_own() -> None:

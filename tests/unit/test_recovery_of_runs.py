@@ -18,6 +18,8 @@ from holdfast.errors import ContextCorrupt, RunOver, TierUnavailable
 from holdfast.events import Event
 from holdfast.invalidation.topics import RECOVERY_COMPLETED
 from holdfast.protocols import Source
+from holdfast.recovery import manager as managing
+from holdfast.recovery.escalations import Escalations
 from holdfast.recovery.leaders import ALERT
 from holdfast.recovery.manager import RecoveryManager
 from holdfast.recovery.modes import Mode
@@ -310,6 +312,42 @@ async def test_what_a_person_decides_is_done() -> None:
         done = await decided(at, told, "restore_last_snapshot")
         assert done == [("restore_last_snapshot", "failed"), ("completed", "failed")]
         assert [run.id for run in await at.servers["b"].store.runs.list()] == [RUN]
+
+
+async def rebuilt_for_long(monkeypatch: pytest.MonkeyPatch, seconds: float) -> tuple[str, str]:
+    """Outcome and detail of a rebuild that a person decides for, if no other step has any time, and it has so much."""
+
+    async def late(*_: object) -> None:
+        raise AssertionError("what is to be begun is read once, not looked at before")
+
+    async with listening() as (at, told):
+        with monkeypatch.context() as patch:
+            resolve = Escalations.resolve
+
+            async def then_hurry(self: Escalations, *names: Any, **words: Any) -> Escalation:
+                patch.setattr(managing, "STEP_SECONDS", 0.0)
+                patch.setattr(managing, "DECIDED_SECONDS", seconds)
+                patch.setattr(Rescuing, "remains", late)
+                return await resolve(self, *names, **words)
+
+            patch.setattr(Escalations, "resolve", then_hurry)
+            await decided(at, told, "emergency_state_rebuild")
+        lines = [each.line for each in await MemoryRecoveryLog(at.l3).list(limit=100)]
+        (line,) = [line for line in lines if line.step == "emergency_state_rebuild"]
+        return line.outcome, line.detail
+
+
+async def test_a_rebuild_that_a_person_decides_for_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log says what the run lacks that was begun, not what one would have lacked that was looked for."""
+    outcome, detail = await rebuilt_for_long(monkeypatch, 60.0)
+    assert outcome == "done"
+    assert "was begun, for a server to resume; lost are 1 snapshots" in detail
+
+
+async def test_mutant_it_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the log does not say that nothing was begun."""
+    outcome, detail = await rebuilt_for_long(monkeypatch, 0.0)
+    assert (outcome, detail) == ("failed", "it took longer than 0 s; it may have taken effect")
 
 
 async def test_what_a_person_leaves_is_left() -> None:

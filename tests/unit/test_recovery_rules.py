@@ -274,12 +274,12 @@ def test_one_that_is_known_to_answer_is_let_back_at_once() -> None:
     """Whether it was open, or a probe under way; what comes of that opens nothing any more."""
     breaker = Breaker(RULES)
     broken(breaker, 0.0)
-    breaker.mend(0.1)
-    assert (breaker.circuit, breaker.changed_at) == (Circuit.CLOSED, 0.1)
+    breaker.mend()
+    assert breaker.circuit is Circuit.CLOSED
     broken(breaker, 1.0)
     probe = breaker.permit(1.0 + RULES.pause_seconds)
     assert probe is not None
-    breaker.mend(2.0)
+    breaker.mend()
     assert breaker.permit(2.0) is not None
     for _ in range(RULES.failures):
         breaker.ended(probe, 2.0, well=False)

@@ -14,7 +14,7 @@ from holdfast import cli
 from holdfast.cli import showing
 from holdfast.cli.runs.outlines import shown_run
 from holdfast.cli.runs.printing import COLUMNS, cells, print_run
-from holdfast.cli.showing import line, printable, show
+from holdfast.cli.showing import line, printable, show, tell_left_out
 from holdfast.documents import ContextVariable, Run, StepRecord
 from holdfast.errors import NotFound
 from holdfast.run_context.changes import ContextState
@@ -105,3 +105,21 @@ def test_nothing_in_an_error_acts_on_a_terminal(
 def test_other_text_is_left_alone() -> None:
     """Of any language."""
     assert printable("é漢🙂👨\u200d👩 a\\u0000") == "é漢🙂👨\u200d👩 a\\u0000"
+
+
+@pytest.mark.parametrize(
+    ("cursors", "unreadable", "said"),
+    [
+        ([4, 7], [], "there may be more: --after 7\n"),
+        ([4], ["b"], "b: cannot be read; a server that meets it puts it in quarantine\nthere may be more: --after 4\n"),
+        ([4], [], ""),
+        ([], ["b", "c"], "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_hides_no_rest_of_a_list(
+    cursors: list[int], unreadable: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It counts as shown: the page was full. Of a list in which nothing can be read there is no rest."""
+    tell_left_out(cursors, unreadable, 2)
+    printed = capsys.readouterr().err
+    assert (printed == said) if cursors else (said in printed and "more" not in printed)

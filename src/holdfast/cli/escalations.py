@@ -13,11 +13,12 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from holdfast.cli.serving import serving
-from holdfast.cli.showing import Place, line, show, tell_unreadable
+from holdfast.cli.showing import Place, line, show, tell_left_out
 from holdfast.errors import NotFound
 from holdfast.node import process_name
 from holdfast.protocols.decisions import DECISIONS_LISTED_MAX
 from holdfast.recovery.escalation_rules import EscalationNotice, notice_of
+from holdfast.recovery.strategies import Fallback
 
 COLUMNS = ("id", "status", "severity", "subject", "failed", "opened", "deadline", "decided by", "cursor")
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]
@@ -67,7 +68,7 @@ async def list_(
         found = await state.escalations.list(status=wanted, run_id=run, after=after, limit=limit)
     lines = [_line(notice_of(each.id, each.document), each.cursor) for each in found]
     show(lines, COLUMNS, _cells, "there is no such escalation", json=json)
-    tell_unreadable(found.unreadable)
+    tell_left_out([each.cursor for each in found], found.unreadable, limit)
 
 
 @escalations.command(name="show")
@@ -112,6 +113,9 @@ async def resolve(escalation: str, /, *, decision: Text, reason: Text, by: str |
     async with serving() as state:
         done = await state.escalations.resolve(escalation, decision=decision, by=by or process_name(), reason=reason)
     line(Console(), f"{escalation}: {done.status} by {done.resolved_by}, for: {done.decision}")
+    if done.recovery_id and done.decision in list(Fallback):
+        log = f"`holdfast recovery log --recovery {done.recovery_id}`"
+        line(Console(stderr=True), f"{done.decision} was begun; what came of it is in {log}")
 
 
 def _line(notice: EscalationNotice, cursor: int) -> EscalationLine:

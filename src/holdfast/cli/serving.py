@@ -24,7 +24,8 @@ CONNECT_SECONDS_MAX: Final = 3.0
 async def serving() -> AsyncIterator[OpenStore]:
     """A server as long as the command takes; the schema is for `holdfast migrate` to change.
 
-    It decides nothing that is overdue: it would be gone before what follows from that is done.
+    It decides nothing that is overdue, and recovers from no fault: it would be gone before what follows from that is
+    done. What it meets that is bad is kept in quarantine.
     """
     settings = msgspec.structs.replace(await _settings(), migrate_on_connect=False)
     async with Connecting(Node(settings, (), progress=lambda _: None, sweeps=False)) as state:

@@ -54,10 +54,17 @@ def show(
         console.print(table)
 
 
-def tell_unreadable(identifiers: Sequence[str]) -> None:
-    """Name what a list leaves out, since it cannot be read."""
-    for each in identifiers:
-        line(Console(stderr=True), f"{each}: cannot be read; a server that meets it puts it in quarantine")
+def tell_left_out(cursors: Sequence[int], unreadable: Sequence[str], limit: int) -> None:
+    """Name what a list leaves out, since it cannot be read, and say where it goes on if it may.
+
+    Args:
+        cursors: of what it shows; `limit`: the most that it could.
+    """
+    console = Console(stderr=True)
+    for each in unreadable:
+        line(console, f"{each}: cannot be read; a server that meets it puts it in quarantine")
+    if cursors and len(cursors) + len(unreadable) >= limit:
+        line(console, f"there may be more: --after {cursors[-1]}")
 
 
 def cell(text: str) -> Text:

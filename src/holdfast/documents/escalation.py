@@ -36,7 +36,8 @@ class Escalation(Document, frozen=True, kw_only=True, rename="camel", omit_defau
         severity: a `Severity`.
         recovery_id: of the recovery that asks; empty: somebody else does.
         swarm_id, run_id: whom it concerns, where that is known.
-        evidence: the digest of what is bad; in the quarantine its entry is that of the subject.
+        evidence: the SHA-256 of what is bad, or, of more than 64 KiB, of its beginning with its size and its version;
+            in the quarantine its entry is that of the document, of a run that of the snapshot.
         further: reports that it stands for beside its own, if it stands for many.
         options: a decision is one of these; none: it is in free words.
         fallback: what is done if nobody decides, in a word, and `cost` what that costs, in words; empty: nothing.

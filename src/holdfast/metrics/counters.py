@@ -134,8 +134,8 @@ class RecoveryCounters:
         recovered, degraded, escalated, failed: recoveries by what came of them.
         returned: tiers that answered again.
         steps: what was done, by action or fallback and outcome.
-        lines_lost: lines of the recovery log that L3 refused, or that made room for newer ones before L3 took them.
-        evidence_lost, requests_lost: likewise entries of the quarantine, and questions to a person.
+        lines_lost: lines of the recovery log, `evidence_lost`: entries of the quarantine, `requests_lost`: questions
+            to people, that L3 refused, or that made room for newer ones before L3 took them.
         retries_refused: what was not tried again, since a share of all attempts was spent.
     """
 

@@ -52,8 +52,6 @@ class Breaker:
 
     Attributes:
         circuit: closed, open or half open.
-        opened: how often it has opened.
-        changed_at: when `circuit` last changed; None: never.
     """
 
     __slots__ = (
@@ -64,9 +62,7 @@ class Breaker:
         "_permit",
         "_rules",
         "_until",
-        "changed_at",
         "circuit",
-        "opened",
     )
 
     def __init__(self, rules: BreakerRules) -> None:
@@ -79,8 +75,6 @@ class Breaker:
         self._until = 0.0
         """Open: when the first probe may go. Half open: when the probe under way counts as failed; 0: there is none."""
         self.circuit = Circuit.CLOSED
-        self.opened = 0
-        self.changed_at: float | None = None
 
     @property
     def is_failing(self) -> bool:
@@ -93,11 +87,11 @@ class Breaker:
             self._pause = self._rules.pause_seconds
             self._open(now)
 
-    def mend(self, now: float) -> None:
+    def mend(self) -> None:
         """Close at once: it is known that it answers. A probe that is under way says nothing any more."""
         if self.circuit is not Circuit.CLOSED:
             self._permit += 1
-            self._become(Circuit.CLOSED, now)
+            self.circuit = Circuit.CLOSED
 
     def permit(self, now: float) -> int | None:
         """A permit for one call, to be shown when it has ended; None: it must not be made."""
@@ -110,7 +104,7 @@ class Breaker:
             return None
         if self.circuit is Circuit.OPEN:
             self._left = self._rules.probes
-            self._become(Circuit.HALF_OPEN, now)
+            self.circuit = Circuit.HALF_OPEN
         self._until = now + self._rules.probe_seconds
         self._permit += 1
         return self._permit
@@ -139,7 +133,7 @@ class Breaker:
         self._left -= 1
         if not self._left:
             self._permit += 1
-            self._become(Circuit.CLOSED, now)
+            self.circuit = Circuit.CLOSED
 
     def _note(self, now: float, *, failed: bool) -> None:
         calls = self._calls
@@ -155,8 +149,4 @@ class Breaker:
         self._permit += 1
         self._calls.clear()
         self._failed = 0
-        self.opened += 1
-        self._become(Circuit.OPEN, now)
-
-    def _become(self, circuit: Circuit, now: float) -> None:
-        self.circuit, self.changed_at = circuit, now
+        self.circuit = Circuit.OPEN

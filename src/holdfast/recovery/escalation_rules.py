@@ -39,6 +39,8 @@ FAILED: Final[Mapping[StateErrorType, str]] = {
 """What has failed; the fault's own words say more."""
 OPEN_MAX: Final = 20
 """Open ones of one type of error and one kind; for further faults one stands that counts them, for an hour."""
+MANY_SECONDS: Final = 3600.0
+"""How long that one is open at least, unless a person decides it: so a mass of faults asks about 20 times an hour."""
 LEAVE: Final = "leave"
 """The decision that no fallback is to be done."""
 _ANY: Final = "*"
@@ -165,6 +167,15 @@ def decided(
         options = ", ".join(escalation.options)
         raise SettingsError(f"escalation {identifier} is decided by one of: {options}; not {decision!r:.60}")
     return _settled(escalation, EscalationStatus.RESOLVED, decision, by=by, reason=reason, at=at)
+
+
+def is_same_decision(escalation: Escalation, made: Escalation | None) -> bool:
+    """Whether it was decided by just that decision, and by none that says the same."""
+
+    def words(each: Escalation) -> tuple[object, ...]:
+        return each.status, each.decision, each.resolved_by, each.resolved_at, each.reason
+
+    return made is not None and words(escalation) == words(made)
 
 
 def is_due(escalation: Escalation, at: dt.datetime) -> bool:

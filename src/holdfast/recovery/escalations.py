@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -11,18 +12,24 @@ from holdfast.audit.chain import AuditAction
 from holdfast.audit.log import AuditLog
 from holdfast.collection import Collection
 from holdfast.decisions.docket import LIST_LIMIT, Docket, Listed
+from holdfast.documents import decode
 from holdfast.documents.escalation import Escalation, EscalationStatus, TriedStep
-from holdfast.errors import Conflict
+from holdfast.errors import Conflict, CorruptDocument, OutcomeUnknown, SchemaTooNew, TierError
 from holdfast.keys import check_id
 from holdfast.kinds import DELIVERY, ESCALATION
 from holdfast.metrics.counters import EscalationCounters
-from holdfast.protocols import Isolation
+from holdfast.protocols import Isolation, Row
 from holdfast.protocols.decisions import DECISIONS_LISTED_MAX, DecisionIndex
 from holdfast.protocols.escalations import Asked, EscalationRequest
 from holdfast.recovery import escalation_rules as rules
 from holdfast.recovery.strategies import Severity, StateErrorType
 from holdfast.row_decoding import Page, Stored
 from holdfast.transactions import Transaction, Transactions
+
+LOOKED_AT: Final = 10
+"""Rows, for the oldest escalation that can be read."""
+
+Decided = TypeVar("Decided", bound=Escalation | None)
 
 
 class Escalations:
@@ -38,8 +45,9 @@ class Escalations:
 
     Attributes:
         on_decided: called with each escalation that was decided here, by a person or its fallback, once that is
-            committed; must neither wait nor raise. A server that dies in between calls nobody: what must be done in any
-            case belongs into a hook, which is told until it has taken the notice.
+            committed; must neither wait nor raise. A server that dies in between calls nobody, nor does one that L3
+            does not tell: what must be done in any case belongs into a hook, which is told until it has taken the
+            notice.
     """
 
     def __init__(
@@ -129,10 +137,13 @@ class Escalations:
         identifier = rules.fault_id(request.error_type, request.subject, request.evidence, at)
         known = await self.get(identifier)
         if known is not None:
+            if known.status == EscalationStatus.OPEN and not set(self._hooks) <= set(known.hooks):
+                await self._join(identifier)
             return Asked(identifier, known.status)
         if (counted := await self._counted(request, at)) is not None:
             return counted
-        await self._open(identifier, self._asked(request), at, request.timeout_seconds)
+        if not await self._open(identifier, self._asked(request), at, request.timeout_seconds):
+            await self._join(identifier)
         return Asked(identifier, EscalationStatus.OPEN)
 
     async def _counted(self, request: EscalationRequest, at: dt.datetime) -> Asked | None:
@@ -142,11 +153,13 @@ class Escalations:
         """
         many = rules.for_many(request)
         identifier = rules.fault_id(many.error_type, many.subject, many.evidence, at)
-        if not await self._count_on(identifier):
+        if not await self._join(identifier, further=1):
             if await self._open_alike(request) < rules.OPEN_MAX:
                 return None
-            if not await self._open(identifier, self._asked(many), at, None):
-                await self._count_on(identifier)  # another server was faster
+            # By its setting it might be decided by nobody long before the hour is over, and each burst be asked anew.
+            seconds = max(self._timeout_seconds, rules.MANY_SECONDS)
+            if not await self._open(identifier, self._asked(many), at, seconds):
+                await self._join(identifier, further=1, also_decided=True)  # another server was faster, or a person was
         return Asked(identifier, EscalationStatus.OPEN, alone=False)
 
     async def _open_alike(self, request: EscalationRequest) -> int:
@@ -158,15 +171,28 @@ class Escalations:
         found = (each.document for each in listed)
         return sum(each.error_type == request.error_type and rules.kind_in(each.subject) == kind for each in found)
 
-    async def _count_on(self, identifier: str) -> bool:
-        """Count one more report in an escalation that stands for many; False: there is none."""
+    async def _join(self, identifier: str, *, further: int = 0, also_decided: bool = False) -> bool:
+        """Have this server's hooks told of an open escalation, too, and count further reports in it; False: none is.
+
+        Whoever meets a fault first knows other hooks, maybe none. Of one that was decided nobody is told any more.
+
+        Args:
+            also_decided: count, too, in one that is not open.
+        """
 
         async def operate(transaction: Transaction) -> bool:
             escalations = transaction.collection(ESCALATION)
             found = await escalations.get(identifier, lock=True)
             if found is None:
                 return False
-            await escalations.put(identifier, msgspec.structs.replace(found, further=found.further + 1))
+            is_open = found.status == EscalationStatus.OPEN
+            if not (is_open or also_decided):
+                return False
+            more = [hook for hook in self._hooks if is_open and hook not in found.hooks]
+            joined = msgspec.structs.replace(found, further=found.further + further, hooks=[*found.hooks, *more])
+            await escalations.put(identifier, joined)
+            if more:
+                await self._to_be_told(transaction, identifier, msgspec.structs.replace(joined, hooks=more))
             return True
 
         return await self._transactions.transact(operate, Isolation.READ_COMMITTED, in_any_mode=True)
@@ -244,12 +270,12 @@ class Escalations:
             EscalationSettled: it was decided before; the error says by whom.
             SettingsError: it is none of the options.
             InvalidKey: decision, `by` or `reason` is empty, too long, or nothing that L3 can store.
-            OutcomeUnknown: it may be decided: look at it before you repeat.
+            OutcomeUnknown: L3, asked twice, did not tell whether it is decided. If it is, nothing is begun.
             TierError: L3 did not do it.
         """
-        done = await self._docket.decide(
+        done = await self._decide(
             identifier,
-            lambda escalation, at, _: rules.decided(identifier, escalation, decision, by=by, reason=reason, at=at),
+            lambda escalation, at: rules.decided(identifier, escalation, decision, by=by, reason=reason, at=at),
         )
         self._counters.resolved += 1
         self.on_decided(done)
@@ -260,24 +286,45 @@ class Escalations:
 
         Raises as `resolve` does.
         """
-
-        def fallen_back(escalation: Escalation, at: dt.datetime, _: str | None) -> Escalation | None:
-            return rules.timed_out(identifier, escalation, at, self._server)
-
-        done = await self._docket.decide(identifier, fallen_back)
+        done = await self._decide(
+            identifier, lambda escalation, at: rules.timed_out(identifier, escalation, at, self._server)
+        )
         if done is not None:
             self._counters.timed_out += 1
             self.on_decided(done)
         return done
 
+    async def _decide(self, identifier: str, decision: Callable[[Escalation, dt.datetime], Decided]) -> Decided:
+        """Let a decision be made, and return what it made.
+
+        If the reply is lost it is made again: that waits for the lock of the row, so L3 tells then what became of it.
+        """
+        made: list[Decided] = []
+
+        def once(escalation: Escalation, at: dt.datetime, _: str | None) -> Decided | None:
+            if made and rules.is_same_decision(escalation, made[-1]):
+                return None
+            made.append(decision(escalation, at))
+            return made[-1]
+
+        try:
+            await self._docket.decide(identifier, once)
+        except OutcomeUnknown as unknown:
+            try:
+                await self._docket.decide(identifier, once)
+            except TierError:
+                raise unknown from None
+        return made[-1]
+
     async def observe_oldest(self) -> None:
-        """Note for how long the oldest one has been open; one that cannot be read counts as none.
+        """Note for how long the oldest one has been open, of the ten oldest; one that cannot be read counts as none.
 
         Raises:
             TierError: L3 cannot be asked.
         """
-        oldest = await self._docket.list(status=EscalationStatus.OPEN.value, run_id=None, after=None, limit=1)
-        opened_at = oldest[0].document.opened_at if oldest else None
+        # Not by `list`, which looks on until it can read one, and reports each that it cannot: this is done often.
+        rows = await self.index.list(status=EscalationStatus.OPEN.value, limit=LOOKED_AT)
+        opened_at = next((at for each in rows if (at := _opened_at(*each)) is not None), None)
         age = 0.0 if opened_at is None else (await self.index.now() - opened_at).total_seconds()
         self._counters.oldest_open_seconds = age
 
@@ -316,3 +363,10 @@ class Escalations:
             },
             transaction=transaction.opened(),
         )
+
+
+def _opened_at(identifier: str, row: Row) -> dt.datetime | None:
+    try:
+        return decode(Escalation, row.body, what=identifier).opened_at
+    except (CorruptDocument, SchemaTooNew):
+        return None

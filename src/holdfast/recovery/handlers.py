@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,10 +14,10 @@ import msgspec
 
 from holdfast.clock import Clock
 from holdfast.documents.escalation import EscalationStatus, TriedStep
-from holdfast.errors import ContextCorrupt, HoldfastError
+from holdfast.errors import ContextCorrupt, HoldfastError, OutcomeUnknown
 from holdfast.fault_words import in_words
 from holdfast.protocols import Source, Target
-from holdfast.protocols.escalations import EscalationRequest, FaultEscalator
+from holdfast.protocols.escalations import Asked, EscalationRequest, FaultEscalator
 from holdfast.protocols.guards import Degrading, TierGuard, TierState
 from holdfast.recovery.escalation_rules import LEAVE
 from holdfast.recovery.leaders import ALERT, LeaderNotice, Leaders
@@ -36,6 +37,8 @@ ATTEMPT_SECONDS: Final = PAUSE_SECONDS_MAX + PATIENCE_SECONDS
 """That one retry takes at most."""
 KIND_SECONDS: Final = 60.0
 """A kind is made void once in so long, however many of its documents are affected."""
+ASK_SECONDS: Final = 5.0
+"""How long a step waits until it is stored that a person is asked; then that is done behind it."""
 DEGRADED_SECONDS: Final = 5.0
 """For how long a mode is asked for at a time: as long as its cause lasts, that is done again before."""
 REASON: Final = "recovery"
@@ -94,7 +97,7 @@ class Means:
 
     Attributes:
         void: makes a target void, for a reason, in somebody's name.
-        rebuild: begins a run with what is left of another one, and returns its id.
+        rebuild: begins a run with what is left of another one, and returns its id and what it lacks.
         masked: takes secrets out of a text.
         ask_later: has a person asked once L3 takes that.
         l2, l3: know whether these tiers answer.
@@ -105,7 +108,7 @@ class Means:
     prober: Prober
     void: Callable[[Target, str, str | None], Awaitable[object]]
     rescue: Rescuing
-    rebuild: Callable[[str], Awaitable[str]]
+    rebuild: Callable[[str], Awaitable[tuple[str, Loss]]]
     leaders: Leaders
     masked: Callable[[str], str]
     escalator: FaultEscalator
@@ -220,7 +223,7 @@ class Handlers:
         """Ask a person; nobody waits here for the answer. The fallbacks of an outage wait for none either."""
         request = self._request(case, step)
         try:
-            asked = await self._means.escalator.escalate(request)
+            asked = await self._ask(request)
         except HoldfastError as fault:
             if case.report.of_tier or not may_pass(fault):
                 raise  # nobody need be asked of an outage that is over
@@ -232,6 +235,14 @@ class Handlers:
             return Done(Outcome.DONE, f"escalation {asked.id}")
         before = "" if asked.status == EscalationStatus.OPEN else f", which was {asked.status} before"
         return Done(Outcome.ESCALATED, f"escalation {asked.id}{before}")
+
+    async def _ask(self, request: EscalationRequest) -> Asked:
+        """Ask a person; it raises as `FaultEscalator.escalate`."""
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                return await self._means.escalator.escalate(request)
+        except TimeoutError as fault:
+            raise OutcomeUnknown(f"L3 has not said within {ASK_SECONDS:g} s that a person is asked") from fault
 
     def _request(self, case: Case, step: RecoveryStep) -> EscalationRequest:
         report = case.report
@@ -321,15 +332,15 @@ class Handlers:
         """Begin a run with what is left past what is damaged, if a person wants that; else say what there would be."""
         if case.report.run_id is None:
             return Done(Outcome.SKIPPED, NO_RUN)
+        if case.by_person:
+            begun, lost = await self._means.rebuild(case.report.run_id)
+            return Done(Outcome.DONE, f"run {begun} was begun, for a server to resume; lost are {_in_words(lost)}")
         left = await self._means.rescue.remains(case.report.run_id)
         if left.is_empty:
             return Done(Outcome.FAILED, "none of its snapshots verifies, and the row holds no change")
         inputs = "no inputs" if left.base is None else f"all of base {left.base}"
         looked = " of what was looked at, which is not all" if left.partial else ""
         there = f"{inputs}, {len(left.state.steps)} steps and {len(left.state.variables)} variables"
-        if case.by_person:
-            begun = await self._means.rebuild(case.report.run_id)
-            return Done(Outcome.DONE, f"run {begun} was begun, for a server to resume, with {there}")
         command = f"`holdfast runs rebuild {case.report.run_id} --yes` begins a new run{looked} with {there}"
         return Done(Outcome.AVAILABLE, f"{command}; lost would be {_in_words(left.lost)}")
 
@@ -354,7 +365,10 @@ _TERMINATIONS: Final[Mapping[Termination, str]] = {
 def _digest(report: Report) -> str:
     """The digest of what is bad; empty: it is nothing that stays as it is until somebody changes it."""
     if report.evidence is not None:
-        return hashlib.sha256(report.evidence).hexdigest()
+        digest = hashlib.sha256(report.evidence)
+        if report.size > len(report.evidence):  # another row may begin with the same
+            digest.update(f"{report.size} {report.version}".encode())
+        return digest.hexdigest()
     if report.error_type in (StateErrorType.CONTEXT_CORRUPTION, StateErrorType.STATE_CORRUPTION):
         return hashlib.sha256(str(report.fault).encode(errors="replace")).hexdigest()
     return ""

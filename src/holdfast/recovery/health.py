@@ -34,8 +34,6 @@ LATE_SECONDS: Final = 0.25
 """How often L3 is asked, at most, because its feed is not heard."""
 REPORT_SECONDS: Final = 0.5
 """How often an outage is reported while it lasts."""
-
-
 SILENT_SECONDS: Final = 1.0
 """For so long at least nothing is said of a feed that is not heard."""
 

@@ -38,6 +38,8 @@ FALLING_BACK_MAX: Final = 256
 """Recoveries whose escalations were decided for a fallback, or by nobody."""
 STEP_SECONDS: Final = 10.0
 """Of a step that does not say how long it may take; all attempts of one fit in."""
+DECIDED_SECONDS: Final = 300.0
+"""Of a fallback that a person has decided for: a rebuild reads all that there is of a run, however long that is."""
 LOOK_SECONDS: Final = 1.0
 """Between two looks whether a tier is back."""
 
@@ -92,7 +94,7 @@ class RecoveryManager:
     async def stop(self) -> None:
         """End what is under way; may be called twice.
 
-        Fallbacks that nobody's answer left have a while: their escalations are decided, and nobody comes back to them.
+        Fallbacks that were decided for have a while: nobody comes back to them. What is not done by then is on record.
         """
         await self._loop.stop()
         tasks = self._walking | self._watching
@@ -157,7 +159,13 @@ class RecoveryManager:
         )
 
     async def _fall_back(self, case: Case) -> None:
-        option = await self._first_of(case.fallbacks, case)
+        try:
+            option = await self._first_of(case.fallbacks, case)
+        except asyncio.CancelledError:  # nobody comes back to it, so it is on record
+            done = Done(Outcome.FAILED, "the server stopped before it was done; it may have taken effect")
+            self._teller.stepped(case, case.fallbacks[len(case.tried)].strategy.value, done, case.report.began)
+            self._teller.completed(case, End.FAILED)
+            raise
         self._teller.completed(case, End.FAILED if option is None else End.DEGRADED)
 
     def _left(
@@ -254,9 +262,10 @@ class RecoveryManager:
 
     async def _first_of(self, options: Iterable[FallbackOption], case: Case) -> FallbackOption | None:
         """The first fallback that takes effect; None: none does."""
+        seconds = DECIDED_SECONDS if case.by_person else STEP_SECONDS
         for option in options:
             work = self._at_cost(case, option)
-            if (await self._do(case, option.strategy.value, work, STEP_SECONDS)).outcome in _EFFECTIVE:
+            if (await self._do(case, option.strategy.value, work, seconds)).outcome in _EFFECTIVE:
                 return option
         return None
 
@@ -274,7 +283,7 @@ class RecoveryManager:
             async with asyncio.timeout(seconds) as limit:
                 done = await work
         except TimeoutError as fault:
-            late = f"it took longer than {seconds:g} s"  # or it raised one of its own
+            late = f"it took longer than {seconds:g} s; it may have taken effect"  # or it raised one of its own
             done = Done(Outcome.FAILED, late if limit.expired() else self._teller.words(fault))
         except Exception as fault:  # noqa: BLE001 - a handler may meet anything
             done = Done(Outcome.FAILED, self._teller.words(fault))

@@ -25,7 +25,7 @@ class End(StrEnum):
 
     RECOVERED = "recovered"
     ESCALATED = "escalated"
-    """A person is asked."""
+    """A person is asked, or was about the same before."""
     DEGRADED = "degraded"
     """A fallback took effect, or a person can have it take effect; or all is served without."""
     FAILED = "failed"

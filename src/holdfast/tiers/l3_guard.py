@@ -142,7 +142,7 @@ class PostgresGuard:
         """
         self._heard_at = self.monotonic()
         if self._breaker.circuit is not Circuit.CLOSED:
-            self._breaker.mend(self._heard_at)
+            self._breaker.mend()
             self._let_lent_be()
             if self._probing is not None and not self._probing.expired():
                 self._probing.reschedule(asyncio.get_running_loop().time())  # whoever asks next must not wait for it
@@ -213,9 +213,11 @@ class PostgresGuard:
 
     def _unanswered(self, permit: int, began: float, fault: TierError) -> None:
         now = self.monotonic()
-        if not self.answers:
+        if not isinstance(fault, TierUnavailable) or self._is_just_full(fault):
+            self.heard()  # it has answered
+        elif not self.answers:
             self._breaker.ended(permit, now, well=False)
-        elif self._heard_at < began and isinstance(fault, TierUnavailable) and not self._is_just_full(fault):
+        elif self._heard_at < began:
             self._fault = fault
             self._breaker.trip(now)
             self.opened += 1
@@ -227,7 +229,7 @@ class PostgresGuard:
             self._ending = asyncio.get_running_loop().call_later(left, self._end_lent)
 
     def _is_just_full(self, fault: TierError) -> bool:
-        """L3 has no connection left for the guard, but calls have some: cut off, they would not even use these."""
+        """L3 has no connection left for the guard, but calls have some, which would not even be used if it was away."""
         is_full = isinstance(fault.__cause__, asyncpg.TooManyConnectionsError)
         return is_full and any(pool.is_connected() for pool in self._pools)
 

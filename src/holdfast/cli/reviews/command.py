@@ -15,7 +15,7 @@ from rich.table import Table
 
 from holdfast.cli.reviews.outlines import COLUMNS, cells, columns_of, heading, review_line, shown_review
 from holdfast.cli.serving import serving
-from holdfast.cli.showing import Place, cell, line, show, tell_unreadable
+from holdfast.cli.showing import Place, cell, line, show, tell_left_out
 from holdfast.documents import FreeValue, Review
 from holdfast.documents.faults import FaultError
 from holdfast.documents.untagging import from_wire
@@ -67,7 +67,7 @@ async def list_(
         "there is no such review",
         json=json,
     )
-    tell_unreadable(found.unreadable)
+    tell_left_out([each.cursor for each in found], found.unreadable, limit)
 
 
 @reviews.command(name="show")

@@ -22,7 +22,7 @@ from holdfast.cli.runs.outlines import (
 )
 from holdfast.cli.runs.printing import COLUMNS, cells, print_run, time
 from holdfast.cli.serving import serving
-from holdfast.cli.showing import Place, line, show, tell_unreadable
+from holdfast.cli.showing import Place, line, show, tell_left_out
 from holdfast.documents.faults import DEPTH_CEILING
 from holdfast.documents.tagging import to_wire
 from holdfast.node import process_name
@@ -82,9 +82,7 @@ async def list_(
             after=after,
         )
     show([run_line(*each) for each in found], COLUMNS, cells, "there is no such run", json=json)
-    tell_unreadable(found.unreadable)
-    if len(found) == limit:
-        line(Console(stderr=True), f"there may be more: --after {found[-1].cursor}")
+    tell_left_out([each.cursor for each in found], found.unreadable, limit)
 
 
 @runs.command(name="show")
@@ -257,6 +255,9 @@ async def rebuild(run: str, /, *, yes: bool = False, id: str | None = None) -> i
     async with serving() as state:
         if not yes:
             left = await state.runs.rescue.remains(run)
+            if left.is_empty:
+                line(console, f"nothing of {run} verifies: no run can be begun of it")
+                return 1
             some = " of what could be looked at in a few seconds" if left.partial else ""
             there = f"{len(left.state.steps)} steps, {len(left.state.variables)} variables"
             line(console, f"from {run}{some}: {there}; {lost_in_words(left.lost)}; with --yes it is begun")
