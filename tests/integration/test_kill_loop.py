@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 import holdfast
+from fix_races import until
 from fix_servers import stopped_after
 from holdfast import Bot, Consistency, OutcomeUnknown, Settings, TierError
 from holdfast.embedded import EmbeddedOptions, ensure_running, status
 from holdfast.embedded.processes import find_process
 from holdfast.node import OpenStore
+from holdfast.protocols.guards import TierState
 
 IDS = tuple(f"b{number}" for number in range(8))
 
@@ -85,6 +87,11 @@ async def until_tried(ledger: Ledger, more: int) -> None:
 
 async def check_all(options: EmbeddedOptions, state: OpenStore, ledger: Ledger) -> None:
     """The store that lived through it, and one that comes new to L2 and L3, answer with no less than acknowledged."""
+
+    async def l3_is_there() -> bool:  # its guard has it asked until it answers, and refuses calls meanwhile
+        return state.health().l3.state is TierState.THERE
+
+    await until(l3_is_there)
     for identifier in IDS:
         ledger.check("survivor's", identifier, await state.bots.get(identifier))
         ledger.check("L3's", identifier, await state.bots.get(identifier, consistency=Consistency.STRONG))

@@ -40,6 +40,7 @@ from holdfast.node import OpenStore
 from holdfast.protocols.guards import TierState
 from holdfast.recovery.modes import Mode
 from holdfast.testing.server_controls import ServerControls
+from holdfast.tiers.l2_guards import RULES
 from holdfast.tiers.l3_guard import PostgresGuard
 
 LONG_SECONDS = 30.0
@@ -128,7 +129,7 @@ def patient(settings: Settings, **changes: Any) -> Settings:
 def probed_again(state: OpenStore) -> bool:
     """Whether a node of L2 that is cut off was asked, and did not answer."""
     suspects = flows_of(state)._given.l2_guard._connection._guards._suspects  # type: ignore[attr-defined]
-    return any(breaker.opened > 1 for breaker in suspects.values())
+    return any(breaker._pause > RULES.pause_seconds for breaker in suspects.values())
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
