@@ -6,11 +6,12 @@ import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from itertools import cycle, islice
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import msgspec
 
 import holdfast
@@ -28,32 +29,38 @@ WARM = 500
 WARM_READS = 20_000
 COLD = 3000
 """More than L1 takes: read in turns, each is evicted before it is read again."""
-COLD_READS = 250
+COLD_READS = 512
+CONNECTIONS = 20
 AWAY_SECONDS = 20.0
 
 
 async def run(context: Context) -> list[Result]:
-    """One caller, one read after the other."""
+    """From memory by one caller; cold ones by one, one read after the other, and by 64 at once."""
     documents = documents_of(BYTES, COLD)
     await context.flows.store.swarms.put_many(documents)
     names = sorted(documents)
-    async with _without_l2(context) as without:
-        warm = await compare(
-            "L2 dead: a read from memory, p95",
-            "reads",
-            Side("`get` of a server whose L2 is dead", await _warm(without.swarms, names[:WARM])),
-            Side("`get` of a server that has L2", await _warm(context.flows.store.swarms, names[:WARM])),
-            limit=Limit("at most", 2.0),
-        )
-        cold = await compare(
-            "L2 dead: a cold read, 1.7 KB, p95",
-            "reads",
-            Side("`get` of a server whose L2 is dead", _cold(without.swarms.get, names[WARM:])),
-            Side("asyncpg, `fetchrow` of the row by its id", _cold(_bare(context), names[WARM:])),
-            limit=Limit("at most", 3.0),
-        )
+    warm, cold = names[:WARM], names[WARM:]
+    async with _without_l2(context) as without, _connections(context) as bare:
+        results = [
+            await compare(
+                "L2 dead: a read from memory, p95",
+                "reads",
+                Side("`get` of a server whose L2 is dead", await _warm(without.swarms, warm)),
+                Side("`get` of a server that has L2", await _warm(context.flows.store.swarms, warm)),
+                limit=Limit("at most", 2.0),
+            )
+        ]
+        for callers in (1, 64):
+            result = await compare(
+                f"L2 dead: cold reads by {callers}, 1.7 KB, p95",
+                "reads",
+                Side("`get` of a server whose L2 is dead", _cold(without.swarms.get, cold, callers)),
+                Side(f"asyncpg, `fetchrow` by id, {CONNECTIONS} held connections", _cold(bare, cold, callers)),
+                limit=Limit("at most", 3.0),
+            )
+            results.append(result)
         assert without.health().mode is Mode.L2_BYPASSED
-    return [warm, cold]
+    return results
 
 
 @asynccontextmanager
@@ -80,23 +87,38 @@ async def _warm(swarms: Collection[Swarm], names: Sequence[str]) -> Work:
     return work
 
 
-def _cold(read: Callable[[str], Awaitable[object]], names: Sequence[str]) -> Work:
+def _cold(read: Callable[[str], Awaitable[object]], names: Sequence[str], callers: int) -> Work:
     turn: Iterator[str] = cycle(names)
 
+    async def call() -> list[float]:
+        return [await _timed(read, name) for name in islice(turn, COLD_READS // callers)]
+
     async def work() -> list[float]:
-        return [await _timed(read, name) for name in islice(turn, COLD_READS)]
+        return list(chain.from_iterable(await asyncio.gather(*(call() for _ in range(callers)))))
 
     return work
 
 
-def _bare(context: Context) -> Callable[[str], Awaitable[object]]:
+@asynccontextmanager
+async def _connections(context: Context) -> AsyncIterator[Callable[[str], Awaitable[object]]]:
+    """Bare reads, each by one of some held connections, as many as a server of Holdfast has."""
     columns = "id, version, birth, schema, document"
     statement = f"SELECT {columns} FROM holdfast.{quote(SWARM.table)} WHERE id = $1"  # noqa: S608 - a kind's table
+    idle: asyncio.LifoQueue[Any] = asyncio.LifoQueue()
+    async with AsyncExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            connection = await asyncpg.connect(context.settings.postgres_url)
+            stack.push_async_callback(connection.close)
+            idle.put_nowait(connection)
 
-    async def read(name: str) -> Any:
-        return await context.postgres.fetchrow(statement, name)
+        async def read(name: str) -> Any:
+            connection = await idle.get()
+            try:
+                return await connection.fetchrow(statement, name)
+            finally:
+                idle.put_nowait(connection)
 
-    return read
+        yield read
 
 
 async def _timed(read: Callable[[str], Awaitable[object]], name: str) -> float:

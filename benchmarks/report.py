@@ -34,8 +34,9 @@ NOTES: Final = """\
   receives, decoded, frozen and put into L1; theirs still stops at the bytes.
 - **L3 reads.** 100 random ids of 1000 a query, one caller. Ours also reads incarnation and generations in
   the same query.
-- **L2 dead.** A server whose L2 was killed, with all else as it was, and one caller that makes one read after the
-  other. A cold read is of a document that memory does not hold; theirs is one row by its id over a held connection.
+- **L2 dead.** A server whose L2 was killed, with all else as it was. A cold read is of a document that memory does
+  not hold, to the document; theirs is one row by its id over one of 20 held connections, not decoded. One caller alone
+  pays for all of a batch: its queries, its checks and its turns of the event loop.
 - **Upserts.** 1000 rows a call, all of which exist. The bare table has the same columns, constraints and
   index, no trigger, and gets its JSON ready made. The tier draws versions by trigger and returns them. The
   door also encodes and checks each document and fills L1, while the relay fences L2 on all nodes. Both tables
