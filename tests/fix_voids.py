@@ -16,6 +16,7 @@ from holdfast.keys import Key
 from holdfast.protocols import Storage
 from holdfast.testing import ManualClock, MemoryCache, MemoryFeed, MemoryStorage
 from holdfast.testing.door import connect_flows
+from holdfast.testing.memory_cache import Contents
 
 OLD, NEW = "old", "new"
 KEY, OTHER = Key("swarm", "s1"), Key("swarm", "s2")
@@ -41,6 +42,11 @@ def forget_l1(flows: Flows) -> None:
     """Let the next reads ask L2."""
     for cache in set(flows.caches.values()):
         cache.flush()
+
+
+def forget_entries(l2: MemoryCache) -> None:
+    """Let L2 hold no entry; its nodes keep their watermarks, so they take fills."""
+    l2.restore({name: Contents({}, contents.mark) for name, contents in l2.dump().items()})
 
 
 class Fleet(NamedTuple):

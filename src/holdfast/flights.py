@@ -58,8 +58,8 @@ class Flight:
         future: settled once with `Resolved` or an error.
         ticket: of L1, taken before anything was read.
         absent: L2's miss; None when L2 was not asked, and then nothing is filled there.
-        coherence: what was known of L3 when L2 was asked.
         known: for a strong read, what L1 holds: its version and value, so that L3 need not send it again.
+        coherence: what was known of L3 then.
         lease_until: until when, in monotonic seconds, it waits for another server that loads the key; 0: not yet asked.
         looks: how often it asked L2 again meanwhile.
         bad: what of L2 is to be withdrawn for it, once L3 has said which fence is to stand there.

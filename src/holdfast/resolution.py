@@ -39,6 +39,7 @@ from holdfast.protocols import (
     Failed,
     FaultSink,
     Fill,
+    Loaded,
     Row,
     SharedCache,
     Source,
@@ -208,14 +209,14 @@ class Resolver:
             self._settle_all(flights, fault)
 
     async def _read_l2(self, flights: list[Flight]) -> None:
-        coherence, started = self._view.coherence, self._begin(flights)
+        started = self._begin(flights)
         answers = await self._l2.read([flight.key for flight in flights], self._view)
         now = self._clock.monotonic()
         self._counters.l2.observe(now - started, len(flights))
         for flight in flights:
-            self._judge_l2(flight, answers[flight.key], coherence, now)
+            self._judge_l2(flight, answers[flight.key], now)
 
-    def _judge_l2(self, flight: Flight, answer: Cached | Absent | Failed, coherence: Coherence, now: float) -> None:
+    def _judge_l2(self, flight: Flight, answer: Cached | Absent | Failed, now: float) -> None:
         if isinstance(answer, Cached) and self._lease.valid(flight.key.kind, now):
             try:
                 value = self.decode(flight.key, answer.row)
@@ -242,7 +243,7 @@ class Resolver:
         if isinstance(answer, Absent):
             if self._waits_for_another(flight, answer.leased_seconds, now):
                 return
-            flight.absent, flight.coherence = answer, coherence
+            flight.absent = answer
         self._add(self._l3_batcher, flight)
 
     def _waits_for_another(self, flight: Flight, leased_seconds: float, now: float) -> bool:
@@ -268,24 +269,25 @@ class Resolver:
             batcher.add(flight)
         except Overloaded as fault:  # this flight's own fault: the others of its batch have been answered, or will be
             self._settle(flight, fault)
-            self._offer(leases_of([flight]))
+            self._offer(leases_of([flight]), self._view.coherence)
 
     async def _ask_l3(self, flights: list[Flight]) -> None:
         try:
-            fills = await self._read_l3(flights)
+            loaded, fills = await self._read_l3(flights)
         except Exception as fault:  # noqa: BLE001 - as above
             self._counters.l3.errors += 1
             if not isinstance(fault, Overloaded):  # that slows callers down, and there is nothing to recover from
                 self._faults.report(fault, Source.L3)
             self._settle_all(flights, fault)
-            self._offer(leases_of(flights))
+            self._offer(leases_of(flights), self._view.coherence)
         else:
-            self._offer(fills, [flight.bad for flight in flights if flight.bad is not None])
+            # Its own, not what is known by now: a generation that rose after its snapshot must void what it fills.
+            self._offer(fills, loaded.coherence, [flight.bad for flight in flights if flight.bad is not None])
 
-    def _offer(self, fills: list[Fill], bad: Sequence[Withdrawal] = ()) -> None:
+    def _offer(self, fills: list[Fill], coherence: Coherence, bad: Sequence[Withdrawal] = ()) -> None:
         """Fill L2 in the background: it can do without, and L3's readers must not wait for it."""
         if (fills or bad) and len(self._filling) < FILLS_MAX:
-            task = self._loop.create_task(self._fill_l2(fills, bad, self._view.coherence))
+            task = self._loop.create_task(self._fill_l2(fills, bad, coherence))
             self._filling.add(task)
             task.add_done_callback(self._filling.discard)
 
@@ -295,8 +297,8 @@ class Resolver:
         stored = await self._l2.fill(fills, coherence) if fills else 0
         self._counters.l2.fills += stored
 
-    async def _read_l3(self, flights: list[Flight]) -> list[Fill]:
-        """Settle flights with L3's answer; returns what L2 should be offered."""
+    async def _read_l3(self, flights: list[Flight]) -> tuple[Loaded, list[Fill]]:
+        """Settle flights with L3's answer; returns it, and what L2 should be offered."""
         started = self._begin(flights)
         keys, incarnation = list(dict.fromkeys(flight.key for flight in flights)), self._view.coherence.incarnation
         loaded = await self._l3.load(keys, known := known_versions(flights, incarnation))
@@ -313,7 +315,7 @@ class Resolver:
         self._counters.l3.observe(now - started, len(flights))
         self._applier.adopt(loaded.coherence, started)
         fills = (self._judge_l3(flight, loaded.rows.get(flight.key), started, now) for flight in flights)
-        return [fill for fill in fills if fill is not None]
+        return loaded, [fill for fill in fills if fill is not None]
 
     def _is_still_known(self, flight: Flight, row: Row | None) -> bool:
         """Whether L1 still holds, and may answer with, what a strong read knew and L3 therefore did not send."""
@@ -341,11 +343,10 @@ class Resolver:
         version = row.version if row is not None else 0
         self._counters.l3.hits += row is not None
         self._counters.l3.misses += row is None
-        absent = flight.absent if flight.coherence is self._view.coherence else None
         resolved = Resolved(value, version, Tier.L3, started, birth=row.birth if row is not None else 0)
-        self._fill_l1(flight, resolved, ttl_seconds, now, tags, offered=absent is not None and row is not None)
+        self._fill_l1(flight, resolved, ttl_seconds, now, tags, offered=flight.absent is not None and row is not None)
         self._settle(flight, resolved)
-        return Fill(flight.key, row, ttl_seconds, absent, tags) if absent is not None else None
+        return Fill(flight.key, row, ttl_seconds, flight.absent, tags) if flight.absent is not None else None
 
     def _value(self, flight: Flight, row: Row) -> Any:
         if flight.known is not None and flight.known[0] == row.version:

@@ -16,6 +16,7 @@ from fix_voids import (
     OTHER,
     change_unnoticed,
     fleet,
+    forget_entries,
     forget_l1,
     name_of,
     one_more,
@@ -138,6 +139,42 @@ async def test_a_load_that_began_before_the_tag_was_raised_fills_nothing() -> No
             pause.release()
             assert await reading is not None
             assert three.store.swarms.peek("s1") is None
+
+
+async def test_a_load_that_tells_of_a_newer_generation_fills_l2_under_it() -> None:
+    """A write anywhere may raise one between miss and load; if nothing were filled, all others would wait in vain."""
+    async with fleet((KEY, ADA), (OTHER, EVE)) as servers:
+        forget_entries(servers.l2)
+        forget_l1(servers.two)
+        servers.l3.void(Target(tag="bot:ada"))
+        assert await name_of(servers.two) == NEW  # its miss is from before it heard of the tag
+        await servers.two.resolver.drain()
+        await servers.one.feed.refresh()
+        forget_l1(servers.one)
+        entry = await servers.one.store.swarms.entry("s1")
+        assert entry is not None
+        assert (entry.value.name, entry.tier) == (NEW, Tier.L2)
+
+
+@pytest.mark.parametrize("invalidate", [by_tag, by_key, by_kind, everything])
+async def test_a_load_from_before_a_generation_fills_l2_with_nothing_that_counts(invalidate: Invalidate) -> None:
+    """The entry is of the generations of its own snapshot, whatever its server was told since."""
+    async with fleet((KEY, ADA)) as servers:
+        slow = PausingStorage(servers.l3)
+        async with one_more(servers.l2, servers.l3, servers.clock, slow) as three:
+            forget_entries(servers.l2)
+            change_unnoticed(servers.l3, KEY, ADA)
+            pause = slow.pause_next_load()
+            early = asyncio.ensure_future(name_of(three))
+            await pause.reached.wait()
+            change_unnoticed(servers.l3, KEY, swarm(NEW, "ada"))
+            await invalidate(servers.one)
+            await three.feed.refresh()
+            pause.release()
+            assert await early == OLD
+            await three.resolver.drain()
+            forget_l1(servers.one)
+            assert [await name_of(flows) for flows in (three, servers.one)] == [NEW, NEW]
 
 
 async def test_a_reader_after_the_tag_was_raised_joins_no_load_begun_before_it() -> None:
