@@ -77,6 +77,20 @@ def test_what_is_given_back_is_due_at_once_with_what_came_meanwhile() -> None:
     assert [write.entry.seq for write in buffer.take(3.0, *ALL)[B1]] == [1, 2]
 
 
+def test_what_is_left_of_a_batch_stays_taken_until_it_is_given_back() -> None:
+    """Half of it was decided, the rest failed: that is due at once, and not after its quiet."""
+    buffer = Buffer(RULES)
+    writes = [pending(seq) for seq in (1, 2, 3)]
+    for write in writes:
+        buffer.add(write)
+    buffer.take(2.0, *ALL)
+    buffer.decided(B1, writes[:1])
+    assert (buffer.queues[B1].taken, buffer.next_due()) == (2, math.inf)
+    buffer.give_back([B1], 2.5)
+    assert buffer.next_due() == 2.5
+    assert buffer.take(2.5, *ALL) == {B1: writes[1:]}
+
+
 def test_a_batch_has_so_many_keys_and_bytes() -> None:
     """What has no room is due still; one key goes however large it is."""
     buffer = Buffer(RULES)
@@ -120,7 +134,7 @@ def test_what_is_decided_is_gone_and_makes_room(gone: list[int]) -> None:
     assert (queue.doubt, queue.decisions) == (bool(left), 1)
 
 
-@given(st.lists(st.tuples(st.sampled_from("ahtgd"), st.sampled_from("xyz"), st.floats(0, 3)), max_size=60))
+@given(st.lists(st.tuples(st.sampled_from("ahtgdp"), st.sampled_from("xyz"), st.floats(0, 3)), max_size=60))
 def test_it_never_loses_a_write_nor_its_order(steps: list[tuple[str, str, float]]) -> None:
     """Whatever is added, hurried, taken, given back and decided: each key's writes are all there, in order, and due."""
     buffer, model, now = Buffer(BufferRules(quiet_seconds=2.0, age_seconds=5.0)), dict[Key, list[int]](), 0.0
@@ -144,6 +158,13 @@ def test_it_never_loses_a_write_nor_its_order(steps: list[tuple[str, str, float]
                 buffer.decided(each, [write for write in buffer.queues[each].writes if write.entry.seq in seqs])
                 model[each] = model[each][len(seqs) :]
             taken = {}
+        elif step == "p":
+            for each, seqs in taken.items():
+                done = seqs[: len(seqs) // 2]
+                buffer.decided(each, [write for write in buffer.queues[each].writes if write.entry.seq in done])
+                model[each] = model[each][len(done) :]
+                taken[each] = seqs[len(done) :]
+                assert buffer.queues[each].taken == len(taken[each])
     buffer.give_back(taken, now)
     last = buffer.take(now + 10.0, *ALL)
     assert {key: [write.entry.seq for write in writes] for key, writes in last.items()} == {

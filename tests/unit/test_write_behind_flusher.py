@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import pytest
 
@@ -21,6 +21,7 @@ from holdfast.errors import (
 )
 from holdfast.keys import Key
 from holdfast.metrics.counters import RecoveryCounters, WriteBehindCounters
+from holdfast.protocols import Write
 from holdfast.recovery.pacing import RetryBudget
 from holdfast.recovery.reports import FaultReports
 from holdfast.row_decoding import RowDecoder
@@ -237,6 +238,34 @@ def test_a_row_that_l3_refuses_holds_up_nothing_else() -> None:
         assert [dead.letter.seq for dead in await stage.base.letters(limit=10)] == [bad.entry.seq]
         assert (stage.counters.dead_letters, stage.counters.refused, len(stage.buffer)) == (1, 1, 0)
 
+    staged(scenario)
+
+
+@pytest.mark.parametrize("nth", range(1, 6))
+def test_a_fault_among_the_halves_has_the_rest_tried_again_at_once(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
+    """Whichever half L3 goes away at, and whatever of the key was decided before: somebody waits for the others."""
+    saves, save = 0, MemoryFlush.save
+
+    async def away_once(flush: MemoryFlush, writes: Sequence[Write]) -> Mapping[Key, int]:
+        nonlocal saves
+        saves += 1
+        if saves == nth:
+            raise TierUnavailable("L3: it is away")
+        return await save(flush, writes)
+
+    async def scenario(stage: Stage) -> None:
+        began = stage.world.monotonic()
+        good = [stage.add(Set(Bot(name="good"))), stage.add(Append("capabilities", "a"))]
+        bad = stage.add(Set("name", "bad"))
+        for write in [*good, stage.add(Append("capabilities", "b"))]:
+            await write.reached(Durability.COMMITTED)
+        with pytest.raises(Refused, match="poison"):
+            await bad.reached(Durability.COMMITTED)
+        assert stage.world.monotonic() - began < BufferRules().quiet_seconds / 2
+        assert saves > nth, "there are not as many"
+        assert len(stage.pauses) == 1
+
+    monkeypatch.setattr(MemoryFlush, "save", away_once)
     staged(scenario)
 
 

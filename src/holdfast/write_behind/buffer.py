@@ -191,7 +191,7 @@ class Buffer:
         self._untake(key, queue, moment)
 
     def decided(self, key: Key, writes: Iterable[Write]) -> None:
-        """Let go of writes; what else there is of the key is due in its time."""
+        """Let go of writes; what else was taken of the key stays so, and what else there is is due in its time."""
         queue = self.queues.pop(key)
         gone = {id(write) for write in writes}
         self._count -= len(gone)
@@ -202,7 +202,10 @@ class Buffer:
         queue.decisions += 1
         if queue.writes:
             self.queues[key] = queue  # behind those that wait for longer
-            self._untake(key, queue, min(queue.due_at, self._due_at(queue)))
+            # The other half of a batch that was refused is still being decided: it must be there to be given back.
+            queue.taken = max(0, queue.taken - len(gone))
+            if not queue.taken:
+                self._untake(key, queue, min(queue.due_at, self._due_at(queue)))
         else:
             queue.taken, queue.due_at = 0, math.inf
 
