@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 import pytest
 
+from fix_races import until
 from fix_run_servers import RUN, Hall, hall
 from fix_runs import hybrid_clock
 from fix_secrets import NEW, entropy, known_keys
 from holdfast.documents import ContextVariable, Review, Sealed, decode
 from holdfast.entry import Durability
-from holdfast.errors import NotOwner, ReviewSettled, RunOver, Undecided
+from holdfast.errors import NotOwner, ReviewSettled, RunOver
 from holdfast.keys import Key
 from holdfast.kinds import RUN as RUN_KIND
 from holdfast.protocols.reviews import OVERTAKEN, Basis
@@ -24,6 +24,7 @@ from holdfast.run_context.active_run import ActiveRun
 from holdfast.run_context.secrets import is_same_secret, protected
 from holdfast.sensitivity.known_keys import KnownKeys, Sealer
 from holdfast.transactions import Transaction
+from holdfast.write_behind.flusher import LOCKED_SECONDS
 from holdfast.write_behind.handing_over import HandingOver
 
 ID = f"{RUN}/c1/x"
@@ -343,15 +344,19 @@ async def test_a_run_does_not_end_while_a_decision_on_it_is_recorded(
         monkeypatch.setattr(
             Reviews, "_run", lambda _, transaction, run_id: transaction.collection(RUN_KIND).get(run_id)
         )
-    nobody_waits, status = Reviews._nobody_waits, []
+    nobody_waits, status, ends = Reviews._nobody_waits, list[str](), list[asyncio.Future[Any]]()
     async with hall(**MANUAL) as at:
         parent = await asking(at)
+        counters = at.servers["a"].counters.write_behind
+
+        async def ended_or_held_up() -> bool:
+            return ends[0].done() or counters.retries > 0
 
         def late(self: Reviews, run_id: str) -> Callable[[Transaction], Awaitable[str | None]]:
             async def why(transaction: Transaction) -> str | None:
                 known = await nobody_waits(self, run_id)(transaction)
-                with contextlib.suppress(Undecided):
-                    await parent.complete()
+                ends.append(asyncio.ensure_future(parent.complete()))
+                await until(ended_or_held_up)
                 status.append(at.row().status)
                 return known
 
@@ -360,3 +365,6 @@ async def test_a_run_does_not_end_while_a_decision_on_it_is_recorded(
         monkeypatch.setattr(Reviews, "_nobody_waits", late)
         await decide(at, choice="child")
         assert status == ["running" if locks else "completed"]
+        at.clock.advance(LOCKED_SECONDS)
+        await at.servers["a"].store.flush()
+        await ends[0]
