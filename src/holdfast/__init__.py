@@ -67,6 +67,7 @@ from holdfast.errors import (
 from holdfast.events import Delivery, Event, Metadata, Priority
 from holdfast.invalidation.rules import RULES, Dependents, Impact, Rule
 from holdfast.kinds import Caching, Kind
+from holdfast.metrics.snapshot import Metrics
 from holdfast.node import connect
 from holdfast.protocols import Invalidation, Isolation, Replayed
 from holdfast.recovery.escalation_rules import EscalationNotice
@@ -151,6 +152,7 @@ __all__ = [
     "Loss",
     "Merge",
     "Metadata",
+    "Metrics",
     "Mode",
     "NotFound",
     "NotOwner",

@@ -25,6 +25,7 @@ from holdfast.invalidation.sampling import AnswerSampler
 from holdfast.invalidation.verifier import Verifier
 from holdfast.key_locks import KeyLocks
 from holdfast.metrics.counters import Counters
+from holdfast.metrics.snapshot import Metrics, snapshot
 from holdfast.protocols import Source
 from holdfast.reading import Reader
 from holdfast.recovery.health import HealthKeeper
@@ -179,6 +180,10 @@ class Flows:
             sleep=given.sleep,
         )
 
+    def _metrics(self) -> Metrics:
+        self.health.observe()  # the time in the present mode counts up to now
+        return snapshot(self.counters, self._shelves)
+
     def _check_writes(self) -> None:
         """Asks who is made after the writers."""
         self.health.check_writes()
@@ -263,6 +268,7 @@ class Flows:
             scopes=self.scopes,
             consistency=self.verifier.report,
             health=self.health.health,
+            metrics=self._metrics,
             invalidator=self.invalidator,
             bus=self.bus,
             write_behind=self.write_behind,

@@ -13,6 +13,7 @@ from holdfast.documents import Document
 from holdfast.invalidation.bus import EventBus
 from holdfast.invalidation.consistency import ConsistencyReport
 from holdfast.kinds import BOT, ROUTINE, RUN_SNAPSHOT, SWARM, TEAM, Kind
+from holdfast.metrics.snapshot import Metrics
 from holdfast.recovery.escalations import Escalations
 from holdfast.recovery.health import Health
 from holdfast.recovery.log_reading import RecoveryLog
@@ -38,6 +39,7 @@ class Parts:
     scopes: Scopes
     consistency: Callable[[], ConsistencyReport]
     health: Callable[[], Health]
+    metrics: Callable[[], Metrics]
     invalidator: Invalidator
     bus: EventBus
     write_behind: WriteBehind
@@ -73,6 +75,7 @@ class StateStore:
         consistency: what the verifier has found so far: of L1's and L2's answers how many were judged and how many were
             stale, and the last findings with their causes.
         health: how this server is: its mode, its tiers, and what waits; see `Health`.
+        metrics: what this server has counted since it was opened: of each tier, of modes, of recovery; see `Metrics`.
         flush: bring all accepted writes to L3; see `WriteBehind.flush`.
         backlog: what this server has accepted and not yet decided; see `WriteBehind.backlog`.
         invalidate: make void what caches hold of a kind, a tag or everything; see `Invalidator.invalidate`.
@@ -87,6 +90,7 @@ class StateStore:
         self.transact = parts.transactions.transact
         self.consistency = parts.consistency
         self.health = parts.health
+        self.metrics = parts.metrics
         self.invalidate = parts.invalidator.invalidate
         self.flush = parts.write_behind.flush
         self.backlog = parts.write_behind.backlog

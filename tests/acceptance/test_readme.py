@@ -178,10 +178,12 @@ def test_the_page_of_escalations(servers: Running, postgres_url: str) -> None:
 def test_the_page_of_recovery(servers: Running, postgres_url: str) -> None:
     """A healthy server says so; of a kind with a strategy of its own a person is asked, by its steps alone."""
     health, strategy = blocks("docs/recovery.md")
-    mode, tiers, age, backlog = run(health, servers, postgres_url).splitlines()
+    mode, tiers, age, backlog, modes, recovery = run(health, servers, postgres_url).splitlines()
     assert re.fullmatch(r"normal for \d+ s: every tier answers", mode)
     assert re.fullmatch(r"cached answers are at most [\d.]+ s old", age)
     assert (tiers, backlog) == ("L2 there L3 there", "0 writes wait for L3")
+    assert re.fullmatch(r"\{'normal': [\d.]+\} \{'L2': 0, 'L3': 0\}", modes)
+    assert recovery == "0 {}"
     lines = run(strategy, servers, postgres_url).splitlines()
     assert lines == [
         "plan:p1 is not a JSON object but list",

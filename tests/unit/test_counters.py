@@ -183,3 +183,21 @@ async def test_a_new_incarnation_is_one_flush_by_answers_and_one_by_the_feed(ser
     await servers.reader.store.bots.get("ada", consistency=Consistency.STRONG)
     assert await servers.reader.feed.refresh()
     assert servers.counted.flushes == 2
+
+
+async def test_the_door_gives_a_copy_of_all_counters_and_those_of_memory(servers: Servers) -> None:
+    """It stands still; the time in the present mode counts up to now."""
+    store = servers.reader.store
+    assert await store.bots.get("ada") == ADA
+    assert await store.bots.get("ada") == ADA
+    servers.clock.advance(3.0)
+    metrics = store.metrics()
+    assert (metrics.l1["bot"].hits, metrics.l1["bot"].misses, metrics.l1["bot"].entries) == (1, 1, 1)
+    assert metrics.l1["team"].entries == 0
+    assert (metrics.l2.misses, metrics.l3.hits) == (1, 1)
+    assert metrics.modes.seconds["normal"] >= 3.0
+    servers.counted.recovery.stepped("retry_operation", "done")
+    servers.clock.advance(3.0)
+    later = store.metrics()
+    assert (metrics.recovery.steps, later.recovery.steps) == ({}, {("retry_operation", "done"): 1})
+    assert later.modes.seconds["normal"] >= metrics.modes.seconds["normal"] + 3.0

@@ -168,7 +168,7 @@ class HealthKeeper:
     def observe(self) -> None:
         """Take in how the tiers are, and change the mode accordingly."""
         now = self._clock.monotonic()
-        self._counters.spent(self.mode, now - self._counted_at)
+        self._counters.spent(self.mode.value, now - self._counted_at)
         self._counted_at = now
         for name, guard in self._guards.items():
             self._there[name].observe(now, answers=guard.answers)
