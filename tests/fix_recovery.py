@@ -162,10 +162,10 @@ class Modes:
     """`Degrading` that remembers what it was told."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, float | None, str]] = []
+        self.told: list[tuple[float | None, str]] = []
 
-    def degrade(self, mode: str, seconds: float | None, why: str, *, subject: str = "") -> None:
-        self.told.append((mode, seconds, why))
+    def degrade(self, seconds: float | None, why: str, *, subject: str = "") -> None:
+        self.told.append((seconds, why))
 
 
 class Scene:

@@ -112,7 +112,6 @@ class RecoveryFlows:
                 ask_later=self.recorder.ask,
                 degrading=affected.degrading,
                 l2=given.l2_guard,
-                l3=given.l3_guard,
                 clock=given.clock,
                 sleep=given.sleep,
                 # Of its own: how often tiers fail must not change what is drawn for anything else.

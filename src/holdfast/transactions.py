@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 from uuid import UUID
 
@@ -238,26 +237,22 @@ class Transactions:
         self,
         isolation: Isolation = Isolation.READ_COMMITTED,
         settled: Collection[Key] = (),
-        *,
-        in_any_mode: bool = False,
     ) -> AsyncIterator[Transaction]:
         """A transaction that commits when the block ends, and is rolled back when it raises or is cancelled.
 
         Args:
             settled: keys whose accepted writes are brought to L3 before it begins, so that it sees them whatever its
                 isolation; of others when they are first used.
-            in_any_mode: also while the server's mode forbids writes: what ends such a mode must not wait for its end.
 
         Raises:
             SerializationFailure: others were in the way; nothing took effect.
             OutcomeUnknown: the reply to COMMIT was lost, or SQL of the block ended the transaction. Read before
                 repeating.
-            TierUnavailable: the server is in a mode in which nothing may be written.
+            TierUnavailable: L3 is cut off; nothing was written.
             TierError: L3 cannot be reached, or what its driver raised inside.
         """
         self._resolver.check_open()
-        if not in_any_mode:
-            self._writer.check_writes()
+        self._writer.check_writes()
         await self._settle(settled)
         storage = await self._l3.open_transaction(Isolation(isolation))
         incarnation = self._l3.coherence().incarnation
@@ -296,20 +291,17 @@ class Transactions:
         operation: Callable[[Transaction], Awaitable[Result]],
         isolation: Isolation = Isolation.SERIALIZABLE,
         attempts: int = TRANSACT_ATTEMPTS,
-        *,
-        in_any_mode: bool = False,
     ) -> Result:
         """Run an operation in a transaction, again when others were in the way, and return what it returned.
 
         Args:
             operation: without effects but those on the transaction: it may run several times.
             attempts: at most.
-            in_any_mode: see `open`.
 
         Raises:
             SerializationFailure: others were in the way each time.
         """
-        return await repeated(partial(self.open, in_any_mode=in_any_mode), operation, isolation, attempts, self.pause)
+        return await repeated(self.open, operation, isolation, attempts, self.pause)
 
     async def _commit(self, transaction: Transaction, affected: Affected, incarnation: UUID) -> None:
         try:

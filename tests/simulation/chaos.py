@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from holdfast.protocols import Target
-from holdfast.recovery.forcing import FORCEABLE
 from holdfast.testing import MemoryFeed
 from simulation.scene import KEYS, TAGS, Scene
 
@@ -47,7 +46,7 @@ class Chaos:
                 self._lose_l3,
                 self._silence_l3,
                 self._lose_both,
-                self._spare_a_tier,
+                self._spare_l2,
             ],
         }
 
@@ -199,11 +198,10 @@ class Chaos:
         async with self._scene.health.outage(*tiers):
             await self._world.pause(OUTAGE_SECONDS)
 
-    async def _spare_a_tier(self) -> None:
-        """Somebody puts a server into a worse mode than its tiers ask for, for a while."""
-        mode = self._world.random.choice(FORCEABLE)
+    async def _spare_l2(self) -> None:
+        """Somebody has a server pass L2 by, though it answers, for a while."""
         seconds = self._world.random.choice((SPARED_SECONDS, None))
-        self._world.random.choice(self._scene.servers).flows.health.degrade(mode, seconds, "somebody wants it")
+        self._world.random.choice(self._scene.servers).flows.health.degrade(seconds, "somebody wants it")
         await self._world.pause(2 * SPARED_SECONDS)
 
     def _a_feed(self) -> MemoryFeed:

@@ -28,10 +28,10 @@ SHOWN_SECONDS: Final = 2.0
 LATE_SECONDS: Final = 0.01
 """Times in events are rounded."""
 WITHOUT: Final = {
-    "L2": frozenset({Mode.L2_BYPASSED, Mode.READ_ONLY, Mode.MEMORY_ONLY}),
+    "L2": frozenset({Mode.L2_BYPASSED, Mode.MEMORY_ONLY}),
     "L3": frozenset({Mode.READ_ONLY, Mode.WRITE_BUFFERING, Mode.MEMORY_ONLY}),
 }
-"""Modes that a server may show while a tier is away: it may have been put into `read_only` besides."""
+"""Modes that a server may show while a tier is away."""
 
 OF_TIERS: Final = frozenset({StateErrorType.CACHE_FAILURE, StateErrorType.COMMUNICATION_FAILURE})
 """What an outage is; a write whose outcome is unknown may be named after its tier too, and does not come back."""

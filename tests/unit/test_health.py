@@ -184,6 +184,9 @@ def test_without_l3_writes_that_must_be_committed_are_refused_at_once() -> None:
         assert stage.store.health().staleness_seconds > 0.9
         stage.l3.away = False
         await bots.put("b1", Bot(name="Eve"))  # as soon as L3 answers, whatever the mode's word is
+        asked = await stage.store.escalations.open("tier:l3", failed="it was away")
+        await stage.store.escalations.resolve(asked, decision="seen", by="ann", reason="it is back")
+        await stage.entered(Mode.WRITE_BUFFERING)
         await asyncio.sleep(SETTLED)
         await stage.entered(Mode.WRITE_BUFFERING, Mode.NORMAL)
         assert await stage.store.flush() == []
@@ -308,44 +311,30 @@ def test_without_both_it_answers_from_memory() -> None:
     staged(scenario)
 
 
-def test_read_only_can_be_forced_for_a_time() -> None:
-    """Writes that must be committed are refused with the reason; the rest goes on; then all does."""
-
-    async def scenario(stage: Stage) -> None:
-        bots = stage.store.bots
-        await bots.put("b1", ADA)
-        await stage.store.swarms.put("s1", Swarm())
-        stage.flows.health.degrade(Mode.READ_ONLY, 300.0, "rows of kind bot do not decode")
-        assert stage.mode() is Mode.READ_ONLY
-        with pytest.raises(TierUnavailable, match=r"mode read_only: .*do not decode"):
-            await bots.put("b1", Bot())
-        assert await bots.get("b1") == ADA
-        await stage.store.swarms.patch("s1", ONE)
-        await asyncio.sleep(299.0)
-        with pytest.raises(TierUnavailable):
-            await bots.put("b1", Bot())
-        await asyncio.sleep(1.0 + SOON)
-        await bots.put("b1", Bot())
-        await stage.entered(Mode.READ_ONLY, Mode.NORMAL)
-
-    staged(scenario)
-
-
 def test_direct_access_to_l3_can_be_forced() -> None:
-    """Reads pass L2 by, also beneath a worse mode, until it is over."""
+    """Reads pass L2 by, also beneath a worse mode, until it is over; it shows why, and when it is."""
 
     async def scenario(stage: Stage) -> None:
         bots, counters = stage.store.bots, stage.flows.counters
         await bots.put("b1", ADA)
-        stage.flows.health.degrade(Mode.READ_ONLY, 1.0, "x")
-        stage.flows.health.degrade(Mode.L2_BYPASSED, 10.0, "L2 holds what does not verify")
+        stage.flows.health.degrade(10.0, "L2 holds what does not verify")
+        assert stage.mode() is Mode.L2_BYPASSED
+        assert stage.store.health().why == "L2 holds what does not verify"
         asked = counters.l2.round_trips
         stage.flows.caches["bot"].flush()
         assert await bots.get("b1") == ADA
         assert counters.l2.round_trips == asked
-        await asyncio.sleep(5.0)
+        stage.l3.away = True
+        await asyncio.sleep(1.0)
+        assert stage.mode() is Mode.READ_ONLY
+        stage.l3.away = False
+        await asyncio.sleep(SETTLED)
         assert stage.mode() is Mode.L2_BYPASSED
-        await asyncio.sleep(5.0 + SOON)
+        stage.flows.caches["bot"].flush()
+        assert await bots.get("b1") == ADA
+        assert counters.l2.round_trips == asked
+        await asyncio.sleep(10.0 - 1.0 - SETTLED + SOON)
+        await stage.entered(Mode.L2_BYPASSED, Mode.READ_ONLY, Mode.L2_BYPASSED, Mode.NORMAL)
         stage.flows.caches["bot"].flush()
         assert await bots.get("b1") == ADA
         assert counters.l2.round_trips > asked

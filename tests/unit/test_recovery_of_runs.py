@@ -12,9 +12,9 @@ import pytest
 from fix_races import until
 from fix_recovery import Nobody, Person, hurry
 from fix_run_servers import RUN, Hall, hall
-from holdfast import Bot, Durability, Escalation, Swarm
+from holdfast import Durability, Escalation, Swarm
 from holdfast.documents import Run
-from holdfast.errors import ContextCorrupt, RunOver, TierUnavailable
+from holdfast.errors import ContextCorrupt, RunOver
 from holdfast.events import Event
 from holdfast.invalidation.topics import RECOVERY_COMPLETED
 from holdfast.protocols import Source
@@ -22,11 +22,9 @@ from holdfast.recovery import manager as managing
 from holdfast.recovery.escalations import Escalations
 from holdfast.recovery.leaders import ALERT
 from holdfast.recovery.manager import RecoveryManager
-from holdfast.recovery.modes import Mode
 from holdfast.run_context.rescuing import TERMINATE, Rescuing, Termination
 from holdfast.run_context.restoring import Loss
 from holdfast.testing import MemoryRecoveryLog
-from holdfast.transactions import Transactions
 
 
 class Told:
@@ -108,41 +106,6 @@ async def test_a_run_that_nobody_runs_has_failed() -> None:
         assert (asked["run"], asked["swarm"], asked["subject"]) == (RUN, "s1", f"run:{RUN}")
         with pytest.raises(RunOver):
             await at.b.resume(RUN)
-
-
-async def ended_in_read_only(at: Hall, told: Told) -> tuple[str, str]:
-    """What became of ending a run that nobody runs, in a mode that forbids writes."""
-    await at.kill("a")
-    at.servers["b"].health.degrade(Mode.READ_ONLY, 300.0, "rows do not decode")
-    with pytest.raises(TierUnavailable, match="read_only"):
-        await at.servers["b"].store.bots.put("b1", Bot())
-    await read_corrupt(at)
-    return (await told.steps())[0]
-
-
-async def test_a_mode_in_which_writes_are_refused_is_no_reason_to_leave_it() -> None:
-    """The run has failed all the same, a person is asked, and may answer."""
-    async with listening() as (at, told):
-        assert await ended_in_read_only(at, told) == ("terminate_routine", "done")
-        assert at.row().status == "failed"
-        escalations = at.servers["b"].store.escalations
-        (asked,) = await escalations.list()
-        await escalations.resolve(asked.id, decision="leave", by="ann", reason="nothing of it is needed")
-        assert await escalations.list() == []
-
-
-async def test_mutant_recovery_is_refused_as_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then no run could be ended before the mode is over."""
-    open_ = Transactions.open
-
-    def as_all(self: Transactions, *args: Any, **_: Any) -> Any:
-        return open_(self, *args)
-
-    monkeypatch.setattr(Transactions, "open", as_all)
-    async with listening() as (at, told):
-        assert await ended_in_read_only(at, told) == ("terminate_routine", "failed")
-        assert (await told.steps())[2] == ("escalate_to_human", "escalated")
-        assert await at.servers["b"].store.escalations.list() == []  # it waits for the end of the mode
 
 
 async def test_a_context_that_verifies_after_all_is_left() -> None:

@@ -46,7 +46,6 @@ class Docket(Generic[D]):
         index: L3's side of them.
         stored: the document in a row of it.
         record: writes what goes with each decision.
-        in_any_mode: they are decided also while a server's mode forbids writes.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class Docket(Generic[D]):
         record: Record,
         *,
         stored: Stored,
-        in_any_mode: bool = False,
     ) -> None:
         self.index = index
         self._kind = kind
@@ -66,7 +64,6 @@ class Docket(Generic[D]):
         self._transactions = transactions
         self._record = record
         self._stored = stored
-        self._in_any_mode = in_any_mode
 
     async def list(self, *, status: str | None, run_id: str | None, after: int | None, limit: int) -> Page[Listed[D]]:
         """Those there are and can be read, from L3, the oldest first; see `DecisionIndex.list`.
@@ -141,7 +138,7 @@ class Docket(Generic[D]):
                 await self._record(transaction, identifier, decided)
             return decided
 
-        return await self._transactions.transact(operate, Isolation.READ_COMMITTED, in_any_mode=self._in_any_mode)
+        return await self._transactions.transact(operate, Isolation.READ_COMMITTED)
 
     def _missing(self, identifier: str) -> NotFound:
         name = self._kind.name

@@ -79,15 +79,14 @@ class StorageGuard(TierGuard, Protocol):
 
 
 class Degrading(Protocol):
-    """Puts a server into a worse mode than its tiers would ask for: who found out that it must be spared."""
+    """Puts a server into mode `l2_bypassed` though L2 answers its guard: who found out that it must be spared."""
 
-    def degrade(self, mode: str, seconds: float | None, why: str, *, subject: str = "") -> None:
-        """Have it work in a mode for a while.
+    def degrade(self, seconds: float | None, why: str, *, subject: str = "") -> None:
+        """Have it work so for a while, where its tiers do not ask for a worse mode.
 
         Args:
-            mode: a word of `Mode`: `l2_bypassed` or `read_only`; of both the latter is worse.
             seconds: None: until every tier answers and has answered for a while; 0: no longer.
             why: in words, for whoever reads of it.
-            subject: on account of what; a mode that is asked for on account of several is left when all let it go.
+            subject: on account of what; if it is on account of several, the mode is left when all let it go.
         """
         ...

@@ -66,9 +66,7 @@ class Escalations:
         stored: Stored,
     ) -> None:
         self.index = index
-        self._docket = Docket(
-            ESCALATION, collection, transactions, index, self._record, stored=stored, in_any_mode=True
-        )
+        self._docket = Docket(ESCALATION, collection, transactions, index, self._record, stored=stored)
         self._transactions = transactions
         self._audit = audit
         self._counters = counters
@@ -195,7 +193,7 @@ class Escalations:
                 await self._to_be_told(transaction, identifier, msgspec.structs.replace(joined, hooks=more))
             return True
 
-        return await self._transactions.transact(operate, Isolation.READ_COMMITTED, in_any_mode=True)
+        return await self._transactions.transact(operate, Isolation.READ_COMMITTED)
 
     def _asked(self, request: EscalationRequest) -> Escalation:
         what = StateErrorType(request.error_type)
@@ -340,7 +338,7 @@ class Escalations:
             return True
 
         try:
-            return await self._transactions.transact(operate, Isolation.READ_COMMITTED, in_any_mode=True)
+            return await self._transactions.transact(operate, Isolation.READ_COMMITTED)
         except Conflict:  # another server was faster
             return False
 

@@ -1,19 +1,14 @@
-"""Which mode a server works in when somebody has put it into a worse one than its tiers ask for (pure)."""
+"""For how long a server works in `l2_bypassed` because somebody wants that, whatever its tiers ask for (pure)."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from holdfast.errors import SettingsError
 from holdfast.recovery.modes import Mode
-
-FORCEABLE: Final = (Mode.L2_BYPASSED, Mode.READ_ONLY)
-_ORDER: Final = (Mode.NORMAL, Mode.L2_BYPASSED, Mode.READ_ONLY, Mode.WRITE_BUFFERING, Mode.MEMORY_ONLY)
-"""Of two the later is shown. Who forces `read_only` while L3 is away takes nothing from `write_buffering`."""
 
 
 class Forced(NamedTuple):
-    """A mode that is forced.
+    """How the mode is forced.
 
     Attributes:
         until: monotonic seconds.
@@ -27,7 +22,7 @@ class Forced(NamedTuple):
 
 
 class Forcing:
-    """What is forced; of each mode, for each subject, the last word counts.
+    """On whose account that is so; for each subject the last word counts.
 
     A subject is a tier, as a rule; what was forced for one goes with its time.
 
@@ -37,25 +32,19 @@ class Forcing:
 
     def __init__(self, settle_seconds: float) -> None:
         self._settle = settle_seconds
-        self._forced: dict[tuple[Mode, str], Forced] = {}
+        self._forced: dict[str, Forced] = {}
 
-    def force(self, mode: Mode, seconds: float | None, why: str, now: float, *, subject: str = "") -> None:
-        """Force a mode; see `Degrading.degrade`.
+    def force(self, seconds: float | None, why: str, now: float, *, subject: str = "") -> None:
+        """Force it; see `Degrading.degrade`."""
+        self._forced[subject] = Forced(now + (self._settle if seconds is None else seconds), seconds is None, why)
 
-        Raises:
-            SettingsError: nobody may force that mode: it says that a tier is away.
-        """
-        if mode not in FORCEABLE:
-            raise SettingsError(f"only {' or '.join(FORCEABLE)} can be forced, not {mode}")
-        self._forced[mode, subject] = Forced(now + (self._settle if seconds is None else seconds), seconds is None, why)
-
-    def forced(self, mode: Mode) -> Forced | None:
-        """How a mode is forced, as `worse` knew last, for the subject of which it was first; None: it is not."""
-        return next((each for (forced, _), each in self._forced.items() if forced is mode), None)
+    def forced(self) -> Forced | None:
+        """How it is forced, as `worse` knew last, for the subject of which it was first; None: it is not."""
+        return next(iter(self._forced.values()), None)
 
     def worse(self, natural: Mode, now: float) -> Mode:
-        """The worst of what the tiers ask for and what is forced still."""
-        for slot, each in list(self._forced.items()):
+        """The worse one of what the tiers ask for and what is forced still."""
+        for subject, each in list(self._forced.items()):
             if now >= each.until and not (each.lasts and natural is not Mode.NORMAL):
-                del self._forced[slot]
-        return max((natural, *(mode for mode, _ in self._forced)), key=_ORDER.index)
+                del self._forced[subject]
+        return Mode.L2_BYPASSED if self._forced and natural is Mode.NORMAL else natural

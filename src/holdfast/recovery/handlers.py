@@ -100,7 +100,7 @@ class Means:
         rebuild: begins a run with what is left of another one, and returns its id and what it lacks.
         masked: takes secrets out of a text.
         ask_later: has a person asked once L3 takes that.
-        l2, l3: know whether these tiers answer.
+        l2: knows whether L2 answers.
         random_: for jitter.
         retries: how many calls may be made again.
     """
@@ -115,7 +115,6 @@ class Means:
     ask_later: Callable[[EscalationRequest], None]
     degrading: Degrading
     l2: TierGuard
-    l3: TierGuard
     clock: Clock
     sleep: Callable[[float], Awaitable[object]]
     random_: random.Random
@@ -247,7 +246,7 @@ class Handlers:
     def _request(self, case: Case, step: RecoveryStep) -> EscalationRequest:
         report = case.report
         # Modes are of outages: of one document none comes, and nobody is told that it will.
-        left = [] if report.run_id is None else [each for each in case.fallbacks if each.strategy not in _MODES]
+        left = [] if report.run_id is None else [each for each in case.fallbacks if each.strategy not in _OF_OUTAGES]
         return EscalationRequest(
             recovery_id=case.id,
             error_type=report.error_type.value,
@@ -280,39 +279,28 @@ class Handlers:
             return Done(Outcome.DONE, "what of L2 does not answer is cut off, until it does")
         if len(health.circuits) > 1:
             return Done(Outcome.DONE, "a node of L2 refuses; reads of its keys go to L3")
-        return self._degrade(Mode.L2_BYPASSED, case)
+        subject = case.report.subject
+        self._means.degrading.degrade(DEGRADED_SECONDS, f"{subject} does not answer", subject=subject)
+        return Done(Outcome.DONE, f"mode {Mode.L2_BYPASSED}")
 
     async def _read_only(self, case: Case, _option: FallbackOption) -> Done:
-        """Have writes refused, if L3 is what does not answer."""
+        """Say whether writes are refused: as long as its guard has cut L3 off they are anyway, and not any longer."""
         if not case.report.of_tier:
             return Done(Outcome.SKIPPED, NO_TIER)
         if await self._means.prober.l3_answers():
             return Done(Outcome.SKIPPED, "L3 answers: no write need be refused")
-        return self._refuse_writes(case)
+        return Done(Outcome.DONE, "L3 is cut off, and writes are refused, until it answers")
 
-    def _refuse_writes(self, case: Case) -> Done:
-        """As long as its guard has cut L3 off they are refused anyway, and not any longer."""
-        if not self._means.l3.answers:
-            return Done(Outcome.DONE, "L3 is cut off, and writes are refused, until it answers")
-        return self._degrade(Mode.READ_ONLY, case)
-
-    async def keep_up(self, case: Case, option: FallbackOption) -> None:
-        """Have the mode of a fallback that took effect last on, if it would take effect now; else it is let go."""
-        if option.strategy not in _MODES:
-            return
-        if (await self.fallbacks[option.strategy](case, option)).outcome is Outcome.SKIPPED:
-            self.leave(case, option)
+    def keep_up(self, case: Case, option: FallbackOption) -> None:
+        """Have the mode of a fallback that took effect last on."""
+        if option.strategy is Fallback.DIRECT_L3_ACCESS:
+            self._pass_by(case)
 
     def leave(self, case: Case, option: FallbackOption) -> None:
         """The tier answers: nothing asks any more for the mode of a fallback that took effect."""
-        if (mode := _MODES.get(option.strategy)) is not None:
+        if option.strategy is Fallback.DIRECT_L3_ACCESS:
             subject = case.report.subject
-            self._means.degrading.degrade(mode.value, 0.0, f"{subject} answers", subject=subject)
-
-    def _degrade(self, mode: Mode, case: Case) -> Done:
-        subject = case.report.subject
-        self._means.degrading.degrade(mode.value, DEGRADED_SECONDS, f"{subject} does not answer", subject=subject)
-        return Done(Outcome.DONE, f"mode {mode.value}")
+            self._means.degrading.degrade(0.0, f"{subject} answers", subject=subject)
 
     async def _last_snapshot(self, case: Case, _option: FallbackOption) -> Done:
         """Say what a resume would go on from. Nothing is put in the context's place but by whoever resumes it."""
@@ -352,7 +340,7 @@ def _in_words(lost: Loss) -> str:
     )
 
 
-_MODES: Final = {Fallback.DIRECT_L3_ACCESS: Mode.L2_BYPASSED, Fallback.READ_ONLY_MODE: Mode.READ_ONLY}
+_OF_OUTAGES: Final = (Fallback.DIRECT_L3_ACCESS, Fallback.READ_ONLY_MODE)
 _TERMINATIONS: Final[Mapping[Termination, str]] = {
     Termination.RESTORABLE: "its context verifies after all; it was left as it is",
     Termination.PARTLY: "a part of its context verifies, from which a resume goes on; it was left as it is",

@@ -145,25 +145,22 @@ class HealthKeeper:
             backlog=self._backlog(),
         )
 
-    def degrade(self, mode: str, seconds: float | None, why: str, *, subject: str = "") -> None:
-        """Have the server work in a worse mode; see `Degrading.degrade`."""
-        self._forcing.force(Mode(mode), seconds, why, self._clock.monotonic(), subject=subject)
+    def degrade(self, seconds: float | None, why: str, *, subject: str = "") -> None:
+        """Have the server work in `l2_bypassed`; see `Degrading.degrade`."""
+        self._forcing.force(seconds, why, self._clock.monotonic(), subject=subject)
         self.observe()
 
     def check_writes(self) -> None:
-        """Refuse a write that goes to L3 at once, where the mode forbids it.
+        """Refuse a write that goes to L3 at once, while L3 is cut off; the word for the mode may last longer.
 
         Raises:
-            TierUnavailable: it does; nothing was written.
+            TierUnavailable: it is; nothing was written.
         """
-        if self._l3.answers and self._forcing.forced(Mode.READ_ONLY) is None:
+        if self._l3.answers:
             return
         self.observe()
-        if not self._l3.answers:
-            fault = self._l3.health().fault
-            raise TierUnavailable(f"mode {self.mode}: L3 is away, writes that must be committed are refused ({fault})")
-        if (forced := self._forcing.forced(Mode.READ_ONLY)) is not None:
-            raise TierUnavailable(f"mode {self.mode}: writes that must be committed are refused: {forced.why}")
+        fault = self._l3.health().fault
+        raise TierUnavailable(f"mode {self.mode}: L3 is away, writes that must be committed are refused ({fault})")
 
     def observe(self) -> None:
         """Take in how the tiers are, and change the mode accordingly."""
@@ -176,7 +173,7 @@ class HealthKeeper:
             self._report(name, guard, now)
         there = Tiers(l2=self._there["L2"].is_there, l3=self._there["L3"].is_there, buffers=self._buffers())
         mode = self._forcing.worse(mode_of(there), now)
-        self._skip_l2(not self._l2.answers or self._forcing.forced(Mode.L2_BYPASSED) is not None)
+        self._skip_l2(not self._l2.answers or self._forcing.forced() is not None)
         if mode is not self.mode:
             self._change(mode, now)
 
@@ -205,8 +202,8 @@ class HealthKeeper:
             for name, guard in self._guards.items()
             if not self._there[name].is_there
         ]
-        forced = map(self._forcing.forced, (Mode.L2_BYPASSED, Mode.READ_ONLY))
-        reasons += [each.why for each in forced if each is not None]
+        if (forced := self._forcing.forced()) is not None:
+            reasons.append(forced.why)
         return "; ".join(reasons) or "every tier answers"
 
     def _unheard(self, feed_seconds: float) -> str:

@@ -301,7 +301,7 @@ class RecoveryManager:
                     break
                 lasted = self._clock.monotonic() - report.began
                 if option is not None and (option.duration_seconds is None or lasted < option.duration_seconds):
-                    await self._handlers.keep_up(case, option)
+                    self._handlers.keep_up(case, option)
         finally:
             self._reports.ended(report, mended=True)
         if option is not None:

@@ -104,7 +104,7 @@ class Ending:
             await runs.put(self._run_id, failed)
 
         try:
-            await self._ground.transactions.transact(fail, Isolation.READ_COMMITTED, in_any_mode=True)
+            await self._ground.transactions.transact(fail, Isolation.READ_COMMITTED)
         except HoldfastError:
             if change is not None:
                 context.put_back(change)

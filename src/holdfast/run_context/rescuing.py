@@ -173,7 +173,7 @@ class Rescuing:
             await runs.put(run_id, change(held))
             return done
 
-        return await self._ground.transactions.transact(changed, Isolation.READ_COMMITTED, in_any_mode=True)
+        return await self._ground.transactions.transact(changed, Isolation.READ_COMMITTED)
 
 
 def _marked(held: Run) -> Run:

@@ -14,7 +14,7 @@ from holdfast.recovery.forcing import Forcing
 from holdfast.recovery.health import HealthKeeper
 from holdfast.recovery.log import RecoveryRecorder
 from holdfast.recovery.manager import RecoveryManager
-from holdfast.recovery.modes import Mode, Presence
+from holdfast.recovery.modes import Presence
 from holdfast.tiers.l2_watch import NodeWatch
 from holdfast.tiers.l3_guard import PostgresGuard
 from simulation.mutants.registry import mutant
@@ -60,8 +60,8 @@ def forced_mode_never_ends(patch: pytest.MonkeyPatch) -> None:
     """Who has put a server into a worse mode has done so for ever."""
     healthy = Forcing.force
 
-    def force(self: Forcing, mode: Mode, seconds: float | None, why: str, now: float, *, subject: str = "") -> None:
-        healthy(self, mode, float("inf") if seconds != 0 else seconds, why, now, subject=subject)
+    def force(self: Forcing, seconds: float | None, why: str, now: float, *, subject: str = "") -> None:
+        healthy(self, float("inf") if seconds != 0 else seconds, why, now, subject=subject)
 
     patch.setattr(Forcing, "force", force)
 
