@@ -219,6 +219,9 @@ class RedisConnection:
         return others | await self._apart(script, again)
 
     async def _apart(self, script: Script, calls: Mapping[Node, Call]) -> dict[Node, Any]:
+        if len(calls) == 1:
+            ((node, call),) = calls.items()
+            return {node: await self._run_alone(script, node, call)}
         answers = await asyncio.gather(*(self._run_alone(script, node, call) for node, call in calls.items()))
         return dict(zip(calls, answers, strict=True))
 
