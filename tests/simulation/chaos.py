@@ -200,7 +200,7 @@ class Chaos:
 
     async def _spare_l2(self) -> None:
         """Somebody has a server pass L2 by, though it answers, for a while."""
-        seconds = self._world.random.choice((SPARED_SECONDS, None))
+        seconds = self._world.random.choice((SPARED_SECONDS, SPARED_SECONDS / 2))
         self._world.random.choice(self._scene.servers).flows.health.degrade(seconds, "somebody wants it")
         await self._world.pause(2 * SPARED_SECONDS)
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from holdfast.recovery.forcing import Forcing
 from holdfast.recovery.modes import Mode
 
-SETTLE = 2.0
-
 
 def test_the_worse_mode_counts_for_its_time() -> None:
     """Then what the tiers ask for."""
-    forcing = Forcing(SETTLE)
+    forcing = Forcing()
     forcing.force(300.0, "L2 holds what does not verify", 10.0)
     assert forcing.worse(Mode.NORMAL, 309.9) is Mode.L2_BYPASSED
     for worse in (Mode.READ_ONLY, Mode.WRITE_BUFFERING, Mode.MEMORY_ONLY):
@@ -19,19 +17,9 @@ def test_the_worse_mode_counts_for_its_time() -> None:
     assert forcing.forced() is None
 
 
-def test_without_a_time_it_lasts_until_all_is_well() -> None:
-    """And for a moment at least, for the tiers may not have shown yet what was found out."""
-    forcing = Forcing(SETTLE)
-    forcing.force(None, "L2 holds what does not verify", 10.0)
-    assert forcing.worse(Mode.NORMAL, 11.0) is Mode.L2_BYPASSED
-    assert forcing.worse(Mode.READ_ONLY, 60.0) is Mode.READ_ONLY
-    assert forcing.forced() is not None
-    assert forcing.worse(Mode.NORMAL, 61.0) is Mode.NORMAL
-
-
 def test_the_last_word_counts() -> None:
     """It may shorten what was forced before."""
-    forcing = Forcing(SETTLE)
+    forcing = Forcing()
     forcing.force(300.0, "one", 10.0)
     forcing.force(1.0, "other", 10.0)
     assert forcing.worse(Mode.NORMAL, 12.0) is Mode.NORMAL
@@ -39,7 +27,7 @@ def test_the_last_word_counts() -> None:
 
 def test_who_lets_a_mode_go_takes_it_from_nobody_else() -> None:
     """L3 answers again, and L2 must be spared still."""
-    forcing = Forcing(SETTLE)
+    forcing = Forcing()
     forcing.force(5.0, "tier:l2 does not answer", 10.0, subject="tier:l2")
     forcing.force(5.0, "tier:l3 does not answer", 10.5, subject="tier:l3")
     forcing.force(0.0, "tier:l3 answers", 11.0, subject="tier:l3")

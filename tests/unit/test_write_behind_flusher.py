@@ -47,6 +47,9 @@ class Caches:
     def publish(self, settled: object, begun: object) -> None:
         """Rows are in effect."""
 
+    def tell(self, versions: object) -> None:
+        """Rows of others are."""
+
     def doubt(self, keys: Iterable[Key]) -> None:
         """Rows may be."""
 

@@ -10,13 +10,14 @@ import pytest
 from fix_events import Notes, until
 from fix_left_journals import KEY, entry, leave, named
 from holdfast import Bot, Durability, InvalidTopic, Merge, Refused, Set
+from holdfast.documents import encode
 from holdfast.flows import Flows
 from holdfast.invalidation.topics import WRITE_REFUSED
-from holdfast.protocols import JournalState
+from holdfast.protocols import JournalState, Write
 from holdfast.seq_set import SeqSet
-from holdfast.testing import JournalHub, ManualClock, MemoryJournalBase, MemoryJournals, MemoryStorage
+from holdfast.testing import JournalHub, ManualClock, MemoryFeed, MemoryJournalBase, MemoryJournals, MemoryStorage
 from holdfast.testing.door import connect_flows
-from holdfast.write_behind import making
+from holdfast.write_behind import flusher, making
 from holdfast.write_behind.refusals import DETAIL_CHARACTERS_MAX, refusal_data
 
 SECRET = "secret"
@@ -150,3 +151,52 @@ def test_the_detail_is_cut_short() -> None:
     """A user's class may say anything of its values."""
     data = refusal_data(Refused(KEY, "poison", "x" * 10_000), "j", 1)
     assert len(data["detail"]) == DETAIL_CHARACTERS_MAX
+
+
+async def committed_meanwhile(l3: MemoryStorage) -> None:
+    """By another server, or another program."""
+    await l3.save([Write(KEY, Bot.SCHEMA, encode(Bot(name="committed")), None)])
+
+
+async def deleted_meanwhile(l3: MemoryStorage) -> None:
+    """Likewise."""
+    await l3.delete(KEY)
+
+
+async def read_after(meanwhile: Callable[[MemoryStorage], Awaitable[None]]) -> Bot | None:
+    """What a server reads whose `Set` was refused, before the feed has told it why."""
+    l3, streams = MemoryStorage(), MemoryJournals(JournalHub())
+    feed = MemoryFeed(l3)
+    base = MemoryJournalBase(l3, ManualClock())
+    async with connect_flows(l3=l3, feed=feed, journals=base, streams=streams) as flows:
+        await flows.store.bots.put("b1", Bot(name="old"))
+        await flows.store.bots.get("b1")
+        receipt = await flows.store.bots.patch("b1", Set("name", SECRET), durability=Durability.JOURNALED)
+        await flows.feed.refresh()
+        feed.hold()
+        await meanwhile(l3)
+        await flows.store.flush()
+        with pytest.raises(Refused):
+            await receipt.reached(Durability.COMMITTED)
+        bot = await flows.store.bots.get("b1")
+        feed.release()
+        return bot
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "read"), [(committed_meanwhile, Bot(name="committed")), (deleted_meanwhile, None)]
+)
+async def test_whoever_is_refused_reads_the_row_that_refused_it(
+    meanwhile: Callable[[MemoryStorage], Awaitable[None]], read: Bot | None
+) -> None:
+    """And not what its write was made on, for which the same would be refused again."""
+    assert await read_after(meanwhile) == read
+
+
+@pytest.mark.parametrize("meanwhile", [committed_meanwhile, deleted_meanwhile])
+async def test_mutant_the_caches_are_not_told_of_that_row(
+    meanwhile: Callable[[MemoryStorage], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory answers with what was there before, within its bound."""
+    monkeypatch.setattr(flusher, "refused_by", lambda _settled: {})
+    assert await read_after(meanwhile) == Bot(name="old")

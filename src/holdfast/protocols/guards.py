@@ -81,11 +81,11 @@ class StorageGuard(TierGuard, Protocol):
 class Degrading(Protocol):
     """Puts a server into mode `l2_bypassed` though L2 answers its guard: who found out that it must be spared."""
 
-    def degrade(self, seconds: float | None, why: str, *, subject: str = "") -> None:
+    def degrade(self, seconds: float, why: str, *, subject: str = "") -> None:
         """Have it work so for a while, where its tiers do not ask for a worse mode.
 
         Args:
-            seconds: None: until every tier answers and has answered for a while; 0: no longer.
+            seconds: 0: no longer.
             why: in words, for whoever reads of it.
             subject: on account of what; if it is on account of several, the mode is left when all let it go.
         """

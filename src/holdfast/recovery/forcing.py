@@ -12,12 +12,10 @@ class Forced(NamedTuple):
 
     Attributes:
         until: monotonic seconds.
-        lasts: also beyond that, until every tier answers.
         why: in words.
     """
 
     until: float
-    lasts: bool
     why: str
 
 
@@ -25,18 +23,14 @@ class Forcing:
     """On whose account that is so; for each subject the last word counts.
 
     A subject is a tier, as a rule; what was forced for one goes with its time.
-
-    Args:
-        settle_seconds: for so long at least, where no time was given.
     """
 
-    def __init__(self, settle_seconds: float) -> None:
-        self._settle = settle_seconds
+    def __init__(self) -> None:
         self._forced: dict[str, Forced] = {}
 
-    def force(self, seconds: float | None, why: str, now: float, *, subject: str = "") -> None:
+    def force(self, seconds: float, why: str, now: float, *, subject: str = "") -> None:
         """Force it; see `Degrading.degrade`."""
-        self._forced[subject] = Forced(now + (self._settle if seconds is None else seconds), seconds is None, why)
+        self._forced[subject] = Forced(now + seconds, why)
 
     def forced(self) -> Forced | None:
         """How it is forced, as `worse` knew last, for the subject of which it was first; None: it is not."""
@@ -45,6 +39,6 @@ class Forcing:
     def worse(self, natural: Mode, now: float) -> Mode:
         """The worse one of what the tiers ask for and what is forced still."""
         for subject, each in list(self._forced.items()):
-            if now >= each.until and not (each.lasts and natural is not Mode.NORMAL):
+            if now >= each.until:
                 del self._forced[subject]
         return Mode.L2_BYPASSED if self._forced and natural is Mode.NORMAL else natural

@@ -110,7 +110,7 @@ class HealthKeeper:
         self._wall = wall
         self._sleep = sleep
         self._there = {name: Presence(rules.settle_seconds) for name in self._guards}
-        self._forcing = Forcing(rules.settle_seconds)
+        self._forcing = Forcing()
         self._checks: dict[str, asyncio.Task[None]] = {}
         self._began = self._late_at = self._counted_at = self._since = clock.monotonic()
         self._loop = Background(self._run, "health")
@@ -145,7 +145,7 @@ class HealthKeeper:
             backlog=self._backlog(),
         )
 
-    def degrade(self, seconds: float | None, why: str, *, subject: str = "") -> None:
+    def degrade(self, seconds: float, why: str, *, subject: str = "") -> None:
         """Have the server work in `l2_bypassed`; see `Degrading.degrade`."""
         self._forcing.force(seconds, why, self._clock.monotonic(), subject=subject)
         self.observe()

@@ -25,7 +25,7 @@ from holdfast.recovery.pacing import RetryBudget
 from holdfast.write_behind.bisecting import bisected
 from holdfast.write_behind.buffer import Buffer
 from holdfast.write_behind.deciding import RefusalReason
-from holdfast.write_behind.flushing import Flushing, Settled
+from holdfast.write_behind.flushing import Flushing, Settled, refused_by
 from holdfast.write_behind.overlay import Overlay
 from holdfast.write_behind.pace import Pace
 from holdfast.write_behind.receipts import PendingWrite
@@ -53,6 +53,10 @@ class CacheTeller(Protocol):
 
     def publish(self, settled: Mapping[Key, Settled], begun: Any) -> None:
         """These rows are in effect."""
+        ...
+
+    def tell(self, versions: Mapping[Key, int]) -> None:
+        """Rows of these versions are in effect, which somebody else wrote; `ANY_VERSION`: it is not known which."""
         ...
 
     def doubt(self, keys: Iterable[Key]) -> None:
@@ -181,6 +185,9 @@ class Flusher:
         # What was decided before is laid over no longer: a cache may still hold the row of before that.
         if before := [key for key, each in settled.items() if each.covered and not each.changed]:
             self._caches.doubt(before)
+        # Who is refused must not read again what its write was made on: these caches may not have heard of the row.
+        if rows := refused_by(settled):
+            self._caches.tell(rows)
         for key, each in settled.items():
             self._settle(key, batch[key], each)
 

@@ -18,7 +18,7 @@ from holdfast.errors import AppendOnly, Conflict, CorruptDocument, Overloaded, R
 from holdfast.keys import Key
 from holdfast.kinds import Kind
 from holdfast.one_ahead import OneAhead
-from holdfast.protocols import FlushTransaction, JournalBase, Letter, Row, Write
+from holdfast.protocols import ANY_VERSION, FlushTransaction, JournalBase, Letter, Row, Write
 from holdfast.row_decoding import Stored
 from holdfast.seq_set import SeqSet
 from holdfast.write_behind.deciding import Decision, RefusalReason, decide
@@ -80,6 +80,11 @@ def written(settled: Mapping[Key, Settled]) -> dict[Key, int]:
     """The versions of the rows that a transaction wrote, or found written by one that decided the same before."""
     rows = {key: each.version for key, each in settled.items() if each.changed or each.covered}
     return rows | {key: version for each in settled.values() for key, version in each.history.items()}
+
+
+def refused_by(settled: Mapping[Key, Settled]) -> dict[Key, int]:
+    """The versions of rows of others that writes were refused by; `ANY_VERSION`: the row is gone."""
+    return {key: each.version or ANY_VERSION for key, each in settled.items() if each.refused and not each.changed}
 
 
 Batch = Mapping[Key, Sequence[Entry]]

@@ -60,7 +60,7 @@ def forced_mode_never_ends(patch: pytest.MonkeyPatch) -> None:
     """Who has put a server into a worse mode has done so for ever."""
     healthy = Forcing.force
 
-    def force(self: Forcing, seconds: float | None, why: str, now: float, *, subject: str = "") -> None:
+    def force(self: Forcing, seconds: float, why: str, now: float, *, subject: str = "") -> None:
         healthy(self, float("inf") if seconds != 0 else seconds, why, now, subject=subject)
 
     patch.setattr(Forcing, "force", force)
