@@ -40,7 +40,7 @@ async def test_a_lost_reply_is_an_unknown_outcome(settings: Settings) -> None:
             await connection.execute(f"SELECT pg_terminate_backend(pid) FROM ({blocked}) AS b")  # noqa: S608
             with pytest.raises(OutcomeUnknown):
                 await writing
-        assert state.bots.peek("b1") is None
+            assert state.bots.peek("b1") is None  # at once: its recovery reads the row again
         assert await state.bots.get("b1") == ADA
         flows = flows_of(state)
         await flows.resolver.drain()
