@@ -48,5 +48,5 @@ class Coherence(msgspec.Struct, frozen=True):
 
     @property
     def highest(self) -> int:
-        """The highest generation known; a fill carries it."""
+        """The highest generation; a fill carries that of the snapshot its row was read in."""
         return max(self.generations.values(), default=0)

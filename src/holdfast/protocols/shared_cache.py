@@ -160,6 +160,9 @@ class SharedCache(Protocol):
         An entry is refused if the key holds a newer version or a fence above it, if its read began longer ago than
         half the lifetime of a fence (by then the fence that forbids it may be gone), or if the node's incarnation or
         generation is no longer the one its read began under.
+
+        Args:
+            coherence: of the snapshot that the rows were read in.
         """
         ...
 

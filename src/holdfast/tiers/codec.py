@@ -14,7 +14,7 @@ Format 1, big-endian:
                 the key is leased to who loads it, ms
     16     16   incarnation of L3
     32     8    version
-    40     8    highest generation known when the read began
+    40     8    highest generation in the snapshot that the row was read in
     48     8    birth version
     56     4    TTL, ms
     60     2    schema of the document
