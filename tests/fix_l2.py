@@ -112,7 +112,7 @@ class RedisHarness:
     async def command(self, *words: str | bytes) -> Any:
         """Send a command to the node that serves its first key."""
         await self.connection.topology()
-        return await self.connection._command(list(words))
+        return await self.connection.command(list(words))
 
     async def watermark_keys(self) -> list[bytes]:
         """The names of the nodes' watermarks."""

@@ -15,9 +15,9 @@ from holdfast.protocols import FenceSink, Watermark
 from holdfast.protocols.guards import TierState
 from holdfast.tiers.codec import WireEntry
 from holdfast.tiers.l1_local import LocalCache
-from holdfast.tiers.l2_client import Script
 from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
+from holdfast.tiers.l2_scripts import Script
 
 KEY = Key("bot", "b1")
 DEADLINE_SECONDS = 60.0
@@ -119,7 +119,7 @@ async def stored(cache: RedisCache, key: Key = KEY) -> WireEntry | None:
     name = redis_key(cache._prefix, key)
     await cache._connection.topology()
     try:
-        data: bytes | None = await cache._connection._command(["GET", name])
+        data: bytes | None = await cache._connection.command(["GET", name])
     except RequestError:
         return None
     return None if data is None or data[32:40] == bytes(8) else cache._codec.decode(name, data)

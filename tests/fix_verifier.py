@@ -43,7 +43,7 @@ async def plant_in_redis(l2: RedisCache, key: Key, row: Row, coherence: Coherenc
     """A node of L2 holds a row, with a valid checksum, whatever the scripts say."""
     name = redis_key(l2._prefix, key)
     await l2._connection.topology()
-    seconds, microseconds = await l2._connection._command(["TIME"])
+    seconds, microseconds = await l2._connection.command(["TIME"])
     data = l2._codec.encode(
         name,
         row,
@@ -52,7 +52,7 @@ async def plant_in_redis(l2: RedisCache, key: Key, row: Row, coherence: Coherenc
         read_at_ms=int(seconds) * 1000 + int(microseconds) // 1000 - round(AGE_SECONDS * 1000),
         ttl_ms=TTL_MS,
     )
-    await l2._connection._command(["SET", name, data, "PX", str(TTL_MS)])
+    await l2._connection.command(["SET", name, data, "PX", str(TTL_MS)])
 
 
 async def put_twice(flows: Flows) -> tuple[int, int]:

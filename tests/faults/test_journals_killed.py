@@ -24,9 +24,9 @@ from holdfast.protocols import Appended, JournalBehind
 from holdfast.testing.fault_proxy import FaultProxy, StartProxy
 from holdfast.testing.server_controls import ServerControls
 from holdfast.tiers import l2_secured
-from holdfast.tiers.l2_client import Script
 from holdfast.tiers.l2_journal import RedisJournals
 from holdfast.tiers.l2_journal_entries import names_of
+from holdfast.tiers.l2_scripts import Script
 from holdfast.tiers.l2_topology import slot_of
 
 pytestmark = [pytest.mark.xdist_group("faults_journals"), pytest.mark.timeout(240)]

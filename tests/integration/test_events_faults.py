@@ -13,8 +13,8 @@ from holdfast import OutcomeUnknown, Settings
 from holdfast.protocols import Dead, Handed
 from holdfast.testing.conformance import EventTransportSuite
 from holdfast.testing.conformance.event_transport import BACKLOG_MAX, PLACE
-from holdfast.tiers.l2_client import Script
 from holdfast.tiers.l2_events import RedisEvents
+from holdfast.tiers.l2_scripts import Script
 
 FIRST_LINE = "local ask = cjson.decode(ARGV[1])"
 

@@ -92,7 +92,7 @@ async def test_a_slot_that_moves_is_no_outage(single: Single) -> None:
     fault = GlideTimeoutError("long ago")
     assert connection._watch.failed(node, connection._awake.monotonic() - 60.0, fault)
     assert guard.health().state is TierState.AWAY
-    error = connection._unavailable(node, RequestError("MOVED 1 127.0.0.1:1"))
+    error = connection._runner._unavailable(node, RequestError("MOVED 1 127.0.0.1:1"))
     assert isinstance(error.__cause__, RequestError)
     assert connection.map_is_stale
     assert (guard.answers, guard.health().state, guard.health().fault) == (True, TierState.THERE, None)

@@ -165,7 +165,7 @@ async def test_a_corrupt_l2_entry_is_read_from_l3_and_replaced(settings: Setting
         await until_l2_is_trusted(flows)
         await until_l2_was_told(cache, (await state.bots.put("b1", ADA)).version)
         name = redis_key(cache._prefix, KEY)
-        await cache._connection._command(["SET", name, b"H\x01 damaged " + bytes(80)])
+        await cache._connection.command(["SET", name, b"H\x01 damaged " + bytes(80)])
         flows.caches["bot"].flush()
         assert await state.bots.get("b1") == ADA
         assert (flows.counters.l2.errors, flows.counters.l2.hits) == (1, 0)
@@ -188,8 +188,8 @@ async def test_a_key_of_another_type_disturbs_nobody(settings: Settings) -> None
             await until_l2_was_told(cache, receipt.version, Key("bot", identifier))
         for number in (1, 2):
             name = redis_key(cache._prefix, Key("bot", f"b{number}"))
-            await cache._connection._command(["DEL", name])
-            await cache._connection._command(["LPUSH", name, b"x"])
+            await cache._connection.command(["DEL", name])
+            await cache._connection.command(["LPUSH", name, b"x"])
         receipt = await state.bots.put("b2", Bot(name="Eve"))
         await until_l2_was_told(cache, receipt.version, Key("bot", "b2"))
         flows.caches["bot"].flush()

@@ -17,7 +17,7 @@ from fix_l2 import RedisHarness, RedisL2
 from fix_races import mutate
 from holdfast.testing.conformance import FenceSinkSuite, SharedCacheSuite
 from holdfast.tiers import l2_answers, l2_redis
-from holdfast.tiers.l2_client import Script
+from holdfast.tiers.l2_scripts import Script
 
 Check = Callable[[Any], Awaitable[None]]
 KEEP_LEASE = """fence = same and string.sub(fence, 1, 8) .. string.sub(held, 9, 16) .. string.sub(fence, 17) or fence

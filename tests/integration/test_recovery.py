@@ -59,7 +59,7 @@ class Served(NamedTuple):
         """Send a command about the key of `ADA` to L2."""
         name = redis_key(self.cache._prefix, KEY)
         await self.cache._connection.topology()
-        return await self.cache._connection._command([words[0], name, *words[1:]])
+        return await self.cache._connection.command([words[0], name, *words[1:]])
 
     async def tier(self) -> Tier:
         """Which tier answers for `ADA`, without L1."""

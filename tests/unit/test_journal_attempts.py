@@ -9,8 +9,8 @@ import pytest
 
 from fix_l2 import connection_to
 from holdfast import OutcomeUnknown, Overloaded, TierUnavailable
-from holdfast.tiers.l2_client import Script
 from holdfast.tiers.l2_journal import ATTEMPTS, RedisJournals
+from holdfast.tiers.l2_scripts import Script
 from holdfast.tiers.l2_secured import LANES_MAX, Secured, SecuredCalls
 
 MADE = Secured([b"n1", b"appended", b"1"], 1, "n1")

@@ -18,9 +18,10 @@ from glide import GlideClient, GlideError
 from holdfast.errors import OutcomeUnknown, Overloaded, TierError, TierUnavailable
 from holdfast.events import PRIORITIES, partition_of
 from holdfast.protocols import Append, DeadLetter, Exchange, Exchanged, Handed, Replayed
-from holdfast.tiers.l2_client import RedisConnection, Script
+from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_connect import Client, RedisConnector
 from holdfast.tiers.l2_lent import LentClients
+from holdfast.tiers.l2_scripts import Script
 from holdfast.tiers.l2_secured import SecuredCalls, understood
 
 logger = logging.getLogger("holdfast")

@@ -10,7 +10,8 @@ from holdfast.errors import TierError, TierUnavailable
 from holdfast.keys import Key, redis_key
 from holdfast.protocols import FenceTarget, Watermark
 from holdfast.tiers.codec import Codec
-from holdfast.tiers.l2_client import MAP_AGE_MAX_SECONDS, RedisConnection, Script
+from holdfast.tiers.l2_client import MAP_AGE_MAX_SECONDS, RedisConnection
+from holdfast.tiers.l2_scripts import Script
 from holdfast.tiers.l2_topology import Node, Topology
 from holdfast.tiers.l2_watermarks import decode, encode, part_after, watermark_key
 

@@ -16,10 +16,11 @@ from glide import AllPrimaries, GlideClient, GlideError
 
 from holdfast.errors import HoldfastError, OutcomeUnknown, Overloaded, TierUnavailable
 from holdfast.protocols import Appended, JournalBehind, JournalSealed
-from holdfast.tiers.l2_client import RedisConnection, Script
+from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_connect import Client
 from holdfast.tiers.l2_journal_entries import check_append, entry_of, names_of
 from holdfast.tiers.l2_lent import LentClients
+from holdfast.tiers.l2_scripts import Script
 from holdfast.tiers.l2_secured import Secured, SecuredCalls, made, understood
 from holdfast.tiers.l2_securing import unfit_for_a_journal
 

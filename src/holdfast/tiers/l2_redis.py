@@ -19,7 +19,8 @@ from holdfast.protocols import Absent, Cached, Coherence, Failed, Fill, View, Wa
 from holdfast.protocols.faults import EVIDENCE_BYTES_MAX
 from holdfast.tiers.codec import Codec
 from holdfast.tiers.l2_answers import NO_GENERATION, Judge
-from holdfast.tiers.l2_client import RedisConnection, Script
+from holdfast.tiers.l2_client import RedisConnection
+from holdfast.tiers.l2_scripts import Script
 from holdfast.tiers.l2_topology import Node, slot_of
 from holdfast.tiers.l2_watermarks import decode, watermark_key
 

@@ -42,9 +42,10 @@ from glide import ConnectionError as GlideConnectionError
 from glide import TimeoutError as GlideTimeoutError
 
 from holdfast.errors import HoldfastError, OutcomeUnknown, Overloaded, TierUnavailable
-from holdfast.tiers.l2_client import RedisConnection, Script
+from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_connect import Client
 from holdfast.tiers.l2_lent import LentClients
+from holdfast.tiers.l2_scripts import Script
 from holdfast.tiers.l2_securing import connection_of, is_empty, lines_of, replicas_of
 
 logger = logging.getLogger("holdfast")
