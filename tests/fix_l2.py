@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from fix_races import until
 from holdfast.clock import SystemClock
 from holdfast.keys import redis_key
 from holdfast.testing import ManualClock, MemoryCache
@@ -15,6 +16,7 @@ from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_connect import RedisConnector
 from holdfast.tiers.l2_fences import RedisFences
 from holdfast.tiers.l2_redis import RedisCache
+from holdfast.tiers.l2_scripts import Script
 from holdfast.tiers.l2_watermarks import watermark_key
 
 
@@ -137,6 +139,23 @@ def connection_to(
     """A connection, not yet made."""
     connector = RedisConnector(urls, request_timeout_seconds=request_timeout, connect_timeout_seconds=connect_timeout)
     return RedisConnection(connector, monotonic=(clock or SystemClock()).monotonic)
+
+
+async def by_links(connection: RedisConnection) -> None:
+    """Until links lead to all nodes."""
+    script = Script("read")
+
+    async def open_to_all() -> bool:
+        nodes = (await connection.topology()).nodes
+        await connection.run(script, {node: [watermark_key(b"vrooli:", node.slots[0][0]), b"0"] for node in nodes})
+        return {node.name for node in nodes} == connection._links._open.keys()
+
+    await until(open_to_all)
+
+
+def without_links(connection: RedisConnection) -> None:
+    """Have a connection that was not used yet open none."""
+    connection._connector.linked = lambda topology: frozenset()  # type: ignore[method-assign]
 
 
 async def started(harness: RedisHarness) -> tuple[L2Suite, RedisL2]:

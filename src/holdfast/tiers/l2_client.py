@@ -21,6 +21,7 @@ from holdfast.errors import TierUnavailable
 from holdfast.recovery.breaker import Circuit
 from holdfast.tiers.awake import AwakeClock
 from holdfast.tiers.l2_connect import Client, RedisConnector
+from holdfast.tiers.l2_links import Links
 from holdfast.tiers.l2_scripts import Call, Script, ScriptRunner
 from holdfast.tiers.l2_topology import Node, Topology
 from holdfast.tiers.l2_watch import NodeWatch
@@ -58,7 +59,8 @@ class RedisConnection:
             request_timeout_seconds=connector.request_timeout_seconds,
         )
         self._guards = self._watch.guards
-        self._runner = ScriptRunner(self, self._watch, self._awake)
+        self._links = Links(connector.dial, monotonic=monotonic)
+        self._runner = ScriptRunner(self, self._links, self._watch, self._awake)
 
     async def topology(self, *, age_max_seconds: float = math.inf) -> Topology:
         """The map of nodes, connecting first if need be; read anew if it is older than that.
@@ -115,11 +117,6 @@ class RedisConnection:
     async def run(self, script: Script, calls: Mapping[Node, Call]) -> dict[Node, Any]:
         """Run a script on several nodes at once; see `ScriptRunner.run`."""
         return await self._runner.run(script, calls)
-
-    @property
-    def connected(self) -> Client | None:
-        """The client, if there is one now."""
-        return self._client
 
     async def command(self, arguments: list[str | bytes]) -> Any:
         """Send a command to whoever serves its key.
@@ -186,6 +183,7 @@ class RedisConnection:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
         self._awake.stop()
+        await self._links.close()
         await self._watch.close()
         client, self._client, self._topology = self._client, None, None
         if client is not None:
@@ -240,6 +238,7 @@ class RedisConnection:
                 logger.warning("L2 at %s is back", self._connector.addresses)
             self._topology, self._read_at, self._last_failure = topology, self._began_at, None
             self._guards.keep_only(node.name for node in topology.nodes)
+            self._links.serve(self._connector.linked(topology))
         finally:
             self._connecting = None
 

@@ -1,11 +1,14 @@
-"""Opens clients of L2: addresses, whether it is a cluster, and its map of nodes."""
+"""Opens clients of L2, and links to its nodes: addresses, whether it is a cluster, and its map of nodes."""
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+import hiredis
 import msgspec
 from glide import (
     AdvancedGlideClientConfiguration,
@@ -23,6 +26,7 @@ from glide import (
 )
 
 from holdfast.errors import SettingsError, TierUnavailable
+from holdfast.tiers.l2_link import Link
 from holdfast.tiers.l2_topology import Topology
 
 INFLIGHT_MAX: Final = 10_000
@@ -108,7 +112,9 @@ class RedisConnector:
         self.request_timeout_seconds = request_timeout_seconds
         self._request_timeout_ms = max(1, round(request_timeout_seconds * 1000))
         self._connect_timeout_ms = max(1, round(connect_timeout_seconds * 1000))
+        self._ca_pem = ca_pem
         self._tls = TlsAdvancedConfiguration(root_pem_cacerts=ca_pem) if ca_pem else None
+        self._ssl: ssl.SSLContext | None = None
 
     async def open(self) -> Client:
         """A client, which connects with its first request; until then only the kind of server is known.
@@ -127,6 +133,49 @@ class RedisConnector:
                 GlideClusterClientConfiguration(self._nodes(), advanced_config=advanced, **self._common())
             )
         return await GlideClient.create(self._single(self._nodes(), read_only=False))
+
+    def linked(self, topology: Topology) -> frozenset[str]:
+        """The nodes that links may lead to: of servers that are no cluster, only the client knows who takes writes."""
+        is_known = topology.is_cluster or len(self.addresses) == 1
+        return frozenset(node.name for node in topology.nodes) if is_known else frozenset()
+
+    async def dial(self, name: str) -> Link:
+        """A link to a node, by its name.
+
+        Raises:
+            OSError: it cannot be reached, or was silent for the time of a connection; ssl.SSLError among them.
+            ValueError: the name is no address, or the node refused what a connection begins with.
+        """
+        host, _, port = name.rpartition(":")
+        if not host:  # a node that does not know its own address
+            raise ValueError(f"{name!r} is no address")
+        async with asyncio.timeout(self._connect_timeout_ms / 1000):
+            tls = await asyncio.to_thread(self._tls_context) if self.addresses[0].tls else None
+            _, link = await asyncio.get_running_loop().create_connection(Link, host, int(port), ssl=tls)
+            try:
+                await self._greet(link)
+            except BaseException:
+                link.end()
+                raise
+        return link
+
+    async def _greet(self, link: Link) -> None:
+        first = self.addresses[0]
+        commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", "holdfast-link")]  # for people; it may be refused
+        if first.password:
+            commands.insert(0, ("AUTH", *((first.user,) if first.user else ()), first.password))
+        replies = await link.greet(commands)
+        if not link.is_open:
+            raise ConnectionResetError("the connection was closed")
+        if first.password and isinstance(replies[0], hiredis.ReplyError):
+            raise ValueError(str(replies[0]))
+
+    def _tls_context(self) -> ssl.SSLContext:
+        """Made once: reading the system's certificates takes a while."""
+        if self._ssl is None:
+            pem = self._ca_pem.decode() if self._ca_pem else None
+            self._ssl = ssl.create_default_context(cadata=pem)
+        return self._ssl
 
     async def _is_cluster(self) -> bool:
         """Ask the first node that answers: clients for a cluster and for a single server are different ones."""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, Protocol
 
-from glide import ClusterBatch, ClusterBatchOptions, GlideClusterClient, GlideError
-from glide import TimeoutError as GlideTimeoutError
+from glide import GlideError
 
 from holdfast.errors import TierUnavailable
 from holdfast.tiers.awake import AwakeClock
-from holdfast.tiers.l2_connect import Client
+from holdfast.tiers.l2_links import Links
 from holdfast.tiers.l2_topology import Node
 from holdfast.tiers.l2_watch import NodeWatch, is_lost
 
@@ -40,10 +38,6 @@ class Script:
 class Connected(Protocol):
     """The connection that scripts go by."""
 
-    @property
-    def connected(self) -> Client | None:
-        """The client, if there is one now."""
-
     async def command(self, arguments: list[str | bytes]) -> Any:
         """Send a command to whoever serves its key. Raises GlideError."""
 
@@ -61,19 +55,18 @@ class ScriptRunner:
         awake: the clock by which calls are late.
     """
 
-    def __init__(self, connection: Connected, watch: NodeWatch, awake: AwakeClock) -> None:
+    def __init__(self, connection: Connected, links: Links, watch: NodeWatch, awake: AwakeClock) -> None:
         self._connection = connection
+        self._links = links
         self._watch = watch
         self._guards = watch.guards
         self._awake = awake
-        self._options = ClusterBatchOptions()
 
     async def run(self, script: Script, calls: Mapping[Node, Call]) -> dict[Node, Any]:
         """Run a script on several nodes at once; a node that fails costs only its own answer.
 
-        Each call names the key of its node's watermark, as the script's only one: the client routes by it in half the
-        time that a route costs, to whoever serves that slot now. All nodes share one request to the client, which
-        costs as much as a request for one of them.
+        Each call names the key of its node's watermark, as the script's only one: by it the client routes, to whoever
+        serves that slot now. Links carry the calls; those without a plain answer are asked anew, by the client.
 
         Returns:
             By node, what the script returned, or a `TierUnavailable` if the node did not answer in time or refused.
@@ -82,43 +75,21 @@ class ScriptRunner:
         refused: dict[Node, Any] = {}
         if self._guards.any_suspect and (refused := self._watch.refused(calls)):
             calls = {node: call for node, call in calls.items() if node not in refused}
-        client = self._connection.connected
-        if isinstance(client, GlideClusterClient) and len(calls) > 1:
-            began = self._awake.monotonic()
-            try:
-                replies = await _run_together(client, script, calls.values(), self._options_together())
-            except GlideError as fault:  # a silent node kept all the others waiting; asked apart, it shows itself
-                if isinstance(fault, GlideTimeoutError):
-                    self._guards.expired()
-            else:
-                answers = dict(zip(calls, replies, strict=True))
-                faults = {node: reply for node, reply in answers.items() if isinstance(reply, GlideError)}
-                heard = [node.name for node in calls if node not in faults or not is_lost(faults[node], node)]
-                self._guards.answered_together(heard, began, self._awake.monotonic())
-                if faults:
-                    answers |= await self._settled(script, calls, faults)
-                return answers | refused
-        return refused | await self._apart(script, calls)
+        answers = refused | await self._by_links(script, calls)
+        rest = {node: call for node, call in calls.items() if node not in answers}
+        return answers | await self._apart(script, rest) if rest else answers
 
-    def _options_together(self) -> ClusterBatchOptions:
-        """Of a request to several nodes; made anew only when its timeout has changed by a millisecond."""
-        timeout_ms = math.ceil(self._guards.timeout_seconds * 1000)
-        if self._options.timeout != timeout_ms:
-            self._options = ClusterBatchOptions(timeout=timeout_ms)
-        return self._options
-
-    async def _settled(
-        self, script: Script, calls: Mapping[Node, Call], faults: Mapping[Node, GlideError]
-    ) -> dict[Node, Any]:
-        """What becomes of the faults of a batch: nodes that were not heard, or lacked the script, are asked apart."""
-        again = {node: calls[node] for node, fault in faults.items() if _is_unknown(fault) or is_lost(fault, node)}
-        others = {node: self._unavailable(node, fault) for node, fault in faults.items() if node not in again}
-        return others | await self._apart(script, again)
+    async def _by_links(self, script: Script, calls: Mapping[Node, Call]) -> dict[Node, Any]:
+        """The plain answers; a link that is missing, lost or silent, and errors, bring none."""
+        began = self._awake.monotonic()
+        came = await self._links.run(script.digest, calls, self._guards.timeout_seconds)
+        if came.expired:
+            self._guards.expired()
+        elif came.replies:
+            self._guards.answered_together([node.name for node in came.replies], began, self._awake.monotonic())
+        return came.replies
 
     async def _apart(self, script: Script, calls: Mapping[Node, Call]) -> dict[Node, Any]:
-        if len(calls) == 1:
-            ((node, call),) = calls.items()
-            return {node: await self._run_alone(script, node, call)}
         answers = await asyncio.gather(*(self._run_alone(script, node, call) for node, call in calls.items()))
         return dict(zip(calls, answers, strict=True))
 
@@ -150,15 +121,6 @@ class ScriptRunner:
         error = TierUnavailable(f"L2 node {node.name}: {type(fault).__name__}: {fault}")
         error.__cause__ = fault
         return error
-
-
-async def _run_together(
-    client: GlideClusterClient, script: Script, calls: Iterable[Call], options: ClusterBatchOptions
-) -> Sequence[Any]:
-    batch = ClusterBatch(is_atomic=False)
-    for call in calls:
-        batch.custom_command(["EVALSHA", script.digest, "1", *call])
-    return await client.exec(batch, raise_on_error=False, options=options) or ()
 
 
 def _is_unknown(fault: Exception) -> bool:

@@ -42,9 +42,11 @@ class Topology:
     Args:
         nodes: the primaries, no slot at two of them. A slot nobody serves falls to the range before it, whose node will
             refuse it.
+        is_cluster: whether nodes refuse the keys of others.
     """
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node], *, is_cluster: bool = True) -> None:
+        self.is_cluster = is_cluster
         self.nodes: tuple[Node, ...] = tuple(sorted(nodes, key=lambda node: node.slots))
         ranges = sorted((first, position) for position, node in enumerate(self.nodes) for first, _ in node.slots)
         # Positions in `nodes`: a lookup for each key of each read, so neither searched nor hashed.
@@ -55,7 +57,7 @@ class Topology:
     @classmethod
     def single(cls, name: str) -> Topology:
         """A server that is no cluster serves every key."""
-        return cls([Node(name, ((0, SLOTS - 1),))])
+        return cls([Node(name, ((0, SLOTS - 1),))], is_cluster=False)
 
     @classmethod
     def from_slots(cls, reply: Iterable[Sequence[Any]]) -> Topology:
