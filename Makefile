@@ -32,10 +32,10 @@ imports: $(VENV)/.dev
 unit: $(VENV)/.dev
 	"$(BIN)/python" -m pytest -m "not prove" -n 2 --dist loadgroup $(ARGS)
 
-# Parts, each under 10 minutes: worlds, scopes, writebehind-sim, owners, runs, exports, feed, mass, tags, events, journals, crashes,
+# Parts, each under 10 minutes: worlds, scopes, writebehind-sim-one, -two and -three, owners, runs, exports, feed, mass, tags, events, journals, crashes,
 # failovers, embedded; of write-behind kills, writes, bulk; faults-one, faults-two (at random), fuzz. Without PART all run, one after the other.
 prove: $(VENV)/.dev ## run the long forms; PART=worlds (or another) runs one
-	"$(BIN)/python" -m pytest -m prove $(if $(PART),-k "prove_$(subst -,_,$(PART))") $(if $(filter worlds scopes writebehind-sim owners runs exports,$(PART)),-n 2) --timeout 600 $(ARGS)
+	"$(BIN)/python" -m pytest -m prove $(if $(PART),-k "prove_$(subst -,_,$(PART))") $(if $(filter worlds scopes writebehind-sim% owners runs exports,$(PART)),-n 2) --timeout 600 $(ARGS)
 
 # Parts, each under 10 minutes: l2, l3, outage, feed, process. Figures are kept, so that they may be run one by one.
 faults: export FAULT_FIGURES := $(CURDIR)/.holdfast/faults
