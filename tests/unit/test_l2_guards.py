@@ -139,5 +139,5 @@ def test_no_caller_waits_longer_than_one_and_a_half_requests() -> None:
         guards.answered_together([A, B], step, step + 0.001)
     assert guards.timeout_seconds == 0.1
     for _ in range(10):
-        guards.expired()
+        guards.answered_together([], 0.0, 0.0, expired=True)
     assert guards.timeout_seconds == REQUEST_SECONDS / 2

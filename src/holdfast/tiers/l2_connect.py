@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Sequence
 from typing import Any, Final
@@ -151,7 +152,9 @@ class RedisConnector:
             raise ValueError(f"{name!r} is no address")
         async with asyncio.timeout(self._connect_timeout_ms / 1000):
             tls = await asyncio.to_thread(self._tls_context) if self.addresses[0].tls else None
-            _, link = await asyncio.get_running_loop().create_connection(Link, host, int(port), ssl=tls)
+            transport, link = await asyncio.get_running_loop().create_connection(Link, host, int(port), ssl=tls)
+            # A firewall forgets a connection that nobody uses, and the first to use it again would wait in vain.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             try:
                 await self._greet(link)
             except BaseException:

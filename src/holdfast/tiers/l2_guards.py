@@ -8,7 +8,7 @@ of when the last failure is out of its window.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from holdfast.recovery.breaker import Breaker, BreakerRules, Circuit
@@ -24,9 +24,9 @@ class NodeGuards:
     """The circuits of all nodes of L2, by name. Times are monotonic seconds.
 
     Args:
-        request_timeout_seconds: no request may take longer. One for several nodes may take half of it, and an answer
-            later than that counts as a failure: with the request that asks its node apart, no caller waits longer than
-            one and a half times this.
+        request_timeout_seconds: no request of the client may take longer. Nodes that are asked at once may take half of
+            it, and an answer later than that counts as a failure: with the request that asks its node apart, no caller
+            waits longer than one and a half times this, or twice and a half where a node must be sent the script first.
     """
 
     def __init__(self, rules: BreakerRules, *, request_timeout_seconds: float) -> None:
@@ -38,7 +38,7 @@ class NodeGuards:
 
     @property
     def timeout_seconds(self) -> float:
-        """How long a request to several nodes together may take."""
+        """How long nodes that are asked at once may take."""
         return self._timeout.seconds
 
     @property
@@ -55,19 +55,22 @@ class NodeGuards:
         """When a node answered last."""
         return self._heard.get(name, -math.inf)
 
-    def answered_together(self, names: Iterable[str], began: float, now: float) -> None:
-        """A request to several nodes was answered by each."""
+    def answered_together(self, names: Collection[str], began: float, now: float, *, expired: bool = False) -> None:
+        """Nodes that were asked at once have answered.
+
+        Args:
+            expired: whether others had not when time was over; asking each of them apart tells who is silent.
+        """
         heard = self._heard
         for name in names:
             heard[name] = now
-        self._timeout.observe(now - began)
+        if expired:
+            self._timeout.expired()
+        elif names:
+            self._timeout.observe(now - began)
         if self._suspects:
             for name in names:
                 self._note(name, now, well=True)
-
-    def expired(self) -> None:
-        """A request to several nodes was not answered in time; asking each of them apart tells who was silent."""
-        self._timeout.expired()
 
     def answered(self, name: str, began: float, now: float) -> None:
         """A node that was asked alone has answered, perhaps that it refuses."""

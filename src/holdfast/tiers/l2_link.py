@@ -30,7 +30,7 @@ def packed(*words: str | bytes) -> bytes:
 
 
 class Round:
-    """Requests sent at once, each to another node; over when all are answered, or cannot be any more.
+    """Requests sent at once; over when all are answered, or cannot be any more.
 
     Attributes:
         over: done then; may be awaited once, and cancelled.
@@ -62,7 +62,7 @@ class Link(asyncio.Protocol):
 
     Attributes:
         is_open: whether there is a connection.
-        lost: done when there is none any more, with what was wrong; None: it was closed.
+        lost: done when there is none any more, with what was wrong; None: it was closed here.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,12 @@ class Link(asyncio.Protocol):
     @property
     def takes(self) -> bool:
         """Whether a request may be sent now."""
-        return self.is_open and not self._is_full and len(self._waiting) < WAITING_MAX
+        return self.is_open and not self._is_full and self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether so many replies are still to come that none can be hoped for: those who waited were cancelled."""
+        return len(self._waiting) >= WAITING_MAX
 
     def send(self, request: bytes, to: Round, place: int) -> None:
         """Send a packed request whose reply belongs to a place of a round; only if it `takes` one."""
@@ -121,15 +126,20 @@ class Link(asyncio.Protocol):
             reader.feed(data)
             while (reply := reader.gets()) is not _NOTHING:
                 self._began = 0
+                if not waiting:
+                    self.end(ValueError("a reply that nobody waits for"))
+                    return
                 to, place = waiting.popleft()
                 to.take(place, reply)
-        except (hiredis.HiredisError, IndexError, MemoryError) as fault:  # no reply, or one that nobody waits for
+        except (hiredis.HiredisError, MemoryError) as fault:
             self.end(fault)
         if self._began > REPLY_BYTES_MAX:
             self.end(ValueError(f"a reply of over {REPLY_BYTES_MAX} bytes"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
+        if self.is_open and exc is None:
+            self._fault = ConnectionResetError("the node closed it")
         self._transport, self.is_open = None, False
         waiting, self._waiting = self._waiting, deque()
         for to, place in waiting:

@@ -83,10 +83,11 @@ class ScriptRunner:
         """The plain answers; a link that is missing, lost or silent, and errors, bring none."""
         began = self._awake.monotonic()
         came = await self._links.run(script.digest, calls, self._guards.timeout_seconds)
-        if came.expired:
-            self._guards.expired()
-        elif came.replies:
-            self._guards.answered_together([node.name for node in came.replies], began, self._awake.monotonic())
+        if came.doubtful:
+            self._connection.doubt_map()
+        self._guards.answered_together(
+            [node.name for node in came.replies], began, self._awake.monotonic(), expired=came.expired
+        )
         return came.replies
 
     async def _apart(self, script: Script, calls: Mapping[Node, Call]) -> dict[Node, Any]:

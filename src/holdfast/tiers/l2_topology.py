@@ -64,7 +64,8 @@ class Topology:
         """Read the reply of `CLUSTER SLOTS`: rows of first slot, last slot, primary, replicas..."""
         slots: dict[str, list[tuple[int, int]]] = {}
         for first, last, primary, *_ in reply:
-            slots.setdefault(f"{_text(primary[0])}:{primary[1]}", []).append((int(first), int(last)))
+            host = _text(primary[0] or "")  # a node may not know its own
+            slots.setdefault(f"{host}:{primary[1]}", []).append((int(first), int(last)))
         return cls([Node(name, tuple(sorted(ranges))) for name, ranges in slots.items()])
 
     def node_of(self, name: bytes) -> Node:

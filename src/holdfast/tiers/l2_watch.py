@@ -139,14 +139,14 @@ class NodeWatch:
         return error
 
 
-def is_lost(reply: Any, node: Node) -> bool:
-    """Whether a reply says that a node did not answer; whatever a server says for itself is an answer.
+def is_lost(fault: GlideError | None, node: Node) -> bool:
+    """Whether a fault says that a node did not answer; whatever a server says for itself is an answer.
 
     A request to a node that was lost may be sent to any other, which says that the lost one has the keys.
     """
-    if not isinstance(reply, GlideError):
+    if fault is None:
         return False
-    if isinstance(reply, _LOST):
+    if isinstance(fault, _LOST):
         return True
-    words = str(reply)
+    words = str(fault)
     return any(sign in words for sign in _LOST_IN_WORDS) or ("Moved" in words and f" {node.name};" in words)
