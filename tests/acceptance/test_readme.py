@@ -106,7 +106,7 @@ async def main():
     async with holdfast.connect() as state, holdfast.connect() as other:
         await research(state)
         (run,) = await other.runs.list(routine_id="research")
-        view = await other.runs.get(run.id)
+        view = await other.runs.get(run.id, consistency=holdfast.Consistency.STRONG)
         print(view.run.status, list(view.state.steps), view.state.variables["sources"].value)
         try:
             await go_on(other, run.id)
