@@ -16,7 +16,7 @@ from simulation.mutants import MUTANTS
 from simulation.scene import Scene
 from simulation.worlds import any_theme, live
 
-SEEDS = range(120)
+SEEDS = range(80)
 MUTANT_SEEDS = range(500)
 ROUND_SECONDS = 0.02
 """Worlds are short: answers are verified as fast as they are given."""

@@ -17,7 +17,7 @@ from simulation.scene import Scene
 from simulation.seeds import first_faulty_of
 from simulation.worlds import any_theme, live, run_world
 
-SHORT_SEEDS = range(500)
+SHORT_SEEDS = range(300)
 MUTANT_SEEDS = range(200)
 OUTAGE_SEEDS = range(20)
 CAUGHT_IN: dict[str, str | None] = {

@@ -17,7 +17,7 @@ from simulation.write_behind.scene import Scene
 from simulation.write_behind.themes import THEMES
 from simulation.write_behind.worlds import Life, run_world
 
-SHORT_SEEDS = range(150)
+SHORT_SEEDS = range(100)
 MUTANT_SEEDS = range(400)
 CAUGHT_IN: dict[str, str | None] = {
     "W4-marks_are_not_looked_at": None,
