@@ -14,12 +14,12 @@ import trustme
 import uvloop
 
 from fix_cluster import HALF, Cluster, free_port
-from fix_l2 import RedisHarness, by_links, connection_to, started
+from fix_l2 import RedisHarness, RedisL2, by_links, connection_to, started
 from fix_races import until
 from fix_single import Single
 from holdfast.protocols import Failed
 from holdfast.testing import ManualClock
-from holdfast.testing.conformance.l2_harness import KEY, row
+from holdfast.testing.conformance.l2_harness import KEY, L2Suite, row
 from holdfast.tiers.l2_client import RedisConnection
 from holdfast.tiers.l2_connect import RedisConnector
 from holdfast.tiers.l2_scripts import Script
@@ -35,11 +35,17 @@ def no_client(connection: RedisConnection, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(connection, "command", refuse)
 
 
+async def held_by_links(harness: RedisHarness) -> tuple[L2Suite, RedisL2]:
+    """An L2 that holds version 5 of the suites' key, with links to all of its nodes."""
+    suite, l2 = await started(harness)
+    await suite.fill(l2, row(5))
+    await by_links(harness.connection)
+    return suite, l2
+
+
 async def test_all_goes_by_links(l2_harness: RedisHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads, fills, fences: once nodes know the scripts, the client has nothing to do."""
-    suite, l2 = await started(l2_harness)
-    await suite.fill(l2, row(5))
-    await by_links(l2_harness.connection)
+    suite, l2 = await held_by_links(l2_harness)
     no_client(l2_harness.connection, monkeypatch)
     assert await suite.version(l2) == 5
     await suite.fence(l2, {KEY: 6})
@@ -51,9 +57,7 @@ async def test_all_goes_by_links(l2_harness: RedisHarness, monkeypatch: pytest.M
 async def test_a_user_with_a_password_has_links(single: Single, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its permissions are those of the client."""
     connection = connection_to(*single.urls)
-    suite, l2 = await started(RedisHarness(connection, b"vrooli:"))
-    await suite.fill(l2, row(5))
-    await by_links(connection)
+    suite, l2 = await held_by_links(RedisHarness(connection, b"vrooli:"))
     no_client(connection, monkeypatch)
     assert await suite.version(l2) == 5
     await connection.close()
@@ -90,9 +94,7 @@ async def test_a_lost_link_costs_no_read(single: Single) -> None:
     """The client answers until there is a new one."""
     clock = ManualClock()
     connection = connection_to(*single.urls, clock=clock)
-    suite, l2 = await started(RedisHarness(connection, b"vrooli:"))
-    await suite.fill(l2, row(5))
-    await by_links(connection)
+    suite, l2 = await held_by_links(RedisHarness(connection, b"vrooli:"))
     for _ in range(3):
         (link,) = connection._links._open.values()
         assert link._transport is not None
@@ -108,9 +110,7 @@ async def test_a_slot_that_has_moved_has_the_map_read_anew(cluster: Cluster) -> 
     """A link's MOVED is nobody's answer: the client finds whoever serves the slot now, and links follow."""
     clock = ManualClock()
     connection = connection_to(*cluster.urls, clock=clock)
-    suite, l2 = await started(RedisHarness(connection, b"two:"))
-    await suite.fill(l2, row(5))
-    await by_links(connection)
+    suite, l2 = await held_by_links(RedisHarness(connection, b"two:"))
     before = await connection.topology()
     calls = {node: [watermark_key(b"two:", node.slots[0][0]), b"0"] for node in before.nodes}
     cluster.move(HALF, 1, 0)  # where the second node's watermark is
@@ -222,9 +222,7 @@ async def test_links_speak_tls(single: Single, monkeypatch: pytest.MonkeyPatch) 
             ca_pem=authority.cert_pem.bytes(),
         )
         connection = RedisConnection(connector, monotonic=asyncio.get_running_loop().time)
-        suite, l2 = await started(RedisHarness(connection, b"vrooli:"))
-        await suite.fill(l2, row(5))
-        await by_links(connection)
+        suite, l2 = await held_by_links(RedisHarness(connection, b"vrooli:"))
         no_client(connection, monkeypatch)
         assert await suite.version(l2) == 5
         await connection.close()
