@@ -14,7 +14,7 @@ REPEATS = 500
 async def run(context: Context) -> list[Result]:
     """The same ids in the same order; the loop around the reads is part of both.
 
-    The reads never let the event loop run, so the feed lease is renewed between the rounds.
+    The reads never let the event loop run, so the feed lease is renewed before each turn.
     """
     swarms = context.flows.store.swarms
     documents = documents_of(BYTES, DOCUMENTS)
@@ -36,10 +36,9 @@ async def run(context: Context) -> list[Result]:
     result = await compare(
         "peek, 2 KB",
         "reads",
-        Side("`swarms.peek(id)`", ours),
+        Side("`swarms.peek(id)`", ours, ready=context.flows.feed.refresh),
         Side("`documents[id]` of a dict", theirs),
         limit=Limit("at most", 12),
-        between=context.flows.feed.refresh,
     )
     await context.flows.feed.refresh()
     assert swarms.peek(order[0]) is documents[order[0]], "L1 lost what it was given"

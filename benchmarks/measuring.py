@@ -19,10 +19,15 @@ percentile is compared."""
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two ways; the label says which, in the report."""
+    """One of the two ways; the label says which, in the report.
+
+    Attributes:
+        ready: awaited before each of its turns, untimed.
+    """
 
     label: str
     work: Work
+    ready: Callable[[], Awaitable[object]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +146,10 @@ async def compare(
         for number in range(ROUNDS + 1):
             if between is not None:
                 await between()
-            if number % 2:
-                first = await _seconds(ours.work)
-                rounds.append(Round(first, await _seconds(theirs.work)))
-            else:
-                first = await _seconds(theirs.work)
-                rounds.append(Round(await _seconds(ours.work), first))
+            seconds: dict[Side, float] = {}
+            for side in (ours, theirs) if number % 2 else (theirs, ours):
+                seconds[side] = await _seconds(side)
+            rounds.append(Round(seconds[ours], seconds[theirs]))
     return Result(name, operation, ours.label, theirs.label, limit, tuple(rounds[1:]))
 
 
@@ -161,8 +164,10 @@ def steady_collector() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _seconds(work: Work) -> float:
+async def _seconds(side: Side) -> float:
     gc.collect()
+    if side.ready is not None:
+        await side.ready()
     begun = time.perf_counter()
-    done = await work()
+    done = await side.work()
     return sorted(done)[len(done) * 95 // 100] if isinstance(done, list) else (time.perf_counter() - begun) / done

@@ -103,8 +103,9 @@ class Collection(Generic[D]):
             CorruptDocument, SchemaTooNew: what is stored cannot be read by this server.
         """
         if consistency is _BOUNDED:
+            peek = self.peek  # calling an attribute that is no method takes the slow way
             try:
-                held = self.peek(identifier)
+                held = peek(identifier)
             except TypeError:  # what cannot be looked up in a dict is no id
                 check_id(identifier)
                 raise

@@ -9,7 +9,7 @@ import msgspec
 
 from holdfast.documents.frozen import EMPTY_DICT, IMMUTABLE, FrozenDict
 from holdfast.documents.plans import EXTRA
-from holdfast.documents.structs import freeze_fields
+from holdfast.documents.structs import freezing
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -31,17 +31,24 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Note that instances never change, and that they freeze their values first."""
         super().__init_subclass__(**options)
         IMMUTABLE.add(cls)
-        own: Callable[[Any], None] | None = cls.__dict__.get("__post_init__")
-        if own is not None:
-            cls.__post_init__ = _frozen_first(own)  # type: ignore[method-assign,assignment]  # same signature
+        freeze = freezing(cls)
+        own: Callable[[Any], None] | None = getattr(cls, "__post_init__", None)
+        if own is not None and own not in _ONLY_FREEZE:
+            cls.__post_init__ = _frozen_first(freeze, own)  # type: ignore[method-assign,assignment]  # same signature
+        else:
+            _ONLY_FREEZE.add(freeze)
+            cls.__post_init__ = freeze  # type: ignore[method-assign,assignment]
 
     def __post_init__(self) -> None:
-        freeze_fields(self)
+        """What each class has instead is made for it: the fields of a class are found once."""
 
 
-def _frozen_first(own: Callable[[Any], None]) -> Callable[[Any], None]:
+_ONLY_FREEZE: set[Callable[[Any], None]] = {Part.__post_init__}
+
+
+def _frozen_first(freeze: Callable[[Any], None], own: Callable[[Any], None]) -> Callable[[Any], None]:
     def run(self: Part) -> None:
-        freeze_fields(self)
+        freeze(self)
         own(self)
 
     return run

@@ -90,8 +90,8 @@ class FrozenDict(dict[Any, Any], metaclass=_Sealing):
         return type(self), (dict(self),)
 
 
-_new_list, _fill_list = list.__new__, list.extend
-_new_dict, _fill_dict = dict.__new__, dict.update
+_new_list, _fill_list, _set_in_list = list.__new__, list.extend, list.__setitem__
+_new_dict, _fill_dict, _set_in_dict = dict.__new__, dict.update, dict.__setitem__
 
 
 def seal_list(frozen: Sequence[Any]) -> FrozenList:
@@ -120,7 +120,6 @@ IMMUTABLE: set[type] = {
     *(dt.datetime, dt.date, dt.time, dt.timedelta, FrozenList, FrozenDict, Sealed),
 }
 """Exact types whose instances never change; each class of document parts adds itself."""
-_all_immutable = IMMUTABLE.issuperset
 
 
 def freeze(value: FreeValue) -> FreeValue:
@@ -144,15 +143,17 @@ def freeze_within(value: FreeValue, room: int = DEPTH_CEILING) -> FreeValue:  # 
     kind = type(value)
     if kind in IMMUTABLE:
         return value
-    # Every value read passes here, and most containers hold leaves only: those are sealed without a loop.
-    if kind is dict and room > 0 and _all_immutable(map(type, value.values())):
-        return seal_dict(value)
-    if kind is list and room > 0 and _all_immutable(map(type, value)):
-        return seal_list(value)
+    # Every value read passes here. Most of what a container holds is a leaf, so all is copied and the rest replaced.
+    if kind is dict and room > 0:
+        return _freeze_dict(value, room - 1)
+    if kind is list and room > 0:
+        return _freeze_list(value, room - 1)
     if isinstance(value, list | dict | tuple):
         if room <= 0:
             raise too_deep()
-        return _freeze_container(value, room - 1)
+        if isinstance(value, tuple):
+            return _freeze_tuple(value, room - 1)
+        return _freeze_dict(value, room - 1) if isinstance(value, dict) else _freeze_list(value, room - 1)
     if isinstance(value, set | frozenset):
         return frozenset(value)
     if isinstance(value, bytearray):
@@ -162,26 +163,40 @@ def freeze_within(value: FreeValue, room: int = DEPTH_CEILING) -> FreeValue:  # 
     return value
 
 
-def _freeze_container(value: FreeValue, room: int) -> FreeValue:
-    # No step of a path is prepared before there is a fault to place.
-    is_dict = isinstance(value, dict)
-    each: FreeValue = None
+def _freeze_dict(value: dict[Any, Any], room: int) -> FrozenDict:
+    if not value:
+        return EMPTY_DICT
+    frozen: FrozenDict = _new_dict(FrozenDict)
+    _fill_dict(frozen, value)
+    name: object = None
     try:
-        if is_dict:
-            return seal_dict(
-                {
-                    name: inner if type(inner) in IMMUTABLE else freeze_within(each := inner, room)
-                    for name, inner in value.items()
-                }
-            )
-        frozen = [inner if type(inner) in IMMUTABLE else freeze_within(each := inner, room) for inner in value]
+        for name, each in value.items():
+            if type(each) not in IMMUTABLE:
+                _set_in_dict(frozen, name, freeze_within(each, room))
     except FaultError as fault:
-        places = value.items() if is_dict else enumerate(value)
-        place = next(name for name, inner in places if inner is each)
-        fault.under(at_key(place) if is_dict else at_index(place))
+        fault.under(at_key(name))
         raise
-    if isinstance(value, list):
-        return seal_list(frozen)
+    return frozen
+
+
+def _freeze_list(value: list[Any], room: int) -> FrozenList:
+    if not value:
+        return EMPTY_LIST
+    frozen: FrozenList = _new_list(FrozenList)
+    _fill_list(frozen, value)
+    index = 0
+    try:
+        for index, each in enumerate(value):
+            if type(each) not in IMMUTABLE:
+                _set_in_list(frozen, index, freeze_within(each, room))
+    except FaultError as fault:
+        fault.under(at_index(index))
+        raise
+    return frozen
+
+
+def _freeze_tuple(value: tuple[Any, ...], room: int) -> tuple[Any, ...]:
+    frozen = _freeze_list(list(value), room)
     same = type(value) is tuple and all(each is was for each, was in zip(frozen, value, strict=True))
     return value if same else tuple(frozen)
 
@@ -191,7 +206,7 @@ def _freeze_struct(struct: msgspec.Struct, room: int) -> msgspec.Struct:
     if not struct.__struct_config__.frozen:
         return struct
     fields = {name: getattr(struct, name) for name in struct.__struct_fields__}
-    frozen = _freeze_container(fields, room)
+    frozen = _freeze_dict(fields, room)
     changed = {name: each for name, each in frozen.items() if each is not fields[name]}
     return msgspec.structs.replace(struct, **changed) if changed else struct
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,21 +74,29 @@ class Nested(Shape):
         return name if step in plan.known else f".extra{name}", None, child(stored, step)
 
 
-def freeze_fields(struct: msgspec.Struct) -> None:
-    """Replace what could change in a new struct's fields; `freeze` says by what.
+def freezing(struct_type: type[msgspec.Struct]) -> Callable[[Any], None]:
+    """What replaces all that could change in the fields of a new struct of a class; `freeze` says by what.
 
-    Raises:
-        DocumentTooDeep: a field nests deeper than 128 levels, or contains itself.
+    It raises DocumentTooDeep if a field nests deeper than 128 levels, or contains itself. Looking its fields up for
+    each struct would double what it costs, and they are not known yet when the class is made.
     """
-    attribute = ""
-    try:
-        for attribute, _, _, settled, freeze in plan_of(type(struct)).containers:
-            value = getattr(struct, attribute)
-            if type(value) not in settled:
-                _set(struct, attribute, freeze(value))
-    except FaultError as fault:
-        fault.under(at_key(attribute))
-        raise fault.refused() from None
+    fields: tuple[tuple[str, AbstractSet[type], Callable[[Any], Any]], ...] | None = None
+
+    def freeze_fields(struct: msgspec.Struct) -> None:
+        nonlocal fields
+        if fields is None:
+            fields = tuple((each.attribute, each.settled, each.freeze) for each in plan_of(struct_type).containers)
+        attribute = ""
+        try:
+            for attribute, settled, freeze in fields:
+                value = getattr(struct, attribute)
+                if type(value) not in settled:
+                    _set(struct, attribute, freeze(value))
+        except FaultError as fault:
+            fault.under(at_key(attribute))
+            raise fault.refused() from None
+
+    return freeze_fields
 
 
 def store_struct(struct: msgspec.Struct, room: int) -> dict[str, Any]:

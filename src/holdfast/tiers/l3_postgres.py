@@ -20,7 +20,7 @@ from holdfast.protocols import Coherence, Invalidation, Isolation, Loaded, Row, 
 from holdfast.tiers import l3_statements, l3_voids
 from holdfast.tiers.l3_connections import ConnectionPool
 from holdfast.tiers.l3_errors import mapped
-from holdfast.tiers.l3_rows import NoPartition, RowWriter
+from holdfast.tiers.l3_rows import NoPartition, RowWriter, asked_by_kind
 from holdfast.tiers.l3_statements import statements_of
 from holdfast.tiers.l3_transaction import PostgresTransaction
 
@@ -46,28 +46,26 @@ class PostgresStorage:
 
     async def load(self, keys: Sequence[Key], known: Mapping[Key, int] = {}) -> Loaded:
         """Read rows; see `Storage.load`."""
-        by_kind: dict[str, list[str]] = {}
-        for key in keys:
-            by_kind.setdefault(key.kind, []).append(key.id)
+        asked = asked_by_kind(keys)
         arguments: list[Any]
-        if len(by_kind) == 1 and known:
-            ((kind, ids),) = by_kind.items()
-            names, statement = [kind], self._statements[kind].probe
-            arguments = [ids, [known.get(Key(kind, identifier), 0) for identifier in ids]]
-        elif len(by_kind) == 1:
-            ((kind, ids),) = by_kind.items()
-            names, statement, arguments = [kind], self._statements[kind].load, [ids]
+        if len(asked) == 1:
+            ((kind, by_id),) = asked.items()
+            names, statement, arguments = [kind], self._statements[kind].load, [list(by_id)]
+            if known:
+                statement = self._statements[kind].probe
+                arguments.append([known.get(key, 0) for key in by_id.values()])
         else:
             names, statement = self._names, self._load_many
-            arguments = [by_kind.get(kind, []) for kind in names]
+            arguments = [list(asked.get(kind, ())) for kind in names]
         with mapped(f"reading {len(keys)} keys"):
             async with self.pool.connection() as connection:
                 records = await connection.fetch(statement, *arguments)
                 if not records or records[0][0] != -1:
                     await self._ask_identity(connection)
                     records = await connection.fetch(statement, *arguments)
+        keys_of = [asked.get(kind, {}) for kind in names]
         rows = {
-            Key(names[kind], identifier): Row(version, birth, schema, document or b"")
+            keys_of[kind][identifier]: Row(version, birth, schema, document or b"")
             for kind, identifier, version, birth, schema, document in records
             if kind >= 0
         }

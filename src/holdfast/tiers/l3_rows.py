@@ -100,7 +100,7 @@ class RowWriter:
             refused = next(write for write in batch if write.key.id not in drawn)
             actual = await self._version(connection, refused.key)
             raise Conflict(refused.key, expected=refused.expected or 0, actual=actual)
-        return {write.key: drawn[write.key.id] for write in batch}
+        return {key: drawn[key.id] for key in map(_key, batch)}
 
     async def _write(self, connection: Any, kind: str, statement: str, columns: list[Any]) -> Any:
         try:
@@ -125,15 +125,20 @@ async def read_rows(
     connection: Any, statements: Mapping[str, Statements], keys: Iterable[Key], *, lock: bool
 ) -> dict[Key, Row]:
     """Read rows as a transaction sees them; locked in key order, if they are to be."""
-    by_kind: dict[str, list[str]] = {}
-    for key in keys:
-        by_kind.setdefault(key.kind, []).append(key.id)
     rows: dict[Key, Row] = {}
-    for kind in sorted(by_kind):
+    for kind, asked in sorted(asked_by_kind(keys).items()):
         statement = statements[kind].read_locked if lock else statements[kind].read
-        for identifier, version, birth, schema, document in await connection.fetch(statement, by_kind[kind]):
-            rows[Key(kind, identifier)] = Row(version, birth, schema, document)
+        for identifier, version, birth, schema, document in await connection.fetch(statement, list(asked)):
+            rows[asked[identifier]] = Row(version, birth, schema, document)
     return rows
+
+
+def asked_by_kind(keys: Iterable[Key]) -> dict[str, dict[str, Key]]:
+    """Keys by kind and id: answers name rows by the very keys asked for, since making others costs as much as a row."""
+    asked: dict[str, dict[str, Key]] = {}
+    for key in keys:
+        asked.setdefault(key[0], {})[key[1]] = key
+    return asked
 
 
 def _batches(writes: Iterable[Write], kinds: Mapping[str, Kind[Any]]) -> Iterable[list[Write]]:
