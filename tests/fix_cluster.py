@@ -18,6 +18,8 @@ from holdfast.tiers.l2_topology import SLOTS
 
 HALF = SLOTS // 2
 FORM_SECONDS = 30.0
+POLL_SECONDS = 0.01
+"""Between two looks: a node waits for two seconds before it calls its cluster formed, and others need the processor."""
 
 
 def free_port() -> int:
@@ -53,6 +55,7 @@ class ClusterNode:
             except valkey.ConnectionError:
                 assert self._process.poll() is None, "the server ended"
                 assert time.monotonic() < deadline, "the server does not listen"
+                time.sleep(POLL_SECONDS)
 
     @property
     def id(self) -> str:
@@ -79,6 +82,7 @@ class Cluster:
         deadline = time.monotonic() + FORM_SECONDS
         while not all(self._is_formed(node) for node in self.nodes):
             assert time.monotonic() < deadline, "no cluster was formed"
+            time.sleep(POLL_SECONDS)
 
     @property
     def urls(self) -> tuple[str, ...]:
