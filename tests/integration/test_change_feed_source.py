@@ -298,8 +298,9 @@ async def test_a_dump_restored_in_place_is_another_incarnation(
 
 
 @pytest.fixture
-async def own(tmp_path: Path) -> AsyncIterator[EmbeddedOptions]:
-    async with stopped_after(EmbeddedOptions(tmp_path / "servers")) as options:
+async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedOptions]:
+    # The folder of a test's name is too long for a socket, which would be elsewhere after each start.
+    async with stopped_after(EmbeddedOptions(tmp_path_factory.mktemp("own") / "servers")) as options:
         yield options
 
 

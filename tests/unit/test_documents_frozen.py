@@ -254,9 +254,28 @@ def test_a_part_with_its_own_post_init_is_frozen_all_the_same() -> None:
         def __post_init__(self) -> None:
             super().__post_init__()
 
+    class Silent(Checked, frozen=True, kw_only=True):
+        more: list[str] = msgspec.field(default_factory=list)
+
     assert type(Checked(steps=["a"]).steps) is FrozenList
     assert type(Further(steps=["a"]).steps) is FrozenList
-    assert seen == [FrozenList, FrozenList]
+    assert type(Silent(more=["a"]).more) is FrozenList
+    assert seen == [FrozenList, FrozenList, FrozenList]
+
+
+def test_the_fields_of_a_class_below_are_frozen_too() -> None:
+    """Each class has a function of its own that knows its fields, those of the class above it included."""
+
+    class Above(Part, frozen=True, kw_only=True):
+        steps: list[str] = msgspec.field(default_factory=list)
+
+    class Below(Above, frozen=True, kw_only=True):
+        more: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    below = Below(steps=["a"], more={"b": [1]}, extra={"c": {"d": [2]}})  # type: ignore[arg-type]  # a plain dict
+    kept = (below.steps, below.more, below.more["b"], below.extra["c"]["d"])
+    assert [type(each) for each in kept] == [FrozenList, FrozenDict, FrozenList, FrozenList]
+    assert type(Part(extra={"c": []}).extra["c"]) is FrozenList  # type: ignore[arg-type]
 
 
 def test_structs_of_other_origin_are_frozen_in_place_of_the_given_one() -> None:

@@ -31,19 +31,20 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Note that instances never change, and that they freeze their values first."""
         super().__init_subclass__(**options)
         IMMUTABLE.add(cls)
-        freeze = freezing(cls)
-        own: Callable[[Any], None] | None = getattr(cls, "__post_init__", None)
-        if own is not None and own not in _ONLY_FREEZE:
-            cls.__post_init__ = _frozen_first(freeze, own)  # type: ignore[method-assign,assignment]  # same signature
-        else:
+        freeze, own = freezing(cls), cls.__post_init__
+        if own in _ONLY_FREEZE:
             _ONLY_FREEZE.add(freeze)
-            cls.__post_init__ = freeze  # type: ignore[method-assign,assignment]
+        else:
+            freeze = _frozen_first(freeze, own)
+        cls.__post_init__ = freeze  # type: ignore[method-assign,assignment]  # same signature
 
     def __post_init__(self) -> None:
-        """What each class has instead is made for it: the fields of a class are found once."""
+        """Each class has one of its own instead, which knows its fields."""
+        freezing(type(self))(self)
 
 
 _ONLY_FREEZE: set[Callable[[Any], None]] = {Part.__post_init__}
+"""What a class need not call that has a function of its own: these only freeze fields of a class above it."""
 
 
 def _frozen_first(freeze: Callable[[Any], None], own: Callable[[Any], None]) -> Callable[[Any], None]:
