@@ -17,7 +17,7 @@ TTL_SECONDS = 300
 async def run(context: Context) -> list[Result]:
     """Both hold the same documents for the same time and are asked for the same ids in the same order.
 
-    Hits never let the event loop run, so the feed lease is renewed before each turn.
+    Hits never let the event loop run, so the feed lease is renewed before each of our turns.
     """
     swarms = context.flows.store.swarms
     documents = documents_of(BYTES, DOCUMENTS)

@@ -14,7 +14,7 @@ REPEATS = 500
 async def run(context: Context) -> list[Result]:
     """The same ids in the same order; the loop around the reads is part of both.
 
-    The reads never let the event loop run, so the feed lease is renewed before each turn.
+    The reads never let the event loop run, so the feed lease is renewed before each of our turns.
     """
     swarms = context.flows.store.swarms
     documents = documents_of(BYTES, DOCUMENTS)

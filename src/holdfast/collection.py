@@ -103,7 +103,7 @@ class Collection(Generic[D]):
             CorruptDocument, SchemaTooNew: what is stored cannot be read by this server.
         """
         if consistency is _BOUNDED:
-            peek = self.peek  # calling an attribute that is no method takes the slow way
+            peek = self.peek  # CPython 3.11 calls an attribute that is no method the slow way
             try:
                 held = peek(identifier)
             except TypeError:  # what cannot be looked up in a dict is no id

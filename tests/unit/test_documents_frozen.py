@@ -264,7 +264,7 @@ def test_a_part_with_its_own_post_init_is_frozen_all_the_same() -> None:
 
 
 def test_the_fields_of_a_class_below_are_frozen_too() -> None:
-    """Each class has a function of its own that knows its fields, those of the class above it included."""
+    """An instance's own class says what its fields are, those of the class above it included."""
 
     class Above(Part, frozen=True, kw_only=True):
         steps: list[str] = msgspec.field(default_factory=list)
@@ -276,6 +276,31 @@ def test_the_fields_of_a_class_below_are_frozen_too() -> None:
     kept = (below.steps, below.more, below.more["b"], below.extra["c"]["d"])
     assert [type(each) for each in kept] == [FrozenList, FrozenDict, FrozenList, FrozenList]
     assert type(Part(extra={"c": []}).extra["c"]) is FrozenList  # type: ignore[arg-type]
+
+
+class Odd(dict[Any, Any]):
+    """Says that it is empty, and tells of other items than it has."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def items(self) -> Any:
+        return {"told": [1]}.items()
+
+
+class Hollow(list[Any]):
+    """Says that it is empty."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def test_what_a_container_of_another_class_tells_is_taken_and_frozen() -> None:
+    """Nothing that it hides slips in as it is, and nothing is lost that it denies."""
+    assert freeze(Odd(hidden=[1])) == {"told": [1]}
+    assert type(freeze(Odd())["told"]) is FrozenList
+    assert freeze(Hollow([[1]])) == [[1]]
+    assert type(freeze(Hollow([[1]]))[0]) is FrozenList
 
 
 def test_structs_of_other_origin_are_frozen_in_place_of_the_given_one() -> None:

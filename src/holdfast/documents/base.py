@@ -9,7 +9,7 @@ import msgspec
 
 from holdfast.documents.frozen import EMPTY_DICT, IMMUTABLE, FrozenDict
 from holdfast.documents.plans import EXTRA
-from holdfast.documents.structs import freezing
+from holdfast.documents.structs import freeze_fields
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -31,25 +31,17 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Note that instances never change, and that they freeze their values first."""
         super().__init_subclass__(**options)
         IMMUTABLE.add(cls)
-        freeze, own = freezing(cls), cls.__post_init__
-        if own in _ONLY_FREEZE:
-            _ONLY_FREEZE.add(freeze)
-        else:
-            freeze = _frozen_first(freeze, own)
-        cls.__post_init__ = freeze  # type: ignore[method-assign,assignment]  # same signature
+        own: Callable[[Any], None] | None = cls.__dict__.get("__post_init__")
+        if own is not None:
+            cls.__post_init__ = _frozen_first(own)  # type: ignore[method-assign,assignment]  # same signature
 
     def __post_init__(self) -> None:
-        """Each class has one of its own instead, which knows its fields."""
-        freezing(type(self))(self)
+        freeze_fields(self)
 
 
-_ONLY_FREEZE: set[Callable[[Any], None]] = {Part.__post_init__}
-"""What a class need not call that has a function of its own: these only freeze fields of a class above it."""
-
-
-def _frozen_first(freeze: Callable[[Any], None], own: Callable[[Any], None]) -> Callable[[Any], None]:
+def _frozen_first(own: Callable[[Any], None]) -> Callable[[Any], None]:
     def run(self: Part) -> None:
-        freeze(self)
+        freeze_fields(self)
         own(self)
 
     return run

@@ -143,7 +143,7 @@ def freeze_within(value: FreeValue, room: int = DEPTH_CEILING) -> FreeValue:  # 
     kind = type(value)
     if kind in IMMUTABLE:
         return value
-    # Every value read passes here. Most of what a container holds is a leaf, so all is copied and the rest replaced.
+    # Every value read passes here, and these two are nearly all there is.
     if kind is dict and room > 0:
         return _freeze_dict(value, room - 1)
     if kind is list and room > 0:
@@ -151,9 +151,9 @@ def freeze_within(value: FreeValue, room: int = DEPTH_CEILING) -> FreeValue:  # 
     if isinstance(value, list | dict | tuple):
         if room <= 0:
             raise too_deep()
-        if isinstance(value, tuple):
-            return _freeze_tuple(value, room - 1)
-        return _freeze_dict(value, room - 1) if isinstance(value, dict) else _freeze_list(value, room - 1)
+        if isinstance(value, dict):
+            return _freeze_dict(value, room - 1)
+        return _freeze_tuple(value, room - 1) if isinstance(value, tuple) else _freeze_list(value, room - 1)
     if isinstance(value, set | frozenset):
         return frozenset(value)
     if isinstance(value, bytearray):
@@ -163,40 +163,39 @@ def freeze_within(value: FreeValue, room: int = DEPTH_CEILING) -> FreeValue:  # 
     return value
 
 
+# Most of what a container holds is a leaf: all is copied and, in the copy, which nobody else knows, the rest replaced.
+
+
 def _freeze_dict(value: dict[Any, Any], room: int) -> FrozenDict:
-    if not value:
-        return EMPTY_DICT
     frozen: FrozenDict = _new_dict(FrozenDict)
-    _fill_dict(frozen, value)
+    _fill_dict(frozen, value if type(value) is dict else value.items())
     name: object = None
     try:
-        for name, each in value.items():
+        for name, each in frozen.items():
             if type(each) not in IMMUTABLE:
-                _set_in_dict(frozen, name, freeze_within(each, room))
+                _set_in_dict(frozen, name, freeze_within(each, room))  # a key that is there: the walk goes on
     except FaultError as fault:
         fault.under(at_key(name))
         raise
-    return frozen
+    return frozen or EMPTY_DICT
 
 
-def _freeze_list(value: list[Any], room: int) -> FrozenList:
-    if not value:
-        return EMPTY_LIST
+def _freeze_list(value: Iterable[Any], room: int) -> FrozenList:
     frozen: FrozenList = _new_list(FrozenList)
     _fill_list(frozen, value)
     index = 0
     try:
-        for index, each in enumerate(value):
+        for index, each in enumerate(frozen):
             if type(each) not in IMMUTABLE:
                 _set_in_list(frozen, index, freeze_within(each, room))
     except FaultError as fault:
         fault.under(at_index(index))
         raise
-    return frozen
+    return frozen or EMPTY_LIST
 
 
 def _freeze_tuple(value: tuple[Any, ...], room: int) -> tuple[Any, ...]:
-    frozen = _freeze_list(list(value), room)
+    frozen = _freeze_list(value, room)
     same = type(value) is tuple and all(each is was for each, was in zip(frozen, value, strict=True))
     return value if same else tuple(frozen)
 

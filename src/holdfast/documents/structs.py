@@ -74,29 +74,29 @@ class Nested(Shape):
         return name if step in plan.known else f".extra{name}", None, child(stored, step)
 
 
-def freezing(struct_type: type[msgspec.Struct]) -> Callable[[Any], None]:
-    """What replaces all that could change in the fields of a new struct of a class; `freeze` says by what.
+_FREEZES: dict[type, tuple[tuple[str, AbstractSet[type], Callable[[Any], Any]], ...]] = {}
+"""Of each class the fields that may hold something changeable, as its plan says: asked for each struct that is read."""
 
-    It raises DocumentTooDeep if a field nests deeper than 128 levels, or contains itself. Looking its fields up for
-    each struct would double what it costs, and they are not known yet when the class is made.
+
+def freeze_fields(struct: msgspec.Struct) -> None:
+    """Replace what could change in a new struct's fields; `freeze` says by what.
+
+    Raises:
+        DocumentTooDeep: a field nests deeper than 128 levels, or contains itself.
     """
-    fields: tuple[tuple[str, AbstractSet[type], Callable[[Any], Any]], ...] | None = None
-
-    def freeze_fields(struct: msgspec.Struct) -> None:
-        nonlocal fields
-        if fields is None:
-            fields = tuple((each.attribute, each.settled, each.freeze) for each in plan_of(struct_type).containers)
-        attribute = ""
-        try:
-            for attribute, settled, freeze in fields:
-                value = getattr(struct, attribute)
-                if type(value) not in settled:
-                    _set(struct, attribute, freeze(value))
-        except FaultError as fault:
-            fault.under(at_key(attribute))
-            raise fault.refused() from None
-
-    return freeze_fields
+    fields = _FREEZES.get(type(struct))
+    if fields is None:
+        containers = plan_of(type(struct)).containers
+        fields = _FREEZES[type(struct)] = tuple((each.attribute, each.settled, each.freeze) for each in containers)
+    attribute = ""
+    try:
+        for attribute, settled, freeze in fields:
+            value = getattr(struct, attribute)
+            if type(value) not in settled:
+                _set(struct, attribute, freeze(value))
+    except FaultError as fault:
+        fault.under(at_key(attribute))
+        raise fault.refused() from None
 
 
 def store_struct(struct: msgspec.Struct, room: int) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class RowWriter:
             refused = next(write for write in batch if write.key.id not in drawn)
             actual = await self._version(connection, refused.key)
             raise Conflict(refused.key, expected=refused.expected or 0, actual=actual)
-        return {key: drawn[key.id] for key in map(_key, batch)}
+        return {write.key: drawn[write.key.id] for write in batch}
 
     async def _write(self, connection: Any, kind: str, statement: str, columns: list[Any]) -> Any:
         try:
@@ -137,7 +137,7 @@ def asked_by_kind(keys: Iterable[Key]) -> dict[str, dict[str, Key]]:
     """Keys by kind and id: answers name rows by the very keys asked for, since making others costs as much as a row."""
     asked: dict[str, dict[str, Key]] = {}
     for key in keys:
-        asked.setdefault(key[0], {})[key[1]] = key
+        asked.setdefault(key.kind, {})[key.id] = key
     return asked
 
 
