@@ -9,7 +9,7 @@ from typing import Final
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - whose folders below are pytest's, which are closed to others
 BYTES_MIN: Final = 6 * 1024**3
-"""Free: a gate needs up to 1 GB of it, and the machine has other work."""
+"""Free: a gate was seen to need 1.7 GB of it, and the machine has other work."""
 
 
 def has_room(folder: Path, meminfo: Path = Path("/proc/meminfo"), control_group: Path = Path("/sys/fs/cgroup")) -> bool:

@@ -33,7 +33,9 @@ class OneAhead(Generic[Result]):
             work.close()
             raise
         self._task = asyncio.create_task(work)
-        await asyncio.sleep(0)  # it goes out now
+        # One turn begins it, and after one more what it has sent has left: some loops write at the end of a turn.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         return before
 
     async def end(self) -> Result | None:

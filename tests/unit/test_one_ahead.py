@@ -44,6 +44,20 @@ async def test_a_piece_goes_on_while_the_next_is_prepared() -> None:
         assert await ahead.end() is None
 
 
+async def test_what_a_piece_has_sent_has_left_when_the_next_is_prepared() -> None:
+    """Some loops hand what was written to the system at the end of a turn, and preparing takes milliseconds."""
+    turns: list[str] = []
+
+    async def sending() -> None:
+        turns.append("written")
+        await asyncio.sleep(0)
+        turns.append("a turn later")
+
+    async with OneAhead[None]() as ahead:
+        await ahead.begin(sending())
+        assert turns == ["written", "a turn later"]
+
+
 async def test_nothing_is_under_way_after_a_fault() -> None:
     """The piece is cancelled, its own end waited for, and the fault is the first one."""
     line = Line()

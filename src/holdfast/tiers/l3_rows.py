@@ -6,6 +6,7 @@ writers of overlapping sets from deadlocking.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -23,6 +24,9 @@ from holdfast.tiers.l3_statements import Statements
 
 MADE_ROWS: Final = 64
 """Rows in one statement if their documents are still to be made: making the next and writing go side by side."""
+TURN_BYTES: Final = 32 * 1024
+"""Of documents that are made before others have a turn: a statement of more than the system takes at once goes out in
+parts, each when the loop runs, and the server waits for the last."""
 CHUNK_ROWS: Final = 1000
 """Rows in one statement; more go in several statements of one transaction."""
 
@@ -64,7 +68,7 @@ class RowWriter:
         versions: dict[Key, int] = {}
         async with OneAhead[dict[Key, int]]() as ahead:
             for batch in batches:
-                columns = _columns(batch)
+                columns = await _columns_in_turns(batch)
                 versions |= await ahead.begin(self._save_batch(connection, batch, columns)) or {}
             return versions | (await ahead.end() or {})
 
@@ -168,3 +172,16 @@ def array_text(tags: Iterable[str]) -> str:
 
 def _columns(batch: Sequence[Write]) -> list[Any]:
     return [[write.key.id for write in batch], [write.made() for write in batch], batch[0].schema]
+
+
+async def _columns_in_turns(batch: Sequence[Write]) -> list[Any]:
+    """`_columns`, while a statement goes out."""
+    bodies, room = [], TURN_BYTES
+    for write in batch:
+        body = write.made()
+        bodies.append(body)
+        room -= len(body)
+        if room <= 0:
+            room = TURN_BYTES
+            await asyncio.sleep(0)
+    return [[write.key.id for write in batch], bodies, batch[0].schema]
