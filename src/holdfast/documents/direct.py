@@ -15,8 +15,8 @@ import functools
 import operator
 import types
 import typing
-from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
 
 import msgspec
 
@@ -30,7 +30,8 @@ from holdfast.documents.tagging import is_plain, is_tag_like
 
 _CONTAINERS: dict[Any, type] = {FrozenDict: dict, FrozenList: list}
 _EMPTY: dict[int, Any] = {id(EMPTY_LIST): [], id(EMPTY_DICT): {}}
-Fits = Callable[[Any, Any, int], bool]
+Fits = Callable[[Any, int], bool]
+"""Whether a value fits, in so many levels of containers."""
 _UNSUPPORTED = TypeError("a field that only the long way can store")
 
 
@@ -95,23 +96,11 @@ def _twin_type(annotation: Any, outer: tuple[type, ...]) -> Any:
     return origin[inner]
 
 
-class _Look(NamedTuple):
-    """A field to look at: what it is called, how to look, and its shape."""
-
-    attribute: str
-    fits: Fits
-    shape: Any
-
-
 @functools.cache
-def _looks(struct: type[msgspec.Struct]) -> tuple[bool, tuple[_Look, ...]]:
-    """Whether a class keeps unknown fields, and what to look at in its instances."""
+def _looks(struct: type[msgspec.Struct]) -> tuple[bool, tuple[tuple[str, Fits], ...]]:
+    """Whether a class keeps unknown fields, and how to look at the fields of its instances."""
     plan = plan_of(struct)
-    return plan.is_open, tuple(_Look(field.attribute, _how(field.shape), field.shape) for field in plan.shaped)
-
-
-def _how(shape: Shape) -> Fits:
-    return _fits_time if isinstance(shape, Leaf) and shape.kinds == (dt.datetime,) else _FITS[type(shape)]
+    return plan.is_open, tuple((field.attribute, _look_at(field.shape)) for field in plan.shaped)
 
 
 def _fits_struct(value: Any, struct: type[msgspec.Struct], room: int) -> bool:
@@ -123,67 +112,84 @@ def _fits_struct(value: Any, struct: type[msgspec.Struct], room: int) -> bool:
     if is_open and value.extra:
         return False
     room -= 1
-    for attribute, fits, shape in looks:
+    for attribute, fits in looks:
         inner = getattr(value, attribute)
         if inner is None or inner is EMPTY_LIST or inner is EMPTY_DICT:
             continue
-        if not fits(inner, shape, room):
+        if not fits(inner, room):
             return False
     return True
 
 
-def _fits_nested(value: FreeValue, shape: Any, room: int) -> bool:
-    return _fits_struct(value, shape.structs[0], room)
-
-
-def _fits_time(value: FreeValue, shape: Any, room: int) -> bool:
-    return (type(value) is dt.datetime and value.tzinfo is dt.UTC) or _fits_leaf(value, shape, room)
-
-
-def _fits_leaf(value: FreeValue, shape: Any, room: int) -> bool:
-    shape.store(value, room)  # refuses, by a fault, what msgspec would bend: text for a time or a Decimal
-    return type(value) is not int  # in a field of floats it would be written as one, after the point
-
-
-def _fits_free(value: FreeValue, _: Any, room: int) -> bool:
-    return is_plain(value, room)
-
-
-def _fits_items(value: FreeValue, shape: Any, room: int) -> bool:
-    if type(value) is str and not shape.alone:
-        return True
-    if type(value) is not shape.container or shape.fixed or room <= 0:
-        return False
-    if shape.container is frozenset:
-        return not value  # others are stored in an order of their own
-    return _fit_all(value, shape.shapes[0], room - 1)
-
-
-def _fits_table(value: FreeValue, shape: Any, room: int) -> bool:
-    if type(value) is str and not shape.alone:
-        return True
-    if type(value) is not FrozenDict or is_tag_like(value) or room <= 0:
-        return False
-    if type(shape.shape) is Free:
-        return is_plain(value, room)
-    return _fit_all(value.values(), shape.shape, room - 1)
-
-
-def _fit_all(values: Any, shape: Shape | None, room: int) -> bool:
-    if shape is None:
-        return True
-    fits = _how(shape)
+def _all_fit(values: Iterable[Any], fits: Fits, room: int) -> bool:
     # A generator for `all` would take twice as long, here where the time goes.
     for each in values:  # noqa: SIM110
-        if each is not None and not fits(each, shape, room):
+        if each is not None and not fits(each, room):
             return False
     return True
 
 
-_FITS: dict[type[Shape], Fits] = {
-    Nested: _fits_nested,
-    Leaf: _fits_leaf,
-    Free: _fits_free,
-    Items: _fits_items,
-    Table: _fits_table,
+def _look_at(shape: Shape) -> Fits:
+    """How to look at a value of a shape: what can be known of it beforehand is asked once for each field of a class."""
+    return _LOOKS[type(shape)](shape)
+
+
+def _leaf(shape: Any) -> Fits:
+    def fits(value: FreeValue, room: int) -> bool:
+        shape.store(value, room)  # refuses, by a fault, what msgspec would bend: text for a time or a Decimal
+        return type(value) is not int  # in a field of floats it would be written as one, after the point
+
+    def fits_time(value: FreeValue, room: int) -> bool:
+        return (type(value) is dt.datetime and value.tzinfo is dt.UTC) or fits(value, room)
+
+    return fits_time if shape.kinds == (dt.datetime,) else fits
+
+
+def _nested(shape: Any) -> Fits:
+    struct = shape.structs[0]
+
+    def fits(value: FreeValue, room: int) -> bool:
+        return _fits_struct(value, struct, room)
+
+    return fits
+
+
+def _items(shape: Any) -> Fits:
+    container, fixed, alone = shape.container, shape.fixed, shape.alone
+    fits_each = None if fixed or shape.shapes[0] is None else _look_at(shape.shapes[0])
+
+    def fits(value: FreeValue, room: int) -> bool:
+        if type(value) is not container:
+            return type(value) is str and not alone
+        if fixed or room <= 0:
+            return False
+        if container is frozenset:
+            return not value  # others are stored in an order of their own
+        return fits_each is None or _all_fit(value, fits_each, room - 1)
+
+    return fits
+
+
+def _table(shape: Any) -> Fits:
+    is_free, alone = type(shape.shape) is Free, shape.alone
+    fits_each = None if shape.shape is None else _look_at(shape.shape)
+
+    def fits(value: FreeValue, room: int) -> bool:
+        if type(value) is not FrozenDict:
+            return type(value) is str and not alone
+        if room <= 0 or is_tag_like(value):
+            return False
+        if is_free:
+            return is_plain(value, room)
+        return fits_each is None or _all_fit(value.values(), fits_each, room - 1)
+
+    return fits
+
+
+_LOOKS: dict[type[Shape], Callable[[Any], Fits]] = {
+    Nested: _nested,
+    Leaf: _leaf,
+    Free: lambda _: is_plain,
+    Items: _items,
+    Table: _table,
 }
