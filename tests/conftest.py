@@ -27,7 +27,7 @@ pytest_plugins = [
 ]
 
 # Each test has a database of its own, of 800 files. On a disk, making files takes the longer the more were removed in
-# the last seconds (ext4: 20 times as long after a few dozen databases); in memory it does not.
+# the last seconds (ext4: eight times as long after fifty databases); in memory it does not.
 if has_room(MEMORY):
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
