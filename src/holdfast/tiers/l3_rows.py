@@ -64,12 +64,12 @@ class RowWriter:
             NoPartition: the server refused the statement, and with it the transaction.
         """
         if len(batches) == 1:
-            return await self._save_batch(connection, batches[0], _columns(batches[0]))
+            return await self._save_batch(connection, batches[0], [write.made() for write in batches[0]])
         versions: dict[Key, int] = {}
         async with OneAhead[dict[Key, int]]() as ahead:
             for batch in batches:
-                columns = await _columns_in_turns(batch)
-                versions |= await ahead.begin(self._save_batch(connection, batch, columns)) or {}
+                bodies = await _made_in_turns(batch)
+                versions |= await ahead.begin(self._save_batch(connection, batch, bodies)) or {}
             return versions | (await ahead.end() or {})
 
     async def delete(self, connection: Any, key: Key, expected: int | None) -> tuple[int, bool]:
@@ -83,8 +83,9 @@ class RowWriter:
             raise Conflict(key, expected=expected, actual=None if found == expected else found or 0)
         return record["drawn"], deleted
 
-    async def _save_batch(self, connection: Any, batch: Sequence[Write], columns: list[Any]) -> dict[Key, int]:
+    async def _save_batch(self, connection: Any, batch: Sequence[Write], bodies: list[bytes]) -> dict[Key, int]:
         """Write rows of one kind, schema and sort of expectation."""
+        columns: list[Any] = [[write.key.id for write in batch], bodies, batch[0].schema]
         kind = batch[0].key.kind
         statements = self._statements[kind]
         statement = statements.upsert
@@ -170,12 +171,8 @@ def array_text(tags: Iterable[str]) -> str:
     return '{"' + '","'.join(quoted) + '"}' if quoted else "{}"
 
 
-def _columns(batch: Sequence[Write]) -> list[Any]:
-    return [[write.key.id for write in batch], [write.made() for write in batch], batch[0].schema]
-
-
-async def _columns_in_turns(batch: Sequence[Write]) -> list[Any]:
-    """`_columns`, while a statement goes out."""
+async def _made_in_turns(batch: Sequence[Write]) -> list[bytes]:
+    """The documents of a batch, made while the statement before goes out."""
     bodies, room = [], TURN_BYTES
     for write in batch:
         body = write.made()
@@ -184,4 +181,4 @@ async def _columns_in_turns(batch: Sequence[Write]) -> list[Any]:
         if room <= 0:
             room = TURN_BYTES
             await asyncio.sleep(0)
-    return [[write.key.id for write in batch], bodies, batch[0].schema]
+    return bodies
