@@ -29,6 +29,11 @@ SELECT (-1)::int2 AS kind, journal AS id, 0::int8 AS version, 0::int8 AS birth, 
        to_json(decided::text) AS document
 FROM holdfast.journals WHERE journal = ANY($%d::text[])"""
 
+# What the triggers of a row set, drawn by the statement itself: they believe it, and their call is spared.
+_DRAW = "nextval('holdfast.version_seq')"
+_STAMPS = f"{_DRAW}, currval('holdfast.version_seq'), clock_timestamp()"  # in this order: both are the same number
+_RESTAMP = f"version = {_DRAW}, updated_at = clock_timestamp()"
+
 ENSURE_INCARNATION = "SELECT holdfast.ensure_incarnation()"
 ENSURE_MONTH = "SELECT holdfast.ensure_month($1, now())"
 
@@ -72,14 +77,17 @@ class Statements(msgspec.Struct, frozen=True):
     def of(cls, table: str, *, append_only: bool, tagged: bool = False) -> Statements:
         """The statements for a table of the schema `holdfast`."""
         name = f"holdfast.{quote(table)}"
-        rows = "SELECT u.*, $3::int2 FROM unnest($1::text[], $2::json[]) AS u"
+        # A row of history is stamped by its trigger, which every row has to pass.
+        stamped, stamps = ("", "") if append_only else (", version, birth, updated_at", f", {_STAMPS}")
+        rows = f"SELECT u.*, $3::int2{stamps} FROM unnest($1::text[], $2::json[]) AS u"
         if tagged:
-            rows = """SELECT u.id, u.document, $3::int2, u.tags::text[]
+            rows = f"""SELECT u.id, u.document, $3::int2, u.tags::text[]{stamps}
                 FROM unnest($1::text[], $2::json[], $4::text[]) AS u (id, document, tags)"""
-        target = f"INSERT INTO {name} AS t (id, document, schema{', tags' if tagged else ''})"
+        target = f"INSERT INTO {name} AS t (id, document, schema{', tags' if tagged else ''}{stamped})"
         insert = f"{target} {rows}"
         returning = "RETURNING t.id, t.version"
-        on_conflict = "ON CONFLICT (id) DO UPDATE SET document = EXCLUDED.document, schema = EXCLUDED.schema"
+        on_conflict = f"""ON CONFLICT (id) DO UPDATE
+            SET document = EXCLUDED.document, schema = EXCLUDED.schema, {_RESTAMP}"""
         if tagged:
             on_conflict += ", tags = EXCLUDED.tags"
         read = f"SELECT id, version, birth, schema, document FROM {name} WHERE id = ANY($1::text[])"
@@ -92,12 +100,12 @@ class Statements(msgspec.Struct, frozen=True):
             read=read,
             read_locked=f"{read} ORDER BY id FOR UPDATE",
             upsert=f"{insert} {on_conflict} {returning}",
-            upsert_one=f"{target} VALUES ($1, $2, $3{', $4' if tagged else ''}) {on_conflict} {returning}",
+            upsert_one=f"{target} VALUES ($1, $2, $3{', $4' if tagged else ''}{stamps}) {on_conflict} {returning}",
             # An append-only table has no unique index on the id alone; its trigger enters the ids in a table that has,
             # and what exists is refused there.
             insert=f"{insert} {'' if append_only else 'ON CONFLICT (id) DO NOTHING'} {returning}",
             replace=f"""UPDATE {name} t
-                SET document = u.document, schema = $3::int2{", tags = u.tags::text[]" if tagged else ""}
+                SET document = u.document, schema = $3::int2, {_RESTAMP}{", tags = u.tags::text[]" if tagged else ""}
                 FROM unnest($1::text[], $2::json[], $4::int8[]{", $5::text[]" if tagged else ""})
                     AS u (id, document, version{", tags" if tagged else ""})
                 WHERE t.id = u.id AND t.version = u.version {returning}""",
