@@ -46,7 +46,7 @@ def direct_json(document: msgspec.Struct, room: int) -> bytes | None:
     if twin is None:
         return None
     try:
-        if not _fits_struct(document, struct, room):
+        if not _look_of(struct)(document, room):
             return None
         return msgspec.json.encode(msgspec.convert(document, twin, from_attributes=True))
     except (FaultError, TypeError, ValueError, OverflowError):
@@ -97,36 +97,25 @@ def _twin_type(annotation: Any, outer: tuple[type, ...]) -> Any:
 
 
 @functools.cache
-def _looks(struct: type[msgspec.Struct]) -> tuple[bool, tuple[tuple[str, Fits], ...]]:
-    """Whether a class keeps unknown fields, and how to look at the fields of its instances."""
+def _look_of(struct: type[msgspec.Struct]) -> Fits:
+    """How to look at instances of exactly this class."""
     plan = plan_of(struct)
-    return plan.is_open, tuple((field.attribute, _look_at(field.shape)) for field in plan.shaped)
+    looks = tuple((operator.attrgetter(field.attribute), _look_at(field.shape)) for field in plan.shaped)
+    is_open = plan.is_open
 
-
-def _fits_struct(value: Any, struct: type[msgspec.Struct], room: int) -> bool:
-    """Nothing in an instance of exactly this class needs the long way."""
-    kind = type(value)  # under a name, or mypy takes the value for a bare Struct
-    if kind is not struct or room <= 0:
-        return False
-    is_open, looks = _looks(kind)
-    if is_open and value.extra:
-        return False
-    room -= 1
-    for attribute, fits in looks:
-        inner = getattr(value, attribute)
-        if inner is None or inner is EMPTY_LIST or inner is EMPTY_DICT:
-            continue
-        if not fits(inner, room):
+    def fits(value: FreeValue, room: int) -> bool:
+        if type(value) is not struct or room <= 0 or (is_open and value.extra):
             return False
-    return True
+        room -= 1
+        for field, fits_field in looks:
+            inner = field(value)
+            if inner is None or inner is EMPTY_LIST or inner is EMPTY_DICT:
+                continue
+            if not fits_field(inner, room):
+                return False
+        return True
 
-
-def _all_fit(values: Iterable[Any], fits: Fits, room: int) -> bool:
-    # A generator for `all` would take twice as long, here where the time goes.
-    for each in values:  # noqa: SIM110
-        if each is not None and not fits(each, room):
-            return False
-    return True
+    return fits
 
 
 def _look_at(shape: Shape) -> Fits:
@@ -145,15 +134,6 @@ def _leaf(shape: Any) -> Fits:
     return fits_time if shape.kinds == (dt.datetime,) else fits
 
 
-def _nested(shape: Any) -> Fits:
-    struct = shape.structs[0]
-
-    def fits(value: FreeValue, room: int) -> bool:
-        return _fits_struct(value, struct, room)
-
-    return fits
-
-
 def _items(shape: Any) -> Fits:
     container, fixed, alone = shape.container, shape.fixed, shape.alone
     fits_each = None if fixed or shape.shapes[0] is None else _look_at(shape.shapes[0])
@@ -165,7 +145,13 @@ def _items(shape: Any) -> Fits:
             return False
         if container is frozenset:
             return not value  # others are stored in an order of their own
-        return fits_each is None or _all_fit(value, fits_each, room - 1)
+        if fits_each is None:
+            return True
+        room -= 1
+        for each in value:  # noqa: SIM110  # a generator for `all` would take twice as long, here where the time goes
+            if each is not None and not fits_each(each, room):
+                return False
+        return True
 
     return fits
 
@@ -181,13 +167,13 @@ def _table(shape: Any) -> Fits:
             return False
         if is_free:
             return is_plain(value, room)
-        return fits_each is None or _all_fit(value.values(), fits_each, room - 1)
+        return fits_each is None or all(each is None or fits_each(each, room - 1) for each in value.values())
 
     return fits
 
 
 _LOOKS: dict[type[Shape], Callable[[Any], Fits]] = {
-    Nested: _nested,
+    Nested: lambda shape: _look_of(shape.structs[0]),
     Leaf: _leaf,
     Free: lambda _: is_plain,
     Items: _items,
