@@ -78,7 +78,7 @@ class ChangeApplier:
                 self._counters.flushes += 1
                 self._flush_kind(change.key.kind)
                 self._view.note_kind(change.key.kind, now)
-            else:
+            elif not self._view.is_noted(change.key, change.version):  # or all was told, of reads begun before the commit
                 self._tell(change.key, change.version, now)
         self._view.advance(cursor, began)
         self._lease.renew(began, cursor.snapshot)
@@ -99,7 +99,7 @@ class ChangeApplier:
         now = self._clock.monotonic()
         self._history.told(now, key, version)
         self._tell(key, version, now)
-        self._view.note_unheard(key, now)
+        self._view.note_unheard(key, version, now)
 
     def void_tags(self, generations: Mapping[str, int]) -> None:
         """Entries with these tags are void below these generations.

@@ -53,7 +53,8 @@ class FenceMap:
         )  # snapshots the map may start from next, by their poll's begin
         # By key: when it was noted last, its highest version, and when an unknown one (ANY_VERSION) was noted last.
         self._keys: OrderedDict[Key, tuple[float, int, float | None]] = OrderedDict()
-        self._unheard: dict[Key, float] = {}  # written here, and when, until a poll that began later
+        # Told here by who wrote or checked: when, and which version, until a poll that began later.
+        self._unheard: dict[Key, tuple[float, int]] = {}
         self._began = -math.inf  # when the poll of the start began
         # When any number of a kind's keys changed, and the kind's generation that was known then.
         self._kinds: dict[str, tuple[float, int]] = {}
@@ -89,7 +90,7 @@ class FenceMap:
         self.learn(cursor.coherence)
         self._life = cursor.life
         if self._unheard:
-            self._unheard = {key: at for key, at in self._unheard.items() if at >= began}
+            self._unheard = {key: told for key, told in self._unheard.items() if told[0] >= began}
         if self._start is None:
             self._start = cursor.snapshot
         if not self._later or began - self._later[-1][0] >= _STEP_SECONDS:
@@ -109,9 +110,14 @@ class FenceMap:
             known = version
         self._keys[key] = (now, known, unknown_at)
 
-    def note_unheard(self, key: Key, now: float) -> None:
+    def note_unheard(self, key: Key, version: int, now: float) -> None:
         """This server wrote a key, and its feed has not come past that: no version proves that an answer is newer."""
-        self._unheard[key] = now
+        self._unheard[key] = now, version
+
+    def is_noted(self, key: Key, version: int) -> bool:
+        """Whether the feed tells what this server has noted itself, and nothing else of the key since."""
+        noted = self._unheard.get(key)
+        return noted is not None and noted[1] == version
 
     def note_kind(self, kind: str, now: float) -> None:
         """Any number of a kind's keys changed: what L2 holds of them counts only from a later generation on.
