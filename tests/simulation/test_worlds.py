@@ -24,6 +24,7 @@ CAUGHT_IN: dict[str, str | None] = {
     "R1-no_tickets": None,
     "R1-feed_does_not_fence_l1": None,
     "R1-told_before_the_commit": "busy",
+    "R1-feed_spares_what_was_written_here": "busy",
     "R2-missing_over_a_fence": None,
     "R3-R5-lease_never_ends": None,
     "R3-refreshed_without_a_poll": None,

@@ -84,12 +84,24 @@ def test_what_was_written_here_is_not_believed_before_a_later_poll() -> None:
     """The version drawn may be lower than that of an older state (V1), and a reply may be late: no number proves it."""
     found = advanced((0.0, 10))
     found.note(KEY, 9, 1.0)
-    found.note_unheard(KEY, 1.0)
+    found.note_unheard(KEY, 9, 1.0)
     assert (found.fenced(KEY), found.fenced(OTHER)) == (ANY_VERSION, 0)
     found.advance(Cursor(L3, snapshot(20)), 1.0)
     assert found.fenced(KEY) == ANY_VERSION, "it may have begun before"
     found.advance(Cursor(L3, snapshot(20)), 1.1)
     assert found.fenced(KEY) == 9
+
+
+def test_the_feed_brings_what_was_written_here() -> None:
+    """It is known by its version: another one is news, and so is the same one after a reset."""
+    found = advanced((0.0, 10))
+    assert not found.is_noted(KEY, 9)
+    found.note_unheard(KEY, 9, 1.0)
+    assert (found.is_noted(KEY, 9), found.is_noted(KEY, 8), found.is_noted(OTHER, 9)) == (True, False, False)
+    found.note_unheard(KEY, 12, 2.0)
+    assert (found.is_noted(KEY, 9), found.is_noted(KEY, 12)) == (False, True)
+    found.reset(L3)
+    assert not found.is_noted(KEY, 12)
 
 
 def test_a_whole_kind_is_barred() -> None:

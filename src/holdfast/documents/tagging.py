@@ -88,12 +88,15 @@ def is_plain(value: FreeValue, room: int) -> bool:
     if room <= 0:
         return False
     if kind is FrozenList:
-        room -= 1
-        for each in value:  # noqa: SIM110  # a generator for `all` would take twice as long, here where the time goes
-            if type(each) is not str and not is_plain(each, room):
-                return False
-        return True
+        return _is_plain_list(value, room - 1)
     return kind is FrozenDict and _is_plain_dict(value, room - 1)
+
+
+def _is_plain_list(value: FrozenList, room: int) -> bool:
+    for each in value:  # noqa: SIM110  # a generator for `all` would take twice as long, here where the time goes
+        if type(each) is not str and not is_plain(each, room):
+            return False
+    return True
 
 
 def _is_plain_dict(value: FrozenDict, room: int) -> bool:

@@ -78,7 +78,8 @@ class ChangeApplier:
                 self._counters.flushes += 1
                 self._flush_kind(change.key.kind)
                 self._view.note_kind(change.key.kind, now)
-            elif not self._view.is_noted(change.key, change.version):  # or all was told, of reads begun before the commit
+            # What was written here was told here, after the commit: what has begun since sees it.
+            elif not self._view.is_noted(change.key, change.version):
                 self._tell(change.key, change.version, now)
         self._view.advance(cursor, began)
         self._lease.renew(began, cursor.snapshot)

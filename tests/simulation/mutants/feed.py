@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from holdfast.invalidation.applying import ChangeApplier
+from holdfast.invalidation.fence_map import FenceMap
 from holdfast.protocols import Cursor, Poll, Snapshot
 from holdfast.testing import MemoryFeed
 from holdfast.testing.memory_log import Entry
@@ -25,6 +26,12 @@ def cursor_by_number(patch: pytest.MonkeyPatch) -> None:
         return sorted(entry for entry in self._storage.log.entries() if entry.seq > seen)
 
     patch.setattr(MemoryFeed, "_since", since)
+
+
+@mutant("R1")
+def feed_spares_what_was_written_here(patch: pytest.MonkeyPatch) -> None:
+    """Any change of a key that this server wrote lately is taken for its own."""
+    patch.setattr(FenceMap, "is_noted", lambda self, key, version: key in self._unheard)
 
 
 @mutant("F1")
