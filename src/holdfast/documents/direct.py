@@ -104,7 +104,8 @@ def _look_of(struct: type[msgspec.Struct]) -> Fits:
     is_open = plan.is_open
 
     def fits(value: FreeValue, room: int) -> bool:
-        if type(value) is not struct or room <= 0 or (is_open and value.extra):
+        kind = type(value)  # under a name, or mypy takes the value for a bare Struct
+        if kind is not struct or room <= 0 or (is_open and value.extra):
             return False
         room -= 1
         for field, fits_field in looks:
