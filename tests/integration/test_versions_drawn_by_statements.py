@@ -7,6 +7,8 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
+from holdfast.kinds import BUILT_IN
+from holdfast.tiers import l3_migrations
 from holdfast.tiers.l3_statements import Statements
 
 Sql = Any  # asyncpg.Connection cannot be subscripted at run time
@@ -104,6 +106,32 @@ async def test_a_row_brought_back_whole(sql: Sql, database_url: str) -> None:
         assert (await fresh.fetchval("""SELECT version FROM holdfast."User" """)) > brought["version"]
     finally:
         await fresh.close()
+
+
+async def test_who_counts_in_the_version_is_refused(sql: Sql, database_url: str) -> None:
+    """In a session that has drawn nothing, if the moment is to come too: an error, and nothing is stored."""
+    before = await put(sql)
+    fresh = await asyncpg.connect(database_url)
+    try:
+        with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match="currval"):
+            await fresh.execute(UPDATE.format("version + 1", "birth", AHEAD))
+        await fresh.execute(UPDATE.format("version + 1", "birth", "now()"))
+    finally:
+        await fresh.close()
+    assert (await sql.fetchrow(ROWS, "a"))["version"] > before["version"]
+
+
+async def test_partitions_made_by_hand_keep_their_triggers(sql: Sql) -> None:
+    """Those of rows come from the parent: made anew there, they are enabled always here."""
+    (migration,) = [each for each in l3_migrations.migrations() if each.name.startswith("0017")]
+    await sql.execute("""
+        ALTER TABLE holdfast."User" RENAME TO plain;
+        CREATE TABLE holdfast."User" (LIKE holdfast.plain INCLUDING ALL) PARTITION BY HASH (id);
+        CREATE TABLE holdfast.half PARTITION OF holdfast."User" FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+        CREATE TABLE holdfast.other_half PARTITION OF holdfast."User" FOR VALUES WITH (MODULUS 2, REMAINDER 1)""")
+    await l3_migrations.migrate(sql, BUILT_IN)
+    await sql.execute(migration.sql)
+    assert await sql.fetch("SELECT * FROM holdfast.unwatched('bot')") == []
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,9 @@ class ChangeApplier:
                 self._counters.flushes += 1
                 self._flush_kind(change.key.kind)
                 self._view.note_kind(change.key.kind, now)
-            # What was written here was told here, after the commit: what has begun since sees it.
-            elif not self._view.is_noted(change.key, change.version):
+            # What was written here was told here, after the commit: what has begun since sees it. A deletion may have a
+            # number that was not drawn (V2, of a changed primary key), and so that of another change.
+            elif change.deleted or not self._view.is_noted(change.key, change.version):
                 self._tell(change.key, change.version, now)
         self._view.advance(cursor, began)
         self._lease.renew(began, cursor.snapshot)

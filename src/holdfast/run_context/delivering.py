@@ -200,8 +200,8 @@ class DeliveryWorker:
     async def _break_off(self, row: DeliveryRow) -> None:
         """Tell L3 that no exporter failed: else a delivery would be given up after some restarts of servers."""
         try:
-            async with asyncio.timeout(BREAK_OFF_SECONDS):
-                await self._queue.broken_off(row)
+            # Not `asyncio.timeout`: before Python 3.11.4 it is no TimeoutError in a task that was cancelled already.
+            await asyncio.wait_for(self._queue.broken_off(row), BREAK_OFF_SECONDS)
         except (HoldfastError, TimeoutError) as fault:
             logger.warning("delivery %s: L3 did not hear that it was broken off, so that counts: %s", row.id, fault)
 

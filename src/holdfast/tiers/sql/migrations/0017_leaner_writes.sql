@@ -98,3 +98,6 @@ END $$;
 
 SELECT holdfast.watch_relation(name, root) FROM holdfast.kinds, to_regclass(format('holdfast.%I', table_name)) AS root
 WHERE root IS NOT NULL AND NOT append_only ORDER BY name;
+-- What partitions have from their parent was made anew with it, and is to be enabled always again.
+SELECT holdfast.watch_relation(name, relation) FROM holdfast.kinds, holdfast.relations(name) AS relation
+WHERE NOT append_only ORDER BY name, relation;
