@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from fix_feed import Reader
+from fix_feed import PARTITIONED_BY_HAND, Reader
 from holdfast.documents import Bot
 from holdfast.kinds import BUILT_IN, Kind
 from holdfast.tiers import l3_migrations
@@ -251,11 +251,7 @@ async def test_an_own_kind_is_watched(sql: Sql, reader: Reader) -> None:
 
 async def test_a_table_partitioned_by_hand_is_watched(sql: Sql, reader: Reader) -> None:
     """Its partitions have the triggers of rows from their parent, where they cannot be made again."""
-    await sql.execute("""
-        ALTER TABLE holdfast."User" RENAME TO plain;
-        CREATE TABLE holdfast."User" (LIKE holdfast.plain INCLUDING ALL) PARTITION BY HASH (id);
-        CREATE TABLE holdfast.half PARTITION OF holdfast."User" FOR VALUES WITH (MODULUS 2, REMAINDER 0);
-        CREATE TABLE holdfast.other_half PARTITION OF holdfast."User" FOR VALUES WITH (MODULUS 2, REMAINDER 1)""")
+    await sql.execute(PARTITIONED_BY_HAND)
     await l3_migrations.migrate(sql, BUILT_IN)
     assert await sql.fetch("SELECT * FROM holdfast.unwatched('bot')") == []
     await insert(sql, "a")

@@ -7,6 +7,7 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
+from fix_feed import PARTITIONED_BY_HAND
 from holdfast.kinds import BUILT_IN
 from holdfast.tiers import l3_migrations
 from holdfast.tiers.l3_statements import Statements
@@ -124,11 +125,7 @@ async def test_who_counts_in_the_version_is_refused(sql: Sql, database_url: str)
 async def test_partitions_made_by_hand_keep_their_triggers(sql: Sql) -> None:
     """Those of rows come from the parent: made anew there, they are enabled always here."""
     (migration,) = [each for each in l3_migrations.migrations() if each.name.startswith("0017")]
-    await sql.execute("""
-        ALTER TABLE holdfast."User" RENAME TO plain;
-        CREATE TABLE holdfast."User" (LIKE holdfast.plain INCLUDING ALL) PARTITION BY HASH (id);
-        CREATE TABLE holdfast.half PARTITION OF holdfast."User" FOR VALUES WITH (MODULUS 2, REMAINDER 0);
-        CREATE TABLE holdfast.other_half PARTITION OF holdfast."User" FOR VALUES WITH (MODULUS 2, REMAINDER 1)""")
+    await sql.execute(PARTITIONED_BY_HAND)
     await l3_migrations.migrate(sql, BUILT_IN)
     await sql.execute(migration.sql)
     assert await sql.fetch("SELECT * FROM holdfast.unwatched('bot')") == []
