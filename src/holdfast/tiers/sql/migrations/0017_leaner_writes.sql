@@ -2,13 +2,15 @@
 -- V1, V3 and F1 of the protocol; the prices are in ADR 0010.
 --
 -- A call of the function that draws versions costs a row a quarter of what PostgreSQL needs to write it, and an upsert
--- of a row that exists makes two. So a statement may draw the number where it writes the row, under the row's lock as
--- the trigger does. It is believed only if the number is the last that this session has drawn, and above the row's: no
--- statement can choose one, and where the order of evaluation is another, or the clock was set back, the trigger draws
--- as ever. Several rows may be given one number that way, by somebody who means to: versions are compared by key.
+-- of a row that exists makes two. So a statement may draw the number where it writes the row: an upsert under the row's
+-- lock as the trigger does, an UPDATE before it, and again where it finds the row changed when it has waited. It is
+-- believed only if the number is the last that this session has drawn, and above the row's: no statement can choose one,
+-- and where the order of evaluation is another, or the clock was set back, the trigger draws as ever. Several rows may be
+-- given one number that way, by somebody who means to: versions are compared by key.
 --
--- What is asked first keeps all others out: of a session that has drawn nothing the last number cannot be asked, and a
--- row copied whole, by a restore, or written back by a tool, brings an old moment or the version that is there.
+-- What is asked first keeps nearly all others out: of a session that has drawn nothing the last number cannot be asked,
+-- and a row copied whole, by a restore, or written back by a tool, brings an old moment or the version that is there.
+-- ADR 0010 says who meets the error all the same.
 CREATE OR REPLACE FUNCTION holdfast.stamp_relation(kind text, relation regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
